@@ -1,0 +1,252 @@
+"""Building blocks that the models share: embeddings, attention, feed-forward, transformer layer.
+
+All modules are pure: randomness comes in as an explicit key (`dropout_key=None` means no dropout),
+so a layer gives the same numbers scanned or unrolled, rematerialised or not, under any name.
+Parameters are float32; `Numerics.dtype` is the compute dtype; softmax and layer-norm statistics are
+float32. Every parameter and activation carries logical axis names (`twelve_in_one.sharding`).
+
+Shape letters: see `models/config.py`.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from twelve_in_one.models.config import Numerics, StreamConfig
+from twelve_in_one.sharding import constrain
+
+Array = jax.Array
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "swish": jax.nn.swish,
+}
+# Score of a masked key: its probability underflows to exactly 0 in float32, and being finite it
+# keeps a row whose keys are all masked (a padded example) free of NaN.
+_MASKED_SCORE = -1e9
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation function `name`, one of `config.ACTIVATIONS`."""
+    return _ACTIVATIONS[name]
+
+
+def fold_key(key: Array | None, *ids: int | Array) -> Array | None:
+    """`key` folded with each of `ids`; None stays None (no dropout)."""
+    if key is not None:
+        for i in ids:
+            key = jax.random.fold_in(key, i)
+    return key
+
+
+def split_key(key: Array | None, num: int) -> tuple[Array | None, ...]:
+    """`num` independent keys; all None when there is no dropout."""
+    return (None,) * num if key is None else tuple(jax.random.split(key, num))
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """Inverted dropout: zeroes a share `rate` of `x` and divides the rest by 1 - rate."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def table_init(numerics: Numerics, *axes: str) -> nn.initializers.Initializer:
+    """N(0, initializer_range), untruncated, as the released code draws every matrix and table."""
+    normal = nn.initializers.normal(numerics.initializer_range)
+    return nn.with_logical_partitioning(normal, axes)
+
+
+def dense(
+    features: int | tuple[int, ...],
+    axes: tuple[str, ...],
+    numerics: Numerics,
+    *,
+    name: str | None = None,
+    contract: int = 1,
+) -> nn.DenseGeneral:
+    """A linear map of the last `contract` dimensions to `features`, with bias.
+
+    `axes` are the logical names of the kernel's dimensions, inputs first.
+    """
+    zeros = nn.initializers.zeros_init()
+    return nn.DenseGeneral(
+        features,
+        axis=tuple(range(-contract, 0)),
+        dtype=numerics.dtype,
+        kernel_init=table_init(numerics, *axes),
+        bias_init=nn.with_logical_partitioning(zeros, axes[contract:]),
+        name=name,
+    )
+
+
+def layer_norm(axis: str, numerics: Numerics, *, name: str | None = None) -> nn.LayerNorm:
+    """Layer norm of the last dimension: biased variance, epsilon inside the root, scale, bias."""
+    return nn.LayerNorm(
+        epsilon=numerics.layer_norm_eps,
+        dtype=numerics.dtype,
+        use_fast_variance=False,  # E[x^2] - E[x]^2 cancels badly at an epsilon of 1e-12
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), (axis,)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), (axis,)),
+        name=name,
+    )
+
+
+class Attention(nn.Module):
+    """Multi-head attention; the widths of queries' and keys' inputs may differ.
+
+    Serves self-attention and, with `kv_input` from the other stream, co-attention.
+
+    Attributes:
+      num_heads: N.
+      qkv_dim: N * H, the joint width of queries, keys and values.
+      out_dim: output width.
+      dropout_rate: on the probabilities, without renormalisation.
+      numerics: dtype and initialiser.
+      q_axis: logical name of the width of the query input and of the output.
+      kv_axis: logical name of the width of the key and value input.
+    """
+
+    num_heads: int
+    qkv_dim: int
+    out_dim: int
+    dropout_rate: float
+    numerics: Numerics
+    q_axis: str
+    kv_axis: str
+
+    @nn.compact
+    def __call__(
+        self,
+        q_input: Array,
+        kv_input: Array,
+        mask: Array | None,
+        dropout_key: Array | None = None,
+        gates: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, Array]:
+        """Attends from `q_input` to `kv_input`.
+
+        Args:
+          q_input: [B, Q, Dq].
+          kv_input: [B, K, Dkv].
+          mask: bool, broadcastable to [B, N, Q, K]; True where a key may be read. None reads all.
+          dropout_key: key of the probabilities' dropout, or None.
+          gates: factors [B, 1, N, H] for queries and keys, or None (`dynamic_attention`).
+
+        Returns:
+          output [B, Q, out_dim] and the probabilities before dropout, float32[B, N, Q, K].
+        """
+        head_dim = self.qkv_dim // self.num_heads
+
+        def project(x: Array, axis: str, name: str) -> Array:
+            shape, axes = (self.num_heads, head_dim), (axis, "heads", "head_dim")
+            y = dense(shape, axes, self.numerics, name=name)(x)
+            return constrain(y, "act_batch", "act_length", "act_heads", "head_dim")
+
+        # [B, Q, Dq] -> [B, Q, N, H]; [B, K, Dkv] -> [B, K, N, H] twice
+        query = project(q_input, self.q_axis, "query")
+        key = project(kv_input, self.kv_axis, "key")
+        value = project(kv_input, self.kv_axis, "value")
+        if gates is not None:
+            query, key = query * gates[0], key * gates[1]
+
+        # [B, Q, N, H] x [B, K, N, H] -> [B, N, Q, K]
+        wide = jnp.promote_types(query.dtype, jnp.float32)
+        scores = jnp.einsum("bqnh,bknh->bnqk", query, key, preferred_element_type=wide)
+        scores = scores / head_dim**0.5
+        if mask is not None:
+            scores = jnp.where(mask, scores, jnp.asarray(_MASKED_SCORE, wide))
+        probabilities = jax.nn.softmax(scores, axis=-1)
+        weights = dropout(probabilities, self.dropout_rate, dropout_key).astype(value.dtype)
+        # [B, N, Q, K] x [B, K, N, H] -> [B, Q, N, H]
+        context = jnp.einsum("bnqk,bknh->bqnh", weights, value)
+        context = constrain(context, "act_batch", "act_length", "act_heads", "head_dim")
+        # [B, Q, N, H] -> [B, Q, out_dim]
+        axes = ("heads", "head_dim", self.q_axis)
+        output = dense(self.out_dim, axes, self.numerics, name="out", contract=2)(context)
+        return output, probabilities
+
+
+class FeedForward(nn.Module):
+    """The feed-forward half of a post-norm layer: LN(dropout(down(act(up(x)))) + x)."""
+
+    stream: StreamConfig
+    numerics: Numerics
+    axis: str
+
+    @nn.compact
+    def __call__(self, x: Array, dropout_key: Array | None = None) -> Array:
+        """Maps [B, L, hidden_dim] to [B, L, hidden_dim]."""
+        stream = self.stream
+        hidden = dense(stream.mlp_dim, (self.axis, "mlp"), self.numerics, name="up")(x)
+        hidden = activation(stream.activation)(hidden)
+        hidden = constrain(hidden, "act_batch", "act_length", "act_mlp")
+        y = dense(stream.hidden_dim, ("mlp", self.axis), self.numerics, name="down")(hidden)
+        y = layer_norm(self.axis, self.numerics, name="norm")(
+            x + dropout(y, stream.dropout_rate, dropout_key)
+        )
+        return constrain(y, "act_batch", "act_length", "act_embed")
+
+
+class TransformerLayer(nn.Module):
+    """Post-norm (BERT) self-attention layer of either stream.
+
+    With `gated` (the released code's `dynamic_attention`) queries and keys are multiplied by
+    1 + sigmoid(linear(mean text state)), each by a linear map of its own.
+    """
+
+    stream: StreamConfig
+    numerics: Numerics
+    axis: str
+    gated: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        mask: Array,
+        dropout_key: Array | None = None,
+        gate_input: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Runs the layer.
+
+        Args:
+          x: [B, L, hidden_dim].
+          mask: bool[B, L], True for real positions.
+          dropout_key: key of this layer's dropout, or None.
+          gate_input: [B, D] mean text state, read when `gated`.
+
+        Returns:
+          [B, L, hidden_dim] and the attention probabilities float32[B, N, L, L].
+        """
+        stream, keys = self.stream, split_key(dropout_key, 3)
+        gates = None
+        if self.gated:
+            shape = (stream.num_heads, stream.hidden_dim // stream.num_heads)
+            axes = ("text_embed", "heads", "head_dim")
+            # [B, D] -> [B, 1, N, H]
+            query_gate = dense(shape, axes, self.numerics, name="query_gate")(gate_input)[:, None]
+            key_gate = dense(shape, axes, self.numerics, name="key_gate")(gate_input)[:, None]
+            gates = (1.0 + jax.nn.sigmoid(query_gate), 1.0 + jax.nn.sigmoid(key_gate))
+        attended, probabilities = Attention(
+            num_heads=stream.num_heads,
+            qkv_dim=stream.hidden_dim,
+            out_dim=stream.hidden_dim,
+            dropout_rate=stream.attention_dropout_rate,
+            numerics=self.numerics,
+            q_axis=self.axis,
+            kv_axis=self.axis,
+            name="attention",
+        )(x, x, mask[:, None, None, :], keys[0], gates)
+        x = layer_norm(self.axis, self.numerics, name="attention_norm")(
+            x + dropout(attended, stream.dropout_rate, keys[1])
+        )
+        x = constrain(x, "act_batch", "act_length", "act_embed")
+        x = FeedForward(stream, self.numerics, self.axis, name="feed_forward")(x, keys[2])
+        return x, probabilities

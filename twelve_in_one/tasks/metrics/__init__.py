@@ -1,0 +1,11 @@
+"""Evaluation measures of the twelve tasks.
+
+Predictions and ground truth go in as plain records or numpy arrays; accuracies in percent, ranks,
+or (sum, count) pairs that may be added over batches and hosts come out. Nothing here keeps state.
+
+* `vqa`: VQA v2 answer normalisation and accuracy.
+* `gqa`: GQA accuracy by question type, consistency and distribution.
+* `retrieval`: ranks and recall of caption-to-image and image-to-caption retrieval.
+* `boxes`: IoU with the inclusive-pixel convention and referring-expression accuracy.
+* `choices`: multiple-choice, image-pair, three-way and soft-target accuracy.
+"""
