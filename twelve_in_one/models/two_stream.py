@@ -235,7 +235,7 @@ class TwoStreamModel(nn.Module):
 
     def setup(self) -> None:
         self.trunk = TwoStreamTrunk(self.config)
-        self.output = Heads(self.config)
+        self.heads = Heads(self.config)
 
     def __call__(
         self,
@@ -275,7 +275,7 @@ class TwoStreamModel(nn.Module):
             return_attention=return_attention,
         )
         key = fold_key(dropout_key, _HEAD_KEY)
-        return self.output(output, tuple(heads), self.trunk.vocabulary_logits, key), aux
+        return self.heads(output, tuple(heads), self.trunk.vocabulary_logits, key), aux
 
     def pool(self, text: Array, visual: Array) -> TrunkOutput:
         """Pools given states; see `TwoStreamTrunk.pool`."""

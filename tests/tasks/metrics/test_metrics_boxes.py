@@ -112,6 +112,7 @@ def test_referring_equals_plain_loops():
     region_mask[~row_mask] = False
     regions = _random_boxes(rng, num_rows, num_regions, size=5)
     reference = _random_boxes(rng, num_rows, size=5)
+    regions[~row_mask] = reference[~row_mask, None]  # Padding rows must not count even if right.
     result = boxes.referring_result(scores, regions, reference, region_mask, row_mask)
     num_correct = 0
     for row in np.flatnonzero(row_mask):

@@ -139,8 +139,15 @@ def test_steps_leave_out_reading_the_answer():
 
 def test_nothing_counted_gives_zero():
     got = gqa.evaluate(_predictions({"1": "x"}), {"1": _question("x", group=None)})
-    assert (got["accuracy"], got["binary"], got["consistency"], got["distribution"]) == (100, 0, 0, 0)
+    zeros = [got[key] for key in ("binary", "consistency", "distribution")]
+    assert (got["accuracy"], zeros) == (100, [0, 0, 0])
     assert got["counts"]["binary"] == got["counts"]["consistency"] == 0
+
+
+def test_a_question_does_not_entail_itself():
+    questions = {"1": _question("x", entailed=["1", "2"]), "2": _question("y", entailed=["2"])}
+    got = gqa.evaluate(_predictions({"1": "x", "2": "z"}), questions, entailed="all")
+    assert (got["consistency"], got["counts"]["consistency"]) == (0, 1)
 
 
 def test_absent_entailed_questions_are_counted_or_refused():

@@ -47,7 +47,9 @@ def test_summaries_match_reference(shared_dir, name):
     images = retrieval.text_to_image_ranks(case["scores"], case["image_of_caption"])
     texts = retrieval.image_to_text_ranks(case["scores"], case["image_of_caption"])
     image_ranks = {
-        "best_case": images.ahead, "stable": images.stable, "worst_case": images.ahead + images.tied
+        "best_case": images.ahead,
+        "stable": images.stable,
+        "worst_case": images.ahead + images.tied,
     }
     text_ranks = {"best_case": texts.ahead, "stable": texts.stable, "worst_case": texts.worst}
     for key, ranks_by_order in (("text_to_image", image_ranks), ("image_to_text", text_ranks)):
@@ -80,7 +82,9 @@ def test_ranks_equal_sorting(monkeypatch, levels, block_scores):
         wrong_first = sorted(range(len(column)), key=lambda i: (-column[i], own[i]))
         right_first = sorted(range(len(column)), key=lambda i: (-column[i], not own[i]))
         for got, ranking in (
-            (texts.stable, order), (texts.worst, wrong_first), (texts.ahead, right_first)
+            (texts.stable, order),
+            (texts.worst, wrong_first),
+            (texts.ahead, right_first),
         ):
             assert got[image] == min(ranking.index(i) for i in np.flatnonzero(own))
 
