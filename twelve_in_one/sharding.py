@@ -9,6 +9,7 @@ mesh always has the two axes `data` and `model`; a layout that does not use one 
 """
 
 import contextlib
+import contextvars
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,9 @@ LAYOUTS: Mapping[str, Rules] = {
     "fsdp": _rules(DATA, None),
     "fsdp_tp": _rules(DATA, MODEL),
 }
+
+
+_RULES: contextvars.ContextVar[Rules | None] = contextvars.ContextVar("rules", default=None)
 
 
 def make_mesh(*, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -85,7 +89,7 @@ def partition_spec(
     if len(names) != len(shape):
         raise ValueError(f"{len(names)} axis names {tuple(names)} for an array of shape {shape}")
     axes: list[str | None] = []
-    for name, size in zip(names, shape, strict=True):
+    for name in names:
         if name is not None and name not in rules:
             raise ValueError(f"no sharding rule for the logical axis {name!r}")
         axis = None if name is None else rules[name]
@@ -152,15 +156,23 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
 
 @contextlib.contextmanager
 def use(mesh: Mesh, layout: str) -> Iterator[None]:
-    """Within this context `constrain` applies the layout's rules on `mesh`."""
-    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(layout_rules(layout).items())):
-        yield
+    """Within this context `constrain` applies the layout's rules on `mesh`.
+
+    What a function compiles to depends on the layout: do not call one jitted function under two.
+    """
+    # A context of our own: Linen's `logical_axis_rules` would constrain parameters while they are
+    # initialised, in shapes that are not theirs yet.
+    token = _RULES.set(layout_rules(layout))
+    try:
+        with jax.set_mesh(mesh):
+            yield
+    finally:
+        _RULES.reset(token)
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Asks the compiler to place `x` by its logical axis names; does nothing outside `use`."""
-    rules = dict(nn.get_logical_axis_rules())
-    mesh = jax.sharding.get_abstract_mesh()
-    if not rules or mesh.empty:
+    rules, mesh = _RULES.get(), jax.sharding.get_abstract_mesh()
+    if rules is None or mesh.empty:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mesh.shape, rules))

@@ -1,7 +1,7 @@
 """Runs the layers of both streams in the order that the connections prescribe.
 
 Unrolled, every layer has parameters of its own: `text_layer_i`, `visual_layer_i`, `connection_i`.
-Scanned, each repeated stretch of the order (`config.Segment`) is one `lax.scan` over parameters
+Scanned, each repeated stretch of the order (`order.Segment`) is one `lax.scan` over parameters
 stacked along a leading axis, in `segment_k`. Both give the same numbers; `stack_layers` and
 `unstack_layers` map parameters (or anything of their structure) between the two.
 """
@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from twelve_in_one.models.coattention import CoAttentionLayer
-from twelve_in_one.models.config import Segment, TwoStreamConfig, segments
+from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.models.layers import TransformerLayer, fold_key
+from twelve_in_one.models.order import Segment, segments
 
 Array = jax.Array
 
@@ -221,7 +222,9 @@ def _unstack_aux(stacked: Mapping[str, Array], segment: Segment) -> dict[str, Ar
         ):
             first, ours = layer_name(kind, first_id), layer_name(kind, layer_id)
             for name, values in stacked.items():
-                prefix, base = ("attention/", name[10:]) if name[:10] == "attention/" else ("", name)
+                prefix, base = (
+                    ("attention/", name[10:]) if name[:10] == "attention/" else ("", name)
+                )
                 if base == first or base.startswith(first + "_"):
                     aux[prefix + ours + base[len(first) :]] = values[r]
     return aux
@@ -241,7 +244,9 @@ def stack_layers(config: TwoStreamConfig, encoder: Mapping[str, Any]) -> dict[st
     result: dict[str, Any] = {}
     for k, segment in enumerate(segments(config)):
         if segment.repeats == 1:
-            result |= {layer_name(*layer): encoder[layer_name(*layer)] for layer in segment.layers(0)}
+            result |= {
+                layer_name(*layer): encoder[layer_name(*layer)] for layer in segment.layers(0)
+            }
             continue
         repeats = [segment.layers(r) for r in range(segment.repeats)]
         result[segment_name(k)] = {

@@ -31,7 +31,7 @@ class TrunkOutput(NamedTuple):
     """What the heads read.
 
     Attributes:
-      text: [B, S, D] final text states; position 0 is CLS, position 1 the task slot if there is one.
+      text: [B, S, D] final text states; position 0 is CLS, position 1 the task slot, if any.
       visual: [B, R, V] final region states; region 0 is the whole image.
       text_pooled: [B, C].
       visual_pooled: [B, C].
@@ -143,7 +143,7 @@ class Heads(nn.Module):
             )(trunk.text)
             zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
             bias = self.param("masked_language_bias", zeros, (config.vocab_size,), jnp.float32)
-            return vocabulary_logits(x) + bias.astype(x.dtype)
+            return vocabulary_logits(x) + bias.astype(x.dtype)[None, None]
 
         def masked_region() -> Array:
             x = Transform(

@@ -303,7 +303,8 @@ def init_params(config: TwoStreamConfig, key: Array) -> Any:
 
     The layout depends on `config.scan_layers`; `encoder.stack_layers` maps one to the other.
     """
-    return nn.unbox(_init(config, key))
+    # Compiled, the forward pass that Linen initialises with is thrown away.
+    return jax.jit(lambda key: nn.unbox(_init(config, key)))(key)
 
 
 def abstract_params(config: TwoStreamConfig) -> Any:

@@ -43,7 +43,7 @@ class Sums(NamedTuple):
 
 
 def _keep(x: Array, mask: Array, fill: float = 0.0) -> Array:
-    """`x` where `mask`, else `fill`; done on inputs, so that no NaN of theirs reaches a gradient."""
+    """`x` where `mask`, else `fill`. Done on inputs: no NaN of theirs reaches a gradient."""
     return jnp.where(mask, x.astype(jnp.float32), jnp.float32(fill))
 
 

@@ -19,7 +19,19 @@ _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32
 
 _ARTICLES = frozenset(("a", "an", "the"))
-_NUMBER_WORDS = "zero one two three four five six seven eight nine ten".split()
+_NUMBER_WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+]
 _DIGITS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
 
 # Each word is recognised with exactly one of its apostrophes left out ("y'alld've", "yall'd've").

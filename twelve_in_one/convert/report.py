@@ -1,0 +1,87 @@
+"""What a conversion loaded, initialised and refused, and the error that carries it."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+_SHOWN = 20  # names listed per kind; a wrong config misses hundreds
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The outcome of reading a state dict.
+
+    Attributes:
+      loaded: entries that became parameters.
+      initialised: absent entries that were allowed to be, and were drawn at random.
+      missing: absent entries that were not allowed to be.
+      unexpected: entries that the model does not know and that were not allowed.
+      wrong_shape: (name, what the file holds, what the model needs).
+      unused: entries of the file that no parameter is made from.
+      notes: anything else that a user should know, one line each.
+      nearest: for some missing and unexpected names, the most similar name on the other side.
+    """
+
+    loaded: tuple[str, ...] = ()
+    initialised: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    wrong_shape: tuple[tuple[str, str, str], ...] = ()
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    nearest: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing is missing, unexpected or of a wrong shape."""
+        return not (self.missing or self.unexpected or self.wrong_shape)
+
+    def __str__(self) -> str:
+        shapes = [f"{name}: {found}, expected {needed}" for name, found, needed in self.wrong_shape]
+        lines = [
+            _line("loaded", self.loaded, "became parameters"),
+            _line("initialised", self.initialised, "absent, drawn at random"),
+            *_listing(self.initialised),
+            _line("unused", self.unused, "in the file, not needed by the model"),
+            _line("missing", self.missing, "not in the file"),
+            *_listing([self._with_near(name, "the file has") for name in self.missing]),
+            _line("unexpected", self.unexpected, "in the file, unknown to the model"),
+            *_listing([self._with_near(name, "did you mean") for name in self.unexpected]),
+            _line("wrong shape", self.wrong_shape, ""),
+            *_listing(shapes),
+            *(f"note: {note}" for note in self.notes),
+        ]
+        return "\n".join(lines)
+
+    def _with_near(self, name: str, words: str) -> str:
+        return f"{name} ({words} {self.nearest[name]})" if name in self.nearest else name
+
+
+class StateDictError(ValueError):
+    """A state dict that does not fit the model; `report` says how."""
+
+    def __init__(self, report: Report):
+        super().__init__(f"the state dict does not fit the model\n{report}")
+        self.report = report
+
+
+def nearest_names(names: Sequence[str], candidates: Iterable[str]) -> dict[str, str]:
+    """The most similar of `candidates` for each of the first few `names` that have one."""
+    candidates = list(candidates)
+    found = {}
+    for name in names[:_SHOWN]:
+        near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.75)
+        if near:
+            found[name] = near[0]
+    return found
+
+
+def _line(kind: str, names: Sequence[object], meaning: str) -> str:
+    return f"{kind:<12}{len(names):>5}  {meaning}".rstrip()
+
+
+def _listing(texts: Sequence[str]) -> list[str]:
+    lines = [f"    {text}" for text in texts[:_SHOWN]]
+    if len(texts) > _SHOWN:
+        lines.append(f"    ... and {len(texts) - _SHOWN} more")
+    return lines

@@ -1,0 +1,82 @@
+"""Compares the model with arrays recorded from the reference implementation.
+
+    python -m twelve_in_one.parity FIXTURE.npz [FIXTURE.npz ...]
+
+A fixture holds a state dict (`param/*`), its settings (`meta/config_json`) and what the reference
+made of them: outputs, intermediates, attention maps, losses, gradients, training runs. Whatever of
+these a file holds is run and compared; the exit code is 1 if anything is off by more than its
+tolerance. Files of other sizes, layer orders and options work alike.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+import jax
+
+from twelve_in_one.models.config import DTYPES, REMAT_POLICIES
+from twelve_in_one.parity.fixture import Check, Fixture, load_fixture
+from twelve_in_one.parity.gradients import compare_losses
+from twelve_in_one.parity.outputs import compare_outputs
+from twelve_in_one.parity.training import compare_training
+
+
+def compare(fixture: Fixture) -> Iterator[Check]:
+    """Every comparison that the fixture's arrays allow."""
+    with jax.default_matmul_precision("highest"):
+        yield from compare_outputs(fixture, "")
+        if any(name.startswith("odd_batch/out/") for name in fixture.arrays):
+            yield from compare_outputs(fixture, "odd_batch/")
+        yield from compare_losses(fixture)
+        yield from compare_training(fixture)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a row per comparison; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m twelve_in_one.parity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("fixtures", nargs="+", metavar="FIXTURE.npz")
+    parser.add_argument("--failures_only", action="store_true", help="print only what is off")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="compute dtype (default: %(default)s)"
+    )
+    parser.add_argument("--scan_layers", action="store_true", help="run repeated layers in a scan")
+    parser.add_argument(
+        "--remat", choices=REMAT_POLICIES, default="none", help="rematerialisation policy"
+    )
+    args = parser.parse_args(argv)
+    if args.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    failed = 0
+    for path in args.fixtures:
+        print(path)
+        try:
+            fixture = load_fixture(
+                path, dtype=args.dtype, scan_layers=args.scan_layers, remat=args.remat
+            )
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
+        checks = list(compare(fixture))
+        if not checks:
+            print(f"{path}: holds nothing to compare (no out/, loss/ or train/)", file=sys.stderr)
+            failed += 1
+        for check in checks:
+            if not (check.ok and args.failures_only):
+                verdict = "ok  " if check.ok else "FAIL"
+                print(
+                    f"  {verdict} {check.error:9.2e} <= {check.tolerance:.0e} {check.unit}  "
+                    f"{check.name}"
+                )
+        bad = sum(not check.ok for check in checks)
+        print(f"  {len(checks)} comparisons, {bad} beyond their tolerance")
+        failed += bad
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
