@@ -1,14 +1,29 @@
 """Settings of every test: eight CPU devices, no silent rank promotion, where the references are."""
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import jax
+import numpy as np
 import pytest
+
+from twelve_in_one.convert.names import flatten, unflatten
+from twelve_in_one.models.config import StreamConfig, TwoStreamConfig
+from twelve_in_one.models.two_stream import abstract_params
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Nearly all of the tests' time is compilation, which these two settings make five times faster.
+jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):  # XLA aborts on a flag that it does not know (any more)
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +36,100 @@ def shared_dir() -> Path:
             pytest.fail(f"no reference arrays at {path}: CI must run with them")
         pytest.skip(f"no reference arrays at {path}; set TWELVE_IN_ONE_SHARED to their folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., TwoStreamConfig]:
+    """Makes small configs, no two widths of which are equal, without dropout.
+
+    `text` and `visual` are dicts of fields of `StreamConfig`; the rest are fields of
+    `TwoStreamConfig`.
+    """
+
+    def make(
+        *, text: dict[str, Any] | None = None, visual: dict[str, Any] | None = None, **fields: Any
+    ) -> TwoStreamConfig:
+        still = dict(dropout_rate=0.0, attention_dropout_rate=0.0)
+        defaults = dict(
+            text_connections=(1, 2),
+            visual_connections=(0, 1),
+            coattention_dim=20,
+            coattention_heads=5,
+            vocab_size=41,
+            max_positions=13,
+            num_tasks=6,
+            region_feature_dim=10,
+            num_region_classes=7,
+            num_vqa_answers=11,
+            num_gqa_answers=9,
+        )
+        return TwoStreamConfig(
+            text=StreamConfig(
+                **dict(num_layers=3, hidden_dim=16, num_heads=2, mlp_dim=28) | still | (text or {})
+            ),
+            visual=StreamConfig(
+                **dict(num_layers=2, hidden_dim=24, num_heads=3, mlp_dim=18)
+                | still
+                | (visual or {})
+            ),
+            **defaults | fields,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_params() -> Callable[..., Any]:
+    """Makes parameters in which nothing is zero or one: `random_params(config, seed=0)`."""
+
+    @functools.cache
+    def make(config: TwoStreamConfig, seed: int = 0) -> Any:
+        rng = np.random.default_rng(seed)
+
+        def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+            mean = 1.0 if path[-1] == "scale" else 0.0
+            return rng.normal(mean, 0.25, shape).astype(np.float32)
+
+        shapes = flatten(nn.unbox(abstract_params(config)))
+        return unflatten({path: draw(path, leaf.shape) for path, leaf in shapes.items()})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_batch() -> Callable[..., dict[str, np.ndarray]]:
+    """Makes the trunk's inputs, padding filled with noise: `random_batch(config, rows=4)`.
+
+    Rows differ in how many tokens are padded (the first none), and in how many regions (the last
+    none).
+    """
+
+    def make(
+        config: TwoStreamConfig,
+        *,
+        rows: int = 4,
+        images: int | None = None,
+        tokens: int = 6,
+        regions: int = 5,
+        seed: int = 0,
+    ) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        images = rows if images is None else images
+
+        def mask(count: int, length: int) -> np.ndarray:
+            lengths = length - np.arange(count) % (length - 1)
+            return np.arange(length) < lengths[:, None]
+
+        batch = dict(
+            tokens=rng.integers(0, config.vocab_size, (rows, tokens), np.int32),
+            token_mask=mask(rows, tokens),
+            regions=rng.normal(size=(images, regions, config.region_feature_dim)),
+            boxes=rng.uniform(size=(images, regions, 5)),
+            region_mask=mask(images, regions)[::-1].copy(),
+            token_types=rng.integers(0, config.num_token_types, (rows, tokens), np.int32),
+        )
+        if config.num_tasks:
+            batch["task_id"] = rng.integers(0, config.num_tasks, rows, np.int32)
+        return {k: v.astype(np.float32) if v.dtype == float else v for k, v in batch.items()}
+
+    return make

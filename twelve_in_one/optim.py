@@ -135,9 +135,9 @@ def adamw(
 
     def init(params: Params) -> AdamWState:
         assign_groups(params, groups)  # fail before training rather than at the first update
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))  # no shared buffers
         touched = jax.tree.map(lambda _: jnp.zeros((), bool), params) if skipping else ()
-        return AdamWState(jnp.zeros((), jnp.int32), zeros, zeros, touched)
+        return AdamWState(jnp.zeros((), jnp.int32), mu, nu, touched)
 
     def update(
         grads: Params, state: AdamWState, params: Params | None = None

@@ -1,5 +1,6 @@
 """What a conversion loaded, initialised and refused, and the error that carries it."""
 
+import collections
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,8 +42,9 @@ class Report:
         lines = [
             _line("loaded", self.loaded, "became parameters"),
             _line("initialised", self.initialised, "absent, drawn at random"),
-            *_listing(self.initialised),
+            *_listing(_groups(self.initialised)),
             _line("unused", self.unused, "in the file, not needed by the model"),
+            *_listing(_groups(self.unused)),
             _line("missing", self.missing, "not in the file"),
             *_listing([self._with_near(name, "the file has") for name in self.missing]),
             _line("unexpected", self.unexpected, "in the file, unknown to the model"),
@@ -78,6 +80,13 @@ def nearest_names(names: Sequence[str], candidates: Iterable[str]) -> dict[str, 
 
 def _line(kind: str, names: Sequence[object], meaning: str) -> str:
     return f"{kind:<12}{len(names):>5}  {meaning}".rstrip()
+
+
+def _groups(names: Sequence[str]) -> list[str]:
+    """Names counted by module; whole modules are absent or unused, as a rule."""
+    depth = {name: 3 if name.startswith("bert.encoder.") else 2 for name in names}
+    modules = collections.Counter(".".join(n.split(".")[:d]) for n, d in depth.items())
+    return [f"{module} ({count})" for module, count in modules.items()]
 
 
 def _listing(texts: Sequence[str]) -> list[str]:

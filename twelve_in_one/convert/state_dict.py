@@ -5,6 +5,7 @@ so a mapping may read its tensors lazily; both directions handle one tensor at a
 views where they can.
 """
 
+import functools
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ from twelve_in_one.models.config import TwoStreamConfig
 # Index buffers that newer versions of the BERT code save; they hold arange(positions).
 _BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
+
+# A table takes half a second to make; a conversion needs it several times.
+_entries = functools.lru_cache(maxsize=8)(table)
 
 
 class Loaded(NamedTuple):
@@ -97,7 +101,7 @@ def from_state_dict(
     """
     missing_ok, unexpected_ok = _compile(allow_missing), _compile(allow_unexpected)
     tensors = normalise_names(tensors)
-    entries = table(config)
+    entries = _entries(config)
     loaded, initialised, missing, wrong_shape, not_used = [], [], [], [], []
     params: dict[Path, np.ndarray] = {}
     unused: dict[str, np.ndarray] = {}
@@ -126,8 +130,7 @@ def from_state_dict(
             continue
         not_used.append(entry.name)
         if entry.name == TIED_DECODER and WORD_TABLE in tensors:
-            word = np.asarray(tensors[WORD_TABLE])
-            if _same_bits(array, _to_float32(WORD_TABLE, word)):
+            if _same_bits(array, _to_float32(WORD_TABLE, np.asarray(tensors[WORD_TABLE]))):
                 continue
             notes.append(
                 f"{TIED_DECODER} differs from {WORD_TABLE}, with which the model shares it: the "
@@ -140,10 +143,6 @@ def from_state_dict(
     unexpected = [n for n in unknown if not any(p.fullmatch(n) for p in unexpected_ok)]
     not_used += [n for n in tensors if n not in known and n not in unexpected]
     notes += [f"{len(n)} entries converted from {d} to float32" for d, n in converted.items()]
-    for patterns, names in ((missing_ok, initialised), (unexpected_ok, unknown)):
-        for pattern in patterns:
-            if not any(pattern.fullmatch(name) for name in names):
-                notes.append(f"the allowed pattern {pattern.pattern!r} matched nothing")
     report = Report(
         loaded=tuple(loaded),
         initialised=tuple(initialised),
@@ -182,13 +181,14 @@ def to_state_dict(
     Raises:
       ValueError: parameters that are not those of `config`; raised before anything is yielded.
     """
-    entries = table(config)
+    entries = _entries(config)
     flat = flatten(params)
-    check_shapes({e.path: e.our_shape for e in entries if e.path}, flat)
+    expected = {entry.path: entry.our_shape for entry in entries if entry.path is not None}
+    check_shapes(expected, flat, "cannot make a state dict")
     word = next(entry for entry in entries if entry.name == WORD_TABLE)
     if release:
         params.clear()
-    return _released(config, entries, flat, word, dict(unused or {}), release)
+    return _released(config, entries, flat, word, unused or {}, release)
 
 
 def _released(
@@ -196,7 +196,7 @@ def _released(
     entries: Sequence[Entry],
     flat: dict[Path, Any],
     word: Entry,
-    unused: dict[str, np.ndarray],
+    unused: Mapping[str, np.ndarray],
     release: bool,
 ) -> Iterator[tuple[str, np.ndarray]]:
     word_table = word.from_ours(np.asarray(flat[word.path]))
@@ -213,31 +213,32 @@ def _released(
             yield entry.name, initial_value(config, entry, seed=0)
         if release:
             flat.pop(entry.path, None)
-            unused.pop(entry.name, None)
 
 
-def check_shapes(expected: Mapping[Path, tuple[int, ...]], found: Mapping[Path, Any]) -> None:
+def check_shapes(
+    expected: Mapping[Path, tuple[int, ...]], found: Mapping[Path, Any], where: str
+) -> None:
     """Compares parameters with those that a config calls for.
 
     Args:
       expected: {path: shape}.
       found: {path: anything with a shape}.
+      where: begins the error message.
 
     Raises:
       ValueError: paths that are missing or too many, or wrong shapes; names the first few.
     """
-    errors = [f"missing {'/'.join(path)}" for path in expected if path not in found]
+    errors = [f"no {'/'.join(path)}" for path in expected if path not in found]
     errors += [f"unknown {'/'.join(path)}" for path in found if path not in expected]
     errors += [
         f"{'/'.join(path)} has shape {tuple(leaf.shape)}, expected {expected[path]}"
         for path, leaf in found.items()
         if path in expected and tuple(leaf.shape) != expected[path]
     ]
-    if any(part.startswith("segment_") for path in found for part in path):
-        errors.insert(0, "the layers are stacked, use encoder.unstack_layers first")
     if errors:
         more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
-        raise ValueError(f"the parameters do not fit the config: {'; '.join(errors[:5])}{more}")
+        listed = "; ".join(errors[:5])
+        raise ValueError(f"{where}: the parameters do not fit the config: {listed}{more}")
 
 
 def initial_value(config: TwoStreamConfig, entry: Entry, seed: int) -> np.ndarray:

@@ -301,10 +301,10 @@ def _init(config: TwoStreamConfig, key: Array) -> Any:
 def init_params(config: TwoStreamConfig, key: Array) -> Any:
     """Random parameters, a plain nested dict of float32 arrays: N(0, 0.02), biases 0, norms 1.
 
-    The layout depends on `config.scan_layers`; `encoder.stack_layers` maps one to the other.
+    The layout depends on `config.scan_layers`; `encoder.stack_layers` maps one to the other. To
+    create large parameters sharded, call it under `jax.jit` with `out_shardings`.
     """
-    # Compiled, the forward pass that Linen initialises with is thrown away.
-    return jax.jit(lambda key: nn.unbox(_init(config, key)))(key)
+    return nn.unbox(_init(config, key))
 
 
 def abstract_params(config: TwoStreamConfig) -> Any:

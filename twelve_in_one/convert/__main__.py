@@ -1,0 +1,231 @@
+"""Converts checkpoints: python -m twelve_in_one.convert SOURCE DESTINATION."""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from twelve_in_one import checkpoint
+from twelve_in_one.convert import files, names
+from twelve_in_one.convert.bert import from_bert
+from twelve_in_one.convert.report import Report, StateDictError
+from twelve_in_one.convert.source import Source, choose_config, open_source
+from twelve_in_one.convert.state_dict import Loaded, from_state_dict, to_state_dict
+from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.models.reference_config import from_reference, load, to_reference
+
+_PROGRESS_SECONDS = 2.0
+_KIND_NAMES = {
+    "checkpoint": "a checkpoint directory of ours",
+    "two_stream": "a two-stream state dict",
+    "bert": "a BERT",
+}
+_DESCRIPTION = """\
+Converts between the state dicts of the released code, plain BERT checkpoints and the checkpoint
+directories of this package. Every entry is accounted for; if one is missing, unexpected or of a
+wrong shape, nothing is written unless an --allow_ option covers it."""
+_EXAMPLES = """\
+examples (RUN stands for python -m twelve_in_one.convert):
+  the official multi-task file
+    RUN multi_task_model.bin multi_task/
+  the official pretraining file, as a pretraining model
+    RUN pretrained_model.bin pretrained/
+  the official pretraining file, as the start of multi-task training
+    RUN pretrained_model.bin start/ --model downstream --allow_missing 'vil_.*' \\
+      --allow_missing '(vision|linguisic)_logit.*' --allow_missing '.*task_embeddings.*'
+  a BERT (with its config.json beside it), as the start of pretraining
+    RUN bert/model.safetensors start/
+  ours, for the released code
+    RUN multi_task/ multi_task_model.bin
+  ours, as safetensors with a config.json
+    RUN multi_task/ exported/ --to safetensors
+
+exit codes: 0 done; 1 refused or failed, nothing was written; 2 wrong usage
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m twelve_in_one.convert",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("source", type=Path, help="directory of ours, directory with safetensors, or a file")
+    add("destination", type=Path, help="what to write")
+    add("--config", help="a shipped size (base_6l) or a .json; by default what comes with SOURCE")
+    add("--model", choices=("downstream", "pretraining"), help="heads to make; by default SOURCE's")
+    add(
+        "--to",
+        choices=("ours", "bin", "safetensors"),
+        help="by default bin or safetensors (a directory) by DESTINATION's suffix, else ours",
+    )
+    regex = {"metavar": "REGEX", "action": "append", "default": []}
+    add("--allow_missing", help="entries that may be absent and are initialised", **regex)
+    add("--allow_unexpected", help="unknown entries that may be left out", **regex)
+    add("--seed", type=int, default=0, help="of what is initialised (default: 0)")
+    add("--overwrite", action="store_true", help="replace DESTINATION")
+    add("--dry_run", action="store_true", help="report, write nothing")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code, or exits with 2 on wrong usage."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    to = args.to or _format_of(args.destination)
+    problem = _usage_problem(args)
+    if problem:
+        parser.error(problem)
+    try:
+        config, loaded = _read(args)
+        _print_idle(args, loaded.report)
+        if args.dry_run:
+            print("dry run: nothing was written")
+            return 0
+        _write(args.destination, to, config, loaded, overwrite=args.overwrite)
+    except StateDictError as error:
+        print(error.report)
+        print(f"error: {args.source} does not fit the model, nothing was written", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _format_of(destination: Path) -> str:
+    if destination.suffix in files.TORCH_SUFFIXES:
+        return "bin"
+    return "safetensors" if destination.suffix == ".safetensors" else "ours"
+
+
+def _usage_problem(args: argparse.Namespace) -> str | None:
+    if not args.source.exists():
+        return f"SOURCE {args.source} does not exist"
+    if args.destination.exists():
+        if args.destination.samefile(args.source):
+            return "SOURCE and DESTINATION are the same"
+        if not args.overwrite and not args.dry_run:
+            return f"DESTINATION {args.destination} exists; pass --overwrite to replace it"
+    for pattern in (*args.allow_missing, *args.allow_unexpected):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            return f"malformed regular expression {pattern!r}: {error}"
+    if args.config is not None:
+        try:
+            load(args.config)
+        except ValueError as error:
+            return str(error)
+    return None
+
+
+def _read(args: argparse.Namespace) -> tuple[TwoStreamConfig, Loaded]:
+    start = time.monotonic()
+    source = open_source(args.source)
+    print(f"{source.path}: {_KIND_NAMES[source.kind]}, {_count_and_size(source)}")
+    config, notes = choose_config(source, args.config, args.model)
+    print("\n".join(notes))
+    convert = from_bert if source.kind == "bert" else from_state_dict
+    loaded = convert(
+        config,
+        source.tensors,
+        allow_missing=args.allow_missing,
+        allow_unexpected=args.allow_unexpected,
+        seed=args.seed,
+        progress=_with_progress("read"),
+    )
+    print(loaded.report)
+    print(f"read in {time.monotonic() - start:.1f} s")
+    return config, loaded
+
+
+def _write(
+    destination: Path, to: str, config: TwoStreamConfig, loaded: Loaded, *, overwrite: bool
+) -> None:
+    start = time.monotonic()
+    print(f"writing {destination} ...", file=sys.stderr)
+    if to == "ours":
+        checkpoint.save_params(
+            destination, loaded.params, config, loaded.unused, overwrite=overwrite
+        )
+    else:
+        tensors = to_state_dict(config, loaded.params, loaded.unused, release=True)
+        if to == "bin":
+            files.write_torch(destination, tensors, overwrite=overwrite)
+        else:
+            files.write_safetensors(destination, tensors, config, overwrite=overwrite)
+            _print_lost_fields(config)
+    parts = destination.rglob("*") if destination.is_dir() else [destination]
+    size = sum(part.stat().st_size for part in parts if part.is_file())
+    print(f"wrote {destination}, {_megabytes(size)}, in {time.monotonic() - start:.1f} s")
+
+
+def _print_lost_fields(config: TwoStreamConfig) -> None:
+    """Names the settings for which the released code's JSON has no key."""
+    read_back = from_reference(to_reference(config))
+    fields = ("position_offset", "layer_norm_eps", "num_tasks")
+    lost = [
+        f"{f} {getattr(config, f)}" for f in fields if getattr(config, f) != getattr(read_back, f)
+    ]
+    if lost:
+        print(f"note: config.json has no keys for {', '.join(lost)}")
+
+
+def _print_idle(args: argparse.Namespace, report: Report) -> None:
+    for patterns, allowed in (
+        (args.allow_missing, report.initialised),
+        (args.allow_unexpected, report.unused),
+    ):
+        for pattern in patterns:
+            if not any(re.fullmatch(pattern, name) for name in allowed):
+                print(f"note: {pattern!r} allows nothing that occurs")
+
+
+def _count_and_size(source: Source) -> str:
+    sizes = (
+        np.dtype(tensor.dtype).itemsize * int(np.prod(tensor.shape))
+        for tensor in source.tensors.values()
+    )
+    return f"{len(source.tensors)} tensors, {_megabytes(sum(sizes))}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _with_progress(
+    verb: str,
+) -> Callable[[Sequence[names.Entry]], Iterator[names.Entry]]:
+    """Iterates over entries and, when it takes long, prints how far it is on stderr."""
+
+    def iterate(entries: Sequence[names.Entry]) -> Iterator[names.Entry]:
+        sizes = [4 * int(np.prod(entry.shape)) for entry in entries]
+        start = shown = time.monotonic()
+        done = 0
+        for count, (entry, size) in enumerate(zip(entries, sizes, strict=True), start=1):
+            yield entry
+            done += size
+            now = time.monotonic()
+            if now - shown >= _PROGRESS_SECONDS:
+                shown, rate = now, done / (now - start)
+                print(
+                    f"{verb} {count}/{len(entries)} tensors, {rate / 1e6:.0f} MB/s, "
+                    f"{(sum(sizes) - done) / rate:.0f} s left",
+                    file=sys.stderr,
+                )
+
+    return iterate
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")  # leave accelerators to those who compute
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""State dict files: PyTorch (`.bin`, `.pt`, `.pth`) and safetensors, read lazily and written whole.
+
+Reading maps the file where the format allows it; no pickle is executed, and nothing but tensors is
+admitted. Writing goes to a temporary sibling that is renamed at the end.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from twelve_in_one.checkpoint import replacing
+from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.models.reference_config import to_reference
+
+SAFETENSORS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+TORCH_SUFFIXES = (".bin", ".pt", ".pth")
+# Where training scripts put the weights among other things that they save.
+_NESTED_KEYS = ("model_state_dict", "state_dict", "model")
+_ZIP_MAGIC = b"PK\x03\x04"
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+    """An array in a file; `np.asarray` reads it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.read()
+        return array if dtype is None else array.astype(dtype)
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
+    """The tensors of a file: safetensors by its suffix, anything else as PyTorch wrote it.
+
+    Raises:
+      ValueError: truncated, not a checkpoint, or holding something else than tensors; names the
+        file and what was found.
+      FileNotFoundError: no such file.
+      ImportError: a PyTorch file, and PyTorch is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+
+
+def write_torch(
+    path: str | os.PathLike[str],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes a state dict that `torch.load` reads.
+
+    An array that goes by two names (the tied decoder) is stored once.
+
+    Args:
+      path: the file.
+      tensors: (name, array) in order; only the copies needed to make them contiguous are held.
+      overwrite: replace an existing file.
+
+    Raises:
+      FileExistsError: the file exists and `overwrite` is False.
+      OSError: it cannot be written, for instance because the disk is full.
+      ImportError: PyTorch is not installed.
+    """
+    torch = _import_torch()
+    with replacing(path, overwrite=overwrite) as temporary:
+        arrays = _contiguous(tensors)
+        with warnings.catch_warnings():
+            # Arrays on loan from JAX or a mapped file are read-only; nothing writes to them here.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            made = {id(array): torch.from_numpy(array) for array in arrays.values()}
+        content = {name: made[id(array)] for name, array in arrays.items()}
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # how PyTorch reports a full disk
+            raise OSError(f"{path}: cannot be written: {_first_line(error)}") from error
+
+
+def write_safetensors(
+    directory: str | os.PathLike[str],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    config: TwoStreamConfig,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes `model.safetensors` and `config.json`, in the released code's names and keys.
+
+    Args:
+      directory: the directory to make.
+      tensors: (name, array) in order; only the copies needed to make them contiguous are held.
+      config: the model.
+      overwrite: replace an existing directory.
+
+    Raises:
+      FileExistsError: the directory exists and `overwrite` is False.
+      OSError: it cannot be written, for instance because the disk is full.
+    """
+    with replacing(directory, overwrite=overwrite) as temporary:
+        temporary.mkdir()
+        file = temporary / SAFETENSORS_FILE
+        try:
+            save_file(_contiguous(tensors), file, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{directory}: cannot be written: {_first_line(error)}") from error
+        text = json.dumps(to_reference(config), indent=2, sort_keys=True)
+        (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _contiguous(tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """C-contiguous arrays; those that are so already are not copied."""
+    return {name: np.ascontiguousarray(array) for name, array in tensors}
+
+
+def _read_safetensors(path: Path) -> dict[str, LazyArray]:
+    def read(name: str) -> np.ndarray:
+        # The file is opened anew for each tensor: an open one keeps every page it has touched.
+        with safe_open(path, framework="np") as file:
+            return file.get_tensor(name)
+
+    tensors = {}
+    try:
+        with safe_open(path, framework="np") as file:
+            names = file.keys()
+            for name in names:
+                part = file.get_slice(name)
+                if part.get_dtype() not in _DTYPES:
+                    raise ValueError(f"{path}: {name!r} has the dtype {part.get_dtype()}")
+                dtype = np.dtype(_DTYPES[part.get_dtype()])
+                shape = tuple(part.get_shape())
+                tensors[name] = LazyArray(shape, dtype, functools.partial(read, name))
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is truncated or not a safetensors file: {_first_line(error)}"
+        ) from error
+    return tensors
+
+
+def _read_torch(path: Path) -> dict[str, LazyArray]:
+    torch = _import_torch()
+    with path.open("rb") as file:
+        zipped = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC  # PyTorch 1.6 and later
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None:
+            raise _unreadable(path, error) from error
+        raise ValueError(
+            f"{path} wants to load {wanted[1]}, which is not a tensor: refused, nothing of it was "
+            "executed. Save a bare state dict (model.state_dict()) and convert that"
+        ) from error
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise _unreadable(path, error) from error
+    return _lazy_tensors(torch, path, content)
+
+
+def _lazy_tensors(torch: Any, path: Path, content: Any) -> dict[str, LazyArray]:
+    """Checks what `torch.load` returned and wraps its tensors."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
+    for key in _NESTED_KEYS:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = {}
+    for name, value in content.items():
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+            found = getattr(value, "layout", type(value).__name__)
+            raise ValueError(f"{path}: {name!r} is a {found}, not a dense tensor")
+        dtype = str(value.dtype).removeprefix("torch.")
+        if dtype not in _DTYPES.values():
+            raise ValueError(f"{path}: {name!r} has the dtype {dtype}")
+        read = functools.partial(_to_numpy, torch, value.detach())
+        tensors[str(name)] = LazyArray(tuple(value.shape), np.dtype(dtype), read)
+    return tensors
+
+
+def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
+    """A view of the tensor's memory."""
+    if tensor.dtype == torch.bfloat16:  # NumPy knows it only through an extension of JAX
+        return tensor.view(torch.int16).numpy().view("bfloat16")
+    return tensor.numpy()
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "PyTorch files need PyTorch: pip install 'twelve_in_one[torch]'"
+        ) from error
+    return torch
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is truncated or not a PyTorch checkpoint: {type(error).__name__}: "
+        f"{_first_line(error)}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

@@ -1,0 +1,61 @@
+"""Multiply-add work of the model, counted from its sizes."""
+
+from collections.abc import Sequence
+
+from twelve_in_one.models.config import StreamConfig, TwoStreamConfig
+
+
+def _self_attention_layer(stream: StreamConfig, length: int) -> int:
+    """One row through one layer: four projections, scores and values, feed-forward."""
+    projections = 4 * length * stream.hidden_dim**2
+    attention = 2 * length**2 * stream.hidden_dim
+    return 2 * (projections + attention + 2 * length * stream.hidden_dim * stream.mlp_dim)
+
+
+def _connection(config: TwoStreamConfig, text_length: int, num_regions: int) -> int:
+    width, total = config.coattention_dim, 0
+    for stream, length in ((config.text, text_length), (config.visual, num_regions)):
+        total += 4 * length * stream.hidden_dim * width  # query, key, value, output
+        total += 2 * length * stream.hidden_dim * stream.mlp_dim
+    return 2 * (total + 2 * 2 * text_length * num_regions * width)
+
+
+def _head(config: TwoStreamConfig, head: str, text_length: int, num_regions: int) -> int:
+    fused, text, visual = config.coattention_dim, config.text.hidden_dim, config.visual.hidden_dim
+    per_row = {
+        "vqa": 2 * fused * (fused + config.num_vqa_answers),
+        "gqa": 2 * fused * (fused + config.num_gqa_answers),
+        "image_pair": (2 * fused) * (2 * fused + 2) // 2,  # one classifier for two rows
+        "image_text_match": fused,
+        "three_way": 3 * fused,
+        "region_score": num_regions * visual,
+        "token_score": text_length * text,
+        "masked_language": text_length * text * (text + config.vocab_size),
+        "masked_region": num_regions * visual * (visual + config.masked_region_dim),
+        "alignment": 2 * fused,
+    }
+    return 2 * per_row[head]
+
+
+def forward_flops(
+    config: TwoStreamConfig, num_tokens: int, num_regions: int, heads: Sequence[str]
+) -> int:
+    """FLOPs of the matrix products of one forward row; a training step takes about three times it.
+
+    Args:
+      config: the model.
+      num_tokens: T, without the task slot.
+      num_regions: R.
+      heads: heads that are computed.
+    """
+    length = num_tokens + (1 if config.num_tasks else 0)
+    total = config.text.num_layers * _self_attention_layer(config.text, length)
+    total += config.visual.num_layers * _self_attention_layer(config.visual, num_regions)
+    if config.with_coattention:
+        total += config.num_connections * _connection(config, length, num_regions)
+    visual = config.visual.hidden_dim
+    total += 2 * num_regions * visual * (config.region_feature_dim + 5)
+    total += 2 * config.coattention_dim * (config.text.hidden_dim + visual)
+    if config.dynamic_attention:
+        total += config.visual.num_layers * 2 * 2 * config.text.hidden_dim * visual
+    return total + sum(_head(config, head, length, num_regions) for head in heads)

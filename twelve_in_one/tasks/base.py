@@ -1,0 +1,91 @@
+"""A task as data: which head it reads, which loss it trains, and the shapes of its batches.
+
+A batch is a dict (B examples; k trunk rows an example, the axis present only where k > 1):
+
+* tokens int32[B, (k,) T], token_mask bool[B, (k,) T]
+* regions float[B, (k,) R, F], boxes float32[B, (k,) R, 5], region_mask bool[B, (k,) R]
+* task_id int32[]
+* _mask bool[B], False for rows that only fill the batch up
+* targets, by kind of task:
+  "answer" float[B, L] soft scores; "verdict" float[B, L] one-hot; "match" int32[B] the option that
+  fits; "region" float[B, R] IoU; "choice" float[B, M] IoU with choices int32[B, M] (regions) and
+  choice_mask bool[B, M].
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from twelve_in_one.tasks import losses
+
+Kind = Literal["answer", "verdict", "match", "region", "choice"]
+Group = Literal["G1", "G2", "G3", "G4"]
+TRUNK_KEYS = ("tokens", "token_mask", "regions", "boxes", "region_mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One of the datasets that a model is trained on.
+
+    Attributes:
+      name: short name, as in configs and result tables.
+      title: name for people.
+      group: the paper's group: G1 vocabulary VQA, G2 retrieval, G3 referring expressions, G4
+        verification.
+      task_id: row of the task-token table (the number in the reference's task file).
+      head: output head it reads.
+      kind: loss and layout of its targets.
+      rows_per_example: trunk rows that one example takes (4 retrieval options, 2 images of a pair).
+      max_tokens: text positions T, with CLS and SEP, before the task token.
+      max_regions: region slots R, with the global region.
+      batch_size: examples a batch, of the paper's run.
+      learning_rate: of the paper's run.
+      num_choices: choice slots M of kind "choice", else 0.
+    """
+
+    name: str
+    title: str
+    group: Group
+    task_id: int
+    head: str
+    kind: Kind
+    rows_per_example: int
+    max_tokens: int
+    max_regions: int
+    batch_size: int
+    learning_rate: float
+    num_choices: int = 0
+
+
+def trunk_inputs(task: Task, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The batch as rows of the trunk: [B, k, ...] unfolded to [B * k, ...], and the task id."""
+    inputs = {key: batch[key] for key in TRUNK_KEYS}
+    if task.rows_per_example > 1:
+        inputs = {key: x.reshape(-1, *x.shape[2:]) for key, x in inputs.items()}
+    return inputs | {"task_id": batch["task_id"]}
+
+
+def task_loss(task: Task, logits: jax.Array, batch: Mapping[str, Any]) -> losses.Sums:
+    """Loss and score of a batch.
+
+    Args:
+      task: the task the batch belongs to.
+      logits: output of `task.head` for the rows of `trunk_inputs`.
+      batch: see the module docstring.
+    """
+    targets, mask = batch["targets"], batch["_mask"]
+    if task.kind == "answer":
+        return losses.answer_loss(logits, targets, mask)
+    if task.kind == "verdict":
+        return losses.verdict_loss(logits, targets, mask)
+    if task.kind == "match":
+        # [B * k] -> [B, k]
+        return losses.match_loss(logits.reshape(-1, task.rows_per_example), targets, mask)
+    if task.kind == "region":
+        return losses.region_loss(logits, targets, batch["region_mask"], mask)
+    choices = batch["choices"]
+    real = jnp.take_along_axis(batch["region_mask"], choices, axis=1) & batch["choice_mask"]
+    return losses.choice_loss(logits, targets, choices, real, mask)

@@ -1,0 +1,25 @@
+"""The twelve tasks of 12-in-1, in the paper's groups.
+
+Sequence lengths, batch sizes and learning rates are those of the released task file; task ids are
+the numbers of its keys. Task ids that are missing belong to datasets outside the twelve.
+"""
+
+from twelve_in_one.tasks.base import Task
+
+# fmt: off
+#                name         title              group id  head                kind      k    T    R batch   lr   M
+TWELVE: tuple[Task, ...] = (
+    Task("vqa",        "VQAv2",              "G1",  1, "vqa",              "answer",  1,  23, 101, 128, 4e-5),
+    Task("vgqa",       "Visual Genome QA",   "G1",  2, "vqa",              "answer",  1,  26, 101, 128, 4e-5),
+    Task("gqa",        "GQA",                "G1", 15, "gqa",              "answer",  1,  26, 101, 128, 4e-5),
+    Task("coco",       "COCO retrieval",     "G2",  7, "image_text_match", "match",   4,  30, 101, 128, 2e-5),
+    Task("flickr30k",  "Flickr30k retrieval","G2",  8, "image_text_match", "match",   4,  30, 101, 128, 2e-5),
+    Task("refcoco",    "RefCOCO",            "G3",  9, "region_score",     "region",  1,  20, 101, 256, 2e-5),
+    Task("refcoco+",   "RefCOCO+",           "G3", 10, "region_score",     "region",  1,  20, 101, 256, 2e-5),
+    Task("refcocog",   "RefCOCOg",           "G3", 11, "region_score",     "region",  1,  20, 101, 256, 2e-5),
+    Task("visual7w",   "Visual7W",           "G3",  4, "region_score",     "choice",  1,  20, 200, 256, 2e-5,   4),
+    Task("guesswhat",  "GuessWhat",          "G3", 17, "region_score",     "choice",  1, 256, 306,  64, 2e-5, 204),
+    Task("nlvr2",      "NLVR2",              "G4", 12, "image_pair",       "verdict", 2,  40, 101,  64, 2e-5),
+    Task("snli_ve",    "SNLI-VE",            "G4", 13, "three_way",        "verdict", 1,  56, 101, 256, 2e-5),
+)
+# fmt: on
