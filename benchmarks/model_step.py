@@ -175,7 +175,8 @@ def main() -> None:
     peak = max(peak, matmul_peak(args.dtype, args.repeats))
     print(f"matrix products at best: {peak / 1e9:.0f} GFLOP/s; median of {args.repeats} runs below")
     print(
-        "shape          task       scan   what        seconds   rows/s  GFLOP/s  of peak  compile  RSS GB"
+        f"{'shape':13}  {'task':9}  {'scan':5}  {'what':10}  {'seconds':>7}  {'rows/s':>7}  "
+        f"{'GFLOP/s':>7}  {'of peak':>7}  {'compile':>7}  {'RSS GB':>6}"
     )
     for r in records:
         r["share_of_peak"] = r["gflops"] * 1e9 / r["seconds"] / peak

@@ -59,7 +59,7 @@ def tiny_config() -> Callable[..., TwoStreamConfig]:
             max_positions=13,
             num_tasks=6,
             region_feature_dim=10,
-            num_region_classes=7,
+            num_region_classes=37,
             num_vqa_answers=11,
             num_gqa_answers=9,
         )

@@ -7,6 +7,7 @@ any device count, sharding and value of `scan_layers` can restore them.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -61,7 +62,7 @@ def save_params(
       FileExistsError: the directory exists and `overwrite` is False.
       ValueError: the parameters do not fit `config`.
     """
-    _check_fit(config, params, f"cannot write {directory}")
+    check_shapes(_expected_shapes(config), flatten(params), f"cannot write {directory}")
     if config.scan_layers:
         params = _with_encoder(params, unstack_layers, config)
         config = dataclasses.replace(config, scan_layers=False)
@@ -109,7 +110,7 @@ def load_params(
         raise ValueError(f"{directory / CONFIG}: {error}") from error
     _check_files(directory)
     stored = _stored_arrays(directory / PARAMS)
-    _check_fit(config, stored, str(directory))
+    check_shapes(_expected_shapes(config), flatten(stored), str(directory))
     unused = {}
     if (directory / UNUSED).is_dir():
         tree = _restore_tree(directory / UNUSED, _stored_arrays(directory / UNUSED))
@@ -137,6 +138,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another path or allow overwriting it")
     primary = jax.process_index() == 0
+    new_parents = [parent for parent in path.parents if not parent.exists()]
     if jax.process_count() == 1:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -149,13 +151,27 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
         yield folder / path.name
         _sync("written")
         if primary:
-            if path.exists():
-                path.rename(folder / "replaced")
-            (folder / path.name).rename(path)
+            _rename(folder / path.name, path, aside=folder / "replaced")
     finally:
         if primary:
             shutil.rmtree(folder, ignore_errors=True)
+            if not path.exists():
+                for parent in new_parents:
+                    with contextlib.suppress(OSError):  # something else may have come into it
+                        parent.rmdir()
     _sync("renamed")
+
+
+def _rename(new: Path, path: Path, aside: Path) -> None:
+    """Gives `new` the name `path`; a directory of that name goes `aside`, files are replaced."""
+    if path.exists() and (path.is_dir() or new.is_dir()):
+        path.rename(aside)
+    try:
+        new.replace(path)
+    except OSError:
+        if aside.exists():
+            aside.rename(path)
+        raise
 
 
 def _sync(stage: str) -> None:
@@ -163,9 +179,10 @@ def _sync(stage: str) -> None:
         multihost_utils.sync_global_devices(f"checkpoint {stage}")
 
 
-def _check_fit(config: TwoStreamConfig, params: Any, where: str) -> None:
-    expected = flatten(nn.unbox(abstract_params(config)))
-    check_shapes({p: leaf.shape for p, leaf in expected.items()}, flatten(params), where)
+@functools.lru_cache(maxsize=8)
+def _expected_shapes(config: TwoStreamConfig) -> Mapping[tuple[str, ...], tuple[int, ...]]:
+    abstract = nn.unbox(abstract_params(config))
+    return {path: leaf.shape for path, leaf in flatten(abstract).items()}
 
 
 def _with_encoder(params: Any, transform: Any, config: TwoStreamConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Random released state dicts."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -15,9 +16,11 @@ StateDict = dict[str, np.ndarray]
 def random_tensors() -> Callable[..., StateDict]:
     """Makes every entry of a released state dict: `random_tensors(config, seed=0)`."""
 
+    entries = functools.cache(table)
+
     def make(config: TwoStreamConfig, seed: int = 0) -> StateDict:
         rng = np.random.default_rng(seed)
-        tensors = {e.name: rng.standard_normal(e.shape, np.float32) for e in table(config)}
+        tensors = {e.name: rng.standard_normal(e.shape, np.float32) for e in entries(config)}
         if TIED_DECODER in tensors:
             tensors[TIED_DECODER] = tensors[WORD_TABLE]
         return tensors

@@ -34,6 +34,7 @@ VARIANTS = {
     "one head": dict(heads=("three_way",)),
     "dynamic attention": dict(dynamic_attention=True),
     "sum": dict(fusion="sum", visual_target=1),
+    "no co-attention": dict(with_coattention=False),
     "other depths": DEEPER,
     "scanned": dict(scan_layers=True, heads=("vqa",), **DEEPER),
 }
@@ -217,10 +218,16 @@ def test_a_malformed_expression_is_named(tiny_config):
 def test_writing_refuses_parameters_of_another_model(tiny_config, random_tensors):
     config = tiny_config(**DEEPER)
     params = from_state_dict(config, random_tensors(config)).params
-    with pytest.raises(ValueError, match="unknown trunk/encoder/text_layer_4"):
+    with pytest.raises(ValueError, match="unknown trunk/encoder/connection_2/.*; and 75 more"):
         to_state_dict(tiny_config(), params)
+
+
+def test_writing_refuses_stacked_parameters(tiny_config, random_tensors):
+    config = tiny_config(text=dict(num_layers=4), text_connections=(3, 3))
+    params = from_state_dict(config, random_tensors(config)).params
     params["trunk"]["encoder"] = stack_layers(config, params["trunk"]["encoder"])
-    with pytest.raises(ValueError, match="no trunk/encoder/text_layer_"):
+    assert "segment_0" in params["trunk"]["encoder"]
+    with pytest.raises(ValueError, match="the layers are stacked"):
         to_state_dict(config, params)
 
 

@@ -145,7 +145,7 @@ def test_all_errors_are_reported_at_once(tiny_config):
 
 
 def test_masked_region_head_predicts_classes_or_features(tiny_config):
-    assert [tiny_config(visual_target=t).masked_region_dim for t in (0, 1, 2)] == [7, 10, 10]
+    assert [tiny_config(visual_target=t).masked_region_dim for t in (0, 1, 2)] == [37, 10, 10]
 
 
 # ----------------------------------------------------------------------------------- our JSON

@@ -159,7 +159,8 @@ def table(config: TwoStreamConfig) -> tuple[Entry, ...]:
 
     Paths are those of the unrolled layout, whatever `config.scan_layers` says.
     """
-    unrolled = dataclasses.replace(config, scan_layers=False)
+    # A model that skips its connections has no parameters for them; a released file still does.
+    unrolled = dataclasses.replace(config, scan_layers=False, with_coattention=True)
     shapes = {p: leaf.shape for p, leaf in flatten(nn.unbox(abstract_params(unrolled))).items()}
     entries = []
     modules = list(_trunk_modules(config))
@@ -180,6 +181,12 @@ def table(config: TwoStreamConfig) -> tuple[Entry, ...]:
             leaf = (*path, "scale")
             entries.append(Entry(f"{name}.weight", shapes[leaf], leaf, shapes[leaf]))
         entries.append(Entry(f"{name}.bias", (features,), (*path, "bias"), bias_shape))
+
+    if not config.with_coattention:
+        entries = [
+            Entry(e.name, e.shape, None) if e.name.startswith("bert.encoder.c_layer.") else e
+            for e in entries
+        ]
 
     # Declared, saved and never used: each connection's q_dense1 and q_dense2.
     dim = config.coattention_dim

@@ -30,7 +30,7 @@ _BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 # A table takes half a second to make; a conversion needs it several times.
-_entries = functools.lru_cache(maxsize=8)(table)
+cached_table = functools.lru_cache(maxsize=8)(table)
 
 
 class Loaded(NamedTuple):
@@ -101,7 +101,7 @@ def from_state_dict(
     """
     missing_ok, unexpected_ok = _compile(allow_missing), _compile(allow_unexpected)
     tensors = normalise_names(tensors)
-    entries = _entries(config)
+    entries = cached_table(config)
     loaded, initialised, missing, wrong_shape, not_used = [], [], [], [], []
     params: dict[Path, np.ndarray] = {}
     unused: dict[str, np.ndarray] = {}
@@ -181,7 +181,7 @@ def to_state_dict(
     Raises:
       ValueError: parameters that are not those of `config`; raised before anything is yielded.
     """
-    entries = _entries(config)
+    entries = cached_table(config)
     flat = flatten(params)
     expected = {entry.path: entry.our_shape for entry in entries if entry.path is not None}
     check_shapes(expected, flat, "cannot make a state dict")
@@ -235,10 +235,16 @@ def check_shapes(
         for path, leaf in found.items()
         if path in expected and tuple(leaf.shape) != expected[path]
     ]
+    if errors and _is_stacked(expected) != _is_stacked(found):
+        errors.insert(0, "the layers are stacked in one of the two (`scan_layers`)")
     if errors:
         more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
         listed = "; ".join(errors[:5])
         raise ValueError(f"{where}: the parameters do not fit the config: {listed}{more}")
+
+
+def _is_stacked(paths: Iterable[Path]) -> bool:
+    return any(part.startswith("segment_") for path in paths for part in path)
 
 
 def initial_value(config: TwoStreamConfig, entry: Entry, seed: int) -> np.ndarray:

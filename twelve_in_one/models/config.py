@@ -249,6 +249,7 @@ SIZES: Mapping[str, TwoStreamConfig] = {
         num_region_classes=16,
         num_vqa_answers=32,
         num_gqa_answers=24,
+        initializer_range=0.1,  # 0.02 suits a width of 768; signals of a narrow model would die out
     ),
 }
 

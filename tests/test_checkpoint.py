@@ -1,0 +1,224 @@
+"""Parameters on disk: any layout and any number of devices read them; failures leave nothing."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from twelve_in_one import checkpoint, sharding
+from twelve_in_one.checkpoint import is_checkpoint, load_params, replacing, save_params
+from twelve_in_one.models.config import from_json, to_json
+from twelve_in_one.models.encoder import stack_layers
+from twelve_in_one.models.two_stream import abstract_params
+
+
+@pytest.fixture
+def config(tiny_config):
+    # The two text layers before the connection repeat, so that stacking does something.
+    return tiny_config(
+        visual=dict(num_layers=1), text_connections=(2,), visual_connections=(0,), heads=("vqa",)
+    )
+
+
+@pytest.fixture
+def params(config, random_params):
+    return random_params(config)
+
+
+def stacked(config, params):
+    encoder = stack_layers(config, params["trunk"]["encoder"])
+    return {**params, "trunk": {**params["trunk"], "encoder": encoder}}
+
+
+def assert_equal(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_round_trip(tmp_path, config, params):
+    unused = {"a.layer.0.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(1)}
+    save_params(tmp_path / "new" / "model", params, config, unused)
+    assert os.listdir(tmp_path / "new") == ["model"]
+    assert is_checkpoint(tmp_path / "new" / "model")
+    loaded, loaded_config, loaded_unused = load_params(tmp_path / "new" / "model")
+    assert_equal(loaded, params)
+    assert loaded_config == config
+    assert set(loaded_unused) == set(unused)
+    for name, array in unused.items():
+        np.testing.assert_array_equal(loaded_unused[name], array)
+
+
+def test_views_and_jax_arrays_are_written_as_they_read(tmp_path, config, params):
+    views = jax.tree.map(lambda leaf: np.ascontiguousarray(leaf.T).T, params)
+    save_params(tmp_path / "views", views, config)
+    assert_equal(load_params(tmp_path / "views")[0], params)
+    save_params(tmp_path / "jax", jax.tree.map(jax.numpy.asarray, params), config)
+    loaded, _, unused = load_params(tmp_path / "jax")
+    assert_equal(loaded, params)
+    assert unused == {}
+
+
+def test_both_layouts_of_layers_read_either(tmp_path, config, params):
+    scanned = dataclasses.replace(config, scan_layers=True)
+    stacked_params = stacked(config, params)
+    assert any(name.startswith("segment_") for name in stacked_params["trunk"]["encoder"])
+    save_params(tmp_path / "model", stacked_params, scanned)
+    loaded, loaded_config, _ = load_params(tmp_path / "model")
+    assert loaded_config == config
+    assert_equal(loaded, params)
+    loaded, loaded_config, _ = load_params(tmp_path / "model", scan_layers=True)
+    assert loaded_config == scanned
+    assert_equal(loaded, stacked_params)
+
+
+@pytest.mark.parametrize(
+    "layout, scan_layers", [("dp", False), ("fsdp_tp", False), ("fsdp_tp", True)]
+)
+def test_any_mesh_restores(layout, scan_layers, tmp_path, config, params):
+    one = sharding.make_mesh(devices=jax.devices()[:1])
+    placed = jax.device_put(params, sharding.replicated(one))
+    save_params(tmp_path / "model", placed, config)
+
+    target = dataclasses.replace(config, scan_layers=scan_layers)
+    mesh = sharding.make_mesh(model=2)
+    shardings = sharding.param_shardings(abstract_params(target), mesh, layout)
+    loaded, _, _ = load_params(tmp_path / "model", shardings=shardings, scan_layers=scan_layers)
+    assert_equal(loaded, stacked(config, params) if scan_layers else params)
+    for leaf, wanted in zip(jax.tree.leaves(loaded), jax.tree.leaves(shardings), strict=True):
+        assert leaf.sharding == wanted
+
+    if layout == "fsdp_tp":  # and back from eight devices to the host
+        save_params(tmp_path / "again", loaded, target)
+        assert_equal(load_params(tmp_path / "again")[0], params)
+
+
+def test_existing_directories_are_only_replaced_on_request(tmp_path, config, params):
+    path = tmp_path / "model"
+    save_params(path, params, config, {"old": np.ones(1)})
+    with pytest.raises(FileExistsError, match="model exists"):
+        save_params(path, params, config)
+    doubled = jax.tree.map(lambda leaf: leaf * 2, params)
+    save_params(path, doubled, config, overwrite=True)
+    loaded, _, unused = load_params(path)
+    assert_equal(loaded, doubled)
+    assert unused == {}
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_parameters_of_another_model_are_not_written(tmp_path, config, params):
+    wrong = dataclasses.replace(config, vocab_size=50)
+    with pytest.raises(
+        ValueError, match=r"word/embedding has shape \(41, 16\), expected \(50, 16\)"
+    ):
+        save_params(tmp_path / "model", params, wrong)
+    scanned = dataclasses.replace(config, scan_layers=True)
+    with pytest.raises(ValueError, match="the layers are stacked in one of the two"):
+        save_params(tmp_path / "model", params, scanned)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(
+    tmp_path, config, params, monkeypatch
+):
+    path = tmp_path / "model"
+    save_params(path, params, config)
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_save_tree", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_params(path, params, config, overwrite=True)
+    assert os.listdir(tmp_path) == ["model"]
+    assert_equal(load_params(path)[0], params)
+
+
+def test_what_orbax_raises_becomes_one_error(tmp_path, config, params, caplog):
+    objects = dict(params, trunk=np.array([object()]))
+    with pytest.raises(OSError, match="model cannot be written: "):
+        checkpoint._save_tree(tmp_path / "params", objects, "model")
+    assert not [record for record in caplog.records if "orbax" in record.pathname]
+
+
+def test_a_directory_that_is_no_checkpoint(tmp_path):
+    with pytest.raises(
+        ValueError, match="is not a checkpoint directory: it should hold config.json"
+    ):
+        load_params(tmp_path)
+    assert not is_checkpoint(tmp_path / "absent")
+
+
+def test_a_config_that_does_not_fit_the_arrays(tmp_path, config, params):
+    path = tmp_path / "model"
+    save_params(path, params, config)
+    file = path / "config.json"
+    text = file.read_text()
+    sizes = json.loads((path / "files.json").read_text())
+
+    def rewrite(new_text):
+        file.write_text(new_text)
+        (path / "files.json").write_text(json.dumps(sizes | {"config.json": len(new_text)}))
+
+    rewrite(to_json(dataclasses.replace(from_json(text), num_vqa_answers=12)))
+    with pytest.raises(
+        ValueError, match=r"heads/vqa/logits/bias has shape \(11,\), expected \(12,\)"
+    ):
+        load_params(path)
+    rewrite("{")
+    with pytest.raises(ValueError, match="config.json: "):
+        load_params(path)
+
+
+def test_a_copy_that_broke_off_is_found_out(tmp_path, config, params):
+    path = tmp_path / "model"
+    save_params(path, params, config)
+    largest = max(path.glob("params/**/d/*"), key=lambda file: file.stat().st_size)
+    content = largest.read_bytes()
+    largest.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=rf"{largest.name} has {len(content) - 1} bytes, should"):
+        load_params(path)
+    largest.unlink()
+    with pytest.raises(ValueError, match=rf"{largest.name} is missing"):
+        load_params(path)
+    (path / "files.json").unlink()
+    with pytest.raises(ValueError, match="is incomplete: files.json"):
+        load_params(path)
+
+
+def test_a_failure_removes_the_folders_that_it_made(tmp_path):
+    with pytest.raises(RuntimeError), replacing(tmp_path / "a" / "b" / "file"):
+        assert (tmp_path / "a" / "b").is_dir()
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_replaced_stays(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "model", overwrite=True):
+        pass  # nothing was written, so there is nothing to rename
+    assert os.listdir(tmp_path / "model") == ["old"]
+    with replacing(tmp_path / "model", overwrite=True) as temporary:
+        temporary.write_text("a file in place of a directory")
+    assert (tmp_path / "model").is_file()
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_replacing_a_file(tmp_path):
+    path = tmp_path / "deep" / "file"
+    with replacing(path) as temporary:
+        temporary.write_text("one")
+        assert not path.exists()
+    with pytest.raises(RuntimeError), replacing(path, overwrite=True) as temporary:
+        temporary.write_text("two")
+        raise RuntimeError
+    assert path.read_text() == "one"
+    with replacing(path, overwrite=True) as temporary:
+        temporary.write_text("three")
+    assert path.read_text() == "three"
+    assert os.listdir(path.parent) == ["file"]
