@@ -7,7 +7,6 @@ any device count, sharding and value of `scan_layers` can restore them.
 
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
 import os
@@ -179,7 +178,6 @@ def _sync(stage: str) -> None:
         multihost_utils.sync_global_devices(f"checkpoint {stage}")
 
 
-@functools.lru_cache(maxsize=8)
 def _expected_shapes(config: TwoStreamConfig) -> Mapping[tuple[str, ...], tuple[int, ...]]:
     abstract = nn.unbox(abstract_params(config))
     return {path: leaf.shape for path, leaf in flatten(abstract).items()}

@@ -4,6 +4,7 @@ One table, made from a config, serves reading, writing, parity and parameter cou
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -154,6 +155,7 @@ def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
     return tree
 
 
+@functools.lru_cache(maxsize=8)  # half a second each, and a conversion asks several times
 def table(config: TwoStreamConfig) -> tuple[Entry, ...]:
     """All entries of the released state dict for `config`, dead and shared ones included.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from twelve_in_one import checkpoint
 from twelve_in_one.convert import bert, files, names
-from twelve_in_one.convert.state_dict import cached_table, normalise_names, to_state_dict
+from twelve_in_one.convert.state_dict import normalise_names, to_state_dict
 from twelve_in_one.models import reference_config
 from twelve_in_one.models.config import (
     ALL_HEADS,
@@ -152,7 +152,7 @@ def _heads_in(config: TwoStreamConfig, present: Iterable[str]) -> tuple[str, ...
     present = set(present)
     modules = {
         entry.path[1]
-        for entry in cached_table(config)
+        for entry in names.table(config)
         if entry.path is not None and entry.path[0] == "heads" and entry.name in present
     }
     # A head's own module or one beside it: "masked_region", "masked_region_logits".

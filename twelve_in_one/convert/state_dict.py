@@ -5,7 +5,6 @@ so a mapping may read its tensors lazily; both directions handle one tensor at a
 views where they can.
 """
 
-import functools
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,9 +27,6 @@ from twelve_in_one.models.config import TwoStreamConfig
 # Index buffers that newer versions of the BERT code save; they hold arange(positions).
 _BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
-
-# A table takes half a second to make; a conversion needs it several times.
-cached_table = functools.lru_cache(maxsize=8)(table)
 
 
 class Loaded(NamedTuple):
@@ -101,7 +97,7 @@ def from_state_dict(
     """
     missing_ok, unexpected_ok = _compile(allow_missing), _compile(allow_unexpected)
     tensors = normalise_names(tensors)
-    entries = cached_table(config)
+    entries = table(config)
     loaded, initialised, missing, wrong_shape, not_used = [], [], [], [], []
     params: dict[Path, np.ndarray] = {}
     unused: dict[str, np.ndarray] = {}
@@ -181,7 +177,7 @@ def to_state_dict(
     Raises:
       ValueError: parameters that are not those of `config`; raised before anything is yielded.
     """
-    entries = cached_table(config)
+    entries = table(config)
     flat = flatten(params)
     expected = {entry.path: entry.our_shape for entry in entries if entry.path is not None}
     check_shapes(expected, flat, "cannot make a state dict")

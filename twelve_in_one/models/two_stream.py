@@ -6,6 +6,7 @@ intermediate in `aux`. The trunk can be used alone as a backbone.
 Shape letters: see `models/config.py`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -307,12 +308,13 @@ def init_params(config: TwoStreamConfig, key: Array) -> Any:
     return nn.unbox(_init(config, key))
 
 
+@functools.lru_cache(maxsize=16)  # tracing the model takes half a second
 def abstract_params(config: TwoStreamConfig) -> Any:
     """Shapes and logical axis names of all parameters, without allocating any.
 
     Returns:
-      A nested dict of `nn.LogicallyPartitioned` around `jax.ShapeDtypeStruct`; `nn.unbox` strips
-      the names.
+      A nested dict of `nn.LogicallyPartitioned` around `jax.ShapeDtypeStruct`, shared between calls;
+      `nn.unbox` gives a copy without the names.
     """
     return jax.eval_shape(lambda key: _init(config, key), jax.random.key(0))
 
