@@ -8,8 +8,8 @@ VENV ?= .venv
 WORKDIR ?= workdir/scenes
 EXTRAS ?= dev
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 comma := ,
+INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: train test lint clean
 

@@ -313,7 +313,7 @@ def abstract_params(config: TwoStreamConfig) -> Any:
     """Shapes and logical axis names of all parameters, without allocating any.
 
     Returns:
-      A nested dict of `nn.LogicallyPartitioned` around `jax.ShapeDtypeStruct`, shared between calls;
+      A nested dict of `nn.LogicallyPartitioned` around `jax.ShapeDtypeStruct`, cached;
       `nn.unbox` gives a copy without the names.
     """
     return jax.eval_shape(lambda key: _init(config, key), jax.random.key(0))
