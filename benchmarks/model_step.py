@@ -7,11 +7,16 @@
 Peak is the best of several large products in the same dtype, measured in the same run before and
 after the model. FLOPs are those of the model's matrix products (`models/flops.py`), a training step
 counted three times. Peak RSS is the process's so far, so of one row only the largest counts.
+
+On Linux the process restarts itself with `ALLOCATOR` set, since a full-size training step on CPU
+otherwise spends a fifth of its time in page faults: glibc hands every buffer back to the kernel.
+`--keep_allocator` measures without; `launch/cpu.sh` gives any other command the same settings.
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import resource
 import statistics
 import sys
@@ -32,6 +37,13 @@ from twelve_in_one.tasks.twelve import TWELVE
 
 # One task for each of the eight distinct shapes.
 SHAPES = ("vqa", "vgqa", "coco", "refcoco", "visual7w", "guesswhat", "nlvr2", "snli_ve")
+
+# Keep freed memory in the process, and ask for huge pages.
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> list[float]:
@@ -140,7 +152,11 @@ def main() -> None:
     parser.add_argument("--scan_layers", choices=("no", "yes", "both"), default="no")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument("--keep_allocator", action="store_true", help="do not restart, see above")
     args = parser.parse_args()
+    if sys.platform == "linux" and not args.keep_allocator and "GLIBC_TUNABLES" not in os.environ:
+        sys.stdout.flush()
+        os.execve(sys.executable, sys.orig_argv, os.environ | ALLOCATOR)
     shapes = SHAPES if args.shapes == "all" else args.shapes.split(",")
     tasks = {task.name: task for task in TWELVE}
     if unknown := [name for name in shapes if name not in tasks]:
