@@ -28,11 +28,6 @@ def params(config, random_params):
     return random_params(config)
 
 
-def stacked(config, params):
-    encoder = stack_layers(config, params["trunk"]["encoder"])
-    return {**params, "trunk": {**params["trunk"], "encoder": encoder}}
-
-
 def assert_equal(ours, theirs):
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -65,7 +60,7 @@ def test_views_and_jax_arrays_are_written_as_they_read(tmp_path, config, params)
 
 def test_both_layouts_of_layers_read_either(tmp_path, config, params):
     scanned = dataclasses.replace(config, scan_layers=True)
-    stacked_params = stacked(config, params)
+    stacked_params = stack_layers(config, params)
     assert any(name.startswith("segment_") for name in stacked_params["trunk"]["encoder"])
     save_params(tmp_path / "model", stacked_params, scanned)
     loaded, loaded_config, _ = load_params(tmp_path / "model")
@@ -88,7 +83,7 @@ def test_any_mesh_restores(layout, scan_layers, tmp_path, config, params):
     mesh = sharding.make_mesh(model=2)
     shardings = sharding.param_shardings(abstract_params(target), mesh, layout)
     loaded, _, _ = load_params(tmp_path / "model", shardings=shardings, scan_layers=scan_layers)
-    assert_equal(loaded, stacked(config, params) if scan_layers else params)
+    assert_equal(loaded, stack_layers(config, params) if scan_layers else params)
     for leaf, wanted in zip(jax.tree.leaves(loaded), jax.tree.leaves(shardings), strict=True):
         assert leaf.sharding == wanted
 

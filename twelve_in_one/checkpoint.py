@@ -63,7 +63,7 @@ def save_params(
     """
     check_shapes(_expected_shapes(config), flatten(params), f"cannot write {directory}")
     if config.scan_layers:
-        params = _with_encoder(params, unstack_layers, config)
+        params = unstack_layers(config, params)
         config = dataclasses.replace(config, scan_layers=False)
     with replacing(directory, overwrite=overwrite) as temporary:
         if jax.process_index() == 0:
@@ -118,7 +118,7 @@ def load_params(
         return _restore_tree(directory / PARAMS, stored, shardings), config, unused
     # Stacked on the host: a stacked array has no counterpart on disk that could go to its devices.
     params = _restore_tree(directory / PARAMS, stored)
-    params = jax.tree.map(np.asarray, _with_encoder(params, stack_layers, config))
+    params = jax.tree.map(np.asarray, stack_layers(config, params))
     if shardings is not None:
         params = jax.tree.map(_place, params, shardings)
     return params, dataclasses.replace(config, scan_layers=True), unused
@@ -181,11 +181,6 @@ def _sync(stage: str) -> None:
 def _expected_shapes(config: TwoStreamConfig) -> Mapping[tuple[str, ...], tuple[int, ...]]:
     abstract = nn.unbox(abstract_params(config))
     return {path: leaf.shape for path, leaf in flatten(abstract).items()}
-
-
-def _with_encoder(params: Any, transform: Any, config: TwoStreamConfig) -> dict[str, Any]:
-    encoder = transform(config, params["trunk"]["encoder"])
-    return {**params, "trunk": {**params["trunk"], "encoder": encoder}}
 
 
 def _place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -225,7 +225,7 @@ def test_writing_refuses_parameters_of_another_model(tiny_config, random_tensors
 def test_writing_refuses_stacked_parameters(tiny_config, random_tensors):
     config = tiny_config(text=dict(num_layers=4), text_connections=(3, 3))
     params = from_state_dict(config, random_tensors(config)).params
-    params["trunk"]["encoder"] = stack_layers(config, params["trunk"]["encoder"])
+    params = stack_layers(config, params)
     assert "segment_0" in params["trunk"]["encoder"]
     with pytest.raises(ValueError, match="the layers are stacked"):
         to_state_dict(config, params)

@@ -230,18 +230,17 @@ def _unstack_aux(stacked: Mapping[str, Array], segment: Segment) -> dict[str, Ar
     return aux
 
 
-def stack_layers(config: TwoStreamConfig, encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """Unrolled encoder parameters to the scanned layout.
+def stack_layers(config: TwoStreamConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of an unrolled model in the scanned layout.
 
     Args:
       config: the model's config; its `scan_layers` is not read.
-      encoder: params["trunk"]["encoder"] of an unrolled model, or a tree of that structure
-        (gradients, optimizer moments).
+      params: parameters of a `TwoStreamModel`, or a tree of that structure (gradients, moments).
 
     Returns:
       The same of a scanned model: repeated layers stacked along a new leading axis.
     """
-    result: dict[str, Any] = {}
+    encoder, result = params["trunk"]["encoder"], {}
     for k, segment in enumerate(segments(config)):
         if segment.repeats == 1:
             result |= {
@@ -256,12 +255,12 @@ def stack_layers(config: TwoStreamConfig, encoder: Mapping[str, Any]) -> dict[st
             )
             for i, first in enumerate(segment.layers(0))
         }
-    return result
+    return _replace_encoder(params, result)
 
 
-def unstack_layers(config: TwoStreamConfig, encoder: Mapping[str, Any]) -> dict[str, Any]:
+def unstack_layers(config: TwoStreamConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `stack_layers`."""
-    result: dict[str, Any] = {}
+    encoder, result = params["trunk"]["encoder"], {}
     for k, segment in enumerate(segments(config)):
         for r in range(segment.repeats):
             for first, layer in zip(segment.layers(0), segment.layers(r), strict=True):
@@ -270,4 +269,8 @@ def unstack_layers(config: TwoStreamConfig, encoder: Mapping[str, Any]) -> dict[
                 else:
                     stacked = encoder[segment_name(k)][layer_name(*first)]
                     result[layer_name(*layer)] = jax.tree.map(lambda leaf, r=r: leaf[r], stacked)
-    return result
+    return _replace_encoder(params, result)
+
+
+def _replace_encoder(params: Mapping[str, Any], encoder: dict[str, Any]) -> dict[str, Any]:
+    return {**params, "trunk": {**params["trunk"], "encoder": encoder}}

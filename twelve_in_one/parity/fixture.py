@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,35 +58,31 @@ def load_fixture(path: str | Path, **overrides: Any) -> Fixture:
       ValueError: not an .npz, or without parameters or settings; names the file.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path}: not a readable .npz of plain arrays: {error}") from error
     tensors = {k[len("param/") :]: v for k, v in arrays.items() if k.startswith("param/")}
     if not tensors or "meta/config_json" not in arrays:
         raise ValueError(f"{path}: holds no param/* arrays or no meta/config_json")
-    raw = json.loads(str(arrays["meta/config_json"]))
     downstream = "vil_prediction.logit_fc.0.weight" in tensors
     heads = model_config.ALL_HEADS if downstream else model_config.PRETRAINING_HEADS
-    config = from_reference(raw, heads=heads, **overrides)
+    try:
+        raw = json.loads(str(arrays["meta/config_json"]))
+        config = from_reference(raw, heads=heads, **overrides)
+    except ValueError as error:
+        raise ValueError(f"{path}: meta/config_json: {error}") from error
     if config.num_tasks:
         task_table = tensors.get("bert.embeddings.task_embeddings.weight")
         if task_table is not None:
             config = dataclasses.replace(config, num_tasks=len(task_table))
-    loaded = from_state_dict(config, tensors)
-    if not loaded.report.ok:
-        raise ValueError(f"{path}: param/* do not fit the settings\n{loaded.report}")
-    params = loaded.params
+    try:
+        params = from_state_dict(config, tensors).params
+    except ValueError as error:
+        raise ValueError(f"{path}: param/*: {error}") from error
     if config.scan_layers:
-        params = map_encoder(lambda encoder: stack_layers(config, encoder), params)
+        params = stack_layers(config, params)
     return Fixture(arrays, config, params)
-
-
-def map_encoder(function: Callable[[Any], Any], params: Any) -> Any:
-    """`params` with `function` applied to the encoder's part."""
-    trunk = dict(params["trunk"])
-    trunk["encoder"] = function(trunk["encoder"])
-    return {**params, "trunk": trunk}
 
 
 def apply(
@@ -132,7 +128,7 @@ def relative(name: str, ours: Any, theirs: np.ndarray, rtol: float = LOSS_RTOL) 
 def released(fixture: Fixture, tree: Any) -> dict[str, np.ndarray]:
     """Parameters or gradients of ours under the released names, in the released layout."""
     if fixture.config.scan_layers:
-        tree = map_encoder(lambda encoder: unstack_layers(fixture.config, encoder), tree)
+        tree = unstack_layers(fixture.config, tree)
     flat = names.flatten(tree)
     return {
         entry.name: entry.from_ours(np.asarray(flat[entry.path]))

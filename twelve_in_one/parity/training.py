@@ -11,7 +11,7 @@ import optax
 from twelve_in_one import optim
 from twelve_in_one.convert import names
 from twelve_in_one.models.encoder import unstack_layers
-from twelve_in_one.parity.fixture import Check, Fixture, absolute, map_encoder, relative, released
+from twelve_in_one.parity.fixture import Check, Fixture, absolute, relative, released
 from twelve_in_one.parity.gradients import task_sums
 
 
@@ -81,7 +81,7 @@ def _compare_groups(
     """Learning rate and decay of every parameter, by our rules and as recorded."""
     unrolled = fixture.params
     if fixture.config.scan_layers:
-        unrolled = map_encoder(lambda e: unstack_layers(fixture.config, e), unrolled)
+        unrolled = unstack_layers(fixture.config, unrolled)
     assigned = names.flatten(optim.assign_groups(unrolled, groups))
     paths = {e.name: e.path for e in names.table(fixture.config) if e.path is not None}
     listed = fixture.arrays["train/param_names"].tolist()

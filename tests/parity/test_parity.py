@@ -1,0 +1,198 @@
+"""The parity command: passes on the recorded arrays, and fails on anything that is off."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+from reference.two_stream import Reference
+
+from twelve_in_one.convert import names
+from twelve_in_one.models.config import ALL_HEADS, PRETRAINING_HEADS
+from twelve_in_one.models.reference_config import to_reference
+from twelve_in_one.parity.__main__ import compare, main
+from twelve_in_one.parity.fixture import load_fixture, relative
+from twelve_in_one.parity.outputs import PADDED_SCORE
+
+RELEASED_INPUTS = dict(
+    input_ids="tokens", text_mask="token_mask", features="regions", boxes="boxes",
+    image_mask="region_mask", segment_ids="token_types",
+)  # fmt: skip
+OUTPUTS = dict(
+    vil_prediction="vqa", vil_prediction_gqa="gqa", vil_binary_prediction="image_pair",
+    vil_logit="image_text_match", vil_tri_prediction="three_way", vision_logit="region_score",
+    linguistic_logit="token_score", linguistic_prediction="masked_language",
+    vision_prediction="masked_region",
+)  # fmt: skip
+PRETRAINING_OUTPUTS = dict(
+    prediction_scores_text="masked_language", prediction_scores_image="masked_region",
+    seq_relationship_score="alignment",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "at_least"), [("vilbert_tiny.npz", 200), ("vilbert_pretrain_tiny.npz", 60)]
+)
+def test_recorded_arrays(shared_dir, file, at_least):
+    """Outputs, intermediates, maps, losses, gradients and AdamW runs of the released code."""
+    path = shared_dir / "fixtures" / file
+    checks = list(compare(load_fixture(path)))
+    assert [str(check) for check in checks if not check.ok] == []
+    assert len(checks) >= at_least
+    with np.load(path) as archive:
+        stored = {name for name in archive.files if name.split("/")[0] in ("out", "inter", "attn")}
+    compared = {check.name.split(" ")[0] for check in checks}
+    assert stored <= compared
+
+
+def record(config, params, batch):
+    """A fixture of outputs, as the reference in NumPy computes them."""
+    reference = Reference(config, params)
+    out, aux = reference(**batch)
+    rng = np.random.default_rng(1)
+    state = {e.name: rng.normal(size=e.shape) for e in names.table(config)} | reference.state
+    if names.TIED_DECODER in state:
+        state[names.TIED_DECODER] = state[names.WORD_TABLE]
+    arrays = {f"param/{name}": value.astype(np.float32) for name, value in state.items()}
+    arrays["meta/config_json"] = np.array(json.dumps(to_reference(config)))
+    arrays |= {f"in/{theirs}": batch[ours] for theirs, ours in RELEASED_INPUTS.items()}
+    if config.num_tasks:
+        arrays["in/task_ids"] = np.asarray(batch["task_id"])[:, None]
+    released = OUTPUTS if "vqa" in config.heads else PRETRAINING_OUTPUTS
+    for theirs, ours in released.items():
+        value = out[ours]
+        if ours in ("image_text_match", "region_score", "token_score"):
+            value = value[..., None]
+        if ours == "region_score":
+            value = value + PADDED_SCORE * ~batch["region_mask"][..., None]
+        arrays[f"out/{theirs}"] = value.astype(np.float32)
+    arrays["inter/pooled_text"] = aux["text_pooled"].astype(np.float32)
+    arrays["attn/image_layer_1"] = aux["attention/visual_layer_1"].astype(np.float32)
+    return arrays
+
+
+VARIANTS = {
+    "sum_fusion_and_odd_order": dict(
+        fusion="sum", heads=ALL_HEADS, text=dict(num_layers=5), text_connections=(1, 4),
+        visual_connections=(1, 1),
+    ),
+    "dynamic_attention_pretraining_features": dict(
+        dynamic_attention=True, heads=PRETRAINING_HEADS, num_tasks=0, visual_target=1,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recorded(tiny_config, random_params, random_batch):
+    """Makes the arrays of a variant."""
+
+    def make(variant):
+        config = tiny_config(**VARIANTS[variant])
+        return record(config, random_params(config), random_batch(config))
+
+    return make
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_files_of_other_models(recorded, tmp_path, capsys, variant):
+    arrays = recorded(variant)
+    np.savez(tmp_path / "model.npz", **arrays)
+    assert main([str(tmp_path / "model.npz")]) == 0
+    printed = capsys.readouterr().out
+    expected = [name for name in arrays if name.split("/")[0] in ("out", "inter", "attn")]
+    for name in expected:
+        assert name in printed
+    assert "FAIL" not in printed
+
+
+@pytest.mark.parametrize("bad", [1e-4, np.nan])
+def test_one_number_off(recorded, tmp_path, capsys, bad):
+    arrays = recorded("dynamic_attention_pretraining_features")
+    arrays["out/seq_relationship_score"][2, 1] += bad
+    np.savez(tmp_path / "off.npz", **arrays)
+    assert main([str(tmp_path / "off.npz"), "--failures_only"]) == 1
+    rows = [line for line in capsys.readouterr().out.splitlines() if "FAIL" in line]
+    assert len(rows) == 1
+    assert "out/seq_relationship_score" in rows[0]
+
+
+def test_one_shape_off(recorded, tmp_path, capsys):
+    arrays = recorded("dynamic_attention_pretraining_features")
+    arrays["inter/pooled_text"] = arrays["inter/pooled_text"][:, :-1]
+    np.savez(tmp_path / "off.npz", **arrays)
+    assert main([str(tmp_path / "off.npz"), "--failures_only"]) == 1
+    assert "inter/pooled_text: shape (4, 20), reference (4, 19)" in capsys.readouterr().out
+
+
+class Opener:
+    """Unpickled, it would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def spoil_nothing_to_compare(arrays, path):
+    np.savez(path, **{k: v for k, v in arrays.items() if k.startswith(("param/", "meta/"))})
+
+
+def spoil_no_parameters(arrays, path):
+    np.savez(path, **{k: v for k, v in arrays.items() if not k.startswith("param/")})
+
+
+def spoil_missing_parameter(arrays, path):
+    del arrays["param/bert.t_pooler.dense.bias"]
+    np.savez(path, **arrays)
+
+
+def spoil_truncated(arrays, path):
+    np.savez(path, **arrays)
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def spoil_pickle(arrays, path):
+    hostile = np.empty(1, object)
+    hostile[0] = Opener(path.with_name("opened"))
+    assert b"mkdir" in pickle.dumps(hostile)
+    np.savez(path, **arrays, hostile=hostile, allow_pickle=True)
+
+
+def spoil_settings(arrays, path):
+    settings = json.loads(str(arrays["meta/config_json"])) | {"hidden_sise": 3}
+    np.savez(path, **arrays | {"meta/config_json": np.array(json.dumps(settings))})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_nothing_to_compare, "holds nothing to compare"),
+        (spoil_no_parameters, "holds no param/"),
+        (spoil_missing_parameter, "bert.t_pooler.dense.bias"),
+        (spoil_truncated, "not a readable .npz"),
+        (spoil_pickle, "not a readable .npz of plain arrays"),
+        (spoil_settings, "did you mean 'hidden_size'"),
+    ],
+)
+def test_unusable_file(recorded, tmp_path, capsys, spoil, message):
+    path = tmp_path / "spoilt.npz"
+    spoil(recorded("dynamic_attention_pretraining_features"), path)
+    assert main([str(path)]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert str(path) in error
+    assert not path.with_name("opened").exists()
+
+
+def test_missing_file(tmp_path, capsys):
+    assert main([str(tmp_path / "none.npz")]) == 1
+    assert "none.npz" in capsys.readouterr().err
+
+
+def test_relative_error_is_of_the_largest_value():
+    check = relative("x", [1.0, 100.0], np.array([1.001, 100.0]), 1e-4)
+    assert check.error == pytest.approx(1e-5)
+    assert check.ok
+    assert relative("zeros", [1e-3], np.zeros(1)).error == pytest.approx(1e-3)
