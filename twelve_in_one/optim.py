@@ -38,8 +38,9 @@ VIL_HEADS = r"heads/(vqa|gqa|image_pair|image_text_match|three_way)/.*"
 _NO_DECAY = r".*/(bias|scale|masked_language_bias)"
 # The released rule spares names that contain "bias" or "LayerNorm.weight", which misses the two
 # norms of a connection ("LayerNorm1", "LayerNorm2") and the classifiers' ("logit_fc.2").
-_OFFICIAL_DECAYED_NORMS = r".*/connection_\d+/(text|visual)_norm/scale|heads/(\w+)/norm/scale"
-_MASKED_NORMS = r"heads/masked_(language|region)/norm/scale"
+_OFFICIAL_DECAYED_NORMS = (
+    r".*/connection_\d+/(text|visual)_norm/scale|heads/(vqa|gqa|image_pair)/norm/scale"
+)
 
 
 def two_stream_groups(
@@ -52,15 +53,11 @@ def two_stream_groups(
       weight_decay: of every parameter that decays.
       official_decayed_norms: also decay the norms that the released rule misses.
     """
-    spared = rf"(?!{_OFFICIAL_DECAYED_NORMS}){_NO_DECAY}|{_MASKED_NORMS}"
-    spared = spared if official_decayed_norms else _NO_DECAY
-    head_spared = rf"(?={VIL_HEADS}$)(?:{spared})"
-    return (
-        ParamGroup(head_spared, head_learning_rate, 0.0),
-        ParamGroup(VIL_HEADS, head_learning_rate, weight_decay),
-        ParamGroup(spared, 1.0, 0.0),
-        ParamGroup(".*", 1.0, weight_decay),
-    )
+    decays = [(_NO_DECAY, 0.0), (".*", weight_decay)]
+    if official_decayed_norms:
+        decays.insert(0, (_OFFICIAL_DECAYED_NORMS, weight_decay))
+    heads = [ParamGroup(rf"(?={VIL_HEADS}$)({p})", head_learning_rate, d) for p, d in decays]
+    return (*heads, *(ParamGroup(p, 1.0, d) for p, d in decays))
 
 
 def assign_groups(params: Params, groups: Sequence[ParamGroup]) -> Any:

@@ -1,0 +1,299 @@
+"""Losses against loops in NumPy, and that nothing masked reaches a loss or a gradient."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from twelve_in_one.tasks import losses
+from twelve_in_one.tasks.losses import Sums
+
+RNG = np.random.default_rng(0)
+B, L, R, M, F = 5, 6, 7, 4, 3
+ROWS = np.array([True, True, False, True, False])
+REGIONS = np.arange(R) < np.array([7, 3, 7, 5, 2])[:, None]
+CHOICES = RNG.integers(0, R, (B, M)).astype(np.int32)
+CHOICE_MASK = np.arange(M) < np.array([4, 2, 4, 3, 1])[:, None]
+
+
+def normal(*shape):
+    return RNG.normal(0, 2, shape).astype(np.float32)
+
+
+def uniform(*shape):
+    return RNG.uniform(size=shape).astype(np.float32)
+
+
+def one_hot(count, width):
+    return np.eye(width, dtype=np.float32)[RNG.integers(0, width, count)]
+
+
+def bce(logit, target):
+    """-[t log s + (1 - t) log(1 - s)] with s = sigmoid(logit), in float64."""
+    logit = float(logit)
+    s = 1 / (1 + np.exp(-logit))
+    return -(target * np.log(s) + (1 - target) * np.log(1 - s))
+
+
+def cross_entropy(logits, label):
+    logits = logits.astype(np.float64)
+    return np.log(np.exp(logits).sum()) - logits[label]
+
+
+# --------------------------------------------------------------------------- loops in NumPy
+# Each gives (loss, score) of one thing that counts, at index `i`.
+
+
+def answer(x, i):
+    loss = sum(bce(a, t) for a, t in zip(x["logits"][i], x["targets"][i], strict=True))
+    return loss, x["targets"][i][x["logits"][i].argmax()]
+
+
+def verdict(x, i):
+    loss, score = answer(x, i)
+    return loss / x["logits"].shape[-1], score
+
+
+def match(x, i):
+    label = x.get("targets", x.get("labels"))[i]
+    return cross_entropy(x["logits"][i], label), x["logits"][i].argmax() == label
+
+
+def region(x, i):
+    real = [r for r in range(R) if x["region_mask"][i, r]]
+    loss = sum(bce(x["logits"][i, r], x["targets"][i, r]) for r in real)
+    best = max(real, key=lambda r: x["logits"][i, r])
+    return loss, x["targets"][i, best] > 0.5
+
+
+def choice(x, i):
+    real = [m for m in range(M) if x["choice_mask"][i, m]]
+    scores = {m: x["logits"][i, x["choices"][i, m]] for m in real}
+    loss = sum(bce(scores[m], x["targets"][i, m]) for m in real)
+    return loss, max(real, key=scores.get) == max(real, key=lambda m: x["targets"][i, m])
+
+
+def masked_language(x, i):
+    label = x["labels"][i]
+    return cross_entropy(x["logits"][i], label), x["logits"][i].argmax() == label
+
+
+def region_class(x, i):
+    logits, p = x["logits"][i].astype(np.float64), x["targets"][i].astype(np.float64)
+    q = np.exp(logits) / np.exp(logits).sum()
+    loss = sum(a * np.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+    return loss, q.argmax() == p.argmax()
+
+
+def region_feature(x, i):
+    loss = np.mean((x["predictions"][i].astype(np.float64) - x["targets"][i]) ** 2)
+    return loss, -loss
+
+
+def region_contrast(x, i):
+    flat = x["targets"].reshape(-1, F).astype(np.float64)
+    features = np.stack([x["targets"][i], *flat[x["negatives"][i]]])
+    logits = features @ x["predictions"][i].astype(np.float64)
+    return cross_entropy(logits, 0), logits.argmax() == 0
+
+
+def distributions():
+    """With exact zeros, where p log p needs care."""
+    p = uniform(B, R, L) * (RNG.uniform(size=(B, R, L)) > 0.3)
+    p[..., 0] += 0.1
+    return (p / p.sum(-1, keepdims=True)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A loss, its inputs, the brute force, which input is masked out how, and what counts."""
+
+    function: object
+    brute: object
+    inputs: dict
+    noisy: dict  # input -> where its values must not matter
+    counted: np.ndarray
+
+
+def spread(mask, ndim):
+    return np.expand_dims(mask, tuple(range(mask.ndim, ndim)))
+
+
+_TOKENS = np.where(RNG.random((B, R)) < 0.4, RNG.integers(0, L, (B, R)), -1).astype(np.int32)
+_CHOSEN = (RNG.random((B, R)) < 0.5) & REGIONS & ROWS[:, None]
+_ZERO_ROW = one_hot(B, L)
+_ZERO_ROW[1] = 0  # a row without gold label
+_PER_ROW = dict(logits=~ROWS, targets=~ROWS)
+_PADDED_REGIONS = ~(REGIONS & ROWS[:, None])
+_READ = np.zeros((B, R), bool)
+for _i, _m in np.argwhere(CHOICE_MASK & ROWS[:, None]):
+    _READ[_i, CHOICES[_i, _m]] = True
+
+CASES = {
+    "answer": Case(
+        losses.answer_loss, answer,
+        dict(logits=normal(B, L), targets=uniform(B, L), mask=ROWS), _PER_ROW, ROWS,
+    ),
+    "verdict": Case(
+        losses.verdict_loss, verdict,
+        dict(logits=normal(B, L), targets=_ZERO_ROW, mask=ROWS), _PER_ROW, ROWS,
+    ),
+    "match": Case(
+        losses.match_loss, match,
+        dict(logits=normal(B, 4), targets=RNG.integers(0, 4, B).astype(np.int32), mask=ROWS),
+        dict(logits=~ROWS), ROWS,
+    ),
+    "region": Case(
+        losses.region_loss, region,
+        dict(logits=normal(B, R), targets=uniform(B, R), region_mask=REGIONS, mask=ROWS),
+        dict(logits=_PADDED_REGIONS, targets=_PADDED_REGIONS), ROWS,
+    ),
+    "choice": Case(
+        losses.choice_loss, choice,
+        dict(
+            logits=normal(B, R), targets=uniform(B, M), choices=CHOICES, choice_mask=CHOICE_MASK,
+            mask=ROWS,
+        ),
+        dict(logits=~_READ, targets=~(CHOICE_MASK & ROWS[:, None])), ROWS,
+    ),
+    "masked_language": Case(
+        losses.masked_language_loss, masked_language,
+        dict(logits=normal(B, R, L), labels=_TOKENS, mask=ROWS),
+        dict(logits=~((_TOKENS >= 0) & ROWS[:, None])), (_TOKENS >= 0) & ROWS[:, None],
+    ),
+    "masked_region_class": Case(
+        losses.masked_region_class_loss, region_class,
+        dict(logits=normal(B, R, L), targets=distributions(), chosen=_CHOSEN),
+        dict(logits=~_CHOSEN, targets=~_CHOSEN), _CHOSEN,
+    ),
+    "masked_region_feature": Case(
+        losses.masked_region_feature_loss, region_feature,
+        dict(predictions=normal(B, R, F), targets=normal(B, R, F), chosen=_CHOSEN),
+        dict(predictions=~_CHOSEN, targets=~_CHOSEN), _CHOSEN,
+    ),
+    "masked_region_contrast": Case(
+        losses.masked_region_contrast_loss, region_contrast,
+        dict(
+            predictions=normal(B, R, F), targets=normal(B, R, F),
+            negatives=RNG.integers(0, B * R, (B, R, 4)).astype(np.int32), chosen=_CHOSEN,
+        ),
+        dict(predictions=~_CHOSEN), _CHOSEN,
+    ),
+    "alignment": Case(
+        losses.alignment_loss, match,
+        dict(logits=normal(B, 2), labels=RNG.integers(0, 2, B).astype(np.int32), mask=ROWS),
+        dict(logits=~ROWS), ROWS,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+def fill(case, value):
+    """The inputs with `value` wherever they must not matter."""
+    filled = dict(case.inputs)
+    for name, where in case.noisy.items():
+        x = filled[name]
+        filled[name] = np.where(spread(where, x.ndim), x.dtype.type(value), x)
+    return filled
+
+
+def test_loss_and_score_are_those_of_a_loop(case):
+    ours = case.function(**case.inputs)
+    index = [tuple(i) if len(i) > 1 else i[0] for i in np.argwhere(case.counted)]
+    rows = np.array([case.brute(case.inputs, i) for i in index], float)
+    assert all(x.dtype == jnp.float32 and x.shape == () for x in ours)
+    np.testing.assert_allclose(ours.loss, rows[:, 0].sum(), rtol=2e-6)
+    np.testing.assert_allclose(ours.score, rows[:, 1].sum(), rtol=2e-6)
+    assert ours.count == len(index) > 0
+    np.testing.assert_allclose(ours.mean_loss(), rows[:, 0].mean(), rtol=2e-6)
+    np.testing.assert_allclose(ours.mean_score(), rows[:, 1].mean(), rtol=2e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])
+def test_what_is_masked_adds_nothing_and_gets_no_gradient(case, value):
+    """Neither to the sums, bit for bit, nor as NaN times zero in a gradient."""
+    expected, ours = case.function(**case.inputs), case.function(**fill(case, value))
+    np.testing.assert_array_equal(ours, expected)
+    name = "logits" if "logits" in case.inputs else "predictions"
+
+    def loss(x, inputs):
+        return case.function(**inputs | {name: x}).loss
+
+    clean = jax.grad(loss)(case.inputs[name], case.inputs)
+    filled = fill(case, value)
+    grad = np.asarray(jax.grad(loss)(filled[name], filled))
+    np.testing.assert_array_equal(grad, clean)
+    where = np.broadcast_to(spread(case.noisy[name], grad.ndim), grad.shape)
+    assert (grad[where] == 0).all()
+    assert np.abs(grad[~where]).max() > 0
+
+
+def test_gradient_is_that_of_finite_differences(case):
+    name = "logits" if "logits" in case.inputs else "predictions"
+    x = case.inputs[name]
+    direction = normal(*x.shape)
+    loss = jax.jit(lambda x: case.function(**case.inputs | {name: x}).loss)
+    # Losses are float32: a wide step keeps rounding small.
+    slope = (float(loss(x + 1e-2 * direction)) - float(loss(x - 1e-2 * direction))) / 2e-2
+    ours = np.sum(np.asarray(jax.grad(loss)(x), np.float64) * direction)
+    np.testing.assert_allclose(ours, slope, rtol=2e-3, atol=2e-3)
+
+
+def test_nothing_counts(case):
+    """Not 0 / 0, in the mean and in its gradient; the released code gives NaN here."""
+    nothing = dict(case.inputs)
+    masks = {"mask", "chosen"} & set(nothing)
+    nothing |= {name: np.zeros_like(nothing[name]) for name in masks}
+    sums = case.function(**nothing)
+    np.testing.assert_array_equal(sums, (0, 0, 0))
+    assert sums.mean_loss() == sums.mean_score() == 0
+    name = "logits" if "logits" in nothing else "predictions"
+    grad = jax.grad(lambda x: case.function(**nothing | {name: x}).mean_loss())(nothing[name])
+    assert (np.asarray(grad) == 0).all()
+
+
+def test_no_labelled_token_is_no_loss():
+    """Nothing masked for prediction, which happens by chance, though every row counts."""
+    labels = np.full((B, R), -1, np.int32)
+    sums = losses.masked_language_loss(normal(B, R, L), labels, np.ones(B, bool))
+    np.testing.assert_array_equal(sums, (0, 0, 0))
+
+
+def test_bfloat16_logits_are_summed_in_float32(case):
+    name = "logits" if "logits" in case.inputs else "predictions"
+    narrow = jnp.asarray(case.inputs[name], jnp.bfloat16)
+    ours = case.function(**case.inputs | {name: narrow})
+    expected = case.function(**case.inputs | {name: narrow.astype(jnp.float32)})
+    assert ours.loss.dtype == jnp.float32
+    np.testing.assert_allclose(ours.loss, expected.loss, rtol=1e-6)
+
+
+# A contrast's negatives index the whole batch.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "masked_region_contrast"])
+def test_parts_add_up(name):
+    """Sums of two halves are those of the whole."""
+    case = CASES[name]
+    whole = case.function(**case.inputs)
+    halves = [
+        case.function(**{name: x[part] for name, x in case.inputs.items()})
+        for part in (slice(0, 2), slice(2, B))
+    ]
+    np.testing.assert_allclose(jax.tree.map(jnp.add, *halves), whole, rtol=1e-6)
+
+
+def test_region_score_wants_more_than_half_an_overlap():
+    targets = np.array([[0.5, 0.0], [0.51, 0.0]], np.float32)
+    logits = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
+    sums = losses.region_loss(logits, targets, np.ones((2, 2), bool), np.ones(2, bool))
+    assert sums.score == 1
+
+
+def test_sums_average():
+    sums = Sums(*map(jnp.float32, (6.0, 3.0, 4.0)))
+    assert (sums.mean_loss(), sums.mean_score()) == (1.5, 0.75)
