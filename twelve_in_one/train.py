@@ -5,6 +5,7 @@
 The story: config, model, compile, train, evaluate, save.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -99,16 +100,22 @@ def compile_steps(
         shapes = ((key, x.shape, x.dtype) for key, x in batches[task.name].items())
         return (task.head, task.kind, task.rows_per_example, *sorted(shapes, key=str))
 
+    distinct = {signature(task): task for task in tasks}
+    start, done = time.perf_counter(), itertools.count(1)
+
     def one(task: Task) -> tuple[Any, Any]:
         batch, key = batches[task.name], jax.random.key(0)
         train = jax.jit(steps.make_train_step(model, task, optimizer), donate_argnums=0)
         evaluate = jax.jit(steps.make_eval_step(model, task))
-        return (
+        pair = (
             train.lower(state, batch, key).compile(),
             evaluate.lower(state.params, batch).compile(),
         )
+        number, seconds = next(done), time.perf_counter() - start
+        left = seconds / number * (len(distinct) - number)
+        logging.info("compiled %d/%d  %s  ETA %.0f s", number, len(distinct), task.name, left)
+        return pair
 
-    distinct = {signature(task): task for task in tasks}
     with ThreadPoolExecutor() as pool:
         compiled = dict(zip(distinct, pool.map(one, distinct.values()), strict=True))
     return {task.name: compiled[signature(task)] for task in tasks}
