@@ -45,19 +45,26 @@ def check_config(config: Any) -> tuple[Task, ...]:
     unknown = [name for name in config.tasks if name not in known]
     if unknown or not config.tasks:
         errors.append(f"tasks: {unknown or 'none given'}; known: {', '.join(known)}")
+    if len(set(config.tasks)) < len(config.tasks):
+        errors.append(f"tasks: each may be named once, got {', '.join(config.tasks)}")
     for key in ("batch_size", "num_rounds", "num_eval_examples", "log_every_rounds"):
         if config[key] < 1:
             errors.append(f"{key} must be at least 1, got {config[key]}")
-    if config.num_eval_examples % config.batch_size:
+    if config.batch_size > 0 and config.num_eval_examples % config.batch_size:
         errors.append(
             f"num_eval_examples {config.num_eval_examples} must be a multiple of batch_size "
             f"{config.batch_size}"
         )
-    if not 0 <= config.warmup_rounds <= config.num_rounds:
-        errors.append(f"warmup_rounds {config.warmup_rounds} must lie in 0..num_rounds")
+    if not 0 <= config.warmup_rounds < max(config.num_rounds, 1):
+        errors.append(
+            f"warmup_rounds {config.warmup_rounds} must be less than num_rounds "
+            f"{config.num_rounds}, and not negative"
+        )
     for key in ("learning_rate", "weight_decay"):
-        if config[key] < 0:
-            errors.append(f"{key} must not be negative, got {config[key]}")
+        if not 0 <= config[key] < np.inf:
+            errors.append(f"{key} must be a number from 0 up, got {config[key]}")
+    if config.seed < 0:
+        errors.append(f"seed must not be negative, got {config.seed}")
     try:
         model = named_size(config.model)
         if model.vocab_size < scenes.VOCAB_SIZE:

@@ -104,7 +104,7 @@ def _other_colour(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
 
 
 def _answer(task: Task, rng: np.random.Generator, size: int, dim: int, num_labels: int) -> Batch:
-    """Colour of a shape (VQA), shape of an object (VG-QA), is it so (GQA)."""
+    """Colour of a shape (VQA; VG-QA with answers of its own), is it so (GQA)."""
     scenes = draw_scenes(rng, size)
     index = scenes.pick(rng)
     colour, shape = _at(scenes.colours, index), _at(scenes.shapes, index)

@@ -1,0 +1,261 @@
+"""Train and eval steps of all kinds of task: what they sum, what they change, that they resume."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from twelve_in_one import optim, steps
+from twelve_in_one.convert.names import flatten
+from twelve_in_one.models.two_stream import TwoStreamModel
+from twelve_in_one.tasks.base import TRUNK_KEYS, Task
+from twelve_in_one.tasks.losses import Sums
+
+B, T, R, M = 4, 5, 4, 3
+
+
+def task(task_id, kind, head, rows_per_example=1, num_choices=0):
+    sizes = dict(max_tokens=T, max_regions=R, batch_size=B, learning_rate=1e-4)
+    return Task(
+        kind, kind, "G1", task_id, head, kind, rows_per_example, num_choices=num_choices, **sizes
+    )
+
+
+TASKS = (
+    task(1, "answer", "vqa"),
+    task(2, "verdict", "image_pair", rows_per_example=2),
+    task(3, "match", "image_text_match", rows_per_example=4),
+    task(4, "region", "region_score"),
+    task(5, "choice", "region_score", num_choices=M),
+)
+ANSWER = TASKS[0]
+EVERY_KIND = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    noisy = dict(num_layers=1, dropout_rate=0.1, attention_dropout_rate=0.1)
+    return tiny_config(
+        text=noisy,
+        visual=noisy,
+        text_connections=(0,),
+        visual_connections=(0,),
+        coattention_heads=4,
+        heads=("vqa", "image_pair", "image_text_match", "region_score"),
+    )
+
+
+@pytest.fixture(scope="module")
+def params(config, random_params):
+    return random_params(config)
+
+
+@pytest.fixture(scope="module")
+def draw(config, random_batch):
+    """Batches of a task with soft targets, noise in padding, and the last row only a filler."""
+
+    def make(task, seed=0):
+        k = task.rows_per_example
+        rng = np.random.default_rng(seed)
+        rows = random_batch(config, rows=B * k, tokens=T, regions=R, seed=seed)
+        del rows["token_types"], rows["task_id"]
+        batch = {x: v.reshape(B, k, *v.shape[1:]) if k > 1 else v for x, v in rows.items()}
+        batch |= dict(task_id=np.int32(task.task_id), _mask=np.arange(B) < B - 1)
+        width = dict(answer=config.num_vqa_answers, verdict=2, region=R, choice=M)
+        if task.kind == "match":
+            return batch | dict(targets=rng.integers(0, k, B, np.int32))
+        targets = rng.uniform(size=(B, width[task.kind])).astype(np.float32)
+        if task.kind == "choice":
+            order = rng.permuted(np.tile(np.arange(R, dtype=np.int32), (B, 1)), axis=1)
+            batch["choices"] = order[:, :M]
+            batch["choice_mask"] = np.arange(M) < np.array([[3], [2], [3], [2]])
+        return batch | dict(targets=targets)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def evaluate(config, params):
+    """Eval step of a task, `evaluate(task, batch)` gives NumPy `Sums`."""
+    compiled = functools.cache(lambda task: jax.jit(steps.make_eval_step(config, task)))
+    return lambda task, batch: jax.device_get(compiled(task)(params, batch))
+
+
+# ------------------------------------------------------------------------- sums of an evaluation
+
+
+def cross_entropy(x, y):
+    """Sigmoid cross-entropy in float64, from its definition."""
+    p = 1 / (1 + np.exp(-x))
+    return -y * np.log(p) - (1 - y) * np.log(1 - p)
+
+
+def expected_sums(task, logits, batch):
+    """Loss and score, an example at a time, from the logits of all trunk rows."""
+    loss = score = 0.0
+    logits = np.asarray(logits, np.float64)
+    for b in np.flatnonzero(batch["_mask"]):
+        y = batch["targets"][b]
+        if task.kind in ("answer", "verdict"):
+            x = logits[b]
+            loss += (
+                cross_entropy(x, y).sum() if task.kind == "answer" else cross_entropy(x, y).mean()
+            )
+            score += y[x.argmax()]
+        elif task.kind == "match":
+            x = logits[4 * b : 4 * b + 4]
+            loss -= np.log(np.exp(x[y]) / np.exp(x).sum())
+            score += x.argmax() == y
+        elif task.kind == "region":
+            real = batch["region_mask"][b]
+            x, y = logits[b][real], y[real]
+            loss += cross_entropy(x, y).sum()
+            score += y[x.argmax()] > 0.5
+        else:
+            choices = batch["choices"][b]
+            real = batch["choice_mask"][b] & batch["region_mask"][b][choices]
+            x, y = logits[b][choices[real]], y[real]
+            loss += cross_entropy(x, y).sum()
+            score += x.argmax() == y.argmax()
+    return loss, score, batch["_mask"].sum()
+
+
+@EVERY_KIND
+def test_eval_step_sums_what_the_logits_say(task, config, params, draw, evaluate):
+    batch = draw(task)
+    inputs = {name: batch[name] for name in TRUNK_KEYS}
+    if task.rows_per_example > 1:  # every row of every example, in order
+        inputs = {name: np.concatenate(list(x)) for name, x in inputs.items()}
+    model = TwoStreamModel(config)
+    apply = jax.jit(functools.partial(model.apply, heads=(task.head,)))
+    out, _ = apply({"params": params}, **inputs, task_id=np.int32(task.task_id))
+    expected = expected_sums(task, out[task.head], batch)
+    np.testing.assert_allclose(evaluate(task, batch), expected, rtol=2e-6)
+
+
+@EVERY_KIND
+def test_fillers_add_exactly_nothing(task, draw, evaluate):
+    batch, other = draw(task), draw(task, seed=1)
+    keep = batch["_mask"]
+    assert keep.any() and not keep.all()
+    swapped = dict(batch)
+    for name, x in batch.items():
+        if x.ndim:
+            rows = keep.reshape(-1, *[1] * (x.ndim - 1))
+            swapped[name] = np.where(rows, x, other[name]) if name != "_mask" else x
+    assert not np.array_equal(swapped["regions"], batch["regions"])
+    ours, theirs = evaluate(task, batch), evaluate(task, swapped)
+    np.testing.assert_array_equal(ours, theirs)
+    nothing = evaluate(task, batch | dict(_mask=np.zeros(B, bool)))
+    np.testing.assert_array_equal(nothing, (0, 0, 0))
+
+
+@pytest.mark.parametrize("task", (TASKS[1], TASKS[4]), ids=lambda task: task.kind)
+def test_halves_add_up(task, draw, evaluate):
+    batch = draw(task)
+    halves = [
+        evaluate(task, {name: x[half] if x.ndim else x for name, x in batch.items()})
+        for half in (slice(2), slice(2, B))
+    ]
+    added = Sums(*map(np.add, *halves))
+    np.testing.assert_allclose(added, evaluate(task, batch), rtol=1e-6)
+    assert [half.count for half in halves] == [2, 1]
+
+
+# ------------------------------------------------------------------------------------- updates
+
+
+@pytest.fixture(scope="module")
+def trainer(config, params):
+    """AdamW without decay: `trainer(task)` gives a first state and the compiled train step."""
+    groups = optim.two_stream_groups(head_learning_rate=1.0, weight_decay=0.0)
+
+    @functools.cache
+    def make(task):
+        optimizer = optim.adamw(3e-3, groups)
+        return steps.init_state(params, optimizer), jax.jit(
+            steps.make_train_step(config, task, optimizer)
+        )
+
+    return make
+
+
+# What the region scores do not read: whatever only the text or the pooled vectors pass through.
+UNREAD_BY_REGIONS = (
+    "trunk/text_pooler/",
+    "trunk/visual_pooler/",
+    "trunk/encoder/text_layer_0/",
+    "trunk/encoder/connection_0/text_",
+)
+
+
+@EVERY_KIND
+def test_updates_lower_the_loss_and_change_only_what_the_task_reads(task, params, draw, trainer):
+    """Other heads, and other rows of the task table, stay as they were to the bit."""
+    batch, key = draw(task), jax.random.key(0)
+    state, step = trainer(task)
+    history = []
+    for _ in range(40):
+        state, sums = step(state, batch, key)
+        history.append(float(sums.mean_loss()))
+    assert state.step == 40 and sums.count == B - 1
+    assert np.mean(history[-5:]) < 0.8 * np.mean(history[:5])
+
+    after = flatten(state.params)
+    for path, value in flatten(params).items():
+        changed = np.asarray(after[path]) != value
+        name = "/".join(path)
+        if path[0] == "heads":
+            assert changed.any() == (path[1] == task.head), name
+        elif path[-2:] == ("task", "embedding"):
+            assert np.flatnonzero(changed.any(axis=1)).tolist() == [task.task_id]
+        else:
+            unread = task.head == "region_score" and name.startswith(UNREAD_BY_REGIONS)
+            assert changed.any() != unread, name
+
+
+def test_a_resumed_run_goes_on_to_the_bit(draw, trainer):
+    """Dropout included: its masks follow from the key and the number of the step."""
+    batches, key = [draw(ANSWER, seed) for seed in range(2)], jax.random.key(0)
+    state, step = trainer(ANSWER)
+    saved = jax.device_get(step(state, batches[0], key)[0])
+    through, through_sums = step(step(state, batches[0], key)[0], batches[1], key)
+    resumed, resumed_sums = step(jax.device_put(saved), batches[1], key)
+    assert resumed.step == 2
+    assert jax.tree.structure(resumed) == jax.tree.structure(through)
+    jax.tree.map(np.testing.assert_array_equal, resumed, through)
+    np.testing.assert_array_equal(resumed_sums, through_sums)
+    # The step, and nothing else, makes the difference between one mask and the next.
+    losses = [step(saved._replace(step=np.int32(i)), batches[1], key)[1].loss for i in (1, 2)]
+    assert losses[0] == through_sums.loss != losses[1]
+    other_key = step(saved, batches[1], jax.random.key(1))[1].loss
+    assert other_key != through_sums.loss
+
+
+def test_the_gradient_is_that_of_the_scaled_mean_loss(config, draw, trainer):
+    """Against a difference quotient along it; the scale goes into the gradient, not the sums."""
+    task = TASKS[3]
+    batch, key = draw(task), jax.random.key(0)
+    state, step = trainer(task)
+    first, _ = step(state, batch, key)
+    grads = jax.tree.map(lambda mu: np.asarray(mu, np.float64) / 0.1, first.opt_state.mu)
+    norm = np.sqrt(sum(np.sum(grad**2) for grad in jax.tree.leaves(grads)))
+
+    def mean_loss(along):
+        moved = jax.tree.map(
+            lambda x, grad: np.float32(x + along * grad / norm), state.params, grads
+        )
+        return float(step(state._replace(params=moved), batch, key)[1].mean_loss())
+
+    slope = (mean_loss(0.003) - mean_loss(-0.003)) / 0.006
+    np.testing.assert_allclose(slope, norm, rtol=0.01)
+
+    groups = optim.two_stream_groups(head_learning_rate=1.0, weight_decay=0.0)
+    doubled = steps.make_train_step(config, task, optim.adamw(3e-3, groups), loss_scale=2.0)
+    second, sums = jax.jit(doubled)(state, batch, key)
+    unscaled = step(state, batch, key)[1]
+    np.testing.assert_allclose(sums, unscaled, rtol=1e-6)  # what is reported has no scale
+    largest = max(np.abs(grad).max() for grad in jax.tree.leaves(grads))
+    for mu, grad in zip(jax.tree.leaves(second.opt_state.mu), jax.tree.leaves(grads), strict=True):
+        np.testing.assert_allclose(mu / 0.1, 2 * grad, rtol=0, atol=1e-5 * largest)
