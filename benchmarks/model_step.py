@@ -4,12 +4,14 @@
     python benchmarks/model_step.py --shapes all --batch_size 4    # every shape of the paper's run
     python benchmarks/model_step.py --scan_layers both             # compile time, scanned and not
 
-Peak is the best of several large products in the same dtype, measured in the same run before and
-after the model. FLOPs are those of the model's matrix products (`models/flops.py`), a training step
-counted three times. Peak RSS is the process's so far, so of one row only the largest counts.
+Peak is the best of several large products in the same dtype, measured right before and right after
+each shape, since the speed of a shared machine drifts. FLOPs are those of the model's matrix
+products (`models/flops.py`), a training step counted three times. Peak RSS is the process's so far,
+so of one row only the largest counts.
 
 On Linux the process restarts itself with `ALLOCATOR` set, since a full-size training step on CPU
-otherwise spends a fifth of its time in page faults: glibc hands every buffer back to the kernel.
+otherwise loses a tenth of its speed and more to page faults: glibc returns every large buffer to
+the kernel, which hands it out again page by page.
 `--keep_allocator` measures without; `launch/cpu.sh` gives any other command the same settings.
 """
 
@@ -163,8 +165,14 @@ def main() -> None:
         parser.error(f"--shapes: unknown {unknown}; known: all, {', '.join(SHAPES)}")
 
     device = jax.devices()[0]
-    print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}, {args.dtype}")
-    peak = matmul_peak(args.dtype, args.repeats)
+    print(
+        f"{device.device_kind} ({device.platform}), jax {jax.__version__}, {args.dtype}, "
+        f"median of {args.repeats}"
+    )
+    print(
+        f"{'shape':13}  {'task':9}  {'scan':5}  {'what':10}  {'seconds':>7}  {'rows/s':>7}  "
+        f"{'GFLOP/s':>7}  {'peak':>6}  {'of peak':>7}  {'compile':>7}  {'RSS GB':>6}"
+    )
     records = []
     for scan in {"no": (False,), "yes": (True,), "both": (False, True)}[args.scan_layers]:
         config = dataclasses.replace(
@@ -172,39 +180,35 @@ def main() -> None:
         )
         params = init_params(config, jax.random.key(0))
         for name in shapes:
+            peak = matmul_peak(args.dtype, args.repeats)
             rows, length, results = measure(tasks[name], config, params, args)
+            peak = max(peak, matmul_peak(args.dtype, args.repeats))
             for kind, compile_seconds, times, flops in results:
-                records.append(
-                    {
-                        "shape": f"{rows}x{length}x{tasks[name].max_regions}",
-                        "task": name,
-                        "scan": scan,
-                        "what": kind,
-                        "seconds": statistics.median(times),
-                        "best": min(times),
-                        "gflops": flops / 1e9,
-                        "compile": compile_seconds,
-                        "rows_per_s": rows / statistics.median(times),
-                        "rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-                    }
+                median = statistics.median(times)
+                r = {
+                    "shape": f"{rows}x{length}x{tasks[name].max_regions}",
+                    "task": name,
+                    "scan": scan,
+                    "what": kind,
+                    "seconds": median,
+                    "rows_per_s": rows / median,
+                    "gflops_per_s": flops / 1e9 / median,
+                    "peak_gflops_per_s": peak / 1e9,
+                    "share_of_peak": flops / median / peak,
+                    "compile": compile_seconds,
+                    "rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+                }
+                records.append(r)
+                print(
+                    f"{r['shape']:13}  {r['task']:9}  {r['scan']!s:5}  {r['what']:10}  "
+                    f"{r['seconds']:7.3f}  {r['rows_per_s']:7.1f}  {r['gflops_per_s']:7.0f}  "
+                    f"{r['peak_gflops_per_s']:6.0f}  {r['share_of_peak']:7.1%}  "
+                    f"{r['compile']:5.1f} s  {r['rss_gb']:6.2f}",
+                    flush=True,
                 )
-    peak = max(peak, matmul_peak(args.dtype, args.repeats))
-    print(f"matrix products at best: {peak / 1e9:.0f} GFLOP/s; median of {args.repeats} runs below")
-    print(
-        f"{'shape':13}  {'task':9}  {'scan':5}  {'what':10}  {'seconds':>7}  {'rows/s':>7}  "
-        f"{'GFLOP/s':>7}  {'of peak':>7}  {'compile':>7}  {'RSS GB':>6}"
-    )
-    for r in records:
-        r["share_of_peak"] = r["gflops"] * 1e9 / r["seconds"] / peak
-        print(
-            f"{r['shape']:13}  {r['task']:9}  {r['scan']!s:5}  {r['what']:10}  "
-            f"{r['seconds']:7.3f}  {r['rows_per_s']:7.1f}  {r['gflops'] / r['seconds']:7.0f}  "
-            f"{r['share_of_peak']:7.1%}  "
-            f"{r['compile']:5.1f} s  {r['rss_gb']:6.2f}"
-        )
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"peak_gflops": peak / 1e9, "rows": records}, file, indent=2)
+            json.dump(records, file, indent=2)
 
 
 if __name__ == "__main__":
