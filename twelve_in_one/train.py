@@ -175,7 +175,8 @@ def train(config: Any, workdir: Path) -> dict[str, dict[str, float]]:
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, total)
     groups = optim.two_stream_groups(head_learning_rate=1.0, weight_decay=config.weight_decay)
     optimizer = optim.adamw(schedule, groups)
-    state = steps.init_state(init_params(model, jax.random.key(config.seed)), optimizer)
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(config.seed))
+    state = steps.init_state(params, optimizer)
     logging.info(
         "%s model, %d parameters, %s", config.model, count_parameters(model), jax.devices()
     )
