@@ -68,11 +68,17 @@ def record(config, params, batch):
             value = value + PADDED_SCORE * ~batch["region_mask"][..., None]
         arrays[f"out/{theirs}"] = value.astype(np.float32)
     arrays["inter/pooled_text"] = aux["text_pooled"].astype(np.float32)
+    # The released mode that returns every encoded layer pools behind the last connection.
+    if not config.with_coattention:
+        text, visual = aux["text_layer_1"], aux["visual_layer_0"]
+        arrays["all_layers/pooled_text"] = reference.pool("t", text).astype(np.float32)
+        arrays["all_layers/pooled_image"] = reference.pool("v", visual).astype(np.float32)
     arrays["attn/image_layer_1"] = aux["attention/visual_layer_1"].astype(np.float32)
     return arrays
 
 
 VARIANTS = {
+    "no_coattention": dict(with_coattention=False, heads=PRETRAINING_HEADS),
     "sum_fusion_and_odd_order": dict(
         fusion="sum", heads=ALL_HEADS, text=dict(num_layers=5), text_connections=(1, 4),
         visual_connections=(1, 1),
@@ -100,7 +106,7 @@ def test_files_of_other_models(recorded, tmp_path, capsys, variant):
     np.savez(tmp_path / "model.npz", **arrays)
     assert main([str(tmp_path / "model.npz")]) == 0
     printed = capsys.readouterr().out
-    expected = [name for name in arrays if name.split("/")[0] in ("out", "inter", "attn")]
+    expected = [name for name in arrays if name.split("/")[0] not in ("param", "meta", "in")]
     for name in expected:
         assert name in printed
     assert "FAIL" not in printed
@@ -165,6 +171,15 @@ def spoil_settings(arrays, path):
     np.savez(path, **arrays | {"meta/config_json": np.array(json.dumps(settings))})
 
 
+def spoil_inputs(arrays, path):
+    del arrays["in/boxes"]
+    np.savez(path, **arrays)
+
+
+def spoil_unknown_output(arrays, path):
+    np.savez(path, **arrays, **{"out/vil_predicton": np.zeros((4, 11), np.float32)})
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -173,6 +188,8 @@ def spoil_settings(arrays, path):
         (spoil_missing_parameter, "bert.t_pooler.dense.bias"),
         (spoil_truncated, "not a readable .npz"),
         (spoil_pickle, "not a readable .npz of plain arrays"),
+        (spoil_inputs, "holds outputs, but not in/boxes"),
+        (spoil_unknown_output, "out/vil_predicton: no such output"),
         (spoil_settings, "did you mean 'hidden_size'"),
     ],
 )

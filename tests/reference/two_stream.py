@@ -82,6 +82,9 @@ class Reference:
         text = self.feed_forward(f"{name}.t_", text, config.text.activation)
         return text, visual, text_map, visual_map
 
+    def pool(self, stream, x):
+        return np.maximum(self.linear(f"bert.{stream}_pooler.dense", x[:, 0]), 0)
+
     def classifier(self, name, x):
         x = self.act("gelu", self.linear(f"{name}.logit_fc.0", x))
         return self.linear(f"{name}.logit_fc.3", self.norm(f"{name}.logit_fc.2", x))
@@ -150,8 +153,7 @@ class Reference:
         run_visual(config.visual.num_layers)
         run_text(config.text.num_layers)
 
-        pooled_text = np.maximum(self.linear("bert.t_pooler.dense", text[:, 0]), 0)
-        pooled_visual = np.maximum(self.linear("bert.v_pooler.dense", visual[:, 0]), 0)
+        pooled_text, pooled_visual = self.pool("t", text), self.pool("v", visual)
         fused = (
             pooled_text * pooled_visual if config.fusion == "mul" else pooled_text + pooled_visual
         )

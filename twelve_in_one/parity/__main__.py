@@ -57,11 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             fixture = load_fixture(
                 path, dtype=args.dtype, scan_layers=args.scan_layers, remat=args.remat
             )
+            checks = list(compare(fixture))
         except ValueError as error:
-            print(error, file=sys.stderr)
+            message = str(error) if str(path) in str(error) else f"{path}: {error}"
+            print(message, file=sys.stderr)
             failed += 1
             continue
-        checks = list(compare(fixture))
         if not checks:
             print(f"{path}: holds nothing to compare (no out/, loss/ or train/)", file=sys.stderr)
             failed += 1

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
+from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.models.two_stream import TwoStreamModel
 from twelve_in_one.parity.fixture import OUTPUT_ATOL, Check, Fixture, absolute, apply
 
@@ -12,7 +13,8 @@ from twelve_in_one.parity.fixture import OUTPUT_ATOL, Check, Fixture, absolute, 
 PADDED_SCORE_ATOL = 2e-3
 PADDED_SCORE = -10000.0
 
-_DOWNSTREAM_OUTPUTS = {
+_INPUTS = {"input_ids", "segment_ids", "text_mask", "features", "boxes", "image_mask"}
+_HEADS = {
     "vil_prediction": "vqa",
     "vil_prediction_gqa": "gqa",
     "vil_logit": "image_text_match",
@@ -45,7 +47,9 @@ def _head(output: str, rows: int) -> str:
     """Our head for a released output's name; the pair head falls back to alignment on odd rows."""
     if output == "vil_binary_prediction":
         return "alignment" if rows % 2 else "image_pair"
-    return _DOWNSTREAM_OUTPUTS[output]
+    if output not in _HEADS:
+        raise ValueError(f"out/{output}: no such output; known: {', '.join(_HEADS)}")
+    return _HEADS[output]
 
 
 def compare_outputs(fixture: Fixture, prefix: str) -> Iterator[Check]:
@@ -54,6 +58,8 @@ def compare_outputs(fixture: Fixture, prefix: str) -> Iterator[Check]:
     expected = fixture.inputs(f"{prefix}out/")
     if not expected and not any(fixture.inputs(prefix + kind) for kind in ("inter/", "attn/")):
         return
+    if missing := _INPUTS - set(inputs):
+        raise ValueError(f"holds outputs, but not in/{', in/'.join(sorted(missing))}")
     rows = len(inputs["input_ids"])
     if prefix and expected:
         rows = len(next(iter(expected.values())))
@@ -89,8 +95,7 @@ def _compare_all_layers(fixture: Fixture, aux: Mapping[str, jax.Array]) -> Itera
     expected = fixture.inputs("all_layers/")
     if not expected:
         return
-    last = fixture.config.num_connections - 1
-    text, visual = aux[f"connection_{last}_text"], aux[f"connection_{last}_visual"]
+    text, visual = _behind_last_connection(fixture.config, aux)
     pooled = TwoStreamModel(fixture.config).apply(
         {"params": fixture.params}, text, visual, method="pool"
     )
@@ -103,3 +108,17 @@ def _compare_all_layers(fixture: Fixture, aux: Mapping[str, jax.Array]) -> Itera
     for name, theirs in expected.items():
         atol = OUTPUT_ATOL if name.startswith("pooled") else 0.0
         yield absolute(f"all_layers/{name}", ours[name], theirs, atol)
+
+
+def _behind_last_connection(
+    config: TwoStreamConfig, aux: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Both streams' states there, also in a model whose connections do not run."""
+    if config.with_coattention:
+        name = f"connection_{config.num_connections - 1}"
+        return aux[f"{name}_text"], aux[f"{name}_visual"]
+    text, visual = config.text_connections[-1], config.visual_connections[-1]
+    return (
+        aux[f"text_layer_{text - 1}" if text else "text_embedding"],
+        aux[f"visual_layer_{visual - 1}" if visual else "visual_embedding"],
+    )
