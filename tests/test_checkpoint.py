@@ -35,6 +35,14 @@ def assert_equal(ours, theirs):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+def test_relative_paths(tmp_path, monkeypatch, config, params):
+    monkeypatch.chdir(tmp_path)
+    save_params("model", params, config, {"b": np.ones(1, np.float32)})
+    restored, _, unused = load_params("model")
+    assert_equal(restored, params)
+    assert list(unused) == ["b"]
+
+
 def test_round_trip(tmp_path, config, params):
     unused = {"a.layer.0.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(1)}
     save_params(tmp_path / "new" / "model", params, config, unused)

@@ -98,7 +98,7 @@ def load_params(
     Raises:
       ValueError: not a checkpoint, damaged, or a config that does not fit the arrays; names it.
     """
-    directory = Path(directory)
+    directory = Path(os.path.abspath(directory))  # Orbax finds nothing at relative paths
     if not is_checkpoint(directory):
         raise ValueError(
             f"{directory} is not a checkpoint directory: it should hold {CONFIG} and {PARAMS}/"

@@ -1,6 +1,8 @@
 """Converts checkpoints: python -m twelve_in_one.convert SOURCE DESTINATION."""
 
 import argparse
+import contextlib
+import ctypes
 import re
 import sys
 import time
@@ -226,6 +228,17 @@ def _with_progress(
     return iterate
 
 
+def _share_one_heap() -> None:
+    """Has glibc serve all threads from one heap, which lowers the peak by a fifth of the file.
+
+    Heaps of their own keep what Orbax's threads free while they decompress.
+    """
+    m_arena_max = -8
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(m_arena_max, 1)
+
+
 if __name__ == "__main__":
+    _share_one_heap()
     jax.config.update("jax_platforms", "cpu")  # leave accelerators to those who compute
     sys.exit(main())
