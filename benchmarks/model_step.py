@@ -9,10 +9,10 @@ each shape, since the speed of a shared machine drifts. FLOPs are those of the m
 products (`models/flops.py`), a training step counted three times. Peak RSS is the process's so far,
 so of one row only the largest counts.
 
-On Linux the process restarts itself with `ALLOCATOR` set, since a full-size training step on CPU
+On Linux the process restarts itself under `launch/cpu.sh`, since a full-size training step on CPU
 otherwise loses a tenth of its speed and more to page faults: glibc returns every large buffer to
 the kernel, which hands it out again page by page.
-`--keep_allocator` measures without; `launch/cpu.sh` gives any other command the same settings.
+`--keep_allocator` measures without.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,12 +41,7 @@ from twelve_in_one.tasks.twelve import TWELVE
 # One task for each of the eight distinct shapes.
 SHAPES = ("vqa", "vgqa", "coco", "refcoco", "visual7w", "guesswhat", "nlvr2", "snli_ve")
 
-# Keep freed memory in the process, and ask for huge pages.
-ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
+LAUNCHER = Path(__file__).resolve().parents[1] / "launch" / "cpu.sh"
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> list[float]:
@@ -156,9 +152,9 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
     parser.add_argument("--keep_allocator", action="store_true", help="do not restart, see above")
     args = parser.parse_args()
-    if sys.platform == "linux" and not args.keep_allocator and "GLIBC_TUNABLES" not in os.environ:
+    if sys.platform == "linux" and not args.keep_allocator and "MALLOC_MMAP_MAX_" not in os.environ:
         sys.stdout.flush()
-        os.execve(sys.executable, sys.orig_argv, os.environ | ALLOCATOR)
+        os.execv(LAUNCHER, [str(LAUNCHER), sys.executable, *sys.orig_argv[1:]])
     shapes = SHAPES if args.shapes == "all" else args.shapes.split(",")
     tasks = {task.name: task for task in TWELVE}
     if unknown := [name for name in shapes if name not in tasks]:

@@ -9,7 +9,6 @@ if [ $# -eq 0 ] || [ "$1" = --help ]; then
     sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"
     exit $(($# == 0))
 fi
-export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1099511627776
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1"
 exec "$@"

@@ -229,7 +229,7 @@ def _with_progress(
 
 
 def _share_one_heap() -> None:
-    """Has glibc serve all threads from one heap, which lowers the peak by a fifth of the file.
+    """Has glibc serve all threads from one heap, which lowers the peak by a third of the file.
 
     Heaps of their own keep what Orbax's threads free while they decompress.
     """
