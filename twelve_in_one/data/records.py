@@ -1,0 +1,131 @@
+"""What a dataset is made of, before any tensor: annotations, images, regions, and what was skipped.
+
+Readers of official files (`data/annotations/`) produce an `AnnotationSet` per split, readers of
+region features (`data/regions/`) produce `Regions` per image, and builders join the two into one
+record an image. Letters: N detected regions, G annotated boxes, F feature size, C region classes.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+
+# Datasets that take their images from one collection name them by the same ids.
+Domain = Literal["coco", "visual_genome", "flickr30k", "nlvr2", "conceptual_captions"]
+
+
+class DataError(ValueError):
+    """A file or record that cannot be used; the message names file, record, value and the fix."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Annotation:
+    """One example of one task, as its official file states it.
+
+    One type serves all datasets; fields that a kind of task does not have keep their defaults.
+
+    Attributes:
+      example_id: unique within the split; the official id where there is one.
+      image_id: key of the image, or of the pair of images, within the split.
+      text: question, caption, expression, sentence, hypothesis or whole dialogue.
+      answers: kind "answer": distinct answers in the order of their first mention, in or out of
+        any vocabulary.
+      scores: kind "answer": soft score of each answer.
+      label: kind "verdict": class, -1 where people did not agree.
+      box: kinds "region" and "choice": what is meant, corners x1, y1, x2, y2 in pixels.
+      choice_ids: kind "choice": ids of the candidates among the image's annotated boxes, ascending.
+      target_id: kind "choice": id of the right one.
+    """
+
+    example_id: str
+    image_id: str
+    text: str
+    answers: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    label: int = -1
+    box: tuple[float, float, float, float] | None = None
+    choice_ids: tuple[int, ...] = ()
+    target_id: int = -1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnnotatedImage:
+    """What the annotation files say of an image.
+
+    Attributes:
+      image_id: as in `Annotation.image_id`, or one of a pair's.
+      file_name: of the picture, as the official files name it; "" where they do not.
+      width: pixels, 0 where unknown.
+      height: pixels, 0 where unknown.
+      coco_id: id of the same photo in COCO, -1 where there is none.
+      box_ids: ids of the annotated boxes, ascending, without repetition.
+      boxes: corners x1, y1, x2, y2 in pixels, in that order.
+    """
+
+    image_id: str
+    file_name: str = ""
+    width: int = 0
+    height: int = 0
+    coco_id: int = -1
+    box_ids: tuple[int, ...] = ()
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Skipped:
+    """A record that was left out.
+
+    Attributes:
+      file: path of the file.
+      record: id of the record, or its position ("record 17", "line 17") where it has none.
+      reason: what is wrong, with the value.
+    """
+
+    file: str
+    record: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotationSet:
+    """All annotations of one split.
+
+    Attributes:
+      annotations: in the order in which the released loaders list them.
+      images: by image id; of pairs, both images under their own ids.
+      pairs: pair key -> (left image id, right image id); empty where examples have one image.
+      skipped: records that were left out.
+    """
+
+    annotations: tuple[Annotation, ...]
+    images: Mapping[str, AnnotatedImage]
+    pairs: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+
+    def by_image(self) -> Iterator[tuple[str, tuple[Annotation, ...]]]:
+        """Annotations of each image (or pair), images in the order of their first annotation."""
+        grouped: dict[str, list[Annotation]] = {}
+        for annotation in self.annotations:
+            grouped.setdefault(annotation.image_id, []).append(annotation)
+        for image_id, annotations in grouped.items():
+            yield image_id, tuple(annotations)
+
+
+@dataclasses.dataclass(frozen=True)
+class Regions:
+    """Regions that a detector found in an image, without the global region.
+
+    Attributes:
+      boxes: float32[N, 4], corners x1, y1, x2, y2 in pixels.
+      features: float32[N, F] or float16[N, F]; F = 0 where there are none (text and boxes only).
+      width: of the image, pixels.
+      height: of the image, pixels.
+      class_probs: float32[N, C], a distribution over region classes; None where not known.
+    """
+
+    boxes: np.ndarray
+    features: np.ndarray
+    width: int
+    height: int
+    class_probs: np.ndarray | None = None
