@@ -39,6 +39,17 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def samples_dir() -> Path:
+    """Folder of real records in the official formats: `$TWELVE_IN_ONE_SAMPLES`."""
+    path = os.environ.get("TWELVE_IN_ONE_SAMPLES")
+    if path and Path(path).is_dir():
+        return Path(path)
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"no real records at {path!r}: CI must run with them")
+    pytest.skip(f"no real records at {path!r}; set TWELVE_IN_ONE_SAMPLES to their folder")
+
+
+@pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., TwoStreamConfig]:
     """Makes small configs, no two widths of which are equal, without dropout.
 
