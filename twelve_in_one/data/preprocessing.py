@@ -1,0 +1,94 @@
+"""What was done to the inputs that a model was trained on; it travels with the checkpoint."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from twelve_in_one.data.files import field, parse_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How inputs were made; travels with a checkpoint, whose weights make no sense without.
+
+    Attributes:
+      vocab_sha256: `Tokenizer.sha256`.
+      vocab_size: `Tokenizer.vocab_size`.
+      lower_case: `Tokenizer.lower_case`.
+      max_tokens: by task name, with [CLS] and [SEP], without the task slot.
+      max_regions: by task name, with the global region.
+      region_feature_dim: width of a region's feature.
+      region_source: what found the regions and made their features.
+      image_descriptor: version of the code that describes an image where no detector's features
+        are given; "" where none is used.
+    """
+
+    vocab_sha256: str
+    vocab_size: int
+    lower_case: bool
+    max_tokens: dict[str, int]
+    max_regions: dict[str, int]
+    region_feature_dim: int
+    region_source: str
+    image_descriptor: str = ""
+
+    def to_json(self) -> str:
+        """JSON text that `from_json` reads."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Preprocessing":
+        """The inverse of `to_json`.
+
+        Raises:
+          ValueError: not a JSON object; an unknown or missing key, or a value of the wrong type.
+        """
+        raw = parse_json(text, "preprocessing")
+        if not isinstance(raw, dict):
+            raise ValueError(f"preprocessing is a JSON object, got {type(raw).__name__}")
+        known = {item.name for item in dataclasses.fields(cls)}
+        unknown, missing = sorted(set(raw) - known), sorted(known - set(raw))
+        if unknown or missing:
+            raise ValueError(f"preprocessing: unknown keys {unknown}, missing keys {missing}")
+        try:
+            return cls(
+                vocab_sha256=field(raw, "vocab_sha256", str),
+                vocab_size=field(raw, "vocab_size", int),
+                lower_case=field(raw, "lower_case", bool),
+                max_tokens=_sizes(raw, "max_tokens"),
+                max_regions=_sizes(raw, "max_regions"),
+                region_feature_dim=field(raw, "region_feature_dim", int),
+                region_source=field(raw, "region_source", str),
+                image_descriptor=field(raw, "image_descriptor", str),
+            )
+        except ValueError as error:
+            raise ValueError(f"preprocessing: {error}") from error
+
+
+def check_same(trained: Preprocessing, offered: Preprocessing) -> None:
+    """Refuses inputs that were made otherwise than those that the weights know.
+
+    Tasks that only one of the two has are no difference: a model may be evaluated on some of its
+    tasks, or trained further on a new one.
+
+    Raises:
+      ValueError: lists everything that differs.
+    """
+    differences = []
+    for item in dataclasses.fields(Preprocessing):
+        before, now = getattr(trained, item.name), getattr(offered, item.name)
+        if isinstance(before, dict):
+            pairs = [(f"{item.name} of {k}", before[k], now[k]) for k in before if k in now]
+        else:
+            pairs = [(item.name, before, now)]
+        differences += [
+            f"{name}: trained with {a!r}, offered {b!r}" for name, a, b in pairs if a != b
+        ]
+    if differences:
+        raise ValueError("inputs do not fit the weights: " + "; ".join(differences))
+
+
+def _sizes(raw: Mapping[str, Any], key: str) -> dict[str, int]:
+    sizes = field(raw, key, dict)
+    return {task: field(sizes, task, int) for task in sizes}
