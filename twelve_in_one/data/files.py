@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data.records import DataError, MissingFile
 
 # A line of the longest official record (a GuessWhat game with segments) has under 1 MB.
 MAX_LINE_BYTES = 64 << 20
@@ -26,13 +26,13 @@ def find(folder: Path, *names: str) -> Path:
     """The first of `names` that exists in `folder`, also compressed (.gz).
 
     Raises:
-      DataError: none exists; all that would have done are named.
+      MissingFile: none exists; all that would have done are named.
     """
     for name in names:
         for path in (folder / name, folder / f"{name}.gz"):
             if path.is_file():
                 return path
-    raise DataError(f"{folder}: no {' or '.join(names)} (also looked for .gz)")
+    raise MissingFile(f"{folder}: no {' or '.join(names)} (also looked for .gz)")
 
 
 def read_text(path: Path) -> str:
@@ -127,6 +127,9 @@ def field(record: Any, key: str, kind: type) -> Any:
             raise RecordError(f"{key!r} is out of range") from error
     if wrong_bool or not isinstance(value, kind):
         raise RecordError(f"{key!r} must be {kind.__name__}, is {shorten(value)}")
+    if kind is str and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        # JSON can hold half a surrogate pair, which no file or record can store as text.
+        raise RecordError(f"{key!r} is not valid Unicode: {shorten(ascii(value))}")
     return value
 
 
@@ -137,7 +140,7 @@ def text_id(record: Any, key: str) -> str:
       RecordError: missing, empty, or neither.
     """
     if isinstance(record, Mapping) and isinstance(record.get(key), str):
-        value = record[key]
+        value = field(record, key, str)
     else:
         number = field(record, key, int)
         # Python refuses to print integers of thousands of digits, and no id has so many.

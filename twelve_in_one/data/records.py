@@ -19,6 +19,10 @@ class DataError(ValueError):
     """A file or record that cannot be used; the message names file, record, value and the fix."""
 
 
+class MissingFile(DataError):
+    """None of the files that a split could be read from is there."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Annotation:
     """One example of one task, as its official file states it.

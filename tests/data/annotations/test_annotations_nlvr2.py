@@ -1,0 +1,154 @@
+"""NLVR2 sentences against the released loader's arrays and against the official dev file."""
+
+import collections
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pytest
+from reference.spoiled_files import spoil
+
+from twelve_in_one.data.annotations import nlvr2
+from twelve_in_one.data.annotations.select import without_images
+from twelve_in_one.data.records import AnnotationSet, DataError, MissingFile
+from twelve_in_one.data.text import load_tokenizer
+
+
+def _lines(*records):
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _record(identifier="dev-7-0-0", label="True", **other):
+    return {"identifier": identifier, "sentence": "Two dogs.", "label": label, **other}
+
+
+@pytest.mark.parametrize(("split", "part"), [("train", "train"), ("val", "dev")])
+def test_matches_released_loader(shared_dir, split, part):
+    loaders = shared_dir / "fixtures/loaders"
+    got = nlvr2.read(loaders / "nlvr2", split)
+    assert not got.skipped
+    with np.load(loaders / "nlvr2/expected.npz") as expected:
+        target, input_ids = expected[f"{part}/target"], expected[f"{part}/input_ids"]
+    labels = [annotation.label for annotation in got.annotations]
+    np.testing.assert_array_equal(np.eye(2)[labels], target)
+    texts = [annotation.text for annotation in got.annotations]
+    tokens, _ = load_tokenizer(loaders / "tokenizer/vocab.txt").encode_batch(texts, 12)
+    np.testing.assert_array_equal(tokens, input_ids)
+
+    with np.load(loaders / "features/expected.npz") as features:
+        stored = set(features["nlvr2/ids"].astype(str))
+    assert set(got.images) <= stored
+    for annotation in got.annotations:
+        left, right = got.pairs[annotation.image_id]
+        assert annotation.example_id.startswith(f"{annotation.image_id}-")
+        assert (left, right) == (f"{annotation.image_id}-img0", f"{annotation.image_id}-img1")
+        assert got.images[left].image_id == left
+
+
+def test_removing_an_image_removes_its_pairs(shared_dir):
+    dev = nlvr2.read(shared_dir / "fixtures/loaders/nlvr2", "val")
+    cleaned = without_images(dev, {"dev-7-0-img1"})
+    assert [annotation.example_id for annotation in cleaned.annotations] == ["dev-8-1-0"]
+
+
+def test_official_dev(samples_dir):
+    got = nlvr2.read(samples_dir / "nlvr2", "val")
+    with gzip.open(samples_dir / "nlvr2/dev.json.gz", "rt", encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    assert len(got.annotations) == len(records) == 6982
+    assert not got.skipped
+    assert [(a.example_id, a.text, str(bool(a.label))) for a in got.annotations] == [
+        (r["identifier"], r["sentence"], r["label"]) for r in records
+    ]
+    assert len(got.images) == 2 * len(got.pairs)
+    assert sum(len(group) for _, group in got.by_image()) == 6982
+
+
+def test_official_parts(samples_dir):
+    folder = samples_dir / "nlvr2"
+    whole, balanced, unbalanced = (
+        {
+            annotation.example_id: annotation
+            for annotation in nlvr2.read(folder, "val", part).annotations
+        }
+        for part in ("all", "balanced", "unbalanced")
+    )
+    assert (len(balanced), len(unbalanced)) == (2300, 3562)
+    assert not balanced.keys() & unbalanced.keys()
+    assert (balanced | unbalanced).items() <= whole.items()
+    for part, allowed in ((balanced, {(0, 1)}), (unbalanced, {(0, 0), (1, 1)})):
+        labels = collections.defaultdict(list)
+        for annotation in part.values():
+            labels[annotation.image_id].append(annotation.label)
+        assert {tuple(sorted(pair)) for pair in labels.values()} == allowed
+
+
+@pytest.mark.parametrize("name", ["test1.json", "test.json", "test.json.gz"])
+def test_names_of_the_test_file(tmp_path, name):
+    record = {"identifier": "test1-0-1-0", "sentence": "Two dogs."}
+    opened = gzip.open if name.endswith(".gz") else open
+    with opened(tmp_path / name, "wt") as file:
+        file.write(_lines(record))
+    (annotation,) = nlvr2.read(tmp_path, "test").annotations
+    assert (annotation.image_id, annotation.label) == ("test1-0-1", -1)
+
+
+def test_part_in_a_folder_of_its_own(shared_dir, tmp_path):
+    (tmp_path / "balanced").mkdir()
+    source = shared_dir / "fixtures/loaders/nlvr2/dev.json"
+    shutil.copy(source, tmp_path / "balanced/balanced_dev.json")
+    assert len(nlvr2.read(tmp_path, "val", "balanced").annotations) == 3
+    with pytest.raises(MissingFile, match=r"no unbalanced_dev\.json"):
+        nlvr2.read(tmp_path, "val", "unbalanced")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (_lines(_record()), "line 2: the same identifier"),
+        (_lines(_record("dev-7-0-1", label="true")), "'label' must be True or False, is 'true'"),
+        (_lines(_record("dev-7-0-1", label=1)), "'label' must be True or False, is 1"),
+        (_lines(_record("dev")), "must end in the number of a sentence, is 'dev'"),
+        (_lines({"identifier": "dev-7-0-1"}), "no 'sentence'"),
+        ("[1]\n", "must be an object"),
+        ("{\n", "not JSON"),
+    ],
+)
+def test_unusable_records_are_reported(tmp_path, line, reason):
+    text = _lines(_record(label=True)) + line + _lines(_record("dev-7-0-9", label=False))
+    (tmp_path / "dev.json").write_text(text)
+    got = nlvr2.read(tmp_path, "val")
+    assert [annotation.label for annotation in got.annotations] == [1, 0]
+    (skipped,) = got.skipped
+    assert skipped.file.endswith("dev.json")
+    assert reason in skipped.reason
+
+
+def test_arguments(tmp_path):
+    with pytest.raises(MissingFile, match=r"no test1\.json or test\.json"):
+        nlvr2.read(tmp_path, "test")
+    with pytest.raises(ValueError, match="split must be one of train, val, test, got 'dev'"):
+        nlvr2.read(tmp_path, "dev")
+    with pytest.raises(ValueError, match="part must be all, balanced or unbalanced, got 'half'"):
+        nlvr2.read(tmp_path, "val", "half")
+
+
+def test_spoiled_files(shared_dir, tmp_path):
+    data = (shared_dir / "fixtures/loaders/nlvr2/dev.json").read_bytes()
+    num_errors = num_skipped = 0
+    for seed in range(400):
+        (tmp_path / "dev.json").write_bytes(spoil(data, seed))
+        got = nlvr2.read(tmp_path, "val")
+        assert isinstance(got, AnnotationSet)
+        assert {annotation.label for annotation in got.annotations} <= {-1, 0, 1}
+        num_skipped += bool(got.skipped)
+    for seed in range(100):
+        (tmp_path / "dev.json").unlink(missing_ok=True)
+        (tmp_path / "dev.json.gz").write_bytes(spoil(gzip.compress(data, mtime=0), seed))
+        try:
+            assert isinstance(nlvr2.read(tmp_path, "val"), AnnotationSet)
+        except DataError:
+            num_errors += 1
+    assert num_skipped > 100
+    assert num_errors > 50

@@ -1,0 +1,185 @@
+"""SNLI-VE hypotheses against the released loader's arrays and against files in official formats."""
+
+import collections
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pytest
+from reference.spoiled_files import spoil
+
+from twelve_in_one.data.annotations import snli_ve
+from twelve_in_one.data.annotations.select import without_images
+from twelve_in_one.data.records import AnnotationSet, DataError, MissingFile
+from twelve_in_one.data.text import load_tokenizer
+
+_HEADER = ",pairID,Flickr30kID,hypothesis,gold_label,explanation\n"
+
+
+def _line(**changes):
+    record = {
+        "Flikr30kID": "0036979.jpg",
+        "sentence1": "not read",
+        "sentence2": "Two dogs.",
+        "gold_label": "neutral",
+        "pairID": "36979.jpg#0r1n",
+    }
+    return json.dumps(record | changes) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("split", "part", "is_cleaned"),
+    [("train", "train", True), ("train", "train_uncleaned", False), ("val", "dev", False)],
+)
+def test_matches_released_loader(shared_dir, split, part, is_cleaned):
+    loaders = shared_dir / "fixtures/loaders"
+    got = snli_ve.read(loaders / "snli_ve", split)
+    assert not got.skipped
+    if is_cleaned:
+        unwanted = np.load(loaders / "snli_ve/cache/flickr_test_ids.npy")
+        got = without_images(got, set(map(str, unwanted)))
+    with np.load(loaders / "snli_ve/expected.npz") as expected:
+        target, input_ids = expected[f"{part}/target"], expected[f"{part}/input_ids"]
+    # Class -1 takes the row of zeros below the three classes.
+    labels = [annotation.label for annotation in got.annotations]
+    np.testing.assert_array_equal(np.eye(4, 3)[labels], target)
+    texts = [annotation.text for annotation in got.annotations]
+    tokens, _ = load_tokenizer(loaders / "tokenizer/vocab.txt").encode_batch(texts, 12)
+    np.testing.assert_array_equal(tokens, input_ids)
+
+    with np.load(loaders / "features/expected.npz") as features:
+        assert set(got.images) <= set(features["flickr/ids"].astype(str))
+    example_ids = [annotation.example_id for annotation in got.annotations]
+    assert len(set(example_ids)) == len(example_ids)
+
+
+def test_table_of_esnlive(samples_dir):
+    got = snli_ve.read(samples_dir / "snli_ve", "val")
+    assert not got.skipped
+    assert len(got.annotations) == 14339
+    assert len({annotation.example_id for annotation in got.annotations}) == 14339
+    assert collections.Counter(a.label for a in got.annotations) == {0: 5643, 1: 3442, 2: 5254}
+    assert len(got.images) == 1000
+    # Two rows, read off the file.
+    first = got.annotations[0]
+    assert first.example_id == "4465359505.jpg#2r1c"
+    assert (first.image_id, first.label) == ("4465359505", 0)
+    assert first.text == "The old man is chopping down a tree in his yard."
+    assert got.images["4465359505"].file_name == "4465359505.jpg"
+
+
+def test_beginning_of_table(samples_dir, tmp_path):
+    shutil.copy(samples_dir / "snli_ve/esnlive_dev_first200.csv", tmp_path / "esnlive_dev.csv")
+    whole = snli_ve.read(samples_dir / "snli_ve", "val").annotations
+    assert snli_ve.read(tmp_path, "val").annotations == whole[:200]
+
+
+def test_jsonl_of_xvnli(samples_dir, tmp_path):
+    source = samples_dir / "snli_ve/xvnli_en_test.jsonl"
+    shutil.copy(source, tmp_path / "snli_ve_test.jsonl")
+    got = snli_ve.read(tmp_path, "test")
+    records = [json.loads(line) for line in source.read_text("utf-8").splitlines()]
+    assert len(got.annotations) == len(records) == 1164
+    assert not got.skipped
+    names = {-1: "-", 0: "contradiction", 1: "neutral", 2: "entailment"}
+    assert [(a.example_id, a.image_id, a.text, names[a.label]) for a in got.annotations] == [
+        (r["pairID"], r["Flikr30kID"], r["sentence2"], r["gold_label"]) for r in records
+    ]
+
+
+def test_example_ids_are_unique_and_stable(tmp_path):
+    lines = [_line(pairID=pair_id) for pair_id in ("x", "y", "x", "x", "y@7", "x", "y")]
+    (tmp_path / "snli_ve_dev.jsonl").write_text("".join(lines))
+    got = snli_ve.read(tmp_path, "val")
+    assert [annotation.example_id for annotation in got.annotations] == [
+        *("x", "y", "x@3", "x@4", "y@7", "x@6")
+    ]
+    assert [skipped.record for skipped in got.skipped] == ["y"]  # "y@7" is taken
+
+
+@pytest.mark.parametrize("key", ["Flikr30kID", "Flickr30kID", "Flickr30K_ID"])
+@pytest.mark.parametrize("value", ["0036979.jpg", "36979", 36979])
+def test_spellings_of_the_image(tmp_path, key, value):
+    record = json.loads(_line())
+    del record["Flikr30kID"]
+    (tmp_path / "snli_ve_dev.jsonl").write_text(json.dumps(record | {key: value}))
+    (annotation,) = snli_ve.read(tmp_path, "val").annotations
+    assert annotation.image_id == "36979"
+
+
+def test_text_in_quotes_is_kept_as_it_is(tmp_path):
+    text = '0,a,1.jpg,"He says ""no"",\r\nthen goes",entailment,\n1,b,1.jpg,Hm,-,\n'
+    (tmp_path / "esnlive_test.csv").write_text(_HEADER + text, newline="")
+    got = snli_ve.read(tmp_path, "test").annotations
+    assert [(a.text, a.label) for a in got] == [('He says "no",\r\nthen goes', 2), ("Hm", -1)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (_line(gold_label="maybe"), "'gold_label' must be one of contradiction"),
+        (_line(gold_label=1), "'gold_label' must be str, is 1"),
+        (_line(Flikr30kID="cat.jpg"), "'Flikr30kID' must begin with a number, is 'cat.jpg'"),
+        (_line(Flikr30kID="٣.jpg"), "'Flikr30kID' must begin with a number"),
+        (_line(sentence2=None), "'sentence2' must be str, is None"),
+        (_line(pairID=""), "'pairID' is empty"),
+        ("null\n", "must be an object"),
+    ],
+)
+def test_unusable_records_are_reported(tmp_path, line, reason):
+    (tmp_path / "snli_ve_dev.jsonl").write_text(_line(pairID="a") + line + _line(pairID="b"))
+    got = snli_ve.read(tmp_path, "val")
+    assert [annotation.example_id for annotation in got.annotations] == ["a", "b"]
+    (skipped,) = got.skipped
+    assert reason in skipped.reason
+
+
+def test_unusable_rows_are_reported(tmp_path):
+    rows = "0,a,1.jpg,Hm,neutral,\n1,b,1.jpg\n2,c,1.jpg,Hm,neutral,,,\n"
+    (tmp_path / "esnlive_dev.csv").write_text(_HEADER + rows)
+    got = snli_ve.read(tmp_path, "val")
+    assert [annotation.example_id for annotation in got.annotations] == ["a"]
+    assert [skipped.record for skipped in got.skipped] == ["b", "row 3"]
+    assert "more cells than the header" in got.skipped[1].reason
+
+
+def test_errors(tmp_path):
+    with pytest.raises(ValueError, match="split must be one of train, val, test, got 'dev'"):
+        snli_ve.read(tmp_path, "dev")
+    with pytest.raises(MissingFile, match=r"no snli_ve_dev\.jsonl or esnlive_dev\.csv"):
+        snli_ve.read(tmp_path, "val")
+    (tmp_path / "esnlive_dev.csv").write_text("pairID,text\n")
+    with pytest.raises(DataError, match="no column Flickr30kID, hypothesis, gold_label"):
+        snli_ve.read(tmp_path, "val")
+    (tmp_path / "esnlive_dev.csv").write_text(_HEADER + f'0,a,1.jpg,"{"x" * 200_000}"')
+    with pytest.raises(DataError, match="not a table after row 0"):
+        snli_ve.read(tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    "name", ["snli_ve_train.jsonl", "esnlive_train.csv", "esnlive_train.csv.gz"]
+)
+def test_spoiled_files(shared_dir, tmp_path, name):
+    if name.endswith(".jsonl"):
+        data = (shared_dir / "fixtures/loaders/snli_ve" / name).read_bytes()
+    else:
+        rows = (
+            f'{i},p{i},{i}.jpg,"Fine, {i}",{label},\n' for i, label in enumerate(snli_ve.LABELS)
+        )
+        data = (_HEADER + "".join(rows)).encode()
+    if name.endswith(".gz"):
+        data = gzip.compress(data, mtime=0)
+    outcomes = collections.Counter()
+    for seed in range(250):
+        (tmp_path / name).write_bytes(spoil(data, seed))
+        try:
+            got = snli_ve.read(tmp_path, "train")
+        except DataError:
+            outcomes["error"] += 1
+        else:
+            assert isinstance(got, AnnotationSet)
+            assert all(annotation.image_id in got.images for annotation in got.annotations)
+            outcomes["skipped" if got.skipped else "fine"] += 1
+    assert outcomes["fine"] > 5
+    assert outcomes["skipped" if name.endswith("l") else "error"] > 50

@@ -1,0 +1,50 @@
+"""Parts of an `AnnotationSet`, by image: how test images of one dataset leave all the others.
+
+Training drops annotations on images that some other dataset tests on (the paper's clean multi-task
+setup); which split is cleaned with which list is for the caller to decide.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable
+
+from twelve_in_one.data.records import Annotation, AnnotationSet
+
+
+def without_images(annotation_set: AnnotationSet, ids: Collection[str]) -> AnnotationSet:
+    """Leaves out every annotation on one of the images; of a pair, either image suffices.
+
+    Args:
+      annotation_set: any.
+      ids: image ids as in `AnnotatedImage.image_id`; ids that do not occur are of no effect.
+
+    Returns:
+      The remaining annotations in their order, with the images and pairs that they need; `skipped`
+      as it was.
+    """
+    touches = _touches(annotation_set, ids)
+    return restricted(annotation_set, (a for a in annotation_set.annotations if not touches(a)))
+
+
+def only_images(annotation_set: AnnotationSet, ids: Collection[str]) -> AnnotationSet:
+    """Keeps exactly the annotations that `without_images` leaves out."""
+    touches = _touches(annotation_set, ids)
+    return restricted(annotation_set, (a for a in annotation_set.annotations if touches(a)))
+
+
+def restricted(annotation_set: AnnotationSet, annotations: Iterable[Annotation]) -> AnnotationSet:
+    """The set with a selection of its annotations, and only the images and pairs that they need."""
+    annotations = tuple(annotations)
+    keys = {annotation.image_id for annotation in annotations}
+    pairs = {key: both for key, both in annotation_set.pairs.items() if key in keys}
+    needed = keys.union(*pairs.values())
+    images = {key: image for key, image in annotation_set.images.items() if key in needed}
+    return dataclasses.replace(annotation_set, annotations=annotations, images=images, pairs=pairs)
+
+
+def _touches(annotation_set: AnnotationSet, ids: Collection[str]) -> Callable[[Annotation], bool]:
+    unwanted = frozenset(ids)
+    unwanted_pairs = {
+        key for key, both in annotation_set.pairs.items() if not unwanted.isdisjoint(both)
+    }
+    unwanted |= unwanted_pairs
+    return lambda annotation: annotation.image_id in unwanted
