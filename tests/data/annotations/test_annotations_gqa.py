@@ -1,0 +1,182 @@
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from twelve_in_one.data import answers as answer_lists
+from twelve_in_one.data.annotations import gqa
+from twelve_in_one.data.annotations.select import without_images
+from twelve_in_one.data.records import DataError
+
+# Released split -> how it is read here.
+PARTS = {
+    "train": lambda folder: gqa.read_split(folder, "train_balanced"),
+    "val": lambda folder: gqa.read_split(folder, "val_balanced"),
+    "minval": lambda folder: gqa.read(folder, "val", num_val=gqa.NUM_VAL),
+    "test": lambda folder: gqa.read(folder, "test"),
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "split", "cleaned"),
+    [
+        ("train", "train", True),
+        ("train_uncleaned", "train", False),
+        ("val", "val", False),
+        ("minval", "minval", False),
+        ("test", "test", False),
+    ],
+)
+def test_equals_released_loader(shared_dir, part, split, cleaned):
+    folder = shared_dir / "fixtures/loaders/gqa"
+    with np.load(folder / "expected.npz") as expected:
+        ids, targets = expected[f"{part}/id"], expected[f"{part}/target"]
+    annotation_set = PARTS[split](folder)
+    if cleaned:
+        removed = np.load(folder / "cache/genome_test_ids.npy")
+        annotation_set = without_images(annotation_set, {str(image_id) for image_id in removed})
+    vocabulary = answer_lists.read_vocabulary(folder / "cache/trainval_label2ans.pkl")
+    index = {answer: label for label, answer in enumerate(vocabulary)}
+    got = [
+        answer_lists.soft_targets(a.answers, a.scores, index, len(index))
+        for a in annotation_set.annotations
+    ]
+    assert [int(a.example_id) for a in annotation_set.annotations] == ids.tolist()
+    np.testing.assert_array_equal(np.stack(got), targets)
+    assert annotation_set.skipped == ()
+
+
+def test_test_questions_of_fixture(shared_dir):
+    test = gqa.read(shared_dir / "fixtures/loaders/gqa", "test")
+    assert [(a.example_id, a.image_id, a.answers) for a in test.annotations] == [
+        ("07001", "n500", ()),
+        ("07000", "4105", ()),
+    ]
+    train = gqa.read(shared_dir / "fixtures/loaders/gqa", "train", num_val=gqa.NUM_VAL)
+    assert (train.annotations, train.images) == ((), {})
+
+
+@pytest.fixture(scope="module")
+def official(samples_dir, tmp_path_factory):
+    """Real records under the official names: 1,490 as val, the others as train and as testdev."""
+    folder = tmp_path_factory.mktemp("gqa")
+    source = samples_dir / "gqa"
+    shutil.copyfile(source / "xgqa_en_train_48.json.gz", folder / "val_balanced_questions.json.gz")
+    name = "testdev_balanced_questions.json"
+    shutil.copyfile(source / name, folder / name)
+    (folder / "train_balanced_questions.json").write_text((source / name).read_text())
+    return folder
+
+
+def test_real_records(official, samples_dir):
+    raw = {
+        "testdev_balanced": json.loads((official / "testdev_balanced_questions.json").read_text()),
+        "val_balanced": json.loads(
+            gzip.decompress((official / "val_balanced_questions.json.gz").read_bytes())
+        ),
+    }
+    vocabulary = answer_lists.read_vocabulary(samples_dir / "gqa/trainval_label2ans.json")
+    assert vocabulary == answer_lists.read_vocabulary(samples_dir / "gqa/trainval_ans2label.json")
+    assert len(vocabulary) == 1_842
+    index = {answer: label for label, answer in enumerate(vocabulary)}
+    for split, number in (("testdev_balanced", 1_944), ("val_balanced", 1_490)):
+        result = gqa.read_split(official, split)
+        order = list(raw[split]) if split == "testdev_balanced" else sorted(raw[split])
+        assert [a.example_id for a in result.annotations] == order
+        assert (len(order), result.skipped) == (number, ())
+        for annotation in result.annotations:
+            record = raw[split][annotation.example_id]
+            assert annotation.text == record["question"]
+            assert annotation.image_id == record["imageId"]
+            assert (annotation.answers, annotation.scores) == ((record["answer"],), (1.0,))
+        assert set(result.images) == {record["imageId"] for record in raw[split].values()}
+        assert answer_lists.coverage(result.annotations, index) == (number, number)
+
+
+def test_train_and_val_are_held_out_together(official):
+    train, val = gqa.read(official, "train"), gqa.read(official, "val")
+    ids = [a.example_id for a in train.annotations + val.annotations]
+    both = gqa.read_trainval(official)
+    assert ids == [a.example_id for a in both.annotations] == sorted(set(ids))
+    assert len(val.annotations) == len(ids) // 5
+    assert len(ids) + len(both.skipped) == 1_944 + 1_490
+    vocabulary = answer_lists.gqa_vocabulary([train, val])
+    counts = {answer: 0 for answer in vocabulary}
+    for annotation in both.annotations:
+        counts[annotation.answers[0]] += 1
+    assert sorted(vocabulary, key=lambda answer: (-counts[answer], answer)) == list(vocabulary)
+    assert answer_lists.gqa_vocabulary([both], num=100) == vocabulary[:100]
+
+
+def _write(folder, split, text):
+    (folder / f"{split}_balanced_questions.json").write_text(text)
+
+
+def _record(**fields):
+    return json.dumps(dict(imageId="5", question="Q?", answer="yes") | fields)
+
+
+def test_ids_are_ordered_as_text(tmp_path):
+    _write(tmp_path, "train", f'{{"9": {_record()}, "010": {_record()}, "10": {_record()}}}')
+    _write(tmp_path, "val", f'{{"1": {_record()}, "9": {_record(answer="no")}}}')
+    both = gqa.read_trainval(tmp_path)
+    assert [a.example_id for a in both.annotations] == ["010", "1", "10", "9"]
+    assert both.annotations[-1].answers == ("yes",)
+    assert [(s.record, s.reason) for s in both.skipped] == [
+        ("9", "its question id occurs in the first file too")
+    ]
+    assert [a.example_id for a in gqa.read(tmp_path, "val").annotations] == ["9"]
+    assert [a.example_id for a in gqa.read(tmp_path, "val", num_val=2).annotations] == ["10", "9"]
+
+
+def test_unusable_records_are_reported(tmp_path):
+    records = [
+        ("1", _record()),
+        ("1", _record(answer="no")),
+        ("2", _record(answer="")),
+        ("3", '{"imageId": "5", "question": "Q?"}'),
+        ("4", _record(imageId=None)),
+        ("5", "[]"),
+        ("", _record()),
+        ("\\ud800", _record()),
+    ]
+    text = ", ".join(f'"{key}": {record}' for key, record in records)
+    _write(tmp_path, "train", f"{{{text}}}")
+    result = gqa.read_split(tmp_path, "train_balanced")
+    assert [(a.example_id, a.answers) for a in result.annotations] == [("1", ("yes",))]
+    assert sorted((s.record, s.reason.split(";")[0]) for s in result.skipped) == [
+        ("1", "its question id occurs twice"),
+        ("2", "'answer' is empty"),
+        ("3", "no 'answer'"),
+        ("4", "'imageId' must be int, is None"),
+        ("5", "must be an object, is a list"),
+        ("record 7", "'question id' is empty or out of range"),
+        ("record 8", "'question id' is not valid Unicode: \"'\\\\ud800'\""),
+    ]
+    _write(tmp_path, "testdev", f"{{{text}}}")
+    test = gqa.read(tmp_path, "test")
+    assert [(a.example_id, a.answers) for a in test.annotations] == [("1", ("yes",)), ("3", ())]
+
+
+def test_unusable_files(tmp_path):
+    with pytest.raises(
+        DataError, match="no train_balanced_questions.json or cache/trainval_target"
+    ):
+        gqa.read(tmp_path, "train")
+    with pytest.raises(DataError, match="no testdev_balanced_questions.json"):
+        gqa.read(tmp_path, "test")
+    _write(tmp_path, "testdev", "[]")
+    with pytest.raises(DataError, match="top level must be an object, begins with"):
+        gqa.read(tmp_path, "test")
+    _write(tmp_path, "testdev", "{}")
+    with pytest.raises(DataError, match="no question that can be used, 0 skipped"):
+        gqa.read(tmp_path, "test")
+    _write(tmp_path, "train", f'{{"1": {_record()}}}')
+    with pytest.raises(DataError, match="no val_balanced_questions.json"):
+        gqa.read(tmp_path, "train")
+    with pytest.raises(ValueError, match="got 'trainval'"):
+        gqa.read(tmp_path, "trainval")
+    with pytest.raises(ValueError, match="got 'train'"):
+        gqa.read_split(tmp_path, "train")

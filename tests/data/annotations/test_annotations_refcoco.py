@@ -1,0 +1,450 @@
+import gzip
+import json
+import os
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reference.spoiled_files import spoil
+
+from twelve_in_one.data import safe_pickle
+from twelve_in_one.data.annotations import refcoco
+from twelve_in_one.data.annotations.select import only_images, without_images
+from twelve_in_one.data.records import AnnotationSet, DataError
+from twelve_in_one.tasks.metrics.boxes import corners_from_xywh, iou, region_target
+
+FILES = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
+PARTS = [
+    *(
+        (name, part)
+        for name in ("refcoco", "refcoco+")
+        for part in ("train", "val", "testA", "testB")
+    ),
+    *(("refcocog", part) for part in ("train", "val", "test")),
+]
+
+
+@pytest.fixture
+def fixture_dir(shared_dir):
+    return shared_dir / "fixtures/loaders/refcoco"
+
+
+@pytest.fixture
+def copied_dir(fixture_dir, tmp_path):
+    """A copy of the reference's raw files that may be changed."""
+    for name, refs in FILES.items():
+        (tmp_path / name).mkdir()
+        for file in (refs, "instances.json"):
+            shutil.copyfile(fixture_dir / name / file, tmp_path / name / file)
+    return tmp_path
+
+
+def _references(folder, name):
+    with open(folder / name / FILES[name], "rb") as stream:
+        return pickle.load(stream)
+
+
+def _change(folder, name, change_references=None, change_instances=None):
+    path = folder / name / FILES[name]
+    if change_references:
+        references = _references(folder, name)
+        change_references(references)
+        path.write_bytes(pickle.dumps(references, 2))
+    if change_instances:
+        path = folder / name / "instances.json"
+        instances = json.loads(path.read_text())
+        change_instances(instances)
+        path.write_text(json.dumps(instances))
+
+
+def _target(regions, box, part):
+    """What the reference trains on in `part`."""
+    overlap = iou(regions, np.float32(box))
+    return region_target(overlap) if part == "train" else overlap
+
+
+def _part(fixture_dir, name, part):
+    held_out = np.load(fixture_dir / "cache/coco_test_ids.npy").astype(str).tolist()
+    found = refcoco.read(fixture_dir, name, "train" if part == "mteval" else part)
+    assert found.skipped == ()
+    if part in ("train", "mteval"):
+        found = (without_images if part == "train" else only_images)(found, held_out)
+    return found
+
+
+@pytest.mark.parametrize(("name", "part"), [*PARTS, *((name, "mteval") for name in FILES)])
+def test_matches_reference(fixture_dir, name, part):
+    found = _part(fixture_dir, name, part)
+    with np.load(fixture_dir / "expected.npz") as expected:
+        if f"{name}/{part}/length" in expected:
+            assert len(found.annotations) == expected[f"{name}/{part}/length"]
+            return
+        fields = ("id", "target", "boxes", "image_mask")
+        ids, targets, locations, masks = (expected[f"{name}/{part}/{key}"] for key in fields)
+    assert [int(a.image_id) for a in found.annotations] == ids.tolist()
+    for annotation, target, location, mask in zip(
+        found.annotations, targets, locations, masks, strict=True
+    ):
+        image = found.images[annotation.image_id]
+        size = np.array([image.width, image.height] * 2)
+        got = np.where(mask, _target(location[:, :4] * size, annotation.box, part), 0)
+        # Shares of the image's size are rounded, pixels are not.
+        np.testing.assert_allclose(got[:, None], target, rtol=0, atol=1e-5)
+
+
+def _store(shared_dir, name):
+    """Boxes by image in a feature store of the reference, the whole image first."""
+    lmdb = pytest.importorskip("lmdb")
+    path = str(shared_dir / f"fixtures/loaders/features/{name}.lmdb")
+    with lmdb.open(path, readonly=True, lock=False) as store, store.begin() as transaction:
+        records = {
+            key.decode(): safe_pickle.loads(value, key.decode())
+            for key, value in transaction.cursor()
+            if key != b"keys"
+        }
+    return {
+        key: np.concatenate([[(0, 0, r["image_w"], r["image_h"])], r["boxes"]], dtype=np.float32)
+        for key, r in records.items()
+    }
+
+
+def test_targets_match_reference_exactly(fixture_dir, shared_dir):
+    detected, annotated = _store(shared_dir, "coco_refer"), _store(shared_dir, "coco_gt")
+    num_regions = 7
+    for name, part in [*PARTS, ("refcoco", "mteval")]:
+        found = _part(fixture_dir, name, part)
+        with np.load(fixture_dir / "expected.npz") as expected:
+            targets = expected[f"{name}/{part}/target"]
+        for annotation, target in zip(found.annotations, targets, strict=True):
+            image_id = annotation.image_id
+            regions = detected[image_id]
+            if part == "train":
+                np.testing.assert_array_equal(
+                    annotated[image_id][1:], np.float32(found.images[image_id].boxes)
+                )
+                regions = np.concatenate([regions, annotated[image_id][1:]])
+            regions = regions[:num_regions]
+            got = np.pad(_target(regions, annotation.box, part), (0, num_regions - len(regions)))
+            assert got.dtype == target.dtype == np.float32
+            np.testing.assert_array_equal(got[:, None], target)
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_states_what_the_files_state(fixture_dir, name, part):
+    found = refcoco.read(fixture_dir, name, part)
+    instances = json.loads((fixture_dir / name / "instances.json").read_text())
+    boxes = {record["id"]: record["bbox"] for record in instances["annotations"]}
+    wanted = [ref for ref in _references(fixture_dir, name) if ref["split"] == part]
+    assert [(a.example_id, a.image_id, a.text, a.box) for a in found.annotations] == [
+        (
+            f"{ref['ref_id']}/{sentence['sent_id']}",
+            str(ref["image_id"]),
+            sentence["raw"],
+            tuple(corners_from_xywh(boxes[ref["ann_id"]]).tolist()),
+        )
+        for ref in wanted
+        for sentence in ref["sentences"]
+    ]
+    assert set(found.images) == {str(ref["image_id"]) for ref in wanted}
+    for record in instances["images"]:
+        if str(record["id"]) in found.images:
+            image = found.images[str(record["id"])]
+            assert (image.image_id, image.coco_id) == (str(record["id"]), record["id"])
+            assert (image.width, image.height) == (record["width"], record["height"])
+            assert image.file_name == record["file_name"]
+            own = [a["id"] for a in instances["annotations"] if a["image_id"] == record["id"]]
+            assert list(image.box_ids) == sorted(own)
+            assert image.boxes == tuple(
+                tuple(corners_from_xywh(boxes[i]).tolist()) for i in sorted(own)
+            )
+
+
+def test_boxes_are_sorted_by_id(copied_dir):
+    expected = refcoco.read(copied_dir, "refcoco", "train")
+    _change(copied_dir, "refcoco", change_instances=lambda x: x["annotations"].reverse())
+    found = refcoco.read(copied_dir, "refcoco", "train")
+    assert found == expected
+    assert found.images["101"].box_ids == (11, 12)
+
+
+def test_test_is_both_parts_in_the_order_of_the_list(copied_dir):
+    _change(copied_dir, "refcoco", lambda references: references.reverse())
+    ids = [a.example_id for a in refcoco.read(copied_dir, "refcoco", "test").annotations]
+    assert ids == ["45/6", "45/7", "46/5"]
+    parts = [refcoco.read(copied_dir, "refcoco", part).annotations for part in ("testA", "testB")]
+    assert [a.example_id for part in parts for a in part] == ["46/5", "45/6", "45/7"]
+
+
+REAL = {"refcoco": (10834, 3811), "refcoco+": (10758, 3805), "refcocog": (4896, 2573)}
+
+
+def _official_form(rows):
+    """References and instances of expressions that are listed with their boxes.
+
+    What the list leaves out (annotation ids, order of references of the same box) is made up.
+    """
+    boxes, images, references = {}, {}, {}
+    for sent_id, row in enumerate(rows):
+        image_id = int(row["img_id"].split("_")[2])
+        images[image_id] = {
+            "id": image_id,
+            "file_name": f"COCO_train2014_{image_id:012}.jpg",
+            "width": row["width"],
+            "height": row["height"],
+        }
+        box_id = boxes.setdefault((image_id, *row["bbox"]), len(boxes))
+        reference = references.setdefault(
+            row["img_id"],
+            {
+                "ref_id": len(references),
+                "ann_id": box_id,
+                "image_id": image_id,
+                "split": "val",
+                "sentences": [],
+                "file_name": f"{row['img_id']}.jpg",
+            },
+        )
+        reference["sentences"].append({"raw": row["sents"], "sent_id": sent_id})
+    annotations = [
+        {"id": box_id, "image_id": image_id, "bbox": box, "segmentation": []}
+        for (image_id, *box), box_id in boxes.items()
+    ]
+    instances = {"images": list(images.values()), "annotations": annotations, "categories": []}
+    return list(references.values()), instances
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_real_expressions(samples_dir, tmp_path, name):
+    with gzip.open(samples_dir / f"refcoco/{name}_val.json.gz", "rt", encoding="utf-8") as stream:
+        rows = json.load(stream)
+    references, instances = _official_form(rows)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / FILES[name]).write_bytes(pickle.dumps(references, 2))
+    (tmp_path / name / "instances.json").write_text(json.dumps(instances))
+    found = refcoco.read(tmp_path, name, "val")
+    assert found.skipped == ()
+    assert (len(found.annotations), len(references)) == REAL[name]
+    by_sentence = {int(a.example_id.split("/")[1]): a for a in found.annotations}
+    for sent_id, row in enumerate(rows):
+        annotation = by_sentence[sent_id]
+        assert (annotation.text, annotation.image_id) == (
+            row["sents"],
+            str(int(row["img_id"].split("_")[2])),
+        )
+        x, y, width, height = row["bbox"]
+        assert annotation.box == (x, y, x + width, y + height)
+        assert annotation.box in found.images[annotation.image_id].boxes
+
+
+def test_real_sample_on_photos(samples_dir, tmp_path):
+    path = samples_dir / "coco/annotations/refcoco_records_subset.json"
+    rows = json.loads(path.read_text())["refcocog_val"]
+    references, instances = _official_form(rows)
+    (tmp_path / "refcocog").mkdir()
+    (tmp_path / "refcocog/refs(umd).p").write_bytes(pickle.dumps(references))
+    (tmp_path / "refcocog/instances.json").write_text(json.dumps(instances))
+    found = refcoco.read(tmp_path, "refcocog", "val")
+    assert [a.text for a in found.annotations] == [row["sents"] for row in rows]
+    assert len(found.annotations) == 6 and found.skipped == ()
+    assert set(found.images) == {"309", "212679"}
+    # The same object in COCO's own annotations of this photo.
+    path = samples_dir / "coco/annotations/instances_subset.json"
+    annotated = json.loads(path.read_text())["annotations"]
+    others = np.array([a["bbox"] for a in annotated if a["image_id"] == 212679])
+    on_photo = [a for a in found.annotations if a.image_id == "212679"]
+    assert len(on_photo) == 2
+    for annotation in on_photo:
+        assert iou(np.array(annotation.box), corners_from_xywh(others)).max() > 0.99
+
+
+def _drop_annotation(instances):
+    del instances["annotations"][0]
+
+
+def _drop_image(instances):
+    del instances["images"][0]
+
+
+def _bbox(*box):
+    return lambda instances: instances["annotations"][0].update(bbox=list(box))
+
+
+@pytest.mark.parametrize(
+    ("change", "reasons"),
+    [
+        (_drop_annotation, ["no usable annotation 11 of image 101"] * 2),
+        (_drop_image, ["no usable image 101"] * 3),
+        (_bbox(100, 120, 0, 150), ["no positive width and height"] + ["no usable annot"] * 2),
+        (_bbox(640, 0, 5, 5), ["lies outside of the image, 640 x 480"] + ["no usable annot"] * 2),
+        (_bbox(-9, 5, 9, 5), ["lies outside of the image"] + ["no usable annot"] * 2),
+        (_bbox(1, 2, 3), ["must be [x, y, width, height]"] + ["no usable annot"] * 2),
+        (_bbox(1, 2, 3, "4"), ["must be [x, y, width, height]"] + ["no usable annot"] * 2),
+        (_bbox(1, 2, float("nan"), 4), ["must be [x, y, width"] + ["no usable annot"] * 2),
+        (_bbox(-9, 470, 10, 100), []),
+        (lambda x: x["images"][0].update(width=0), ["'width' is out"] + ["no usable image"] * 3),
+        (lambda x: x["annotations"][1].update(id=11), ["of this id already"] + ["no usable annot"]),
+        (lambda x: x["annotations"][1].update(image_id=103), ["no usable annotation 12"]),
+    ],
+)
+def test_unusable_boxes_are_counted(copied_dir, change, reasons):
+    _change(copied_dir, "refcoco", change_instances=change)
+    found = refcoco.read(copied_dir, "refcoco", "train")
+    assert len(found.skipped) == len(reasons)
+    for skipped, reason in zip(found.skipped, reasons, strict=True):
+        assert reason in skipped.reason
+    lost = sum("no usable" in reason for reason in reasons)
+    assert len(found.annotations) == 4 - lost
+    for image in found.images.values():
+        assert len(image.boxes) == len(image.box_ids) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "record", "reason"),
+    [
+        (lambda x: x[0].pop("split"), "record 0", "no 'split'"),
+        (lambda x: x[0].update(split="dev"), "record 0", "'split' must be in"),
+        (lambda x: x[0].pop("ann_id"), "record 0", "no 'ann_id'"),
+        (lambda x: x[0].update(ann_id=-1), "record 0", "'ann_id' is out of range"),
+        (lambda x: x[0].update(image_id=10**6000), "record 0", "'image_id' is out of range"),
+        (lambda x: x[0].update(sentences=()), "record 0", "'sentences' must be list"),
+        (lambda x: x.__setitem__(0, {10**6000: 1}), "record 0", "Exceeds the limit"),
+        (lambda x: x[0]["sentences"][0].update(raw=" "), "50/0", "'raw' is empty"),
+        (lambda x: x[0]["sentences"][0].update(raw=b"dog"), "50/0", "'raw' must be str"),
+        (lambda x: x[0]["sentences"][0].pop("sent_id"), "50/sentence 0", "no 'sent_id'"),
+        (lambda x: x[0]["sentences"][1].update(sent_id=0), "50/0", "has the same ids"),
+    ],
+)
+def test_broken_references_are_counted(copied_dir, change, record, reason):
+    _change(copied_dir, "refcoco", change)
+    found = refcoco.read(copied_dir, "refcoco", "train")
+    path = copied_dir / "refcoco/refs(unc).p"
+    assert len(found.annotations) == (2 if record == "record 0" else 3)
+    (skipped,) = found.skipped
+    assert (skipped.file, skipped.record) == (str(path), record)
+    assert reason in skipped.reason
+
+
+def test_errors(copied_dir):
+    with pytest.raises(ValueError, match=r"name must be one of refcoco, refcoco\+, refcocog, got"):
+        refcoco.read(copied_dir, "refclef", "val")
+    with pytest.raises(ValueError, match="train, val, testA, testB, test, got 'dev'"):
+        refcoco.read(copied_dir, "refcoco", "dev")
+    with pytest.raises(ValueError, match="must be one of train, val, test, got 'testA'"):
+        refcoco.read(copied_dir, "refcocog", "testA")
+    path = copied_dir / "refcocog/refs(umd).p"
+    path.write_bytes(pickle.dumps({"refs": []}))
+    with pytest.raises(DataError, match="must be a list of references, is a dict"):
+        refcoco.read(copied_dir, "refcocog", "val")
+    path.rename(path.with_name("refs(google).p"))
+    with pytest.raises(DataError, match=r"refcocog: no refs\(umd\).p; other divisions are not"):
+        refcoco.read(copied_dir, "refcocog", "val")
+    (copied_dir / "refcoco/instances.json").unlink()
+    with pytest.raises(DataError, match="no instances.json"):
+        refcoco.read(copied_dir, "refcoco", "val")
+
+
+class _Touch:
+    """Pickles as a call that makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+class _Evaluate(_Touch):
+    def __reduce__(self):
+        return eval, (f"open({self.path!r}, 'w').close()",)
+
+
+class _System(_Touch):
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("hostile", [_Touch, _Evaluate, _System])
+def test_nothing_in_a_pickle_runs(copied_dir, hostile, protocol):
+    canary = copied_dir / "canary"
+    places = (
+        lambda x: x.append(hostile(canary)),
+        lambda x: x[0].update(extra=hostile(canary)),
+        lambda x: x[0]["sentences"][0].update(raw=hostile(canary)),
+    )
+    original = pickle.dumps(_references(copied_dir, "refcoco"))
+    for place in places:
+        references = pickle.loads(original)
+        place(references)
+        data = pickle.dumps(references, protocol)
+        (copied_dir / "refcoco/refs(unc).p").write_bytes(data)
+        with pytest.raises(DataError, match="nothing was executed"):
+            refcoco.read(copied_dir, "refcoco", "train")
+        assert not canary.exists()
+    # The files do what they are made for where they are trusted.
+    pickle.loads(data)
+    assert canary.exists()
+
+
+def _broken_value(rng, content):
+    places = []
+
+    def walk(value):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            places.append((value, key))
+            if isinstance(value[key], dict | list):
+                walk(value[key])
+
+    walk(content)
+    parent, key = rng.choice(places)
+    nested = []
+    for _ in range(rng.choice([1, 40])):
+        nested = [nested]
+    strange = [None, True, -1, 1 << 70, 1e300, float("nan"), "", "\ud800", "9", {}, nested, "val"]
+    if rng.random() < 0.25:
+        del parent[key]
+    else:
+        parent[key] = rng.choice(strange)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_files_hold(copied_dir, seed):
+    rng = random.Random(seed)
+    folder, canary = copied_dir / "refcocog", copied_dir / "canary"
+    pickled, instances = folder / "refs(umd).p", folder / "instances.json"
+    good = {path: path.read_bytes() for path in (pickled, instances)}
+    hostile = pickle.loads(good[pickled])
+    hostile[1]["sentences"].append(_Evaluate(canary))
+    outcomes = {"read": 0, "refused": 0}
+    for number in range(120):
+        match number % 4:
+            case 0:
+                _change(copied_dir, "refcocog", lambda content: _broken_value(rng, content))
+            case 1:
+                pickled.write_bytes(spoil(good[pickled], 1000 * seed + number))
+            case 2:
+                data = pickle.dumps(hostile, rng.randrange(6))
+                pickled.write_bytes(spoil(data, 1000 * seed + number))
+            case 3:
+                instances.write_bytes(spoil(good[instances], 1000 * seed + number))
+        for split in ("train", "test"):
+            try:
+                found = refcoco.read(copied_dir, "refcocog", split)
+            except DataError as error:
+                assert str(folder) in str(error)
+                outcomes["refused"] += 1
+                continue
+            outcomes["read"] += 1
+            assert isinstance(found, AnnotationSet)
+            assert {a.image_id for a in found.annotations} == set(found.images)
+            for annotation in found.annotations:
+                image = found.images[annotation.image_id]
+                assert annotation.text.strip() and annotation.box in image.boxes
+                assert list(image.box_ids) == sorted(set(image.box_ids))
+        for path, data in good.items():
+            path.write_bytes(data)
+        assert not canary.exists()
+    assert min(outcomes.values()) > 20

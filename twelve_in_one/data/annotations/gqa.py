@@ -1,0 +1,137 @@
+"""GQA: compositional questions made from scene graphs, one answer each.
+
+Official files, from the GQA download page (annotations CC-BY-4.0; checksums unknown), in one
+folder, unpacked or compressed with gzip: {train,val,testdev}_balanced_questions.json, each an
+object question id -> {"imageId", "question", "answer"}.
+
+Where a file is missing, the released code's `cache/{train,val,trainval}_target.pkl` with
+`cache/trainval_label2ans.pkl` are read in its place; these hold only the answers of the vocabulary.
+Image ids are Visual Genome ids; some images of testdev are not in Visual Genome ("n161313").
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from twelve_in_one.data.annotations import json_stream, question_answering
+from twelve_in_one.data.files import RecordError, field, find, read_text, text_id
+from twelve_in_one.data.records import Annotation, AnnotationSet, Skipped
+
+# Questions at the end of train and val, by question id as text, that the released code validates
+# on ("minval").
+NUM_VAL = 3000
+
+_CACHES = {"train_balanced": "cache/train_target.pkl", "val_balanced": "cache/val_target.pkl"}
+
+
+def read(folder: Path, split: str, num_val: int | None = None) -> AnnotationSet:
+    """Reads the questions of one role.
+
+    Args:
+      folder: of the files above.
+      split: "train" (train and val without the last `num_val` questions; "trainval" in the released
+        code), "val" (those questions; "minval") or "test" (testdev).
+      num_val: see `question_answering.num_held_out`; the official number is 3,000.
+
+    Returns:
+      Questions in the order of `read_trainval`, those of the test in the order of their file.
+
+    Raises:
+      DataError: see `read_split`.
+      ValueError: unknown split, or `num_val` is negative.
+    """
+    if split == "test":
+        return read_split(folder, "testdev_balanced")
+    if split not in ("train", "val"):
+        raise ValueError(f"split must be 'train', 'val' or 'test', got {split!r}")
+    rest, held_out = question_answering.hold_out(read_trainval(folder), NUM_VAL, num_val)
+    return rest if split == "train" else held_out
+
+
+def read_trainval(folder: Path) -> AnnotationSet:
+    """Reads train and val as one, in the order of the question ids as text ("10" before "9").
+
+    Without the official train file, `cache/trainval_target.pkl` is read.
+
+    Raises:
+      DataError: see `read_split`.
+    """
+    path = find(folder, _question_name("train_balanced"), "cache/trainval_target.pkl")
+    if question_answering.is_cache(path):
+        return _sorted(_read_file(path, answers_needed=True))
+    second = find(folder, _question_name("val_balanced"))
+    both = question_answering.joined(
+        _read_file(path, answers_needed=True), _read_file(second, answers_needed=True), second
+    )
+    return _sorted(both)
+
+
+def read_split(folder: Path, official_split: str) -> AnnotationSet:
+    """Reads the questions of one official split.
+
+    An example has its answer with score 1 (from a cache: no answer where that is not in the
+    vocabulary). Questions of testdev may lack theirs.
+
+    Args:
+      folder: of the files above.
+      official_split: "train_balanced" or "val_balanced", in the order of the question ids as text,
+        or "testdev_balanced", in the order of the file.
+
+    Raises:
+      DataError: a file is missing, is not what it should be, or holds no usable question.
+      ValueError: unknown split.
+    """
+    if official_split == "testdev_balanced":
+        return _read_file(find(folder, _question_name(official_split)), answers_needed=False)
+    if official_split not in _CACHES:
+        raise ValueError(
+            "split must be train_balanced, val_balanced or testdev_balanced, "
+            f"got {official_split!r}"
+        )
+    path = find(folder, _question_name(official_split), _CACHES[official_split])
+    return _sorted(_read_file(path, answers_needed=True))
+
+
+def _question_name(official_split: str) -> str:
+    return f"{official_split}_questions.json"
+
+
+def _sorted(annotation_set: AnnotationSet) -> AnnotationSet:
+    annotations = sorted(annotation_set.annotations, key=lambda annotation: annotation.example_id)
+    return dataclasses.replace(annotation_set, annotations=tuple(annotations))
+
+
+def _read_file(path: Path, answers_needed: bool) -> AnnotationSet:
+    """Questions of an official file or of a cache, in file order."""
+    skipped: list[Skipped] = []
+    if question_answering.is_cache(path):
+        questions = question_answering.cached_questions(path, skipped, text_id)
+    else:
+        questions = _questions(path, answers_needed, skipped)
+    return question_answering.collected(questions, path, skipped)
+
+
+def _questions(path: Path, answers_needed: bool, skipped: list[Skipped]) -> Iterator[Annotation]:
+    members = json_stream.members(read_text(path), str(path))
+    for position, (key, record) in enumerate(members, 1):
+        named = {"question id": key}
+        try:
+            question_id = text_id(named, "question id")
+            image_id, text = text_id(record, "imageId"), field(record, "question", str)
+            answers = _answer(record, answers_needed)
+            scores = question_answering.ONE if answers else ()
+            yield Annotation(question_id, sys.intern(image_id), text, answers, scores)
+        except RecordError as error:
+            name = question_answering.record_name(named, "question id", f"record {position}")
+            skipped.append(Skipped(str(path), name, str(error)))
+
+
+def _answer(record: Any, needed: bool) -> tuple[str, ...]:
+    if not needed and "answer" not in record:
+        return ()
+    answer = field(record, "answer", str)
+    if not answer:
+        raise RecordError("'answer' is empty")
+    return (sys.intern(answer),)
