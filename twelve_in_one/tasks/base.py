@@ -3,13 +3,16 @@
 A batch is a dict (B examples; k trunk rows an example, the axis present only where k > 1):
 
 * tokens int32[B, (k,) T], token_mask bool[B, (k,) T]
-* regions float[B, (k,) R, F], boxes float32[B, (k,) R, 5], region_mask bool[B, (k,) R]
+* regions float[B, (k,) R, F] (region 0 is the mean of the image's regions),
+  boxes float32[B, (k,) R, 5], region_mask bool[B, (k,) R]
 * task_id int32[]
 * _mask bool[B], False for rows that only fill the batch up
 * targets, by kind of task:
   "answer" float[B, L] soft scores; "verdict" float[B, L] one-hot; "match" int32[B] the option that
   fits; "region" float[B, R] IoU; "choice" float[B, M] IoU with choices int32[B, M] (regions) and
   choice_mask bool[B, M].
+
+Batches made from datasets also carry example_id str[B], for the host only.
 """
 
 import dataclasses
@@ -44,6 +47,8 @@ class Task:
       batch_size: examples a batch, of the paper's run.
       learning_rate: of the paper's run.
       num_choices: choice slots M of kind "choice", else 0.
+      detected_slots: of kind "choice": slots for detected regions, with the global one; annotated
+        boxes follow.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Task:
     batch_size: int
     learning_rate: float
     num_choices: int = 0
+    detected_slots: int = 101
 
 
 def trunk_inputs(task: Task, batch: Mapping[str, Any]) -> dict[str, jax.Array]:

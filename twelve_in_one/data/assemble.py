@@ -1,0 +1,93 @@
+"""Joins annotations and regions to records, the unit that is stored and read."""
+
+from pathlib import Path
+
+import numpy as np
+
+from twelve_in_one.data.records import (
+    AnnotatedImage,
+    Annotation,
+    AnnotationSet,
+    DataError,
+    MissingFile,
+    Regions,
+)
+from twelve_in_one.data.region_inputs import RegionInputs
+from twelve_in_one.data.schema import Record
+from twelve_in_one.data.sources import Source
+
+
+def read_splits(source: Source, folder: Path) -> tuple[dict[str, AnnotationSet], dict[str, str]]:
+    """All splits of a dataset whose files are there.
+
+    Returns:
+      Split -> annotations, and split -> what is missing.
+
+    Raises:
+      DataError: a file is unusable, or none is there.
+    """
+    found, missing = {}, {}
+    for split in source.splits:
+        try:
+            found[split] = source.read(folder, split)
+        except MissingFile as error:
+            missing[split] = str(error)
+    if not found:
+        raise MissingFile(f"{source.name}: {'; '.join(missing.values())}")
+    return found, missing
+
+
+def make_record(
+    key: str,
+    images: list[AnnotatedImage],
+    annotations: tuple[Annotation, ...],
+    inputs: RegionInputs,
+) -> Record:
+    """Joins what is known of an image or a pair.
+
+    Raises:
+      DataError: the regions of an image are unusable.
+    """
+    regions = [inputs.detected(image.image_id) for image in images]
+    sizes = [_size(image, found, inputs) for image, found in zip(images, regions, strict=True)]
+    single = images[0] if len(images) == 1 else AnnotatedImage(key)
+    boxes = np.asarray(single.boxes, np.float32).reshape(-1, 4)
+    return Record(
+        record_id=key,
+        image_ids=tuple(image.image_id for image in images),
+        coco_ids=np.array([image.coco_id for image in images], np.int64),
+        sizes=np.array(sizes, np.int32),
+        num_regions=np.array([len(found.boxes) for found in regions], np.int32),
+        boxes=np.concatenate([found.boxes for found in regions]).astype(np.float32),
+        features=np.concatenate([found.features for found in regions]).astype(np.float16),
+        class_probs=_class_probs(regions),
+        box_ids=np.array(single.box_ids, np.int64),
+        annotated_boxes=boxes,
+        annotated_features=np.asarray(inputs.annotated(single)).astype(np.float16),
+        annotations=annotations,
+    )
+
+
+def _size(image: AnnotatedImage, regions: Regions, inputs: RegionInputs) -> tuple[int, int]:
+    """Width and height: of the file that the regions come from, else as annotated."""
+    found, stated = (regions.width, regions.height), (image.width, image.height)
+    if all(found) and all(stated) and found != stated:
+        raise DataError(
+            f"image {image.image_id}: regions {inputs.name} were found in {found[0]} x {found[1]} "
+            f"pixels, annotations say {stated[0]} x {stated[1]}"
+        )
+    if all(found) or all(stated):
+        return found if all(found) else stated
+    if image.box_ids:
+        raise DataError(
+            f"image {image.image_id} has annotated boxes, but neither its annotations nor its "
+            "regions say how large it is"
+        )
+    return (1, 1)  # no box will ever be placed in it
+
+
+def _class_probs(regions: list[Regions]) -> np.ndarray:
+    probs = [found.class_probs for found in regions if found.class_probs is not None]
+    if len(probs) == len(regions):
+        return np.concatenate(probs).astype(np.float16)
+    return np.zeros((sum(len(found.boxes) for found in regions), 0), np.float16)

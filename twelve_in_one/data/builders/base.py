@@ -1,0 +1,200 @@
+"""What the builders of all datasets share: annotations and regions become one record an image."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from twelve_in_one.data import index as index_module
+from twelve_in_one.data import schema
+from twelve_in_one.data.assemble import make_record, read_splits
+from twelve_in_one.data.reader import BUILD_INFO
+from twelve_in_one.data.records import AnnotationSet, DataError, Skipped
+from twelve_in_one.data.region_inputs import RegionInputs, missing_images
+from twelve_in_one.data.sources import Source
+
+# More than this share of unusable records means the wrong file rather than a few bad records.
+MAX_SKIPPED_SHARE = 0.05
+_STORED_ORDER_SEED = 1912
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildInputs:
+    """What a dataset is built from.
+
+    Attributes:
+      folder: of the official annotation files.
+      regions: of the images.
+      file_hashes: file name -> SHA-256 of the annotation files.
+      progress: (split, records done, records in all), called often.
+      max_skipped_share: of the annotations; more is an error.
+    """
+
+    folder: Path
+    regions: RegionInputs
+    file_hashes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    progress: Callable[[str, int, int], None] = lambda split, done, total: None
+    max_skipped_share: float = MAX_SKIPPED_SHARE
+
+
+@dataclasses.dataclass
+class SplitReport:
+    """What a split holds and what was left out.
+
+    Attributes:
+      records: images, or pairs of images.
+      images: distinct ones.
+      annotations: examples.
+      skipped: records that were left out, with reasons.
+      seconds: taken.
+    """
+
+    records: int = 0
+    images: int = 0
+    annotations: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    seconds: float = 0.0
+
+
+class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes one record an image. Subclasses name their `source`; their docstring is the recipe."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    source: Source
+
+    def __init__(self, *, inputs: BuildInputs, data_dir: str):
+        self.inputs = inputs
+        self.reports: dict[str, SplitReport] = {}
+        self.absent: dict[str, str] = {}
+        config = tfds.core.BuilderConfig(
+            name=inputs.regions.name,
+            version=self.VERSION,
+            description=f"Region features: {inputs.regions.describes}.",
+        )
+        super().__init__(data_dir=data_dir, config=config, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=schema.features_dict(),
+            # The generator shuffles, so that the index, written along, knows the order.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Any]]]:
+        found, self.absent = read_splits(self.source, self.inputs.folder)
+        return {split: self._generate_examples(split, found[split]) for split in found}
+
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        # Into the folder that becomes the dataset's when it is complete.
+        info = {
+            "made_of": made_of(self.inputs),
+            "splits": {split: dataclasses.asdict(r) for split, r in self.reports.items()},
+            "absent": self.absent,
+            "unreadable": [dataclasses.asdict(skip) for skip in self.inputs.regions.unreadable],
+        }
+        (Path(self.data_dir) / BUILD_INFO).write_text(json.dumps(info, indent=1))
+
+    def _generate_examples(
+        self, split: str, annotations: AnnotationSet
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        start = time.perf_counter()
+        self._require_regions(split, annotations)
+        skipped = [*annotations.skipped]
+        grouped = list(annotations.by_image())
+        rng = np.random.default_rng(_STORED_ORDER_SEED)
+        rows = _IndexRows(self.source.keeps_texts)
+        for done, position in enumerate(rng.permutation(len(grouped))):
+            key, examples = grouped[position]
+            self.inputs.progress(split, done, len(grouped))
+            images = [annotations.images[i] for i in annotations.pairs.get(key, (key,))]
+            try:
+                record = make_record(key, images, examples, self.inputs.regions)
+            except DataError as error:
+                skipped += [Skipped(split, x.example_id, str(error)) for x in examples]
+                continue
+            rows.add(record)
+            yield len(rows) - 1, schema.example_of(record)
+        self.inputs.progress(split, len(grouped), len(grouped))
+        total = len(annotations.annotations) + len(annotations.skipped)
+        if len(skipped) > self.inputs.max_skipped_share * total:
+            raise DataError(
+                f"{self.source.name}/{split}: {len(skipped)} of {total} records cannot be used, "
+                f"more than {self.inputs.max_skipped_share:.0%}; the first: {skipped[0].file}: "
+                f"{skipped[0].record}: {skipped[0].reason}. Pass --max_skipped_share to go on"
+            )
+        index_module.write_index(Path(self.data_dir), split, rows.finish())
+        self.reports[split] = SplitReport(
+            len(rows),
+            rows.num_images,
+            int(sum(rows.counts)),
+            tuple(skipped),
+            time.perf_counter() - start,
+        )
+
+    def _require_regions(self, split: str, annotations: AnnotationSet) -> None:
+        """Looks for all images before anything is written.
+
+        Raises:
+          DataError: so many are missing that the features must be those of another dataset.
+        """
+        missing = missing_images(self.inputs.regions, annotations.images)
+        if len(missing) > self.inputs.max_skipped_share * len(annotations.images):
+            raise DataError(
+                f"{self.source.name}/{split}: region features {self.inputs.regions.name} lack "
+                f"{len(missing)} of {len(annotations.images)} images, the first: {missing[0]}. Are "
+                "they of another dataset? Pass --max_skipped_share to go on without these images"
+            )
+
+
+def made_of(inputs: BuildInputs) -> dict[str, Any]:
+    """What tells whether a built dataset is up to date."""
+    return {"features": inputs.regions.describes, "files": dict(inputs.file_hashes)}
+
+
+class _IndexRows:
+    """Collects the index while records are written."""
+
+    def __init__(self, keeps_texts: bool):
+        self._keeps_texts = keeps_texts
+        self._records: list[tuple[str, tuple[str, ...], np.ndarray]] = []
+        self._texts: list[str] = []
+        self._means: list[np.ndarray] = []
+        self.counts: list[int] = []
+
+    @property
+    def num_images(self) -> int:
+        return len({image_id for _, image_ids, _ in self._records for image_id in image_ids})
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def add(self, record: schema.Record) -> None:
+        self._records.append((record.record_id, record.image_ids, record.coco_ids))
+        self.counts.append(len(record.annotations))
+        if self._keeps_texts:
+            self._texts += [annotation.text for annotation in record.annotations]
+            mean = (
+                record.features.mean(axis=0, dtype=np.float32)
+                if len(record.features)
+                else (np.zeros(record.features.shape[1], np.float32))
+            )
+            self._means.append(mean.astype(np.float16))
+
+    def finish(self) -> index_module.SplitIndex:
+        k = len(self._records[0][1]) if self._records else 1
+        return index_module.SplitIndex(
+            record_ids=np.array([record[0] for record in self._records], str),
+            image_ids=np.array([record[1] for record in self._records], str).reshape(-1, k),
+            coco_ids=np.array([record[2] for record in self._records], np.int64).reshape(-1, k),
+            counts=np.array(self.counts, np.int64),
+            texts=tuple(self._texts),
+            mean_features=np.stack(self._means) if self._means else np.zeros((0, 0), np.float16),
+        )

@@ -1,0 +1,49 @@
+"""Builders of group G1: questions with an answer from a vocabulary."""
+
+from twelve_in_one.data.builders.base import ImageMajorBuilder
+from twelve_in_one.data.sources import SOURCES
+
+
+class Vqa(ImageMajorBuilder, skip_registration=True):
+    """VQA v2 (Goyal et al., 2017): open questions about COCO photos, ten human answers each.
+
+    Recipe: from visualqa.org, version 2 of the balanced real images, into `vqa/`:
+    v2_OpenEnded_mscoco_{train,val}2014_questions.json,
+    v2_mscoco_{train,val}2014_annotations.json and
+    v2_OpenEnded_mscoco_test2015_questions.json. Released caches (`cache/*_target.pkl` with
+    `cache/trainval_label2ans.pkl`) will do in place of the annotations.
+    Splits: "train" is train2014 and val2014 without its last 3,000 questions, which are "val"
+    ("minval" of the released code); "test" is test2015, without answers.
+    Licence: annotations CC-BY-4.0; COCO photos under their Flickr licences.
+    Checksums: none are published; `build.json` records SHA-256 of the files that were read.
+    """
+
+    source = SOURCES["vqa"]
+
+
+class Vgqa(ImageMajorBuilder, skip_registration=True):
+    """Visual Genome question answering (Krishna et al., 2017).
+
+    Recipe: from visualgenome.org into `visual_genome/`: question_answers.json and image_data.json
+    (which also says which photos are COCO's). Released caches will do.
+    Splits: "val" is the last 5,000 questions by id, "train" the others; answers share VQA's
+    vocabulary.
+    Licence: CC-BY-4.0.
+    Checksums: none are published; `build.json` records SHA-256 of the files that were read.
+    """
+
+    source = SOURCES["vgqa"]
+
+
+class Gqa(ImageMajorBuilder, skip_registration=True):
+    """GQA, balanced (Hudson and Manning, 2019): compositional questions about Visual Genome photos.
+
+    Recipe: from the GQA site into `gqa/`: {train,val,testdev}_balanced_questions.json. Released
+    caches will do for training.
+    Splits: "train" is train and val without its last 3,000 questions by id (as text), which are
+    "val"; "test" is testdev.
+    Licence: CC-BY-4.0.
+    Checksums: none are published; `build.json` records SHA-256 of the files that were read.
+    """
+
+    source = SOURCES["gqa"]

@@ -1,0 +1,211 @@
+"""Batches of one task, by number: `stream.batch(i)` is a pure function of i.
+
+A `Selection` knows which examples take part and in which order they come; batch i is computed from
+i alone, so a run resumes at any batch, and hosts agree without talking. `as_dataset` puts tf.data's
+parallel prefetching around it. Training runs through epoch after epoch without a partial batch;
+evaluation covers every example once and fills the last batch up (`_mask`).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from twelve_in_one.data.examples import Batch, Encoding, Example, encode_batch
+from twelve_in_one.data.negatives import draw_negatives
+from twelve_in_one.data.order import epoch_order, host_rows
+from twelve_in_one.data.reader import SplitReader
+from twelve_in_one.data.records import DataError
+
+_ORDER, _DRAW = 0, 1  # what a seed is for
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which examples of a split take part, and in which order they come.
+
+    Attributes:
+      reader: the split.
+      records: int64[n'], positions of the records that take part (cleaning removes some).
+      batch_size: B, global.
+      training: shuffled anew every epoch and without end; otherwise in stored order, once.
+      seed: ints that the order and every example's random draws depend on, e.g. (seed, task id).
+      host: which of the hosts this is.
+      num_hosts: how many there are; each fills an equal part of every batch.
+      order_options: of `epoch_order`.
+    """
+
+    reader: SplitReader
+    records: np.ndarray
+    batch_size: int
+    training: bool
+    seed: tuple[int, ...] = (0,)
+    host: int = 0
+    num_hosts: int = 1
+    order_options: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        host_rows(self.batch_size, self.host, self.num_hosts)
+        if not self.num_examples:
+            raise DataError(f"{self.reader.name}: no example takes part")
+
+    @functools.cached_property
+    def first_example(self) -> np.ndarray:
+        """int64[n' + 1], number of each record's first example among those that take part."""
+        return np.concatenate([[0], np.cumsum(self.reader.index.counts[self.records])])
+
+    @property
+    def num_examples(self) -> int:
+        """Examples an epoch."""
+        return int(self.first_example[-1])
+
+    @property
+    def num_batches(self) -> int:
+        """Batches an epoch, the last one counted in full."""
+        return -(-self.num_examples // self.batch_size)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of a batch that this host fills."""
+        return self.batch_size // self.num_hosts
+
+    @functools.cached_property
+    def _order(self) -> Callable[[int], np.ndarray]:
+        """Epoch -> order. Two are kept, for batches that span the border between epochs."""
+        return functools.lru_cache(maxsize=2)(self._compute_order)
+
+    def _compute_order(self, epoch: int) -> np.ndarray:
+        counts = self.reader.index.counts[self.records]
+        return epoch_order(counts, (_ORDER, *self.seed, epoch), **self.order_options)
+
+    def rows(self, batch: int) -> list[tuple[int, int]]:
+        """(epoch, example number) of this host's rows of a batch; fewer at the end of evaluation.
+
+        Raises:
+          IndexError: beyond the end of an evaluation.
+        """
+        rows = host_rows(self.batch_size, self.host, self.num_hosts)
+        positions = batch * self.batch_size + np.arange(rows.start, rows.stop)
+        if not self.training:
+            if batch >= self.num_batches:
+                raise IndexError(f"{self.reader.name}: batch {batch} of {self.num_batches}")
+            return [(0, int(position)) for position in positions if position < self.num_examples]
+        places = [divmod(int(position), self.num_examples) for position in positions]
+        return [(epoch, int(self._order(epoch)[offset])) for epoch, offset in places]
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """(position in `records`, position among its annotations) of an example."""
+        record = int(np.searchsorted(self.first_example, number, side="right")) - 1
+        return record, number - int(self.first_example[record])
+
+    def text(self, number: int) -> str:
+        """The caption of an example, without reading its record."""
+        record, which = self.locate(number)
+        first = self.reader.first_example[self.records[record]]
+        return self.reader.index.texts[int(first) + which]
+
+    def rng(self, epoch: int, number: int) -> np.random.Generator:
+        """For an example's random draws, whoever makes them: worker, host or resumed run."""
+        return np.random.default_rng((_DRAW, *self.seed, epoch, number))
+
+
+class Stream(Protocol):
+    """Batches by number."""
+
+    selection: Selection
+
+    def batch(self, number: int) -> Batch:
+        """This host's rows of a batch, counted from 0 over all epochs."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskStream:
+    """Batches of one of the twelve tasks.
+
+    Attributes:
+      selection: which examples.
+      encoding: how they become batches.
+      pool: int32[n', P] hard negatives of retrieval, as positions in `selection.records`.
+    """
+
+    selection: Selection
+    encoding: Encoding
+    pool: np.ndarray | None = None
+
+    def batch(self, number: int) -> Batch:
+        """This host's rows of batch `number`, counted from 0 over all epochs.
+
+        Raises:
+          DataError: an example is unusable; dataset, split and example are named.
+          IndexError: beyond the end of an evaluation.
+        """
+        examples = [self._example(*row) for row in self.selection.rows(number)]
+        return encode_batch(self.encoding, examples, self.selection.num_rows)
+
+    def _example(self, epoch: int, number: int) -> Example:
+        selection = self.selection
+        image, which = selection.locate(number)
+        record = selection.reader.record(int(selection.records[image]))
+        annotation = record.annotations[which]
+        if self.encoding.task.kind != "match":
+            return Example(record, annotation)
+        # Evaluation draws the same negatives whenever it is run.
+        rng = selection.rng(epoch, number)
+        drawn = draw_negatives(rng, image, selection.first_example, self.pool)
+        other = selection.reader.record(int(selection.records[drawn.image]))
+        options = (
+            (record, annotation.text),
+            (record, selection.text(drawn.caption)),
+            (other, annotation.text),
+            (record, selection.text(drawn.hard_caption)),
+        )
+        return Example(record, annotation, options)
+
+
+def as_dataset(
+    stream: Stream, *, start: int = 0, stop: int | None = None, prefetch: int = 2
+) -> Any:
+    """Batches start, start + 1, ... as a `tf.data.Dataset`, made in parallel ahead of use.
+
+    Args:
+      stream: where they come from.
+      start: first batch, the number of batches that were used before.
+      stop: end; None for the end of the evaluation, or never in training.
+      prefetch: batches that wait ready.
+
+    Returns:
+      A dataset of dicts with static shapes, in the order of their numbers; example_id as bytes,
+      which is what TensorFlow makes of texts.
+    """
+    import tensorflow as tf
+
+    selection = stream.selection
+    if stop is None:
+        stop = np.iinfo(np.int64).max if selection.training else selection.num_batches
+    example = stream.batch(0)
+    keys = sorted(example)
+    types = [tf.string if key == "example_id" else example[key].dtype for key in keys]
+
+    def make(number: int) -> list[np.ndarray]:
+        batch = stream.batch(int(number))
+        return [batch[key] for key in keys]
+
+    def shaped(*values: Any) -> dict[str, Any]:
+        for key, value in zip(keys, values, strict=True):
+            value.set_shape(example[key].shape)
+        return dict(zip(keys, values, strict=True))
+
+    options = tf.data.Options()
+    options.deterministic = True
+    return (
+        tf.data.Dataset.range(start, stop)
+        .map(
+            lambda number: shaped(*tf.numpy_function(make, [number], types, stateful=False)),
+            num_parallel_calls=prefetch,
+        )
+        .prefetch(prefetch)
+        .with_options(options)
+    )

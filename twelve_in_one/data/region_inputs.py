@@ -1,0 +1,168 @@
+"""Which region features a dataset is built with: a store of a detector's, the pixels, or none.
+
+"lmdb:PATH", "npy:DIR", "tsv:FILE", "hdf5:FILE", "records:DIR"   a store, see `data/regions/`
+"pixels"                                                        found in the pictures by us
+"none"                                                          text and boxes only
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from twelve_in_one.data.records import AnnotatedImage, DataError, Regions, Skipped
+from twelve_in_one.data.regions import open_store
+from twelve_in_one.data.regions.checks import check_annotated, check_regions
+from twelve_in_one.data.regions.store import NoRegions, RegionStore
+from twelve_in_one.data.sources import Source
+
+_PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionInputs:
+    """Regions of the images of one dataset.
+
+    Attributes:
+      name: of the features; part of the built dataset's folder.
+      describes: what made them, as it travels with checkpoints.
+      has: image id -> whether there are regions.
+      detected: image id -> regions, checked.
+      annotated: image -> features of its annotated boxes float[G, F], [G, 0] where there are none.
+      unreadable: pictures that no region could be taken from.
+    """
+
+    name: str
+    describes: str
+    has: Callable[[str], bool]
+    detected: Callable[[str], Regions]
+    annotated: Callable[[AnnotatedImage], np.ndarray]
+    unreadable: tuple[Skipped, ...] = ()
+
+
+def _no_features(image: AnnotatedImage) -> np.ndarray:
+    return np.zeros((len(image.box_ids), 0), np.float16)
+
+
+def no_regions() -> RegionInputs:
+    """Neither detected boxes nor features: what can be learnt from text and annotated boxes."""
+    store = NoRegions()
+    return RegionInputs("none", "none", store.__contains__, store.get, _no_features)
+
+
+def from_stores(source: Source, features: str, annotated_features: str | None) -> RegionInputs:
+    """Regions of a detector, and of its pass over the annotated boxes.
+
+    Raises:
+      DataError: a store cannot be opened; or the dataset needs features of annotated boxes and no
+        store of them is given.
+    """
+    store = open_store(features)
+    if source.scores_annotated_boxes and annotated_features is None:
+        raise DataError(
+            f"{source.name} chooses among annotated boxes, so it needs their region features: pass "
+            "--annotated_features"
+        )
+    annotated_store = open_store(annotated_features) if annotated_features else None
+
+    def detected(image_id: str) -> Regions:
+        key = store_key(store, source, image_id)
+        return check_regions(store.get(key), store=store.name, image_id=key)
+
+    def annotated(image: AnnotatedImage) -> np.ndarray:
+        if annotated_store is None or not image.box_ids:
+            return _no_features(image)
+        key = store_key(annotated_store, source, image.image_id)
+        if not source.scores_annotated_boxes and key not in annotated_store:
+            return _no_features(image)
+        regions = annotated_store.get(key)
+        return check_annotated(regions, image, annotated_store.name).features
+
+    return RegionInputs(
+        name=store_name(features),
+        describes=features.split(":", 1)[-1].rsplit("/", 1)[-1],
+        has=lambda image_id: store_key(store, source, image_id) in store,
+        detected=detected,
+        annotated=annotated,
+    )
+
+
+def store_name(features: str) -> str:
+    """Name of a store, as it becomes part of the path of what is built with it."""
+    stem = Path(features.split(":", 1)[-1]).stem.lower()
+    return "".join(letter if letter.isalnum() else "_" for letter in stem)
+
+
+def store_key(store: RegionStore, source: Source, image_id: str) -> str:
+    """The key of an image in a store; the released store of Visual7W prefixes its ids."""
+    prefixed = f"v7w_{image_id}"
+    if source.name == "visual7w" and image_id not in store and prefixed in store:
+        return prefixed
+    return image_id
+
+
+def from_pixels(
+    source: Source, images_dir: Path, cache_dir: Path, *, num_regions: int, jobs: int
+) -> RegionInputs:
+    """Regions found in the pictures of the dataset's collection; those found before are kept.
+
+    Args:
+      source: the dataset.
+      images_dir: holds one folder a collection ("coco", "visual_genome", ...), searched in depth.
+      cache_dir: where regions are kept, for all datasets of the collection.
+      num_regions: most regions an image.
+      jobs: processes.
+
+    Raises:
+      DataError: there are no pictures.
+    """
+    from twelve_in_one.data.regions.extract import extract_folder
+    from twelve_in_one.data.regions.extractor import PixelExtractor, load_image
+
+    extractor = PixelExtractor(num_regions=num_regions)
+    pictures = picture_files(images_dir / source.domain)
+    folder = cache_dir / extractor.name / source.domain
+    unreadable = extract_folder(pictures, folder, extractor, jobs=jobs)
+    store = open_store(f"records:{folder}")
+
+    def annotated(image: AnnotatedImage) -> np.ndarray:
+        if not source.scores_annotated_boxes or not image.box_ids:
+            return _no_features(image)
+        pixels = load_image(pictures[image.image_id])
+        return extractor.describe(pixels, np.asarray(image.boxes, np.float32))
+
+    return RegionInputs(
+        name="pixels",
+        describes=extractor.name,
+        has=store.__contains__,
+        detected=store.get,
+        annotated=annotated,
+        unreadable=unreadable,
+    )
+
+
+def picture_files(folder: Path) -> dict[str, Path]:
+    """Pictures below a folder by image id: the file's stem, or the number that ends COCO's names.
+
+    Raises:
+      DataError: there is none, or two pictures have the same id.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in _PICTURES:
+            continue
+        image_id = path.stem
+        if image_id.startswith("COCO_") or (image_id.isdecimal() and folder.name == "coco"):
+            image_id = str(int(image_id.rsplit("_", 1)[-1]))
+        if image_id in found:
+            raise DataError(f"{path}: image {image_id} is also at {found[image_id]}")
+        found[image_id] = path
+    if not found:
+        raise DataError(f"{folder}: no pictures; pass --images, or other --features")
+    return found
+
+
+def missing_images(inputs: RegionInputs, image_ids: Iterable[str]) -> list[str]:
+    """Images that there are no regions of."""
+    return [image_id for image_id in image_ids if not inputs.has(image_id)]

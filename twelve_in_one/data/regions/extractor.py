@@ -1,0 +1,151 @@
+"""What turns an image into regions: the interface of a detector, and one that learns nothing.
+
+`PixelExtractor` stands in where no trained detector is at hand: candidates from `proposals`,
+features from `descriptor`. Whatever implements `RegionExtractor` can take its place.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from twelve_in_one.data.records import DataError, Regions
+from twelve_in_one.data.regions.descriptor import FEATURE_DIM, describe_boxes
+from twelve_in_one.data.regions.proposals import propose
+
+MIN_SIDE = 16  # pixels; of anything smaller no regions can be told apart
+MAX_PIXELS = 64_000_000  # decoded, that is 192 MB
+
+
+class RegionExtractor(Protocol):
+    """Finds regions in images and describes any box. Letters: H, W image; N boxes; F features."""
+
+    @property
+    def name(self) -> str:
+        """What made the features, its version included: stored beside whatever is trained on them.
+
+        Two extractors of one name give the same regions for the same image.
+        """
+
+    @property
+    def feature_dim(self) -> int:
+        """F."""
+
+    @property
+    def num_regions(self) -> int:
+        """How many regions an image has at most."""
+
+    def extract(self, image: np.ndarray) -> Regions:
+        """The regions of an image, uint8[H, W, 3], best first; their features are `describe`'s."""
+
+    def describe(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Features float32[N, F] of boxes float32[N, 4], corners x1, y1, x2, y2 in pixels."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PixelExtractor:
+    """Regions by rules about pixels; see `proposals.propose` and `descriptor.describe_boxes`.
+
+    Attributes:
+      num_regions: how many at most. Pictures of few things on a ground have fewer.
+      cluttered: look everywhere, as photos need, not only for things that lie on a ground.
+    """
+
+    num_regions: int = 16
+    cluttered: bool = False
+
+    def __post_init__(self):
+        if self.num_regions < 1:
+            raise ValueError(f"num_regions must be positive, is {self.num_regions}")
+
+    @property
+    def name(self) -> str:
+        return f"pixels-1-{'cluttered' if self.cluttered else 'ground'}-{self.num_regions}"
+
+    @property
+    def feature_dim(self) -> int:
+        return FEATURE_DIM
+
+    def extract(self, image: np.ndarray) -> Regions:
+        """See `RegionExtractor`; without class probabilities.
+
+        Raises:
+          ValueError: not uint8[H, W, 3], or a side below MIN_SIDE.
+        """
+        _check_image(image)
+        boxes = propose(image, self.num_regions, cluttered=self.cluttered)
+        height, width = image.shape[:2]
+        return Regions(boxes, describe_boxes(image, boxes), width, height)
+
+    def describe(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """See `RegionExtractor`. What reaches beyond the image is cut off.
+
+        Raises:
+          ValueError: not uint8[H, W, 3], a side below MIN_SIDE, or a box that is not finite, has
+            its corners in the wrong order or lies outside the image.
+        """
+        _check_image(image)
+        return describe_boxes(image, _within(boxes, image))
+
+
+def load_image(path: Path) -> np.ndarray:
+    """An image file as uint8[H, W, 3], sRGB, upright.
+
+    Grey images get three equal channels, transparent ones a white background, of animations the
+    first picture is taken. Values of 16 bits lose the lower eight.
+
+    Raises:
+      DataError: missing, no image, truncated, or smaller or larger than can be used.
+    """
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
+                raise DataError(
+                    f"{path}: {width} x {height} pixels; sides must have {MIN_SIDE} pixels at "
+                    f"least, all together {MAX_PIXELS:,} at most: leave it out or resize it"
+                )
+            return _rgb(ImageOps.exif_transpose(picture))
+    except DataError:
+        raise
+    except Exception as error:  # decoders fail on strangers' bytes with whatever they trip over
+        raise DataError(f"{path}: cannot be read as an image: {error}; replace it") from error
+
+
+def _rgb(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith("I"):
+        grey = np.clip(np.asarray(picture).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return np.array(picture.convert("RGB"))
+
+
+def _check_image(image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image must be uint8[H, W, 3], is {image.dtype}{list(image.shape)}")
+    if min(image.shape[:2]) < MIN_SIDE:
+        raise ValueError(f"image must have {MIN_SIDE} pixels a side, is {list(image.shape[:2])}")
+
+
+def _within(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """float32[N, 4], boxes cut at the last pixels of the image."""
+    boxes = np.asarray(boxes, np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (N, 4), have {boxes.shape}")
+    height, width = image.shape[:2]
+    last = np.array((width - 1, height - 1), np.float32)
+    with np.errstate(invalid="ignore"):
+        usable = np.isfinite(boxes).all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
+        usable &= (boxes[:, :2] < last + 1).all(1) & (boxes[:, 2:] >= 0).all(1)
+    if not usable.all():
+        row = int(np.argmin(usable))
+        raise ValueError(
+            f"box {row} {boxes[row].tolist()} must be x1 <= x2, y1 <= y2 in pixels of an image "
+            f"{width} wide and {height} high"
+        )
+    return np.clip(boxes, 0, np.tile(last, 2))

@@ -1,0 +1,185 @@
+"""What every store of region features offers, and what their readers share.
+
+A store gives the `Regions` of an image by its id. Its arrays have the right types and ranks when
+they leave it; whether their values make sense is for `regions.checks` to say.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from twelve_in_one.data.files import shorten
+from twelve_in_one.data.records import DataError, Regions
+
+_COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})")
+_PICTURE_SUFFIX = re.compile(r"\.(?:jpe?g|png)$", re.IGNORECASE)
+
+
+class RegionStore(Protocol):
+    """Regions of images by image id; closes itself at the end of a `with` block.
+
+    Ids are the decimal COCO id without zeros (VQA, COCO, RefCOCO, GuessWhat), the file's stem
+    (Flickr30k), the Visual Genome id (also of GQA's images), "v7w_<id>" (Visual7W) and
+    "<split>-<a>-<b>-img0" (NLVR2); see `image_key` for other spellings.
+
+    Attributes:
+      name: what messages call the store, usually its path.
+    """
+
+    name: str
+
+    def ids(self) -> Iterator[str]:
+        """Ids of all images."""
+        ...
+
+    def get(self, image_id: str) -> Regions:
+        """The regions of an image.
+
+        Raises:
+          DataError: there is no such image, or its entry is damaged; names store and id.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives files back; nothing can be read afterwards."""
+        ...
+
+    def __contains__(self, image_id: str) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class NoRegions(RegionStore):
+    """Has every image, none of which has any region: for what text and given boxes can tell.
+
+    Sizes are 0, too; whoever joins the regions with annotations puts the annotated size in.
+    """
+
+    name = "none"
+
+    def ids(self) -> Iterator[str]:
+        return iter(())
+
+    def get(self, image_id: str) -> Regions:
+        return Regions(np.zeros((0, 4), np.float32), np.zeros((0, 0), np.float32), 0, 0)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def __contains__(self, image_id: str) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 0
+
+
+def image_key(text: str) -> str:
+    """The id by which the annotations call an image that a store calls `text`.
+
+    "COCO_train2014_000000318556" and "000000318556.jpg" become "318556"; other names only lose the
+    suffix of a picture. Readers of TSV, npy and HDF5 apply this; LMDB keys are ids already.
+    """
+    stem = _PICTURE_SUFFIX.sub("", text)
+    coco = _COCO_NAME.fullmatch(stem)
+    return str(int(coco[1])) if coco else stem
+
+
+def missing_image(store: RegionStore, image_id: str) -> DataError:
+    """The error that `get` raises for an image that is not there, with ids that are."""
+    digits = _digits(image_id)
+    alike = (other for other in store.ids() if digits and _digits(other) == digits)
+    hint = list(itertools.islice(alike, 3))
+    if hint:
+        hint_text = f"there is {', '.join(map(repr, hint))}"
+    else:
+        first = ", ".join(map(repr, itertools.islice(store.ids(), 3)))
+        hint_text = f"its {len(store)} images begin with {first}" if first else "it is empty"
+    return DataError(f"{store.name}: no image {image_id!r}; {hint_text}")
+
+
+def _digits(image_id: str) -> str:
+    return re.sub(r"\D", "", image_id).lstrip("0")
+
+
+def entry(record: Any, key: str, where: str) -> Any:
+    """`record[key]`.
+
+    Raises:
+      DataError: `record` is no mapping or lacks the key.
+    """
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where}: must be a dict, is a {type(record).__name__}")
+    if key not in record:
+        keys = ", ".join(shorten(key) for key in itertools.islice(record, 12))
+        raise DataError(f"{where}: no {key!r}; keys: {keys}")
+    return record[key]
+
+
+def make_regions(
+    where: str, *, boxes: Any, features: Any, width: Any, height: Any, class_probs: Any = None
+) -> Regions:
+    """Regions out of what a file holds.
+
+    Args:
+      where: store and image, for messages.
+      boxes: real[N, 4].
+      features: real[N, F]; float16 stays so, the rest becomes float32.
+      width: a whole number.
+      height: a whole number.
+      class_probs: real[N, C] or None.
+
+    Raises:
+      DataError: something else than matrices of numbers and whole sizes.
+    """
+    boxes = _float32(_matrix(where, "boxes", boxes))
+    if boxes.shape[1] != 4:
+        raise DataError(f"{where}: boxes must have 4 columns, have shape {boxes.shape}")
+    features = _matrix(where, "features", features)
+    if features.dtype != np.float16:
+        features = _float32(features)
+    if class_probs is not None:
+        class_probs = _float32(_matrix(where, "class probabilities", class_probs))
+    size = _pixels(where, "width", width), _pixels(where, "height", height)
+    return Regions(boxes, features, *size, class_probs)
+
+
+def _matrix(where: str, name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{where}: {name} are no matrix: {error}") from error
+    if array.dtype.kind not in "fiu" or array.ndim != 2:
+        raise DataError(
+            f"{where}: {name} must be a matrix of numbers, are {array.dtype}{list(array.shape)}"
+        )
+    return array
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinities are reported by the checks
+        return array.astype(np.float32, copy=False)
+
+
+def _pixels(where: str, name: str, value: Any) -> int:
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "fiu":
+        raise DataError(f"{where}: {name} must be a number of pixels, is {shorten(value)}")
+    number = float(array.item())
+    if not number.is_integer() or abs(number) > 1e9:
+        raise DataError(f"{where}: {name} must be a whole number of pixels, is {number}")
+    return int(number)

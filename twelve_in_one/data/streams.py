@@ -1,0 +1,125 @@
+"""Opens built datasets as streams: one call from a data folder to the batches of a task."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from twelve_in_one.data import finish
+from twelve_in_one.data.answers import read_vocabulary
+from twelve_in_one.data.examples import Encoding
+from twelve_in_one.data.pipeline import Selection, TaskStream
+from twelve_in_one.data.reader import DEFAULT_CACHE_BYTES, built_folder, open_split
+from twelve_in_one.data.records import DataError
+from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.splits import CleanSplit, read_clean_split
+from twelve_in_one.data.text import Tokenizer, load_tokenizer
+from twelve_in_one.tasks.base import Task
+
+NUM_VERDICTS = {"image_pair": 2, "three_way": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFolder:
+    """What the datasets of a data folder share.
+
+    Attributes:
+      path: of the folder, as `data.build` leaves it.
+      regions: name of the region features.
+      tokenizer: of its `vocab.txt`.
+      answers: head -> answers, "vqa" and "gqa", as far as there are any.
+      clean: images that nobody may train on; None to train on everything.
+    """
+
+    path: Path
+    regions: str
+    tokenizer: Tokenizer
+    answers: Mapping[str, tuple[str, ...]]
+    clean: CleanSplit | None
+
+
+def open_folder(path: Path, regions: str, *, clean: bool = True) -> DataFolder:
+    """Opens a data folder.
+
+    Args:
+      path: as `data.build` leaves it.
+      regions: name of the region features, "pixels" or that of a store.
+      clean: leave out other datasets' test images (12-in-1 section 3.2).
+
+    Raises:
+      DataError: a file is missing or damaged.
+    """
+    found = {}
+    for head, name in (("vqa", finish.VQA_ANSWERS), ("gqa", finish.GQA_ANSWERS)):
+        if (path / name).is_file():
+            found[head] = read_vocabulary(path / name)
+    split = read_clean_split(path / finish.CLEAN_SPLIT) if clean else None
+    return DataFolder(path, regions, load_tokenizer(path / finish.WORDS), found, split)
+
+
+def open_stream(
+    folder: DataFolder,
+    task: Task,
+    split: str,
+    *,
+    batch_size: int,
+    training: bool,
+    feature_dim: int | None = None,
+    num_labels: int | None = None,
+    seed: int = 0,
+    host: int = 0,
+    num_hosts: int = 1,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+    encoding_options: Mapping[str, object] | None = None,
+) -> TaskStream:
+    """The batches of one task.
+
+    Args:
+      folder: from `open_folder`.
+      task: shapes of the batches; its name is the dataset's.
+      split: "train", "val", ...
+      batch_size: global.
+      training: shuffled and endless, or once in stored order.
+      feature_dim: region feature size F of the model; None for that of the dataset.
+      num_labels: L of kind "answer", at least as many as answers; as many if None.
+      seed: of order and negatives.
+      host: which of the hosts this is.
+      num_hosts: how many there are.
+      cache_bytes: memory for records.
+      encoding_options: further fields of `Encoding`.
+
+    Raises:
+      DataError: the dataset or something that it needs has not been built.
+    """
+    source = SOURCES[task.name]
+    built = built_folder(folder.path, task.name, folder.regions)
+    reader = open_split(built, split, cache_bytes=cache_bytes)
+    kept = np.ones(len(reader.index.counts), bool)
+    if folder.clean is not None and split in source.cleaned_splits:
+        kept = folder.clean.keeps(source.domain, reader.index)
+    records = np.flatnonzero(kept)
+    pool = None
+    if task.kind == "match" and training and folder.clean is not None:
+        pool = finish.read_hard_negatives(built, reader.index.image_ids[records, 0])
+    answers: tuple[str, ...] = ()
+    if task.kind == "answer":
+        if task.head not in folder.answers:
+            raise DataError(f"{folder.path}: no answer vocabulary for {task.name}")
+        answers = folder.answers[task.head]
+    labels = NUM_VERDICTS.get(task.head, num_labels or len(answers))
+    if len(answers) > labels:
+        raise DataError(f"{task.name}: {len(answers)} answers, but the model has {labels} labels")
+    selection = Selection(
+        reader, records, batch_size, training, (seed, task.task_id), host, num_hosts
+    )
+    encoding = Encoding(
+        task,
+        folder.tokenizer,
+        reader.feature_dim if feature_dim is None else feature_dim,
+        {answer: label for label, answer in enumerate(answers)},
+        labels,
+        training,
+        **(encoding_options or {}),
+    )
+    return TaskStream(selection, encoding, pool)

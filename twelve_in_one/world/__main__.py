@@ -1,0 +1,85 @@
+"""Makes a world of pictures, with twelve datasets and captions about them in official layouts.
+
+    python -m twelve_in_one.world --out RAW --images 2000 --seed 0
+
+RAW then is what `python -m twelve_in_one.data.build all --manual_dir RAW` reads: a folder a
+dataset, `images/` with a folder a collection of pictures, `contact_sheet.png` to look at, and
+`world.json` with arguments and sizes. The same arguments make the same files, with any number of
+jobs.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twelve_in_one.world import make
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; see --help."""
+    parser = argparse.ArgumentParser(
+        prog="python -m twelve_in_one.world",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="RAW, a new or empty folder")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=2000,
+        help=f"number of different pictures, {make.MIN_IMAGES} to {make.MAX_IMAGES:,}; "
+        "default %(default)s",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument(
+        "--jobs", type=int, default=_num_cores(), help="processes; default all cores"
+    )
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {args.jobs}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; 0 if the world is there in the end."""
+    args = parse_arguments(argv)
+    # As on an interrupt, what is unfinished is removed.
+    signal.signal(signal.SIGTERM, _stop)
+    start = time.perf_counter()
+    try:
+        if make.is_made(args.out, args.images, args.seed):
+            print(f"{args.out} holds this world already: nothing to do")
+            return 0
+        counts = make.make(args.out, args.images, args.seed, args.jobs, _log)
+    except (ValueError, OSError) as error:
+        _log(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        _log("interrupted: nothing was written")
+        return 130
+    print(make.table(counts))
+    _log(f"{args.out} made in {time.perf_counter() - start:.0f} s")
+    return 0
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _stop(signal_number: int, _: Any) -> None:
+    raise SystemExit(128 + signal_number)
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

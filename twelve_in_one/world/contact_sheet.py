@@ -1,0 +1,96 @@
+"""A picture of what a world's files say: for looking at, read as a training job reads them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from twelve_in_one.data.annotations import refcoco, retrieval, vqa
+from twelve_in_one.world.scene import HEIGHT, WIDTH
+
+FILE = "contact_sheet.png"
+_COLUMNS, _ROWS = 4, 6
+_ZOOM = 2
+_WIDTH = 400  # pixels of a cell
+_TEXT_SIZE, _LINE, _GAP = 15, 19, 10
+_PAPER, _INK, _FAINT, _MARK = (250, 249, 246), (28, 28, 30), (110, 110, 116), (255, 0, 120)
+
+
+class _Cell(NamedTuple):
+    """What is shown of a picture.
+
+    Attributes:
+      file: of the picture.
+      box: corners, pixels.
+      lines: heading and text.
+    """
+
+    file: Path
+    box: tuple[float, float, float, float]
+    lines: tuple[tuple[str, str], ...]
+
+
+def draw(folder: Path) -> None:
+    """Writes contact_sheet.png: pictures of RefCOCO's training split with what is said of them.
+
+    Args:
+      folder: of a world, all datasets written.
+
+    Raises:
+      DataError: a file of it cannot be read.
+    """
+    cells = _cells(folder)
+    font = ImageFont.load_default(_TEXT_SIZE)
+    texts = [[_wrapped(f"{head}: {text}", font) for head, text in cell.lines] for cell in cells]
+    height = HEIGHT * _ZOOM + _LINE * max(sum(map(len, t)) for t in texts) + 3 * _GAP
+    rows = -(-len(cells) // _COLUMNS)
+    sheet = Image.new("RGB", (_COLUMNS * (_WIDTH + _GAP) + _GAP, rows * height + _GAP), _PAPER)
+    canvas = ImageDraw.Draw(sheet)
+    for number, (cell, parts) in enumerate(zip(cells, texts, strict=True)):
+        row, column = divmod(number, _COLUMNS)
+        x, y = _GAP + column * (_WIDTH + _GAP), _GAP + row * height
+        with Image.open(cell.file) as picture:
+            size = (WIDTH * _ZOOM, HEIGHT * _ZOOM)
+            sheet.paste(picture.resize(size, Image.Resampling.BICUBIC), (x, y))
+        corners = np.array(cell.box) * _ZOOM + (x, y, x, y)
+        canvas.rectangle(corners.round().tolist(), outline=_MARK, width=2)
+        y += HEIGHT * _ZOOM + _GAP // 2
+        for lines in parts:
+            for line in lines:
+                canvas.text((x, y), line, fill=_INK, font=font)
+                y += _LINE
+    sheet.save(folder / FILE)
+
+
+def _cells(folder: Path) -> list[_Cell]:
+    """A picture for each of the first references of RefCOCO."""
+    expressions = refcoco.read(folder / "refcoco", "refcoco", "train")
+    asked = dict(vqa.read_split(folder / "vqa", "train2014").by_image())
+    described = dict(retrieval.read_coco(folder / "coco", "train").by_image())
+    cells = []
+    for image_id, found in expressions.by_image():
+        if image_id not in asked or len(cells) == _COLUMNS * _ROWS:
+            continue
+        name = expressions.images[image_id].file_name
+        expression, question = found[0], asked[image_id][0]
+        best = int(np.argmax(question.scores))
+        lines = (
+            ("VQA", f"{question.text} {question.answers[best]}"),
+            ("COCO", described[image_id][0].text),
+            ("RefCOCO", expression.text),
+        )
+        cells.append(_Cell(folder / "images/coco/train2014" / name, expression.box, lines))
+    return cells
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Lines of whole words that fit a cell."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= _WIDTH - _GAP:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,265 @@
+"""Makes a world: scenes, their pictures under all their names, and the datasets about them."""
+
+import io
+import json
+import multiprocessing
+import signal
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from twelve_in_one.world import contact_sheet
+from twelve_in_one.world.collections import Collections, make_collections
+from twelve_in_one.world.render import render
+from twelve_in_one.world.scene import Scene
+from twelve_in_one.world.scenes import sample_scene
+from twelve_in_one.world.splits import Splits, make_splits
+from twelve_in_one.world.writers import (
+    captions,
+    guesswhat,
+    nlvr2,
+    questions,
+    references,
+    snli_ve,
+    visual7w,
+)
+from twelve_in_one.world.writers.output import Counts, Item, Result, Run
+
+MIN_IMAGES, MAX_IMAGES = 50, 50_000
+# Of what the same arguments make; to be raised with every change of it.
+VERSION = 1
+ABOUT = "world.json"
+
+_JPEG_QUALITY = 92
+_LOG_SECONDS = 1.0
+_CHUNK = 32  # most items that a process is given at a time
+
+Log = Callable[[str], None]
+
+
+class _Chunk(NamedTuple):
+    function: Callable[[Any, np.random.Generator], Any]
+    seed: int
+    name: str
+    start: int
+    items: Sequence[Any]
+
+
+def is_made(out: Path, images: int, seed: int) -> bool:
+    """Whether `out` holds the world of these arguments already.
+
+    Raises:
+      ValueError: an argument is out of range; or `out` holds something else, which is never
+        overwritten.
+    """
+    if not MIN_IMAGES <= images <= MAX_IMAGES:
+        raise ValueError(f"images must be from {MIN_IMAGES} to {MAX_IMAGES:,}, got {images}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        about = json.loads((out / ABOUT).read_text(encoding="utf-8"))
+        found = {"version": about["version"], **about["arguments"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ValueError(f"{out} is not empty and no generated world; choose another") from None
+    wanted = {"version": VERSION} | _arguments(images, seed)
+    if found != wanted:
+        raise ValueError(f"{out} holds another world, {found}, not {wanted}; choose another")
+    return True
+
+
+def make(out: Path, images: int, seed: int, jobs: int, log: Log) -> dict[str, Counts]:
+    """Makes a world in a temporary folder beside `out`, and names it `out` when it is complete.
+
+    The same images, seed and `VERSION` make the same bytes, whatever the number of jobs (with the
+    same release of Pillow and numpy).
+
+    Args:
+      out: a folder that does not exist or is empty.
+      images: number of different pictures; many have several names.
+      seed: not negative.
+      jobs: processes.
+      log: is told how far it is, with rate and time left.
+
+    Returns:
+      Dataset -> split -> records and pictures.
+
+    Raises:
+      ValueError: see `is_made`; also if the world is there already, or `jobs` is below 1.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    if is_made(out, images, seed):
+        raise ValueError(f"{out} holds this world already")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        folder = Path(temporary) / out.name
+        folder.mkdir()
+        if jobs == 1:
+            counts = _fill(folder, images, seed, _Runner(seed, None, 1, log))
+        else:
+            # A fork of a process that runs threads, as JAX and TensorFlow do, may hang.
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_process)
+            try:
+                counts = _fill(folder, images, seed, _Runner(seed, pool, jobs, log))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+    return counts
+
+
+def table(counts: dict[str, Counts]) -> str:
+    """Records and pictures of each split."""
+    lines = [f"{'dataset':<20} {'split':<10} {'records':>9} {'pictures':>9}"]
+    for dataset, splits in counts.items():
+        for split, count in splits.items():
+            lines.append(f"{dataset:<20} {split:<10} {count.records:>9,} {count.pictures:>9,}")
+    return "\n".join(lines)
+
+
+def _arguments(images: int, seed: int) -> dict[str, int]:
+    return {"images": images, "seed": seed}
+
+
+def _fill(folder: Path, images: int, seed: int, run: Run) -> dict[str, Counts]:
+    scenes = tuple(run("scenes", _sample, range(images)))
+    collections = make_collections(scenes, _rng(seed, "collections"))
+    splits = make_splits(collections, _rng(seed, "splits"))
+    _draw_pictures(folder / "images", collections, run)
+    counts = _write_datasets(folder, collections, splits, run)
+    contact_sheet.draw(folder)
+    about = {
+        "version": VERSION,
+        "arguments": _arguments(images, seed),
+        "counts": {
+            dataset: {split: count._asdict() for split, count in found.items()}
+            for dataset, found in counts.items()
+        },
+    }
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return counts
+
+
+def _write_datasets(
+    folder: Path, collections: Collections, splits: Splits, run: Run
+) -> dict[str, Counts]:
+    flickr_captions = captions.describe("flickr30k", collections.flickr30k, run)
+    refer = folder / "refcoco"
+    return {
+        "vqa": questions.write_vqa(folder / "vqa", collections.coco, run),
+        "visual_genome": questions.write_visual_genome(
+            folder / "visual_genome", collections.visual_genome, run
+        ),
+        "gqa": questions.write_gqa(folder / "gqa", splits.gqa, run),
+        "coco": captions.write_coco(folder / "coco", splits.karpathy, run),
+        "flickr30k": captions.write_flickr30k(
+            folder / "flickr30k", splits.flickr30k, flickr_captions
+        ),
+        "refcoco": references.write(refer, "refcoco", splits.refcoco, run),
+        "refcoco+": references.write(refer, "refcoco+", splits.refcoco, run),
+        "refcocog": references.write(refer, "refcocog", splits.refcocog, run),
+        "visual7w": visual7w.write(folder / "visual7w", splits.visual7w, run),
+        "guesswhat": guesswhat.write(folder / "guesswhat", splits.guesswhat, run),
+        "nlvr2": nlvr2.write(folder / "nlvr2", collections.nlvr2, run),
+        "snli_ve": snli_ve.write(folder / "snli_ve", splits.snli_ve, flickr_captions, run),
+        "conceptual_captions": captions.write_conceptual_captions(
+            folder / "conceptual_captions", collections.conceptual_captions, run
+        ),
+    }
+
+
+def _sample(_: int, rng: np.random.Generator) -> Scene:
+    return sample_scene(rng)
+
+
+def _draw_pictures(folder: Path, collections: Collections, run: Run) -> None:
+    """Draws every scene once, and stores it under all its names."""
+    scenes: dict[int, Scene] = {}
+    files: dict[int, list[Path]] = {}
+    for picture in collections.all():
+        scenes[picture.position] = picture.scene
+        files.setdefault(picture.position, []).append(folder / picture.file)
+    for parent in {file.parent for names in files.values() for file in names}:
+        parent.mkdir(parents=True, exist_ok=True)
+    run("pictures", _draw, [(scenes[i], files[i]) for i in sorted(scenes)])
+
+
+def _draw(item: tuple[Scene, list[Path]], rng: np.random.Generator) -> None:
+    scene, files = item
+    stream = io.BytesIO()
+    # With colours at full resolution: things are small.
+    Image.fromarray(render(scene, rng)).save(
+        stream, "JPEG", quality=_JPEG_QUALITY, subsampling="4:4:4"
+    )
+    for file in files:
+        file.write_bytes(stream.getvalue())
+
+
+class _Runner:
+    """See `Run`; in this process where there is no pool."""
+
+    def __init__(self, seed: int, pool: ProcessPoolExecutor | None, jobs: int, log: Log):
+        self._seed, self._pool, self._jobs, self._log = seed, pool, jobs, log
+
+    def __call__(
+        self,
+        name: str,
+        function: Callable[[Item, np.random.Generator], Result],
+        items: Sequence[Item],
+    ) -> list[Result]:
+        size = max(1, min(_CHUNK, len(items) // (4 * self._jobs)))
+        chunks = [
+            _Chunk(function, self._seed, name, start, items[start : start + size])
+            for start in range(0, len(items), size)
+        ]
+        results: list[Result] = []
+        begin = last = time.perf_counter()
+        for found in map(_call, chunks) if self._pool is None else self._pool.map(_call, chunks):
+            results += found
+            now = time.perf_counter()
+            if len(results) == len(items) or now - last >= _LOG_SECONDS:
+                last = now
+                rate = len(results) / max(now - begin, 1e-9)
+                left = (len(items) - len(results)) / rate
+                self._log(
+                    f"{name}  {len(results):,}/{len(items):,}  {rate:,.0f}/s  ETA {left:,.0f} s"
+                )
+        return results
+
+
+def _call(chunk: _Chunk) -> list[Any]:
+    return [
+        chunk.function(item, _rng(chunk.seed, chunk.name, position))
+        for position, item in enumerate(chunk.items, chunk.start)
+    ]
+
+
+def _rng(seed: int, name: str, position: int = 0) -> np.random.Generator:
+    """Randomness of one item of one step, no matter where and when it is worked on."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode()), position])
+
+
+def _prepare_process() -> None:
+    """An interrupt is for the main process; when that is gone, however it ended, this one ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            connection.wait([parent.sentinel])
+            signal.raise_signal(signal.SIGTERM)
+
+        threading.Thread(target=follow, daemon=True).start()

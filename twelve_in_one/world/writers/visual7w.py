@@ -1,0 +1,78 @@
+"""Visual7W pointing: which of four things does a question mean?"""
+
+from pathlib import Path
+
+import numpy as np
+
+from twelve_in_one.world.language import which
+from twelve_in_one.world.language.which import Which
+from twelve_in_one.world.scene import Scene
+from twelve_in_one.world.splits import Division
+from twelve_in_one.world.writers.output import Count, Counts, Run, whole_box, write_json
+
+PER_PICTURE = 9
+_TRIES = 3  # for each question that is wanted
+
+
+def write(folder: Path, division: Division, run: Run) -> Counts:
+    """Writes dataset_v7w_pointing.json; boxes have whole pixels, and ids of their own.
+
+    Args:
+      folder: to write to.
+      division: "train", "val" and "test" -> pictures.
+      run: hands out the work.
+    """
+    counts, boxes, images = {}, [], []
+    question_id = 1
+    for split, pictures in division.items():
+        before = question_id
+        asked = run(f"visual7w/{split}", _ask, [picture.scene for picture in pictures])
+        for picture, found in zip(pictures, asked, strict=True):
+            boxes += [
+                {
+                    "box_id": picture.object_id + index,
+                    "image_id": picture.image_id,
+                    "name": thing.shape,
+                }
+                | whole_box(thing)
+                for index, thing in enumerate(picture.scene.things)
+            ]
+            questions = []
+            for question in found:
+                others = [index for index in question.choices if index != question.answer]
+                questions.append(
+                    {
+                        "qa_id": question_id,
+                        "image_id": picture.image_id,
+                        "question": question.question,
+                        "answer": picture.object_id + question.answer,
+                        "multiple_choices": [picture.object_id + index for index in others],
+                        "type": "which",
+                    }
+                )
+                question_id += 1
+            images.append(
+                {
+                    "image_id": picture.image_id,
+                    # Visual7W hands out Visual Genome's pictures under names of its own.
+                    "filename": f"v7w_{picture.name}",
+                    "split": split,
+                    "qa_pairs": questions,
+                }
+            )
+        counts[split] = Count(question_id - before, len(pictures))
+    content = {"dataset": "visual7w-pointing", "boxes": boxes, "images": images}
+    write_json(folder / "dataset_v7w_pointing.json", content)
+    return counts
+
+
+def _ask(scene: Scene, rng: np.random.Generator) -> list[Which]:
+    """Up to `PER_PICTURE` questions of different wording."""
+    found: dict[str, Which] = {}
+    for _ in range(_TRIES * PER_PICTURE):
+        question = which.which(scene, rng)
+        if question is not None:
+            found.setdefault(question.question, question)
+        if len(found) == PER_PICTURE:
+            break
+    return list(found.values())
