@@ -25,14 +25,15 @@ def _index(num=4, images=1, texts=TEXTS, feature_dim=3):
         counts=counts,
         texts=tuple(texts),
         mean_features=rng.normal(size=(num, feature_dim)).astype(np.float16),
+        feature_dim=feature_dim,
     )
 
 
 def _assert_equal(got, wanted):
-    assert got.texts == wanted.texts
+    assert (got.texts, got.feature_dim) == (wanted.texts, wanted.feature_dim)
     for field in dataclasses.fields(SplitIndex):
         before, after = getattr(wanted, field.name), getattr(got, field.name)
-        if field.name != "texts":
+        if field.name not in ("texts", "feature_dim"):
             assert before.dtype == after.dtype
             np.testing.assert_array_equal(after, before, strict=True)
 

@@ -59,11 +59,11 @@ def make_record(
         sizes=np.array(sizes, np.int32),
         num_regions=np.array([len(found.boxes) for found in regions], np.int32),
         boxes=np.concatenate([found.boxes for found in regions]).astype(np.float32),
-        features=np.concatenate([found.features for found in regions]).astype(np.float16),
+        features=_features(key, [found.features for found in regions]),
         class_probs=_class_probs(regions),
         box_ids=np.array(single.box_ids, np.int64),
         annotated_boxes=boxes,
-        annotated_features=np.asarray(inputs.annotated(single)).astype(np.float16),
+        annotated_features=_features(key, [inputs.annotated(single)]),
         annotations=annotations,
     )
 
@@ -84,6 +84,21 @@ def _size(image: AnnotatedImage, regions: Regions, inputs: RegionInputs) -> tupl
             "regions say how large it is"
         )
     return (1, 1)  # no box will ever be placed in it
+
+
+def _features(key: str, parts: list[np.ndarray]) -> np.ndarray:
+    """float16[N, F] of all images of a record."""
+    widths = {part.shape[1] for part in parts if len(part)}
+    if len(widths) > 1:
+        raise DataError(f"{key}: the images' region features have sizes {sorted(widths)}")
+    width = widths.pop() if widths else parts[0].shape[1]
+    features = np.concatenate([part.reshape(len(part), width) for part in parts])
+    with np.errstate(over="ignore"):
+        stored = features.astype(np.float16)
+    if not np.isfinite(stored).all():
+        largest = float(np.abs(features).max())
+        raise DataError(f"{key}: a region feature of {largest:g} is beyond what float16 can hold")
+    return stored
 
 
 def _class_probs(regions: list[Regions]) -> np.ndarray:

@@ -135,7 +135,7 @@ def write_hard_negatives(
             continue
         index = indexes[name]["train"]
         kept = np.flatnonzero(clean.keeps(SOURCES[name].domain, index))
-        if not index.mean_features.shape[1]:
+        if not index.feature_dim:
             log(f"{name}: no region features, so negatives will be random")
             continue
         pool = nearest_pool(index.mean_features[kept])
@@ -158,13 +158,13 @@ def read_hard_negatives(folder: Path, image_ids: np.ndarray) -> np.ndarray | Non
       DataError: there is no pool, or it is of other images.
     """
     path = folder / _HARD_NEGATIVES
-    if not read_index(folder, "train").mean_features.shape[1]:
+    if not read_index(folder, "train").feature_dim:
         return None
     fix = "run python -m twelve_in_one.data.build on this folder again"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             stored, pool = arrays["image_ids"], arrays["pool"]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # zipfile and NumPy have no error of their own for damaged files
         raise DataError(f"{path}: cannot be read ({error}); {fix}") from error
     if not np.array_equal(stored, image_ids):
         raise DataError(

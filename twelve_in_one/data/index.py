@@ -26,6 +26,7 @@ class SplitIndex:
       counts: int64[n], examples of each record.
       texts: E captions; empty for datasets that never need another image's text.
       mean_features: float16[n, F], for the hard negatives of retrieval; [0, 0] elsewhere.
+      feature_dim: F, 0 where there are no region features.
     """
 
     record_ids: np.ndarray
@@ -34,6 +35,7 @@ class SplitIndex:
     counts: np.ndarray
     texts: tuple[str, ...]
     mean_features: np.ndarray
+    feature_dim: int = 0
 
     @property
     def num_examples(self) -> int:
@@ -60,6 +62,7 @@ def write_index(folder: Path, split: str, index: SplitIndex) -> None:
         texts=np.frombuffer(b"".join(texts), np.uint8),
         text_ends=ends,
         mean_features=index.mean_features,
+        feature_dim=np.int64(index.feature_dim),
     )
 
 
@@ -87,7 +90,8 @@ def _index_of(values: dict[str, np.ndarray]) -> SplitIndex:
     """What `write_index` wrote; some KeyError, TypeError or ValueError if it did not."""
     blob, ends = values.pop("texts").tobytes(), values.pop("text_ends").tolist()
     texts = tuple(blob[start:end].decode() for start, end in itertools.pairwise(ends))
-    index = SplitIndex(texts=texts, **values)
+    feature_dim = int(values.pop("feature_dim"))
+    index = SplitIndex(texts=texts, feature_dim=feature_dim, **values)
     n, k = index.image_ids.shape
     shapes = [x.shape for x in (index.record_ids, index.counts, index.coco_ids)]
     if shapes != [(n,), (n,), (n, k)] or len(index.mean_features) not in (0, n):

@@ -67,11 +67,6 @@ class SplitReader:
         """int64[n + 1], number of each record's first example, and the end."""
         return np.concatenate([[0], np.cumsum(self.index.counts)])
 
-    @functools.cached_property
-    def feature_dim(self) -> int:
-        """F, 0 where the split was built without region features."""
-        return self.record(0).images[0].features.shape[1] if len(self.index.counts) else 0
-
 
 def built_folder(data_dir: Path, dataset: str, regions: str) -> Path:
     """Folder of a built dataset.

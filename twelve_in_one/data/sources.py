@@ -96,6 +96,7 @@ SOURCES: dict[str, Source] = {
             conceptual_captions.read,
             ("train", "val"),
             test_splits=(),
+            cleaned_splits=(),  # its images come from the web
         ),
     )
 }

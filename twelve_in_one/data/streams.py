@@ -116,7 +116,7 @@ def open_stream(
     encoding = Encoding(
         task,
         folder.tokenizer,
-        reader.feature_dim if feature_dim is None else feature_dim,
+        reader.index.feature_dim if feature_dim is None else feature_dim,
         {answer: label for label, answer in enumerate(answers)},
         labels,
         training,

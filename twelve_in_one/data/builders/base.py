@@ -117,10 +117,10 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             images = [annotations.images[i] for i in annotations.pairs.get(key, (key,))]
             try:
                 record = make_record(key, images, examples, self.inputs.regions)
+                rows.add(record)
             except DataError as error:
                 skipped += [Skipped(split, x.example_id, str(error)) for x in examples]
                 continue
-            rows.add(record)
             yield len(rows) - 1, schema.example_of(record)
         self.inputs.progress(split, len(grouped), len(grouped))
         total = len(annotations.annotations) + len(annotations.skipped)
@@ -167,6 +167,7 @@ class _IndexRows:
         self._records: list[tuple[str, tuple[str, ...], np.ndarray]] = []
         self._texts: list[str] = []
         self._means: list[np.ndarray] = []
+        self._feature_dim = 0
         self.counts: list[int] = []
 
     @property
@@ -177,16 +178,24 @@ class _IndexRows:
         return len(self._records)
 
     def add(self, record: schema.Record) -> None:
+        """Takes a record in.
+
+        Raises:
+          DataError: its features have another size than those before.
+        """
+        size = record.features.shape[1]
+        if size and self._feature_dim not in (0, size):
+            raise DataError(
+                f"record {record.record_id}: region features have size {size}, those of other "
+                f"images {self._feature_dim}"
+            )
+        self._feature_dim = self._feature_dim or size
         self._records.append((record.record_id, record.image_ids, record.coco_ids))
         self.counts.append(len(record.annotations))
         if self._keeps_texts:
             self._texts += [annotation.text for annotation in record.annotations]
-            mean = (
-                record.features.mean(axis=0, dtype=np.float32)
-                if len(record.features)
-                else (np.zeros(record.features.shape[1], np.float32))
-            )
-            self._means.append(mean.astype(np.float16))
+            count = max(len(record.features), 1)
+            self._means.append(record.features.sum(axis=0, dtype=np.float32) / count)
 
     def finish(self) -> index_module.SplitIndex:
         k = len(self._records[0][1]) if self._records else 1
@@ -196,5 +205,12 @@ class _IndexRows:
             coco_ids=np.array([record[2] for record in self._records], np.int64).reshape(-1, k),
             counts=np.array(self.counts, np.int64),
             texts=tuple(self._texts),
-            mean_features=np.stack(self._means) if self._means else np.zeros((0, 0), np.float16),
+            mean_features=self._mean_features(),
+            feature_dim=self._feature_dim,
         )
+
+    def _mean_features(self) -> np.ndarray:
+        means = np.zeros((len(self._means), self._feature_dim), np.float16)
+        for row, mean in zip(means, self._means, strict=True):
+            row[: len(mean)] = mean  # of an image without regions, nothing
+        return means

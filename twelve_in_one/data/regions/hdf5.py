@@ -116,15 +116,16 @@ class Hdf5Store(RegionStore):
                 sizes[key] = self._guard(where, functools.partial(_attribute, group, key))
         if any(size is None for size in sizes.values()):
             raise DataError(f"{where}: no image_w and image_h, neither datasets nor attributes")
+        probs = None
+        if self._has(group, "class_probs"):
+            probs = self._read(group, "class_probs", where)
         return make_regions(
             where,
             boxes=self._read(group, "boxes", where),
             features=self._read(group, "features", where),
             width=sizes["image_w"],
             height=sizes["image_h"],
-            class_probs=self._read(group, "class_probs", where)
-            if self._has(group, "class_probs")
-            else None,
+            class_probs=probs,
         )
 
     def _flat_regions(self, row: int, where: str) -> Regions:
@@ -194,7 +195,7 @@ class Hdf5Store(RegionStore):
             return read()
         except _DAMAGE as error:
             text = f"{type(error).__name__}: {error}"
-            raise DataError(f"{where}: damaged HDF5: {text}") from error
+            raise DataError(f"{where}: cannot be read: {text}") from error
 
 
 def _attribute(group: Any, name: str) -> Any:

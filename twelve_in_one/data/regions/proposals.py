@@ -188,7 +188,7 @@ def _patches(lab: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         np.maximum(steps[a], step, out=steps[a])
         np.maximum(steps[b], step, out=steps[b])
     # Steps below one unit of L*a*b* cannot be seen: one flat patch, not many.
-    levels = np.where(mask, np.clip(8 * steps, 8, 254), 255).astype(np.uint8)
+    levels = np.where(mask, np.clip(4 * steps, 4, 254), 255).astype(np.uint8)
     lowest = (levels == ndimage.minimum_filter(levels, 3)) & mask
     markers, _ = ndimage.label(lowest, np.ones((3, 3)))
     markers = np.where(mask, markers, -1).astype(np.int32)
