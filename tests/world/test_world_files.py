@@ -18,10 +18,10 @@ from twelve_in_one.data.region_inputs import picture_files
 from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.world import make
 from twelve_in_one.world.__main__ import main
-from twelve_in_one.world.collections import divide, make_collections
+from twelve_in_one.world.collections import divide, leaves_open, make_collections
 from twelve_in_one.world.scene import HEIGHT, WIDTH
 from twelve_in_one.world.scenes import sample_scene
-from twelve_in_one.world.splits import leaves_open, is_round, make_splits
+from twelve_in_one.world.splits import is_round, make_splits
 
 _SEED = 3
 
@@ -308,6 +308,8 @@ def test_splits_of_a_larger_world(planned):
     for split, kind in (("testA", True), ("testB", False)):
         for picture in splits.refcoco[split]:
             assert sum(is_round(thing) == kind for thing in picture.scene.things) >= 2
+    # Large enough to be ranked and scored: 60 of 2,000.
+    assert min(len(splits.karpathy["test"]), len(splits.flickr30k["test"])) >= 0.03 * 600
     for field in dataclasses.fields(splits):
         division = getattr(splits, field.name)
         members = [p.image_id for part in division.values() for p in part]

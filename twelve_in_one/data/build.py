@@ -39,6 +39,7 @@ from twelve_in_one.data.records import DataError, Skipped
 from twelve_in_one.data.sources import SOURCES, Source
 
 _LOG_SECONDS = 2.0
+_PIXELS = ("pixels", "photos")
 _SHOWN_REASONS = 5
 
 
@@ -56,13 +57,21 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--features",
         default="pixels",
         help="region features: lmdb:PATH, npy:DIR, tsv:FILE, hdf5:FILE, records:DIR, a path whose "
-        "format can be told, pixels (found in the pictures, the default) or none",
+        "format can be told; pixels (found in the pictures, things on an even ground; the "
+        "default), photos (the same for photos), or none",
     )
     parser.add_argument(
         "--annotated_features", help="features of annotated boxes, for visual7w and guesswhat"
     )
+    parser.add_argument(
+        "--name_of_features",
+        help="what the features of stores are called; datasets that are trained together share it, "
+        f"whatever stores they come from; default {region_inputs.STORED}",
+    )
     parser.add_argument("--images", type=Path, help="pictures; default RAW/images")
-    parser.add_argument("--num_regions", type=int, default=36, help="most regions from pixels")
+    parser.add_argument(
+        "--num_regions", type=int, help="most regions from pixels, default 16, or from photos, 36"
+    )
     parser.add_argument("--vqa_answers", type=Path, help="answer vocabulary of vqa and vgqa")
     parser.add_argument("--gqa_answers", type=Path, help="answer vocabulary of gqa")
     parser.add_argument("--vocab", type=Path, help="WordPiece vocabulary, one token a line")
@@ -78,6 +87,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.images = args.images or args.manual_dir / "images"
     if args.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {args.jobs}")
+    if args.name_of_features and not args.name_of_features.isidentifier():
+        parser.error(f"--name_of_features takes letters, digits and _, got {args.name_of_features}")
+    if args.name_of_features and args.features in (*_PIXELS, "none"):
+        parser.error(f"--name_of_features is for stores; --features is {args.features}")
     if not 0 <= args.max_skipped_share <= 1:
         parser.error(f"--max_skipped_share must be from 0 to 1, got {args.max_skipped_share}")
     return args
@@ -93,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         names = _names(args)
-        if args.features == "pixels":
+        if args.features in _PIXELS:
             for domain in dict.fromkeys(SOURCES[name].domain for name in names):
                 log(f"regions of {domain}")
                 source = next(s for s in SOURCES.values() if s.domain == domain)
@@ -135,15 +148,18 @@ def _names(args: argparse.Namespace) -> list[str]:
 def _regions(args: argparse.Namespace, source: Source) -> region_inputs.RegionInputs:
     if args.features == "none":
         return region_inputs.no_regions()
-    if args.features == "pixels":
+    if args.features in _PIXELS:
         return region_inputs.from_pixels(
             source,
             args.images,
             args.data_dir / "regions",
+            cluttered=args.features == "photos",
             num_regions=args.num_regions,
             jobs=args.jobs,
         )
-    return region_inputs.from_stores(source, args.features, args.annotated_features)
+    return region_inputs.from_stores(
+        source, args.features, args.annotated_features, _regions_name(args)
+    )
 
 
 def _guarded(name: str, args: argparse.Namespace, work: Any) -> dict[str, Any]:
@@ -309,7 +325,7 @@ def _print_skipped(what: str, skipped: Sequence[dict[str, str]]) -> None:
 
 def _finish(args: argparse.Namespace) -> None:
     """Vocabularies, the clean split and hard negatives, over everything that is built by now."""
-    regions = "pixels" if args.features == "pixels" else _regions_name(args)
+    regions = _regions_name(args)
     indexes = finish.built_indexes(args.data_dir, regions)
     if not indexes:
         return
@@ -325,9 +341,9 @@ def _finish(args: argparse.Namespace) -> None:
 
 
 def _regions_name(args: argparse.Namespace) -> str:
-    if args.features == "none":
-        return "none"
-    return region_inputs.store_name(args.features)
+    if args.features in (*_PIXELS, "none"):
+        return args.features
+    return args.name_of_features or region_inputs.STORED
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from twelve_in_one.data.regions.checks import check_annotated, check_regions
 from twelve_in_one.data.regions.store import NoRegions, RegionStore
 from twelve_in_one.data.sources import Source
 
+STORED = "detected"  # default name of a detector's features
+_GROUND_REGIONS, _PHOTO_REGIONS = 16, 36
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 
 
@@ -25,7 +27,8 @@ class RegionInputs:
     """Regions of the images of one dataset.
 
     Attributes:
-      name: of the features; part of the built dataset's folder.
+      name: of the features, part of the built dataset's folder; datasets that are trained together
+        share it.
       describes: what made them, as it travels with checkpoints.
       has: image id -> whether there are regions.
       detected: image id -> regions, checked.
@@ -51,7 +54,9 @@ def no_regions() -> RegionInputs:
     return RegionInputs("none", "none", store.__contains__, store.get, _no_features)
 
 
-def from_stores(source: Source, features: str, annotated_features: str | None) -> RegionInputs:
+def from_stores(
+    source: Source, features: str, annotated_features: str | None, name: str = STORED
+) -> RegionInputs:
     """Regions of a detector, and of its pass over the annotated boxes.
 
     Raises:
@@ -80,18 +85,12 @@ def from_stores(source: Source, features: str, annotated_features: str | None) -
         return check_annotated(regions, image, annotated_store.name).features
 
     return RegionInputs(
-        name=store_name(features),
+        name=name,
         describes=features.split(":", 1)[-1].rsplit("/", 1)[-1],
         has=lambda image_id: store_key(store, source, image_id) in store,
         detected=detected,
         annotated=annotated,
     )
-
-
-def store_name(features: str) -> str:
-    """Name of a store, as it becomes part of the path of what is built with it."""
-    stem = Path(features.split(":", 1)[-1]).stem.lower()
-    return "".join(letter if letter.isalnum() else "_" for letter in stem)
 
 
 def store_key(store: RegionStore, source: Source, image_id: str) -> str:
@@ -103,7 +102,13 @@ def store_key(store: RegionStore, source: Source, image_id: str) -> str:
 
 
 def from_pixels(
-    source: Source, images_dir: Path, cache_dir: Path, *, num_regions: int, jobs: int
+    source: Source,
+    images_dir: Path,
+    cache_dir: Path,
+    *,
+    cluttered: bool,
+    num_regions: int | None,
+    jobs: int,
 ) -> RegionInputs:
     """Regions found in the pictures of the dataset's collection; those found before are kept.
 
@@ -111,7 +116,8 @@ def from_pixels(
       source: the dataset.
       images_dir: holds one folder a collection ("coco", "visual_genome", ...), searched in depth.
       cache_dir: where regions are kept, for all datasets of the collection.
-      num_regions: most regions an image.
+      cluttered: photos rather than things on an even ground.
+      num_regions: most regions an image; None for what suits the kind of picture.
       jobs: processes.
 
     Raises:
@@ -120,7 +126,8 @@ def from_pixels(
     from twelve_in_one.data.regions.extract import extract_folder
     from twelve_in_one.data.regions.extractor import PixelExtractor, load_image
 
-    extractor = PixelExtractor(num_regions=num_regions)
+    count = num_regions or (_PHOTO_REGIONS if cluttered else _GROUND_REGIONS)
+    extractor = PixelExtractor(num_regions=count, cluttered=cluttered)
     pictures = picture_files(images_dir / source.domain)
     folder = cache_dir / extractor.name / source.domain
     unreadable = extract_folder(pictures, folder, extractor, jobs=jobs)
@@ -133,7 +140,7 @@ def from_pixels(
         return extractor.describe(pixels, np.asarray(image.boxes, np.float32))
 
     return RegionInputs(
-        name="pixels",
+        name="photos" if cluttered else "pixels",
         describes=extractor.name,
         has=store.__contains__,
         detected=store.get,

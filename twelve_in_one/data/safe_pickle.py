@@ -1,8 +1,8 @@
 """Pickles and .npy files of strangers, read without running anything that they ask for.
 
 The released code keeps labels, referring expressions and region features in pickles. Here the
-opcodes are interpreted by our own small machine: it looks no name up, imports nothing and calls
-only the functions of this file, so the worst that a hostile file can do is to be refused. What it
+opcodes are interpreted by our own `pickle_machine`: it looks no name up, imports nothing and calls
+only its own functions, so the worst that a hostile file can do is to be refused. What it
 admits are None, numbers, text, bytes, the built-in containers, and numpy arrays and scalars of
 plain types as numpy 1 and 2 write them. Numpy scalars come out as Python's, arrays may be
 read-only.

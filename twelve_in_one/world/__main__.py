@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         counts = make.make(args.out, args.images, args.seed, args.jobs, _log)
     except (ValueError, OSError) as error:
         _log(f"error: {error}")
+        return 1
+    except BrokenProcessPool:
+        _log("error: a process was killed, perhaps for want of memory; try fewer --jobs")
         return 1
     except KeyboardInterrupt:
         _log("interrupted: nothing was written")

@@ -14,7 +14,7 @@ _COLUMNS, _ROWS = 4, 6
 _ZOOM = 2
 _WIDTH = 400  # pixels of a cell
 _TEXT_SIZE, _LINE, _GAP = 15, 19, 10
-_PAPER, _INK, _FAINT, _MARK = (250, 249, 246), (28, 28, 30), (110, 110, 116), (255, 0, 120)
+_PAPER, _INK, _MARK = (250, 249, 246), (28, 28, 30), (255, 0, 120)
 
 
 class _Cell(NamedTuple):
@@ -44,11 +44,12 @@ def draw(folder: Path) -> None:
     font = ImageFont.load_default(_TEXT_SIZE)
     texts = [[_wrapped(f"{head}: {text}", font) for head, text in cell.lines] for cell in cells]
     height = HEIGHT * _ZOOM + _LINE * max(sum(map(len, t)) for t in texts) + 3 * _GAP
-    rows = -(-len(cells) // _COLUMNS)
-    sheet = Image.new("RGB", (_COLUMNS * (_WIDTH + _GAP) + _GAP, rows * height + _GAP), _PAPER)
+    columns = min(_COLUMNS, len(cells))
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * (_WIDTH + _GAP) + _GAP, rows * height + _GAP), _PAPER)
     canvas = ImageDraw.Draw(sheet)
     for number, (cell, parts) in enumerate(zip(cells, texts, strict=True)):
-        row, column = divmod(number, _COLUMNS)
+        row, column = divmod(number, columns)
         x, y = _GAP + column * (_WIDTH + _GAP), _GAP + row * height
         with Image.open(cell.file) as picture:
             size = (WIDTH * _ZOOM, HEIGHT * _ZOOM)

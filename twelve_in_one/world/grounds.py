@@ -87,7 +87,6 @@ def _snow(rng: np.random.Generator) -> np.ndarray:
 
 def _street(rng: np.random.Generator) -> np.ndarray:
     """Paving stones in rows, every other row shifted by half a stone."""
-    rows = (np.arange(HEIGHT) + rng.integers(16)) // 16
     y = (np.arange(HEIGHT) + rng.integers(16)) % 16
     rows = np.cumsum(y == 0)
     x = np.arange(WIDTH)[None] + (rows % 2 * 13)[:, None] + rng.integers(26)

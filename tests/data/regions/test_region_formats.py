@@ -74,10 +74,7 @@ def test_lmdb_records_are_described_when_wrong(tmp_path, write_lmdb):
     values = {
         "list": ([1], "must be a dict, is a list"),
         "no size": ({k: v for k, v in good.items() if k != "image_w"}, "no 'image_w'; keys: "),
-        "flat": (
-            good | {"boxes": np.ones(4)},
-            r"boxes must be a matrix of numbers, are float64\[4\]",
-        ),
+        "flat": (good | {"boxes": np.ones(4)}, r"boxes must be a matrix .*, are float64\[4\]"),
         "five": (good | {"boxes": np.ones((1, 5))}, r"4 columns, have shape \(1, 5\)"),
         "text": (good | {"features": np.array([["a"]])}, "features must be a matrix of numbers"),
         "ragged": (good | {"boxes": [[1, 2], [3]]}, "boxes are no matrix"),
@@ -264,7 +261,7 @@ def test_concap_records_are_described_when_wrong(tmp_path, make_regions, write_l
         return [*good[:place], value, *good[place + 1 :]]
 
     cases = {
-        "pickled": (changed(0, packed(regions.boxes, type="|O", kind=b"O", data=evil)), "pickled"),
+        "pickled": (changed(0, packed(regions.boxes, type="|O", kind=b"O", data=evil)), "refused"),
         "object": (changed(0, packed(regions.features, type="|O", data=evil)), "does not fit"),
         "fields": (changed(0, packed(regions.features, type="V8")), "the dtype"),
         "shape": (changed(0, packed(regions.features, shape=[1 << 39, 5])), "does not fit"),

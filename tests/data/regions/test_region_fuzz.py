@@ -59,8 +59,8 @@ def _read_all(spec):
 @pytest.mark.parametrize(
     "kind",
     [
-        "lmdb", "npy", "tsv lxmert", "tsv original", "hdf5 groups", "hdf5 flat", "hdf5 ragged",
-        "concap", "records",
+        "lmdb", "npy", "tsv lxmert", "tsv original", "hdf5 groups", "hdf5 ragged", "concap",
+        "records",
     ],
 )  # fmt: skip
 def test_damaged_files(write_store, make_regions, kind):

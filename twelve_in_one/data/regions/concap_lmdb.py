@@ -74,7 +74,8 @@ class ConcapStore(RegionStore):
         return image_id in self._key_of
 
     def __len__(self) -> int:
-        return self._file.num_entries - (self._file.find(TENSORPACK_KEY) is not None)
+        listed = self._file.find(TENSORPACK_KEY) is not None
+        return max(self._file.num_entries - listed, 0)
 
     @functools.cached_property
     def _key_of(self) -> dict[str, bytes]:

@@ -62,4 +62,5 @@ class LmdbStore(RegionStore):
         return key != _LIST_KEY and self._file.find(key) is not None
 
     def __len__(self) -> int:
-        return self._file.num_entries - (self._file.find(_LIST_KEY) is not None)
+        listed = self._file.find(_LIST_KEY) is not None
+        return max(self._file.num_entries - listed, 0)

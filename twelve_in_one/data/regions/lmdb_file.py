@@ -56,6 +56,8 @@ class LmdbFile:
             raise self._damage(f"page size {self._page_size}")
         metas = self._meta(0), self._meta(self._page_size)
         _, self.num_entries, self._root, _ = max(metas, key=lambda meta: meta[-1])
+        if self.num_entries > len(self._map):
+            raise self._damage(f"{self.num_entries} entries")
 
     def _meta(self, offset: int) -> tuple[int, int, int, int]:
         """Page size, number of entries, root page and transaction of a meta page."""

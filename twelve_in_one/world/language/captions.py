@@ -194,7 +194,7 @@ def _half(scene: Scene, rng: np.random.Generator) -> _Part:
         if lies.verdict(scene):
             templates = (
                 "{a:x} in the {side} half[ of the picture|]",
-                "in the {side} half [of the image|of the scene|] [is|there is] {a:x}",
+                "in the {side} half[ of the image| of the scene|] [is|there is] {a:x}",
                 "the {side} half of the [picture|image] [has|shows] {a:x}",
             )
             return say(rng, pick(rng, templates), x=x, side=side), (*told, lies)

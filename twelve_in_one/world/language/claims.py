@@ -20,7 +20,7 @@ from twelve_in_one.world.language.words import MARKS, NUMBERS, pick, shuffled
 from twelve_in_one.world.scene import COLOURS, GROUNDS, PATTERNS, SHAPES, SIZES, Scene
 
 # Claims of one form about a scene, at most this many: enough for a choice, few enough for speed.
-_MOST = 16
+_MOST = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ def beside(
     properties: tuple[tuple[str, ...], ...],
     relations: tuple[str, ...] = facts.RELATIONS,
 ) -> list[Claim]:
-    """A thing of a kind stands in a relation to y."""
+    """A thing of a kind stands in a relation to y, where no position is in between."""
     relation = pick(rng, relations)
     named = tuple(namer(scene, rng).items())
     choices = itertools.product(kinds(scene, rng, pick(rng, properties)), named)
@@ -247,7 +247,7 @@ def beside(
             (index,),
         )
         for kind, (index, name) in shuffled(rng, tuple(choices))[: 2 * _MOST]
-        if kind.shape != scene.things[index].shape
+        if kind.shape != scene.things[index].shape and _clear(scene, kind, relation, index)
     ]
 
 
@@ -306,6 +306,15 @@ def _pairs(
     return shuffled(rng, tuple(itertools.permutations(named.items(), 2)))[: 2 * _MOST]
 
 
+def _clear(scene: Scene, kind: Kind, relation: str, anchor: int) -> bool:
+    return not any(
+        index != anchor
+        and facts.fits(kind, thing) is not False
+        and facts.stands(thing, relation, scene.things[anchor]) is None
+        for index, thing in enumerate(scene.things)
+    )
+
+
 def _joined(
     scene: Scene,
     rng: np.random.Generator,
@@ -324,10 +333,12 @@ def _joined(
 def _exist(
     scene: Scene, rng: np.random.Generator, join: type[statements.All] | type[statements.Any]
 ) -> list[Claim]:
-    properties = pick(rng, (("shape",), ("colour", "shape"), ("size", "shape"), ("colour",)))
+    properties = pick(rng, (("shape",), ("colour", "shape"), ("size", "shape")))
     pairs = tuple(itertools.permutations(kinds(scene, rng, properties), 2))
     claims = []
     for one, two in shuffled(rng, pairs)[:_MOST]:
+        if one.shape == two.shape:
+            continue  # one shaded thing may be either, but not both
         parts = (statements.Count(one, 1), statements.Count(two, 1))
         claims.append(Claim(join(parts), {"x": one, "y": two}))
     return claims

@@ -261,24 +261,6 @@ def holder_of_two(scene: Scene, rng: np.random.Generator) -> Draft | None:
     return _balanced(drafts, (), rng)
 
 
-def common(scene: Scene, rng: np.random.Generator, namer: Namer) -> Draft | None:
-    """Asks which property two things have in common, where it is one only."""
-    drafts = []
-    named = tuple(namer(scene, rng).items())
-    for index, name in named:
-        for other, second in named:
-            one, two = scene.things[index], scene.things[other]
-            if index < other and not one.shaded and not two.shaded:
-                same = [w for w in _COMMON if getattr(one, w) == getattr(two, w)]
-                if len(same) == 1:
-                    fields = {"x": name, "y": second}
-                    drafts.append(Draft(same[0], fields, (index, other)))
-    return _balanced(drafts, _COMMON, rng)
-
-
-_COMMON = ("colour", "shape", "size")
-
-
 def _there(scene: Scene) -> str:
     """With a curtain only what is visible can be counted."""
     return "can be seen" if scene.curtain else "are there"

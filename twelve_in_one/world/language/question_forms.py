@@ -164,7 +164,7 @@ _VG = (
     ),
     Form(
         partial(queries.ground_under, namer=names),
-        ("what is under {the:x}", "what is {the:x} [lying |]on"),
+        ("what does {the:x} lie on", "what is {the:x} [lying |]on"),
     ),
     Form(
         partial(queries.side, namer=names, long=True),
@@ -340,14 +340,6 @@ _GQA = (
     Form(
         _verify(claims.larger, namer=partial(neighbours, hide=("size",))),
         ("is {the:x} [larger|bigger] than {the:y}",),
-        "compare",
-    ),
-    Form(
-        partial(queries.common, namer=_SHAPELESS),
-        (
-            "what do {the:x} and {the:y} have in common",
-            "which property do {the:x} and {the:y} share",
-        ),
         "compare",
     ),
 )

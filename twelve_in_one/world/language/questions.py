@@ -41,7 +41,6 @@ _VARIANTS = {
     "purple": ("blue", "violet"),
     "brown": ("dark orange",),
     "white": ("grey",),
-    "colour": ("same colour",),
     "above": ("over",),
     "below": ("under",),
     "top": ("up",),

@@ -1,7 +1,7 @@
 """Captions: COCO and Flickr30k in Karpathy's layout, Conceptual Captions as tables."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,10 @@ def _captions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _karpathy(division: Division, described: Described, extra: Any) -> list[dict[str, Any]]:
+def _karpathy(
+    division: Division, described: Described, extra: Callable[[Picture], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Records of all pictures; `extra` gives what only one of the datasets has."""
     split_of = {p.image_id: split for split, pictures in division.items() for p in pictures}
     records: list[dict[str, Any]] = []
     sentence_id = 0

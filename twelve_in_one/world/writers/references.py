@@ -2,12 +2,13 @@
 
 import json
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from twelve_in_one.world.collections import Picture, Pictures
+from twelve_in_one.world.collections import Picture
 from twelve_in_one.world.language import references
 from twelve_in_one.world.scene import SHAPES, Scene
 from twelve_in_one.world.shapes import outline
@@ -61,32 +62,34 @@ def write(folder: Path, name: str, division: Division, run: Run) -> Counts:
       division: split -> pictures.
       run: hands out the work.
     """
-    counts, records = {}, []
+    counts, records, referred = {}, [], []
     sentence_id = 0
     for split, pictures in division.items():
         only = {"testA": True, "testB": False}.get(split)
         tasks = [_Task(picture.scene, name, only) for picture in pictures]
+        results = run(f"{name}/{split}", _refer, tasks)
+        described = [pair for pair in zip(pictures, results, strict=True) if pair[1]]
         before = sentence_id
-        for picture, found in zip(pictures, run(f"{name}/{split}", _refer, tasks), strict=True):
+        for picture, found in described:
+            referred.append(picture)
             for index, texts in found:
                 sentences = [_sentence(text, i) for i, text in enumerate(texts, sentence_id)]
                 sentence_id += len(texts)
                 records.append(_reference(picture, index, sentences, len(records), split))
-        counts[split] = Count(sentence_id - before, len(pictures))
+        counts[split] = Count(sentence_id - before, len(described))
     # Parsed anew, no two texts are one object, which pickle would store as references to the
     # first: what is written must not depend on which process made it.
     content = pickle.dumps(json.loads(json.dumps(records)), protocol=2)
     path = folder / name / _STYLES[name].file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    pictures = tuple(picture for part in division.values() for picture in part)
-    write_json(folder / name / "instances.json", instances(pictures))
+    write_json(folder / name / "instances.json", instances(referred))
     return counts
 
 
-def instances(pictures: Pictures) -> dict[str, Any]:
+def instances(pictures: Iterable[Picture]) -> dict[str, Any]:
     """All things of the pictures, as in COCO's instance files."""
-    pictures = tuple(sorted(pictures, key=lambda picture: picture.image_id))
+    pictures = sorted(pictures, key=lambda picture: picture.image_id)
     return {
         "info": info("Things"),
         "licenses": [],

@@ -17,6 +17,8 @@ _TRIES = 3  # for each question that is wanted
 def write(folder: Path, division: Division, run: Run) -> Counts:
     """Writes dataset_v7w_pointing.json; boxes have whole pixels, and ids of their own.
 
+    Pictures that no question can be asked about are left out.
+
     Args:
       folder: to write to.
       division: "train", "val" and "test" -> pictures.
@@ -27,7 +29,8 @@ def write(folder: Path, division: Division, run: Run) -> Counts:
     for split, pictures in division.items():
         before = question_id
         asked = run(f"visual7w/{split}", _ask, [picture.scene for picture in pictures])
-        for picture, found in zip(pictures, asked, strict=True):
+        asked_about = [pair for pair in zip(pictures, asked, strict=True) if pair[1]]
+        for picture, found in asked_about:
             boxes += [
                 {
                     "box_id": picture.object_id + index,
@@ -60,7 +63,7 @@ def write(folder: Path, division: Division, run: Run) -> Counts:
                     "qa_pairs": questions,
                 }
             )
-        counts[split] = Count(question_id - before, len(pictures))
+        counts[split] = Count(question_id - before, len(asked_about))
     content = {"dataset": "visual7w-pointing", "boxes": boxes, "images": images}
     write_json(folder / "dataset_v7w_pointing.json", content)
     return counts
