@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twelve_in_one.data.annotations import conceptual_captions, visual7w
 from twelve_in_one.data.records import AnnotatedImage, DataError, Regions, Skipped
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.checks import check_annotated, check_regions
@@ -86,7 +87,7 @@ def from_stores(
 
     return RegionInputs(
         name=name,
-        describes=features.split(":", 1)[-1].rsplit("/", 1)[-1],
+        describes=Path(features.split(":", 1)[-1]).name,
         has=lambda image_id: store_key(store, source, image_id) in store,
         detected=detected,
         annotated=annotated,
@@ -94,10 +95,13 @@ def from_stores(
 
 
 def store_key(store: RegionStore, source: Source, image_id: str) -> str:
-    """The key of an image in a store; the released store of Visual7W prefixes its ids."""
-    prefixed = f"v7w_{image_id}"
-    if source.name == "visual7w" and image_id not in store and prefixed in store:
-        return prefixed
+    """The key of an image in a store, where released stores have another than the annotations."""
+    keys = {
+        "visual7w": visual7w.feature_key,
+        "conceptual_captions": conceptual_captions.feature_key,
+    }
+    if source.name in keys and image_id not in store:
+        return keys[source.name](image_id)
     return image_id
 
 
@@ -126,6 +130,8 @@ def from_pixels(
     from twelve_in_one.data.regions.extract import extract_folder
     from twelve_in_one.data.regions.extractor import PixelExtractor, load_image
 
+    if not images_dir.is_dir():
+        raise DataError(f"{images_dir}: no such folder; pass --images, or other --features")
     count = num_regions or (_PHOTO_REGIONS if cluttered else _GROUND_REGIONS)
     extractor = PixelExtractor(num_regions=count, cluttered=cluttered)
     pictures = picture_files(images_dir / source.domain)
@@ -137,7 +143,10 @@ def from_pixels(
         if not source.scores_annotated_boxes or not image.box_ids:
             return _no_features(image)
         pixels = load_image(pictures[image.image_id])
-        return extractor.describe(pixels, np.asarray(image.boxes, np.float32))
+        try:
+            return extractor.describe(pixels, np.asarray(image.boxes, np.float32))
+        except ValueError as error:
+            raise DataError(f"{pictures[image.image_id]}: annotated {error}") from error
 
     return RegionInputs(
         name="photos" if cluttered else "pixels",

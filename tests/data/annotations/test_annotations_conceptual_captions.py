@@ -33,8 +33,16 @@ EXPECTED = [
 ]
 
 
+PREFIXES = {"train": "", "val": "val-"}
+
+
 def _rows(items):
     return [(item.image_id, item.text) for item in items if isinstance(item, Annotation)]
+
+
+def _expected(split):
+    """Both files count from 0, but their images are different ones."""
+    return [(PREFIXES[split] + key, text) for key, text in EXPECTED]
 
 
 @pytest.mark.parametrize("split", TABLES)
@@ -43,9 +51,11 @@ def test_bad_lines_keep_their_numbers(tmp_path, split, end):
     path = tmp_path / TABLES[split]
     path.write_bytes(end.join(LINES) + end)
     found = conceptual_captions.read(tmp_path, split)
-    assert _rows(found.annotations) == EXPECTED
-    assert [a.example_id for a in found.annotations] == ["0", "2", "7"]
-    assert found.images == {key: AnnotatedImage(key, f"{key}.jpg") for key in ("0", "2", "7")}
+    ids = [PREFIXES[split] + number for number in ("0", "2", "7")]
+    assert _rows(found.annotations) == _expected(split)
+    assert [a.example_id for a in found.annotations] == ids
+    assert found.images == {key: AnnotatedImage(key, f"{key}.jpg") for key in ids}
+    assert [conceptual_captions.feature_key(key) for key in ids] == ["0", "2", "7"]
     assert [s.record for s in found.skipped] == [f"line {n}" for n in (1, 3, 4, 5, 6)]
     assert {s.file for s in found.skipped} == {str(path)}
     assert [s.reason.split(",")[0] for s in found.skipped] == [
@@ -58,7 +68,7 @@ def test_bad_lines_keep_their_numbers(tmp_path, split, end):
 @pytest.mark.parametrize("split", TABLES)
 def test_compressed_and_without_last_line_end(tmp_path, split):
     (tmp_path / f"{TABLES[split]}.gz").write_bytes(gzip.compress(b"\n".join(LINES)))
-    assert _rows(conceptual_captions.stream(tmp_path, split)) == EXPECTED
+    assert _rows(conceptual_captions.stream(tmp_path, split)) == _expected(split)
 
 
 def test_streams(tmp_path):
@@ -71,7 +81,7 @@ def test_streams(tmp_path):
     # The end of the file has not been looked at.
     (tmp_path / f"{TABLES['val']}.gz").write_bytes(gzip.compress(b"\n".join(LINES * 9999))[:-20])
     stream = conceptual_captions.stream(tmp_path, "val")
-    assert next(stream).image_id == "0"
+    assert next(stream).image_id == "val-0"
     with pytest.raises(DataError, match="Validation.*cannot be read after line"):
         list(stream)
 
@@ -101,7 +111,7 @@ def test_reference_json(tmp_path, split):
     ]
     # The official table comes first.
     (tmp_path / TABLES[split]).write_bytes(LINES[0])
-    assert _rows(conceptual_captions.stream(tmp_path, split)) == EXPECTED[:1]
+    assert _rows(conceptual_captions.stream(tmp_path, split)) == _expected(split)[:1]
 
 
 def test_errors(tmp_path, monkeypatch):

@@ -6,9 +6,10 @@ Official files (Google's Conceptual Captions page; licence and checksums are unk
 `caption_train.json` and `caption_val.json` of the reference are read: {image id: caption}. All may
 be gzipped.
 
-An image of the official files is known by the number of its line, from 0. The pictures have to be
-fetched from their addresses, many of which are dead; the one of image "17" is expected as
-"17.jpg" in the folder of images, which is also what `AnnotatedImage.file_name` says.
+An image of the official files is known by the number of its line, from 0, with "val-" before it
+where the file is that of validation, which counts from 0 as well. The pictures have to be fetched
+from their addresses, many of which are dead; the one of image "val-17" is expected as "val-17.jpg"
+in the folder of images, which is also what `AnnotatedImage.file_name` says.
 """
 
 import gzip
@@ -28,6 +29,7 @@ from twelve_in_one.data.records import (
     Skipped,
 )
 
+_VALIDATION = "val-"
 _FILES = {
     "train": ("Train_GCC-training.tsv", "caption_train.json"),
     "val": ("Validation_GCC-1.1.0-Validation.tsv", "caption_val.json"),
@@ -70,10 +72,17 @@ def stream(folder: Path, split: str) -> Iterator[Annotation | Skipped]:
     if split not in _FILES:
         raise ValueError(f"split must be one of {', '.join(_FILES)}, got {split!r}")
     path = files.find(folder, *_FILES[split])
-    return _read_json(path) if ".json" in path.suffixes else _read_table(path)
+    if ".json" in path.suffixes:
+        return _read_json(path)
+    return _read_table(path, "" if split == "train" else _VALIDATION)
 
 
-def _read_table(path: Path) -> Iterator[Annotation | Skipped]:
+def feature_key(image_id: str) -> str:
+    """The id by which stores of region features, one a file, know an image."""
+    return image_id.removeprefix(_VALIDATION)
+
+
+def _read_table(path: Path, prefix: str) -> Iterator[Annotation | Skipped]:
     opened = gzip.open if path.suffix == ".gz" else open
     number = -1
     try:
@@ -82,11 +91,11 @@ def _read_table(path: Path) -> Iterator[Annotation | Skipped]:
                 number += 1
                 if len(line) == files.MAX_LINE_BYTES:
                     raise DataError(f"{path}: line {number} exceeds {files.MAX_LINE_BYTES} bytes")
-                image_id = str(number)
+                image_id = f"{prefix}{number}"
                 try:
                     text = _caption(line)
                 except RecordError as error:
-                    yield Skipped(str(path), f"line {image_id}", str(error))
+                    yield Skipped(str(path), f"line {number}", str(error))
                     continue
                 yield Annotation(image_id, image_id, text)
     except (OSError, EOFError, zlib.error) as error:
