@@ -8,6 +8,7 @@ import numpy as np
 
 from twelve_in_one.world.scene import (
     COLOURS,
+    CURTAIN_SHARE,
     GROUNDS,
     HEIGHT,
     PATTERNS,
@@ -21,7 +22,7 @@ from twelve_in_one.world.scene import (
 
 MIN_THINGS, MAX_THINGS = 3, 8
 CURTAIN_WIDTH = 0.22 * WIDTH  # pixels
-_CURTAIN_SHARE, _SHADED_SHARE = 0.3, 0.15
+_SHADED_SHARE = 0.15
 # How often a thing takes over a property from one that is there already.
 _SAME_SHAPE, _SAME_COLOUR = 0.4, 0.35
 _PATTERN_SHARES = (0.5, 0.25, 0.25)
@@ -39,7 +40,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     """
     ground = GROUNDS[rng.integers(len(GROUNDS))]
     curtain = None
-    if rng.random() < _CURTAIN_SHARE:
+    if rng.random() < CURTAIN_SHARE:
         curtain = ("left", "right")[rng.integers(2)]
     count = int(rng.integers(MIN_THINGS, MAX_THINGS + 1))
     things: list[Thing] = []

@@ -1,6 +1,7 @@
 """Scenes to speak of, and an own reading of phrases and statements to check what is said."""
 
 import collections
+import dataclasses
 import math
 import random
 import re
@@ -189,6 +190,23 @@ def _scene(rng):
     return Scene(pick(GROUNDS), tuple(things), curtain)
 
 
+def _completed(scene, rng):
+    """A scene that looks like this one: shaded things of random colour, any behind the curtain."""
+    things = [
+        dataclasses.replace(
+            thing, colour=rng.choice(tuple(COLOURS)), pattern=rng.choice(PATTERNS), shaded=False
+        )
+        if thing.shaded
+        else thing
+        for thing in scene.things
+    ]
+    for _ in range(rng.randint(0, 2) if scene.curtain else 0):
+        x = rng.uniform(10, 24) + (WIDTH - 34 if scene.curtain == "right" else 0)
+        look = [rng.choice(tuple(values)) for values in (SHAPES, COLOURS, PATTERNS, SIZES)]
+        things.append(Thing(*look, x, rng.uniform(20, HEIGHT - 20), 10.0))
+    return dataclasses.replace(scene, things=tuple(things))
+
+
 @pytest.fixture(scope="session")
 def scenes():
     """Three thousand scenes."""
@@ -207,6 +225,7 @@ def reading():
         stands=_stands,
         between=_between,
         true=_true,
+        completed=_completed,
         form=_form,
         forms=lambda texts: collections.Counter(map(_form, texts)),
     )

@@ -16,12 +16,10 @@ from twelve_in_one.world.language.claims import Claim
 from twelve_in_one.world.language.naming import in_row, uncoloured
 from twelve_in_one.world.language.statements import Statement
 from twelve_in_one.world.language.words import pick, say, sentence
-from twelve_in_one.world.scene import Scene
+from twelve_in_one.world.scene import CURTAIN_SHARE, Scene
 
 _VERDICTS = {"contradiction": False, "neutral": None, "entailment": True}
 LABELS = tuple(_VERDICTS)
-# How often scenes have a curtain, half of them on either side; the balance of labels assumes it.
-CURTAIN_SHARE = 0.3
 _TRIES = 6
 
 
@@ -196,7 +194,9 @@ _PLAIN = (
     ),
 )
 # Hardly ever impossible where something is shaded.
-_SUREST = dataclasses.replace(_PLAIN[0], claims=partial(claims.coloured, namer=in_row))
+_SUREST = dataclasses.replace(
+    _PLAIN[0], claims=partial(claims.coloured, namer=partial(in_row, sides=("left", "right")))
+)
 
 _HERE = "[ in the picture| in the image| in this scene|]"
 _KINDS = (

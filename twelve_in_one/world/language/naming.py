@@ -48,9 +48,10 @@ def names(scene: Scene, rng: np.random.Generator, hide: Collection[str] = ()) ->
 
 
 def uncoloured(scene: Scene, rng: np.random.Generator) -> dict[int, Name]:
-    """Names that say nothing of colour, pattern or shade, all made in one way that is drawn.
+    """Names that say nothing of colour, pattern, shade or curtain, all made in one drawn way.
 
     What is shaded and what is not is named alike, so that a name does not give away which it is.
+    Rows go from left to right or back, as with a curtain they cannot be counted downwards.
     """
     way = pick(rng, _WAYS)
     if way in ("shape", "size"):
@@ -61,14 +62,20 @@ def uncoloured(scene: Scene, rng: np.random.Generator) -> dict[int, Name]:
             if facts.only(kind, scene) is not None:
                 named[index] = kind
         return named
-    return in_row(scene, rng, {"row of shape": ("shape",), "row of size": ("size",)}.get(way, ()))
+    properties = {"row of shape": ("shape",), "row of size": ("size",)}.get(way, ())
+    return in_row(scene, rng, properties, ("left", "right"))
 
 
 def in_row(
-    scene: Scene, rng: np.random.Generator, properties: Collection[str] = ()
+    scene: Scene,
+    rng: np.random.Generator,
+    properties: Collection[str] = (),
+    sides: tuple[str, ...] = facts.SIDES,
 ) -> dict[int, Name]:
     """Names by the rank, counted from a side that is drawn, among things alike in properties."""
-    side = pick(rng, facts.SIDES)
+    # From all sides but one, what a curtain hides might have to be counted too.
+    away = {None: sides, "left": ("right",), "right": ("left",)}
+    side = pick(rng, away[scene.curtain])
     named: dict[int, Name] = {}
     for index, thing in enumerate(scene.things):
         kind = facts.kind_of(thing, properties)

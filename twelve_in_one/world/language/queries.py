@@ -240,7 +240,6 @@ def larger_of_two(scene: Scene, rng: np.random.Generator) -> Draft | None:
                     "x": Kind(first),
                     "y": Kind(second),
                     "size": "larger" if size == "large" else "smaller",
-                    "size_most": "largest" if size == "large" else "smallest",
                 }
                 drafts.append(Draft(one, fields, (i, j), (two,)))
     return _balanced(drafts, (), rng)

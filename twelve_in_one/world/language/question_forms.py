@@ -188,7 +188,11 @@ _VG = (
     ),
     Form(
         partial(queries.value, what="pattern", namer=_UNPATTERNED),
-        ("how is {the:x} patterned", "what pattern is on {the:x}", "which pattern has {the:x}"),
+        (
+            "how is {the:x} patterned",
+            "what pattern is on {the:x}",
+            "which pattern does {the:x} show",
+        ),
     ),
     Form(queries.larger_of_two, ("which is {size}, {the:x} or {the:y}",)),
     Form(queries.ground, ("what is the ground", "where [is this|are we|are the things]")),

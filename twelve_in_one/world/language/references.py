@@ -30,8 +30,8 @@ class Reference:
       sides: ("left",) where it is the leftmost of those that look like this, ("left", "top") where
         it is the only one in that quarter, () if its place is not named.
       rank: from that one side, 1 for the outermost.
-      relations: that it has to other things, with their indices ("between" has two), all of them to
-        be fulfilled.
+      relations: that it has to other things, with their indices ("between" has two): all of them,
+        where "colour", "shape" and "size" stand for having the same one.
       unlike: a kind that it does not look like.
     """
 
@@ -114,7 +114,9 @@ def _short(scene: Scene, target: int, rng: np.random.Generator) -> Reference | N
         "the one {bare:x}",
         "{a:x}",
         "only {bare:x}",
-        "[find|see] the {bare:x}",
+        "[find|see|choose] the {bare:x}",
+        "it is the {bare:x}",
+        "{bare:x} and no other",
     )
     return Reference(say(rng, pick(rng, templates), x=kind), kind)
 
@@ -160,6 +162,30 @@ def _unlike(scene: Scene, target: int, rng: np.random.Generator) -> Reference | 
         rng, pick(rng, templates[:2] if len(others) != 1 else templates), x=kind, value=value
     )
     return Reference(text, kind, unlike=Kind(**{name: value}))
+
+
+def _alike(scene: Scene, target: int, rng: np.random.Generator) -> Reference | None:
+    """By a property that it shares with another thing: "heart of the same colour as the star"."""
+    what, kind = pick(rng, ("colour", "shape", "size")), _looks(scene, target, rng)
+    kind = dataclasses.replace(kind, **{what: None})
+    anchor = pick(rng, [index for index in range(len(scene.things)) if index != target])
+    thing, other = scene.things[target], scene.things[anchor]
+    if getattr(thing, what) != getattr(other, what):
+        return None
+    if what == "colour" and (thing.shaded or other.shaded):
+        return None
+    relations = ((what, (anchor,)),)
+    alike = [index for index in facts.looking(kind, scene) if index != target]
+    name = by_looks(scene, anchor, rng)
+    if name is None or not _only_related(scene, alike, relations):
+        return None
+    templates = (
+        "[the |]{bare:x} of the same {what} as {the:y}",
+        "[the |]{bare:x} with the same {what} as {the:y}",
+        "{a:x}, same {what} as {the:y}",
+    )
+    text = say(rng, pick(rng, templates), x=kind, what=what, y=name)
+    return Reference(text, kind, relations=relations)
 
 
 def _quarter(scene: Scene, target: int, rng: np.random.Generator) -> Reference | None:
@@ -298,6 +324,11 @@ def _only_related(
         for relation, anchors in relations:
             if index in anchors:
                 lacks = True
+            elif relation in ("colour", "shape", "size"):
+                one, two = scene.things[index], scene.things[anchors[0]]
+                # Nothing shaded seems to be of a colour.
+                lacks |= getattr(one, relation) != getattr(two, relation)
+                lacks |= relation == "colour" and one.shaded
             elif relation == "between":
                 lacks |= facts.between(*(scene.things[i] for i in (index, *anchors))) is False
             else:
@@ -318,7 +349,7 @@ _ITS = {
 }
 _WAYS = {
     "refcoco": (_outermost, _outermost, _ranked, _quarter, _short),
-    "refcoco+": (_short, _short, _short, _compared, _unlike),
+    "refcoco+": (_short, _short, _compared, _alike, _unlike),
     "refcocog": (_related, _related, _related, _between, _long),
 }
 STYLES = tuple(_WAYS)

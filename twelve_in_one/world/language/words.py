@@ -25,7 +25,6 @@ _ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth", "
 _NOUNS = {"circle": ("circle", "circle", "disc"), "crescent": ("crescent", "crescent", "moon")}
 _PLURALS = {"cross": "crosses"}
 _SIZES = {"small": ("small", "small", "little"), "large": ("large", "big")}
-LARGER = {"small": ("smaller",), "large": ("larger", "bigger")}
 _DARK = ("dark", "shadowy")
 # What a thing of a pattern "has".
 MARKS = {"plain": "no pattern", "striped": "stripes", "dotted": "dots"}
