@@ -36,8 +36,7 @@ SIZES = ("small", "large")
 GROUNDS = ("grass", "sand", "sea", "snow", "street")
 # Radius in pixels of a thing of each size, before a variation of 10 % either way.
 RADIUS = {"small": 10.0, "large": 17.0}
-# Share of scenes with a curtain. The sampler draws it, and what is said of hidden things is balanced
-# by it.
+# Share of scenes with a curtain: of the sampler, and of what is said of hidden things.
 CURTAIN_SHARE = 0.3
 
 

@@ -95,7 +95,7 @@ def _plain(scene: Scene, rng: np.random.Generator) -> _Choice | None:
     """A form about visible things that this scene can show with every label."""
     if not any(thing.shaded for thing in scene.things):
         return None
-    for form in (*(pick(rng, _PLAIN) for _ in range(_TRIES)), _SUREST, _SUREST):
+    for form in (*(pick(rng, _PLAIN_SHARES) for _ in range(_TRIES)), _SUREST, _SUREST):
         denies = bool(form.deny) and rng.random() < 0.5
         pools = _pooled(form.claims(scene, rng), denies, scene)
         if all(pools.values()):
@@ -193,6 +193,7 @@ _PLAIN = (
         ("{the:x} and {the:y} are not both {value}",),
     ),
 )
+_PLAIN_SHARES = (*12 * (_PLAIN[0],), *_PLAIN)
 # Hardly ever impossible where something is shaded.
 _SUREST = dataclasses.replace(
     _PLAIN[0], claims=partial(claims.coloured, namer=partial(in_row, sides=("left", "right")))
@@ -225,9 +226,7 @@ _EXISTS = _Form(
     ),
 )
 _BEHIND = (
-    _EXISTS,
-    _EXISTS,
-    _EXISTS,
+    *20 * (_EXISTS,),  # most of what people write is that plain
     _Form(
         partial(claims.counted, properties=_KINDS, bounds=((1, 1),)),
         ("there is [exactly|just|only] one {bare:x}" + _HERE, "the scene has a single {bare:x}"),

@@ -171,6 +171,12 @@ def _shows_number(rng: np.random.Generator) -> tuple[Rule, str]:
     return _in(rng, pick(rng, places), number, _counted(rng, number))
 
 
+def _shows(rng: np.random.Generator) -> tuple[Rule, str]:
+    number = _number(rng, (pick(rng, ("shape", "colour")),), 1, None)
+    text = say(rng, "{a:x}", x=number.kind)
+    return _in(rng, pick(rng, ("left", "right", "any", "one", "neither")), number, text)
+
+
 def _shows_more(rng: np.random.Generator) -> tuple[Rule, str]:
     kinds = pick(
         rng,
@@ -292,6 +298,8 @@ _WHERE: dict[Picture, tuple[str, ...]] = {
     ),
 }
 _FORMS: tuple[Callable[[np.random.Generator], tuple[Rule, str]], ...] = (
+    # Mostly what can be seen at a glance: there are far fewer pairs to learn from than pictures.
+    *14 * (_shows,),
     _shows_number,
     _shows_number,
     _shows_number,

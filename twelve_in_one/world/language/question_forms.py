@@ -21,6 +21,16 @@ class Form:
     templates: tuple[str, ...]
     structure: str = ""
 
+    @property
+    def kind(self) -> str:
+        """One of "yes/no", "narrow" (two or three possible answers) and "open"."""
+        asks = getattr(self.draft, "func", self.draft)
+        what = getattr(self.draft, "keywords", {}).get("what")
+        if asks is queries.truth:
+            return "yes/no"
+        narrow = asks in (queries.side, queries.larger_of_two) or what in ("size", "pattern")
+        return "narrow" if narrow or self.structure == "choose" else "open"
+
 
 def _verify(propose: Callable[..., list[Claim]], **settings: object) -> Callable[..., Draft | None]:
     return partial(queries.truth, propose=partial(propose, **settings))

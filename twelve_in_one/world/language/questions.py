@@ -12,6 +12,15 @@ from twelve_in_one.world.language.question_forms import STYLES
 from twelve_in_one.world.language.words import pick, question, say, shuffled
 from twelve_in_one.world.scene import COLOURS, GROUNDS, PATTERNS, SHAPES, Scene
 
+# What is asked for how often. Where a question shows what kind of answer it wants, a guess among
+# those beats any constant answer; the fewer questions have few answers besides yes and no, the
+# smaller is that gain.
+_SHARES = {
+    "vqa": {"yes/no": 0.74, "narrow": 0.03, "open": 0.23},
+    "vg": {"narrow": 0.08, "open": 0.92},
+    "gqa": {"yes/no": 0.75, "narrow": 0.06, "open": 0.19},
+}
+_TRIES = 8  # of forms, before a scene is given up
 _PEOPLE = 10
 # How many of ten people do not give the usual answer; nobody is ever in the majority against it.
 _DISSENTERS = (0, 0, 0, 1, 1, 2, 3, 4)
@@ -79,27 +88,33 @@ def ask(scene: Scene, rng: np.random.Generator, style: str) -> Question | None:
       style: "vqa", "vg" or "gqa".
 
     Returns:
-      The question, None if the scene does not support the form that was drawn.
+      The question, None if the scene does not support the forms that were drawn.
 
     Raises:
       ValueError: the style is none of these.
     """
     if style not in STYLES:
         raise ValueError(f"style must be one of {tuple(STYLES)}, got {style!r}")
-    form = pick(rng, STYLES[style])
-    draft = form.draft(scene, rng)
-    if draft is None:
+    shares = _SHARES[style]
+    kind = tuple(shares)[int(rng.choice(len(shares), p=tuple(shares.values())))]
+    forms = [form for form in STYLES[style] if form.kind == kind]
+    for _ in range(_TRIES):
+        form = pick(rng, forms)
+        draft = form.draft(scene, rng)
+        if draft is not None:
+            break
+    else:
         return None
     text = question(say(rng, pick(rng, form.templates), **draft.fields))
     words = text.lower().split()
     kinds = {"vqa": " ".join(words[:2]), "vg": words[0], "gqa": form.structure}
-    kind = "number" if draft.answer.isdigit() else "other"
+    other = "number" if draft.answer.isdigit() else "other"
     return Question(
         text=text,
         answer=draft.answer,
         human_answers=_people(draft, rng),
         question_type=kinds[style],
-        answer_type="yes/no" if draft.answer in ("yes", "no") else kind,
+        answer_type="yes/no" if draft.answer in ("yes", "no") else other,
         objects=draft.things,
     )
 
