@@ -93,7 +93,7 @@ def build_all(raw: Path, data_dir: Path) -> None:
         build(SOURCES[name], raw / SOURCES[name].folder, data_dir)
     indexes = finish.built_indexes(data_dir, NAME)
     finish.write_answers(raw, data_dir, {}, names)
-    finish.write_words(raw, data_dir, None, names)
+    finish.write_words(raw, data_dir, None)
     clean = splits.test_images(indexes)
     splits.write_clean_split(data_dir / finish.CLEAN_SPLIT, clean)
     finish.write_hard_negatives(data_dir, NAME, indexes, clean, log)

@@ -29,9 +29,14 @@ def read_splits(source: Source, folder: Path) -> tuple[dict[str, AnnotationSet],
     found, missing = {}, {}
     for split in source.splits:
         try:
-            found[split] = source.read(folder, split)
+            annotations = source.read(folder, split)
         except MissingFile as error:
             missing[split] = str(error)
+            continue
+        if annotations.annotations or annotations.skipped:
+            found[split] = annotations
+        else:  # which TFDS cannot store
+            missing[split] = f"{folder}: the files hold no example"
     if not found:
         raise MissingFile(f"{source.name}: {'; '.join(missing.values())}")
     return found, missing
@@ -49,9 +54,16 @@ def make_record(
       DataError: the regions of an image are unusable.
     """
     regions = [inputs.detected(image.image_id) for image in images]
+    features = _features(key, [found.features for found in regions])
     sizes = [_size(image, found, inputs) for image, found in zip(images, regions, strict=True)]
     single = images[0] if len(images) == 1 else AnnotatedImage(key)
     boxes = np.asarray(single.boxes, np.float32).reshape(-1, 4)
+    annotated = _features(key, [inputs.annotated(single)])
+    if annotated.shape[1] not in (0, features.shape[1]):
+        raise DataError(
+            f"{key}: region features of annotated boxes have size {annotated.shape[1]}, those of "
+            f"detected ones {features.shape[1]}"
+        )
     return Record(
         record_id=key,
         image_ids=tuple(image.image_id for image in images),
@@ -59,11 +71,11 @@ def make_record(
         sizes=np.array(sizes, np.int32),
         num_regions=np.array([len(found.boxes) for found in regions], np.int32),
         boxes=np.concatenate([found.boxes for found in regions]).astype(np.float32),
-        features=_features(key, [found.features for found in regions]),
+        features=features,
         class_probs=_class_probs(regions),
         box_ids=np.array(single.box_ids, np.int64),
         annotated_boxes=boxes,
-        annotated_features=_features(key, [inputs.annotated(single)]),
+        annotated_features=annotated,
         annotations=annotations,
     )
 

@@ -16,31 +16,32 @@ import hashlib
 import io
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from twelve_in_one.data import finish, region_inputs, splits
+from twelve_in_one.data import finish, processes, region_inputs, report, splits
 from twelve_in_one.data.assemble import make_record, read_splits
 from twelve_in_one.data.reader import (
-    BUILD_INFO,
     built_folder,
     dataset_folder,
     open_split,
     read_build_info,
+    region_names,
 )
 from twelve_in_one.data.records import DataError, Skipped
 from twelve_in_one.data.sources import SOURCES, Source
 
-_LOG_SECONDS = 2.0
 _PIXELS = ("pixels", "photos")
-_SHOWN_REASONS = 5
+_SHOWN_FILES = 5
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -81,12 +82,21 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--overwrite", action="store_true", help="build again what is there")
     parser.add_argument(
-        "--check", action="store_true", help="only read everything and report what is wrong"
+        "--check",
+        action="store_true",
+        help="only read everything and report what is wrong; exit code 1 if anything is",
     )
     args = parser.parse_args(argv)
     args.images = args.images or args.manual_dir / "images"
-    if args.jobs < 1:
-        parser.error(f"--jobs must be at least 1, got {args.jobs}")
+    for name in ("jobs", "num_regions"):
+        number = getattr(args, name)
+        if number is not None and number < 1:
+            parser.error(f"--{name} must be at least 1, got {number}")
+    # They are read last, after hours perhaps.
+    for name in ("vqa_answers", "gqa_answers", "vocab"):
+        file = getattr(args, name)
+        if file is not None and not file.is_file():
+            parser.error(f"--{name} {file}: no such file")
     if args.name_of_features and not args.name_of_features.isidentifier():
         parser.error(f"--name_of_features takes letters, digits and _, got {args.name_of_features}")
     if args.name_of_features and args.features in (*_PIXELS, "none"):
@@ -96,11 +106,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def log(line: str) -> None:
-    """A line of progress; the report goes to stdout."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 if everything that was asked for is complete."""
     args = parse_arguments(argv)
@@ -108,24 +113,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = _names(args)
         if args.features in _PIXELS:
             for domain in dict.fromkeys(SOURCES[name].domain for name in names):
-                log(f"regions of {domain}")
+                report.log(f"regions of {domain}")
                 source = next(s for s in SOURCES.values() if s.domain == domain)
-                _regions(args, source)
-        work = check_dataset if args.check else build_dataset
-        # TensorFlow does not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(args.jobs, len(names)), mp_context=context) as pool:
-            outcomes = list(pool.map(_guarded, names, [args] * len(names), [work] * len(names)))
+                with contextlib.suppress(DataError):  # its datasets say it below
+                    _regions(args, source)
+        outcomes = _outcomes(check_dataset if args.check else build_dataset, names, args)
         failed = [outcome for outcome in outcomes if "error" in outcome]
-        _print_reports([outcome for outcome in outcomes if "error" not in outcome])
+        done = [outcome for outcome in outcomes if "error" not in outcome]
+        report.print_reports(done)
         for outcome in failed:
-            log(f"error: {outcome['name']}: {outcome['error']}")
-        if not args.check:
-            _finish(args)
+            report.log(f"error: {outcome['name']}: {outcome['error']}")
+        if args.check:
+            return 1 if failed or any(map(_has_problem, done)) else 0
+        _finish(args)
         return 1 if failed else 0
-    except DataError as error:
-        log(f"error: {error}")
+    except BrokenProcessPool:
+        report.log("error: a process was killed, perhaps for want of memory; try fewer --jobs")
         return 1
+    except (DataError, OSError) as error:
+        report.log(f"error: {error}")
+        return 1
+
+
+def _outcomes(work: Any, names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What `build_dataset` or `check_dataset` returns, or an error, of each dataset."""
+    arguments = names, [args] * len(names), [work] * len(names)
+    if args.jobs == 1 or len(names) == 1:
+        return list(map(_guarded, *arguments))
+    with ProcessPoolExecutor(
+        min(args.jobs, len(names)),
+        # TensorFlow does not survive a fork.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=processes.end_with_parent,
+    ) as pool:
+        return list(pool.map(_guarded, *arguments))
+
+
+def _has_problem(outcome: dict[str, Any]) -> bool:
+    skipped = any(split["skipped"] for split in outcome["splits"].values())
+    return skipped or bool(outcome["unreadable"])
 
 
 def _names(args: argparse.Namespace) -> list[str]:
@@ -139,7 +165,7 @@ def _names(args: argparse.Namespace) -> list[str]:
     there = [n for n, source in SOURCES.items() if (args.manual_dir / source.folder).is_dir()]
     absent = [name for name in SOURCES if name not in there]
     if absent:
-        log(f"not in {args.manual_dir}, left out: {', '.join(absent)}")
+        report.log(f"not in {args.manual_dir}, left out: {', '.join(absent)}")
     if not there:
         raise DataError(f"{args.manual_dir}: holds none of {', '.join(SOURCES)}")
     return there
@@ -166,7 +192,7 @@ def _guarded(name: str, args: argparse.Namespace, work: Any) -> dict[str, Any]:
     """Runs a worker; one dataset's bad file must not stop the others."""
     try:
         return work(name, args)
-    except DataError as error:
+    except (DataError, OSError) as error:
         return {"name": name, "error": str(error)}
 
 
@@ -178,7 +204,7 @@ def _build_inputs(name: str, args: argparse.Namespace) -> Any:
         folder,
         _regions(args, SOURCES[name]),
         file_hashes(folder),
-        Progress(name),
+        report.Progress(name),
         args.max_skipped_share,
     )
 
@@ -200,7 +226,10 @@ def build_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
         there = built_folder(args.data_dir, name, regions)
         info = read_build_info(there)
         if info["made_of"] != made_of(inputs):
-            raise DataError(f"{there}: built from other files; pass --overwrite to replace it")
+            raise DataError(
+                f"{there}: built from {_difference(info['made_of'], made_of(inputs))}; pass "
+                "--overwrite to replace it"
+            )
         return info | {"name": name, "kept": True}
     modes = tfds.GenerateMode
     mode = modes.REUSE_CACHE_IF_EXISTS if args.overwrite else modes.REUSE_DATASET_IF_EXISTS
@@ -208,6 +237,8 @@ def build_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
     logging.set_verbosity(logging.ERROR)
     # TFDS announces downloads of unknown size, of which there are none, on stdout.
     silence = contextlib.redirect_stdout(io.StringIO())
+    for folder in (args.data_dir / dataset_folder(name) / regions).glob("incomplete*"):
+        shutil.rmtree(folder)  # of a build that was killed
     with silence, tempfile.TemporaryDirectory() as downloads:
         builder = BUILDERS[name](inputs=inputs, data_dir=str(args.data_dir))
         builder.download_and_prepare(
@@ -215,6 +246,17 @@ def build_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
             download_config=tfds.download.DownloadConfig(download_mode=mode),
         )
     return read_build_info(Path(builder.data_dir)) | {"name": name, "kept": False}
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """How that which a dataset was built from differs from that which it would be built from."""
+    if there["features"] != here["features"]:
+        return f"region features {there['features']}, not {here['features']}"
+    files = [there["files"], here["files"]]
+    changed = sorted(
+        file for file in files[0] | files[1] if files[0].get(file) != files[1].get(file)
+    )
+    return f"other files ({', '.join(changed[:_SHOWN_FILES])})"
 
 
 def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -264,7 +306,7 @@ def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def is_built(data_dir: Path, name: str, regions: str) -> bool:
     """Whether a complete build is there."""
-    return any((data_dir / dataset_folder(name) / regions).glob(f"*/{BUILD_INFO}"))
+    return regions in region_names(data_dir, name)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -277,67 +319,30 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return hashes
 
 
-class Progress:
-    """Prints how far a dataset is, with rate and time left, every other second."""
-
-    def __init__(self, name: str):
-        self._name = name
-        self._split = ""
-        self._start = self._last = 0.0
-
-    def __call__(self, split: str, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if split != self._split:
-            self._split, self._start, self._last = split, now, now
-        if done < total and now - self._last < _LOG_SECONDS:
-            return
-        self._last = now
-        rate = done / max(now - self._start, 1e-9)
-        left = f"  ETA {(total - done) / rate:,.0f} s" if 0 < done < total else ""
-        log(f"{self._name}/{split}  {done:,}/{total:,}  {rate:,.1f}/s{left}")
-
-
-def _print_reports(outcomes: Sequence[dict[str, Any]]) -> None:
-    print(
-        f"{'dataset':<20} {'split':<6} {'records':>9} {'images':>9} {'examples':>11} {'skipped':>8}"
-    )
-    for outcome in outcomes:
-        for split, report in outcome["splits"].items():
-            print(
-                f"{outcome['name']:<20} {split:<6} {report['records']:>9,} {report['images']:>9,} "
-                f"{report['annotations']:>11,} {len(report['skipped']):>8,}"
-                + ("  was there" if outcome["kept"] else "")
-            )
-    for outcome in outcomes:
-        for split, reason in outcome["absent"].items():
-            print(f"  absent: {outcome['name']}/{split}: {reason}")
-        for split, report in outcome["splits"].items():
-            _print_skipped(f"{outcome['name']}/{split}", report["skipped"])
-        _print_skipped(f"{outcome['name']}: pictures", outcome["unreadable"])
-
-
-def _print_skipped(what: str, skipped: Sequence[dict[str, str]]) -> None:
-    for skip in skipped[:_SHOWN_REASONS]:
-        print(f"  skipped: {what}: {skip['file']}: {skip['record']}: {skip['reason']}")
-    if len(skipped) > _SHOWN_REASONS:
-        print(f"  skipped: {what}: {len(skipped) - _SHOWN_REASONS:,} more; see {BUILD_INFO}")
-
-
 def _finish(args: argparse.Namespace) -> None:
-    """Vocabularies, the clean split and hard negatives, over everything that is built by now."""
-    regions = _regions_name(args)
-    indexes = finish.built_indexes(args.data_dir, regions)
+    """The clean split, hard negatives and vocabularies, over everything that is built by now.
+
+    A dataset's test images are nobody's to train on, whichever region features either is built
+    with.
+    """
+    own = _regions_name(args)
+    names = {name for dataset in SOURCES for name in region_names(args.data_dir, dataset)}
+    built = {name: finish.built_indexes(args.data_dir, name) for name in sorted(names - {own})}
+    built[own] = finish.built_indexes(args.data_dir, own)
+    indexes = {name: index for found in built.values() for name, index in found.items()}
     if not indexes:
         return
-    given = {"vqa": args.vqa_answers, "gqa": args.gqa_answers}
-    lines = finish.write_answers(args.manual_dir, args.data_dir, given, indexes)
-    lines += finish.write_words(args.manual_dir, args.data_dir, args.vocab, indexes)
+    indexes = {name: indexes[name] for name in SOURCES if name in indexes}
     clean = splits.test_images(indexes)
-    splits.write_clean_split(args.data_dir / finish.CLEAN_SPLIT, clean)
+    finish.write_clean_split(args.data_dir, clean)
     print("\n" + splits.format_removed(splits.removed(indexes, clean)))
     print("\n" + splits.format_overlap(*splits.overlap_matrix(indexes)) + "\n")
-    finish.write_hard_negatives(args.data_dir, regions, indexes, clean, log)
-    print("\n".join(lines))
+    for regions, found in built.items():
+        finish.write_hard_negatives(args.data_dir, regions, found, clean, report.log)
+    given = {"vqa": args.vqa_answers, "gqa": args.gqa_answers}
+    print(finish.write_words(args.manual_dir, args.data_dir, args.vocab))
+    for line in finish.write_answers(args.manual_dir, args.data_dir, given, indexes):
+        print(line)
 
 
 def _regions_name(args: argparse.Namespace) -> str:

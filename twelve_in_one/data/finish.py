@@ -4,20 +4,24 @@
 * `vocab.txt`: words of the tokenizer
 * `clean_split.json`: images that nobody may train on
 * `hard_negatives.npz` in each retrieval dataset: images that look alike
+
+Each is written under another name first, so that what is there is whole, and vocabularies that are
+there are kept: checkpoints depend on them.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from twelve_in_one.data import answers, text
-from twelve_in_one.data.annotations import vqa
+from twelve_in_one.data import answers, splits, text
+from twelve_in_one.data.annotations import gqa, vqa
 from twelve_in_one.data.index import SplitIndex, read_index
 from twelve_in_one.data.negatives import nearest_pool
-from twelve_in_one.data.reader import built_folder, dataset_folder, has_split
-from twelve_in_one.data.records import Annotation, DataError, MissingFile
+from twelve_in_one.data.reader import built_folder, has_split, region_names
+from twelve_in_one.data.records import DataError
 from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.data.splits import CleanSplit, Indexes
 
@@ -32,10 +36,10 @@ def built_indexes(data_dir: Path, regions: str) -> Indexes:
     """Indexes of everything that is built with the given region features."""
     indexes: dict[str, dict[str, SplitIndex]] = {}
     for name, source in SOURCES.items():
-        if any((data_dir / dataset_folder(name) / regions).glob("*/dataset_info.json")):
+        if regions in region_names(data_dir, name):
             folder = built_folder(data_dir, name, regions)
-            splits = {s: read_index(folder, s) for s in source.splits if has_split(folder, s)}
-            indexes[name] = splits
+            there = (split for split in source.splits if has_split(folder, split))
+            indexes[name] = {split: read_index(folder, split) for split in there}
     return indexes
 
 
@@ -68,68 +72,89 @@ def write_answers(
         if given.get(head) is not None:
             vocabulary = answers.read_vocabulary(given[head])
         elif path.is_file():
+            lines.append(f"{path.name}: was there; delete it to have it made anew")
             continue
-        elif head == "gqa":
-            folder = manual_dir / SOURCES["gqa"].folder
-            sets = (SOURCES["gqa"].read(folder, split) for split in ("train", "val"))
-            vocabulary = answers.gqa_vocabulary(sets)
         else:
-            vocabulary = _vqa_answers(manual_dir)
-        answers.write_vocabulary(path, vocabulary)
+            vocabulary = _answers(head, manual_dir / SOURCES[head].folder)
+        with _replacing(path) as new:
+            answers.write_vocabulary(new, vocabulary)
         lines.append(f"{path.name}: {len(vocabulary):,} answers")
     return lines
 
 
-def _vqa_answers(manual_dir: Path) -> tuple[str, ...]:
-    folder = manual_dir / SOURCES["vqa"].folder
+def _answers(head: str, folder: Path) -> tuple[str, ...]:
     try:
-        records = itertools.chain.from_iterable(
-            vqa.annotation_records(folder, split) for split in ("train2014", "val2014")
-        )
-        return answers.vqa_vocabulary(records)
+        if head == "gqa":
+            return answers.gqa_vocabulary(gqa.read(folder, split) for split in ("train", "val"))
+        parts = (vqa.annotation_records(folder, split) for split in ("train2014", "val2014"))
+        return answers.vqa_vocabulary(itertools.chain.from_iterable(parts))
     except DataError as error:
+        users = {"vqa": "VQA and Visual Genome QA", "gqa": "GQA"}[head]
         raise DataError(
-            f"the answer vocabulary of VQA and Visual Genome QA cannot be made: {error}; pass one "
-            "with --vqa_answers"
+            f"the answer vocabulary of {users} cannot be made: {error}; pass one with "
+            f"--{head}_answers"
         ) from error
 
 
-def write_words(
-    manual_dir: Path, data_dir: Path, given: Path | None, built: Iterable[str]
-) -> list[str]:
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Another name, under which a file is written; it is renamed when it is complete."""
+    new = path.with_name(f".{path.name}")
+    yield new
+    new.replace(path)
+
+
+def write_words(manual_dir: Path, data_dir: Path, given: Path | None) -> str:
     """Writes the tokenizer's words: a given file, or made from the training texts.
 
+    These are the texts of all datasets in `manual_dir`, whichever are built by now: words must
+    not depend on which came first.
+
     Returns:
-      A line about it; none where the words are there already.
+      A line about it.
     """
     path = data_dir / WORDS
+    without: list[str] = []
     if given is not None:
         words = text.load_tokenizer(given).vocabulary
     elif path.is_file():
-        return []
+        return f"{path.name}: was there; delete it to have it made anew"
     else:
-        texts = (
-            annotation.text
-            for name in sorted(built)
-            for annotation in _training_annotations(manual_dir, name)
-        )
-        words = text.train_tokenizer(texts, MAX_WORDS)
-    text.write_vocabulary(path, words)
-    return [f"{path.name}: {len(words):,} words"]
+        words = text.train_tokenizer(_training_texts(manual_dir, without), MAX_WORDS)
+    with _replacing(path) as new:
+        text.write_vocabulary(new, words)
+    missing = f", without those of {', '.join(without)}" if without else ""
+    return f"{path.name}: {len(words):,} words{missing}"
 
 
-def _training_annotations(manual_dir: Path, name: str) -> tuple[Annotation, ...]:
-    source = SOURCES[name]
-    try:
-        return source.read(manual_dir / source.folder, "train").annotations
-    except MissingFile:
-        return ()
+def _training_texts(manual_dir: Path, without: list[str]) -> Iterator[str]:
+    """Adds to `without` the datasets that there are no training texts of."""
+    for name, source in sorted(SOURCES.items()):
+        try:
+            annotations = source.read(manual_dir / source.folder, "train").annotations
+        except DataError:
+            without.append(name)
+            continue
+        yield from (annotation.text for annotation in annotations)
+
+
+def write_clean_split(data_dir: Path, clean: CleanSplit) -> None:
+    """Writes the images that nobody may train on, unless they are there."""
+    path = data_dir / CLEAN_SPLIT
+    with contextlib.suppress(DataError):  # damaged or missing
+        if splits.read_clean_split(path) == clean:
+            return
+    with _replacing(path) as new:
+        splits.write_clean_split(new, clean)
 
 
 def write_hard_negatives(
     data_dir: Path, regions: str, indexes: Indexes, clean: CleanSplit, log: Callable[[str], None]
 ) -> None:
-    """Writes the pool of each retrieval dataset, over the images that remain after cleaning."""
+    """Writes the pool of each retrieval dataset, over the images that remain after cleaning.
+
+    A pool of these images that is there is kept.
+    """
     for name in ("coco", "flickr30k"):
         if "train" not in indexes.get(name, {}):
             continue
@@ -138,9 +163,13 @@ def write_hard_negatives(
         if not index.feature_dim:
             log(f"{name}: no region features, so negatives will be random")
             continue
+        folder, image_ids = built_folder(data_dir, name, regions), index.image_ids[kept, 0]
+        with contextlib.suppress(DataError):  # damaged, missing, or of other images
+            read_hard_negatives(folder, image_ids)
+            continue
         pool = nearest_pool(index.mean_features[kept])
-        path = built_folder(data_dir, name, regions) / _HARD_NEGATIVES
-        np.savez(path, image_ids=index.image_ids[kept, 0], pool=pool)
+        with _replacing(folder / _HARD_NEGATIVES) as new:
+            np.savez(new, image_ids=image_ids, pool=pool)
         log(f"{name}: {len(kept):,} images, {pool.shape[1] - 1} neighbours each")
 
 

@@ -19,6 +19,8 @@ from twelve_in_one.data.schema import record_of
 # What a block of `order` takes at the paper's sizes, see there.
 DEFAULT_CACHE_BYTES = 512 << 20
 BUILD_INFO = "build.json"
+# Versions are numbers; TFDS builds in a folder beside them, named "incomplete...".
+_COMPLETE = "[0-9]*/dataset_info.json"
 
 
 class RecordCache:
@@ -79,18 +81,22 @@ def built_folder(data_dir: Path, dataset: str, regions: str) -> Path:
     Raises:
       DataError: it is not there; what is there is listed.
     """
-    folder = data_dir / dataset_folder(dataset) / regions
-    versions = sorted(path.parent for path in folder.glob("*/dataset_info.json"))
+    versions = sorted((data_dir / dataset_folder(dataset) / regions).glob(_COMPLETE))
     if not versions:
-        built = sorted(
-            str(p.parent.relative_to(data_dir)) for p in data_dir.glob("*/*/*/*_info.json")
-        )
+        all_built = data_dir.glob(f"*/*/{_COMPLETE}")
+        built = sorted(str(path.parent.relative_to(data_dir)) for path in all_built)
         raise DataError(
             f"{data_dir}: {dataset} with region features {regions!r} has not been built; there is "
             f"{', '.join(built) or 'nothing'}. "
             f"Run: python -m twelve_in_one.data.build {dataset} --data_dir {data_dir} ..."
         )
-    return versions[-1]
+    return versions[-1].parent
+
+
+def region_names(data_dir: Path, dataset: str) -> tuple[str, ...]:
+    """Names of all region features that a dataset is built with."""
+    found = (data_dir / dataset_folder(dataset)).glob(f"*/{_COMPLETE}")
+    return tuple(sorted({path.parent.parent.name for path in found}))
 
 
 def dataset_folder(dataset: str) -> str:
@@ -121,18 +127,30 @@ def open_split(folder: Path, split: str, *, cache_bytes: int = DEFAULT_CACHE_BYT
         known = sorted(p.stem.removeprefix("index-") for p in folder.glob("index-*.npz"))
         raise DataError(f"{folder}: no split {split!r}; there is {', '.join(known) or 'none'}")
     index = read_index(folder, split)
-    if not len(index.counts):
-        source: Any = ()
-    else:
-        source = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
-    if len(source) != len(index.counts):
+    records = f"{folder}/*-{split}.array_record*"
+    source: Any = ()
+    try:
+        if len(index.counts):
+            source = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
+        count = len(source)
+    except Exception as error:  # of TFDS, protobuf, JSON or array_record
         raise DataError(
-            f"{folder}: split {split} has {len(source)} records, its index {len(index.counts)}; "
+            f"{records}: cannot be opened ({error}); build the dataset again"
+        ) from error
+    if count != len(index.counts):
+        raise DataError(
+            f"{folder}: split {split} has {count} records, its index {len(index.counts)}; "
             "build the dataset again"
         )
 
     def read(position: int) -> LoadedRecord:
-        return load(record_of(source[position], name), name)
+        try:
+            example = source[position]
+        except Exception as error:  # array_record and TFDS have none of their own for damaged files
+            raise DataError(
+                f"{records}: record {position} cannot be read ({error}); build the dataset again"
+            ) from error
+        return load(record_of(example, name), name)
 
     return SplitReader(name, index, RecordCache(read, cache_bytes))
 

@@ -26,6 +26,7 @@ from twelve_in_one.tasks.twelve import TWELVE
 
 _MAX_LABELS = 200  # the commonest; logistic regression over thousands of answers takes hours
 _BATCH = 256
+_MANY_TEXTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +136,9 @@ def _fit(
 
     if len(np.unique(labels)) < 2:
         return (lambda wanted: np.ones((len(wanted), 1))), np.unique(labels)
+    min_df = 2 if len(texts) >= _MANY_TEXTS else 1  # of few, each word may occur once
     model = make_pipeline(
-        CountVectorizer(ngram_range=(1, 2), min_df=2, token_pattern=r"\S+"),
+        CountVectorizer(ngram_range=(1, 2), min_df=min_df, token_pattern=r"\S+"),
         LogisticRegression(C=0.3, max_iter=60),
     )
     with warnings.catch_warnings():

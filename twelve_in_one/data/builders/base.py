@@ -1,6 +1,7 @@
 """What the builders of all datasets share: annotations and regions become one record an image."""
 
 import dataclasses
+import inspect
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -81,7 +82,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=type(self).__doc__,
+            description=inspect.getdoc(type(self)),
             features=schema.features_dict(),
             # The generator shuffles, so that the index, written along, knows the order.
             disable_shuffling=True,
@@ -129,6 +130,11 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                 f"{self.source.name}/{split}: {len(skipped)} of {total} records cannot be used, "
                 f"more than {self.inputs.max_skipped_share:.0%}; the first: {skipped[0].file}: "
                 f"{skipped[0].record}: {skipped[0].reason}. Pass --max_skipped_share to go on"
+            )
+        if not len(rows):  # which TFDS cannot store
+            raise DataError(
+                f"{self.source.name}/{split}: none of {total} records can be used; the first: "
+                f"{skipped[0].file}: {skipped[0].record}: {skipped[0].reason}"
             )
         index_module.write_index(Path(self.data_dir), split, rows.finish())
         self.reports[split] = SplitReport(

@@ -1,0 +1,179 @@
+"""Every builder through its class, as TFDS drives it, and what TFDS reads back."""
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import re
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from twelve_in_one.data import schema
+from twelve_in_one.data.builders import BUILDERS
+from twelve_in_one.data.builders.base import BuildInputs, made_of
+from twelve_in_one.data.index import read_index
+from twelve_in_one.data.records import (
+    AnnotatedImage,
+    Annotation,
+    AnnotationSet,
+    DataError,
+    Regions,
+)
+from twelve_in_one.data.region_inputs import RegionInputs, no_regions
+from twelve_in_one.data.sources import SOURCES
+
+NAMES = pytest.mark.parametrize("name", SOURCES)
+
+
+def _build(name, raw, data_dir, **inputs):
+    """Builds without the command, silently: TFDS talks of downloads on stdout."""
+    found = BuildInputs(raw / SOURCES[name].folder, inputs.pop("regions", no_regions()), **inputs)
+    builder = BUILDERS[name](inputs=found, data_dir=str(data_dir))
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_dir=str(data_dir / "downloads"))
+    return builder
+
+
+def test_one_builder_a_dataset():
+    assert list(BUILDERS) == list(SOURCES)
+    for name, builder in BUILDERS.items():
+        assert builder.source is SOURCES[name]
+        assert builder.name == name.replace("+", "_plus")
+
+
+@NAMES
+def test_docstring_is_the_recipe(name):
+    text = inspect.cleandoc(BUILDERS[name].__doc__)
+    parts = dict(
+        re.findall(
+            r"^(Recipe|Splits|Licence|Checksums): (.*?)(?=^[A-Z]\w+: |\Z)", text, re.M | re.S
+        )
+    )
+    wanted = {"Recipe", "Licence", "Checksums"}
+    # All that conceptual captions have is what they are called.
+    assert parts.keys() - {"Splits"} == wanted and (
+        "Splits" in parts or name == "conceptual_captions"
+    )
+    assert f"`{SOURCES[name].folder}/" in parts["Recipe"]
+    assert "SHA-256" in parts["Checksums"]
+    assert len(text.splitlines()[0]) > 20 and "http" not in text
+
+
+@NAMES
+def test_builder_class(small_world, census, tmp_path, name):
+    said = []
+    builder = _build(
+        name,
+        small_world.raw,
+        tmp_path,
+        file_hashes={"a": "b"},
+        progress=lambda *done: said.append(done),
+    )
+    assert builder.info.description == inspect.cleandoc(BUILDERS[name].__doc__)
+    found = census.examples[name]
+    wanted = {split: len(set(examples)) for split, examples in found.items()}
+    assert {split: info.num_examples for split, info in builder.info.splits.items()} == wanted
+    for split, count in wanted.items():
+        assert [done for done in said if done[0] == split] == [
+            (split, i, count) for i in range(count + 1)
+        ]
+    reports = {
+        split: (report.records, report.annotations, report.skipped)
+        for split, report in builder.reports.items()
+    }
+    assert reports == {
+        split: (wanted[split], len(examples), ()) for split, examples in found.items()
+    }
+    assert made_of(builder.inputs) == {"features": "none", "files": {"a": "b"}}
+
+
+@NAMES
+def test_tfds_reads_what_was_built(small_world, census, name):
+    builder = tfds.builder_from_directory(str(small_world.built(name)))
+    assert builder.info.features.keys() == schema.features_dict().keys()
+    for split, examples in census.examples[name].items():
+        source = builder.as_data_source(split)
+        index = read_index(small_world.built(name), split)
+        assert len(source) == len(set(examples)) == len(index.counts)
+        ids = [tuple(x.decode() for x in record["image_ids"]) for record in source]
+        assert sorted(ids) == sorted(set(examples))
+        assert ids == [tuple(row) for row in index.image_ids.tolist()]
+        for record, count in zip(source, index.counts, strict=True):
+            assert len(record["annotations"]["example_id"]) == count
+            read = schema.record_of(record, split)
+            assert read.features.shape == (len(read.boxes), index.feature_dim)
+
+
+def test_stored_order_is_mixed(small_world, census):
+    """Neighbours in the files are no neighbours in the store, in any build the same."""
+    index = read_index(small_world.built("vqa"), "train")
+    ids = index.image_ids[:, 0].tolist()
+    in_files = list(dict.fromkeys(image for (image,) in census.examples["vqa"]["train"]))
+    assert ids != in_files and sorted(ids) == sorted(in_files)
+    places = np.array([in_files.index(image) for image in ids])
+    assert (np.abs(np.diff(places)) > 1).mean() > 0.5
+
+
+def _regions_of(sizes):
+    """Regions of which image "i" has `sizes[i]` features."""
+
+    def detected(image_id):
+        if image_id not in sizes:
+            raise DataError(f"no image {image_id}")
+        box = np.array([[0, 0, 5, 5]], np.float32)
+        return Regions(box, np.ones((1, sizes[image_id]), np.float32), 10, 10)
+
+    return RegionInputs(
+        "given", "given", sizes.__contains__, detected, lambda image: np.zeros((0, 0), np.float16)
+    )
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Makes SNLI-VE consist of given images with an example each: `few("a", "b")`."""
+
+    def make(*images):
+        found = AnnotationSet(
+            tuple(Annotation(f"of {image}", image, "text", label=0) for image in images),
+            {image: AnnotatedImage(image) for image in images},
+        )
+        source = dataclasses.replace(
+            SOURCES["snli_ve"], read=lambda folder, split: found, splits=("train",)
+        )
+        monkeypatch.setattr(BUILDERS["snli_ve"], "source", source)
+
+    return make
+
+
+def test_images_without_regions_are_looked_for_first(few, tmp_path):
+    few(*"abcdefgh")
+    sizes = dict.fromkeys("abcdef", 3)
+    with pytest.raises(DataError, match="given lack 2 of 8 images, the first: g"):
+        _build("snli_ve", tmp_path, tmp_path / "data", regions=_regions_of(sizes))
+    assert not list((tmp_path / "data").rglob("*.*"))
+    builder = _build(
+        "snli_ve",
+        tmp_path,
+        tmp_path / "data",
+        regions=_regions_of(sizes),
+        max_skipped_share=0.25,
+    )
+    skipped = builder.reports["train"].skipped
+    assert sorted((skip.record, skip.reason) for skip in skipped) == [
+        ("of g", "no image g"),
+        ("of h", "no image h"),
+    ]
+    index = read_index(builder.data_path, "train")
+    assert sorted(index.record_ids) == list("abcdef")
+
+
+def test_feature_sizes_that_differ(few, tmp_path):
+    few(*"abcdefgh")
+    sizes = dict.fromkeys("abcdefgh", 3) | {"c": 4}
+    with pytest.raises(
+        DataError, match=r"1 of 8 records cannot be used, more than 5%.*have size [34].*[34]"
+    ):
+        _build("snli_ve", tmp_path, tmp_path / "data", regions=_regions_of(sizes))
+    assert not list((tmp_path / "data").rglob("index-*"))

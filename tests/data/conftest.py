@@ -1,0 +1,275 @@
+"""A small world with its built data folder, made once a run, and the build command."""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from twelve_in_one.data import build
+from twelve_in_one.data.reader import built_folder
+from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.world import __main__ as world_command
+
+_DATASETS = ("vqa", "visual_genome", "gqa", "coco", "flickr30k", "refcoco", "visual7w")
+_DATASETS += ("guesswhat", "nlvr2", "snli_ve", "conceptual_captions")
+_TESTED = ("coco", "flickr30k", "refcoco", "refcoco+", "refcocog", "visual7w", "guesswhat")
+_TESTED += ("nlvr2", "snli_ve")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallWorld:
+    """Raw files, what was built of them by `build all`, and what the command said."""
+
+    raw: Path
+    data: Path
+    outcome: Outcome
+
+    def built(self, name: str) -> Path:
+        """Folder of a built dataset."""
+        return built_folder(self.data, name, "pixels")
+
+    @property
+    def regions(self) -> Path:
+        """Folder of the stores of regions, one a collection."""
+        (folder,) = (self.data / "regions").iterdir()
+        return folder
+
+
+@pytest.fixture(scope="session")
+def run_build() -> Callable[..., Outcome]:
+    """Runs the build command in this process: `run_build(name, raw, data, *options)`."""
+    return _run_build
+
+
+def _run_build(name: str, raw: Path, data: Path, *options: str | Path) -> Outcome:
+    out, err = io.StringIO(), io.StringIO()
+    folders = ["--manual_dir", str(raw), "--data_dir", str(data)]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = build.main([name, *folders, "--jobs", "1", *map(str, options)])
+        except SystemExit as error:  # of argparse
+            code = error.code
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
+    """100 pictures and all thirteen datasets about them. Nobody may write into its folders."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of the run, which its workers share
+    folder = base / "small_world"
+    with _locked(base / "small_world.lock"):
+        if not (folder / "outcome.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            silence = io.StringIO()
+            with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+                arguments = ["--out", str(folder / "raw"), "--images", "100", "--jobs", "1"]
+                assert world_command.main(arguments) == 0
+            outcome = _run_build("all", folder / "raw", folder / "data")
+            (folder / "outcome.json").write_text(json.dumps(dataclasses.asdict(outcome)))
+    outcome = Outcome(**json.loads((folder / "outcome.json").read_text()))
+    assert outcome.code == 0, outcome.err
+    return SmallWorld(folder / "raw", folder / "data", outcome)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def raw_copy(small_world, tmp_path) -> Callable[..., Path]:
+    """Makes a copy of some folders of the world's raw files: `raw_copy("nlvr2", "images")`."""
+
+    def copy(*names: str) -> Path:
+        for name in names:
+            shutil.copytree(small_world.raw / name, tmp_path / "raw" / name)
+        return tmp_path / "raw"
+
+    return copy
+
+
+@pytest.fixture
+def data_copy(small_world, tmp_path) -> Path:
+    """A copy of the built data folder, times of files included."""
+    return shutil.copytree(small_world.data, tmp_path / "data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Census:
+    """The world's raw files read with json and pickle alone.
+
+    Attributes:
+      examples: dataset -> split -> the images of each example (two of a pair), by their ids.
+      coco_ids: Visual Genome id -> COCO id.
+    """
+
+    examples: dict[str, dict[str, list[tuple[str, ...]]]]
+    coco_ids: dict[str, str]
+
+    def photo(self, dataset: str, image_id: str) -> tuple[str, str]:
+        """What the picture is, whatever the dataset calls it."""
+        domain = SOURCES[dataset].domain
+        if domain == "visual_genome" and image_id in self.coco_ids:
+            return "coco", self.coco_ids[image_id]
+        return domain, image_id
+
+    @property
+    def tested(self) -> set[tuple[str, str]]:
+        """Photos that any dataset is tested on; test images of VQA and GQA are nobody else's."""
+        return {
+            self.photo(name, image_id)
+            for name in _TESTED
+            for split, examples in self.examples[name].items()
+            if split.startswith("test")
+            for images in examples
+            for image_id in images
+        }
+
+
+@pytest.fixture(scope="session")
+def census(small_world) -> Census:
+    """What the small world's raw files hold."""
+    raw = small_world.raw
+    assert {path.name for path in raw.iterdir() if path.is_dir()} == {*_DATASETS, "images"}
+    examples = {
+        "vqa": _vqa(raw / "vqa"),
+        "vgqa": _vgqa(raw / "visual_genome"),
+        "gqa": _gqa(raw / "gqa"),
+        "coco": _karpathy(raw / "coco/dataset_coco.json"),
+        "flickr30k": _karpathy(raw / "flickr30k/dataset_flickr30k.json"),
+        "refcoco": _refer(raw / "refcoco/refcoco/refs(unc).p"),
+        "refcoco+": _refer(raw / "refcoco/refcoco+/refs(unc).p"),
+        "refcocog": _refer(raw / "refcoco/refcocog/refs(umd).p"),
+        "visual7w": _visual7w(raw / "visual7w/dataset_v7w_pointing.json"),
+        "guesswhat": {
+            role: [(str(game["image"]["id"]),) for game in _lines(path)]
+            for role, path in _files(raw / "guesswhat", "guesswhat.{}.jsonl", val="valid")
+        },
+        "nlvr2": {
+            role: [(_name(line["left_url"]), _name(line["right_url"])) for line in _lines(path)]
+            for role, path in _files(raw / "nlvr2", "{}.json", val="dev", test="test1")
+        },
+        "snli_ve": {
+            role: [(line["Flickr30K_ID"],) for line in _lines(path)]
+            for role, path in _files(raw / "snli_ve", "snli_ve_{}.jsonl", val="dev")
+        },
+        "conceptual_captions": {
+            "train": _captions(raw / "conceptual_captions/Train_GCC-training.tsv"),
+            "val": _captions(
+                raw / "conceptual_captions/Validation_GCC-1.1.0-Validation.tsv", "val-"
+            ),
+        },
+    }
+    twins = {
+        str(image["image_id"]): str(image["coco_id"])
+        for image in _json(raw / "visual_genome/image_data.json")
+        if image["coco_id"] is not None
+    }
+    return Census(examples, twins)
+
+
+def _json(path):
+    return json.loads(path.read_text())
+
+
+def _lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _files(folder, pattern, **official):
+    names = {"train": "train", "val": "val", "test": "test"} | official
+    return [(role, folder / pattern.format(name)) for role, name in names.items()]
+
+
+def _name(url):
+    return url.rsplit("/", 1)[-1].removesuffix(".jpg").removesuffix(".png")
+
+
+def _held_out(questions):
+    """Where official numbers are too large, a fifth is held out."""
+    return len(questions) - len(questions) // 5
+
+
+def _vqa(folder):
+    def read(part):
+        found = _json(folder / f"v2_OpenEnded_mscoco_{part}_questions.json")["questions"]
+        found = sorted(found, key=lambda question: question["question_id"])
+        return [(str(question["image_id"]),) for question in found]
+
+    late = read("val2014")
+    first = _held_out(late)
+    return {
+        "train": read("train2014") + late[:first],
+        "val": late[first:],
+        "test": read("test2015"),
+    }
+
+
+def _vgqa(folder):
+    pairs = [pair for image in _json(folder / "question_answers.json") for pair in image["qas"]]
+    pairs = sorted(pairs, key=lambda pair: pair["qa_id"])
+    images = [(str(pair["image_id"]),) for pair in pairs]
+    return {"train": images[: _held_out(images)], "val": images[_held_out(images) :]}
+
+
+def _gqa(folder):
+    both = _json(folder / "train_balanced_questions.json")
+    both |= _json(folder / "val_balanced_questions.json")
+    images = [(both[key]["imageId"],) for key in sorted(both)]
+    test = _json(folder / "testdev_balanced_questions.json").values()
+    return {
+        "train": images[: _held_out(images)],
+        "val": images[_held_out(images) :],
+        "test": [(question["imageId"],) for question in test],
+    }
+
+
+def _karpathy(path):
+    found = {"train": [], "val": [], "test": []}
+    for image in _json(path)["images"]:
+        name = str(image.get("cocoid", image["filename"].removesuffix(".jpg")))
+        role = "train" if image["split"] == "restval" else image["split"]
+        found[role] += [(name,)] * len(image["sentences"])
+    return found
+
+
+def _refer(path):
+    found = {}
+    for ref in pickle.loads(path.read_bytes()):
+        images = [(str(ref["image_id"]),)] * len(ref["sentences"])
+        found.setdefault(ref["split"], []).extend(images)
+    return found
+
+
+def _visual7w(path):
+    found = {}
+    for image in _json(path)["images"]:
+        images = [(str(image["image_id"]),)] * len(image["qa_pairs"])
+        found.setdefault(image["split"], []).extend(images)
+    return found
+
+
+def _captions(path, prefix=""):
+    return [(f"{prefix}{number}",) for number in range(len(path.read_text().splitlines()))]

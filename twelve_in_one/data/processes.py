@@ -1,0 +1,22 @@
+"""Worker processes that do not outlive the command that started them."""
+
+import multiprocessing
+import signal
+import threading
+from multiprocessing import connection
+
+
+def end_with_parent() -> None:
+    """Makes this worker end when its parent is gone, however that ended; as a pool's initializer.
+
+    Otherwise the workers of a killed command finish their work and then wait for more for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
