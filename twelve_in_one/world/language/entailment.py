@@ -20,6 +20,7 @@ from twelve_in_one.world.scene import CURTAIN_SHARE, Scene
 
 _VERDICTS = {"contradiction": False, "neutral": None, "entailment": True}
 LABELS = tuple(_VERDICTS)
+_DENIED = 0.2  # share of sentences that deny something, of forms that can
 _TRIES = 6
 
 
@@ -96,7 +97,7 @@ def _plain(scene: Scene, rng: np.random.Generator) -> _Choice | None:
     if not any(thing.shaded for thing in scene.things):
         return None
     for form in (*(pick(rng, _PLAIN_SHARES) for _ in range(_TRIES)), _SUREST, _SUREST):
-        denies = bool(form.deny) and rng.random() < 0.5
+        denies = bool(form.deny) and rng.random() < _DENIED
         pools = _pooled(form.claims(scene, rng), denies, scene)
         if all(pools.values()):
             return _Choice(form.deny if denies else form.affirm, denies, pools)
@@ -111,7 +112,7 @@ def _behind(scene: Scene, rng: np.random.Generator, label: str) -> _Choice | Non
     scenes that have a curtain as often as scenes do.
     """
     form = pick(rng, _BEHIND)
-    denies = bool(form.deny) and rng.random() < 0.5
+    denies = bool(form.deny) and rng.random() < _DENIED
     if form.sided:
         shares = {None: 1 - CURTAIN_SHARE, "left": CURTAIN_SHARE / 2, "right": CURTAIN_SHARE / 2}
     else:

@@ -15,11 +15,12 @@ from twelve_in_one.world.scene import Scene
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a question comes about, its templates, and the structure that GQA calls it by."""
+    """How a question comes about, its templates, the structure that GQA calls it by, its weight."""
 
     draft: Callable[[Scene, np.random.Generator], Draft | None]
     templates: tuple[str, ...]
     structure: str = ""
+    weight: int = 1
 
     @property
     def kind(self) -> str:
@@ -54,6 +55,7 @@ _VQA = (
             "what is the colour of {the:x}",
             "which colour does {the:x} have",
         ),
+        weight=3,
     ),
     Form(
         partial(queries.value, what="colour", namer=in_row),
@@ -63,6 +65,7 @@ _VQA = (
     Form(
         partial(queries.value, what="shape", namer=_SHAPELESS),
         ("what shape is {the:x}", "what is the shape of {the:x}", "what is {the:x}"),
+        weight=3,
     ),
     Form(
         partial(queries.value, what="pattern", namer=_UNPATTERNED),
@@ -86,6 +89,7 @@ _VQA = (
             "does the " + _PICTURE + " [have|show|contain] {a:x}",
             "do you see {a:x}",
         ),
+        weight=6,
     ),
     Form(
         _verify(claims.counted, properties=_NUMBERED, bounds=((2, 2), (3, 3))),
@@ -102,15 +106,18 @@ _VQA = (
     Form(
         _verify(claims.coloured, namer=_UNCOLOURED),
         ("is {the:x} {value}", "is the colour of {the:x} {value}"),
+        weight=5,
     ),
     Form(
         _verify(claims.patterned, namer=_UNPATTERNED),
         ("is {the:x} {value}", "does {the:x} have {marks}"),
+        weight=3,
     ),
     Form(_verify(claims.sized, namer=_UNSIZED), ("is {the:x} {value}",)),
     Form(
         _verify(claims.shaped, namer=_SHAPELESS),
         ("is {the:x} {a:y}",),
+        weight=3,
     ),
     Form(
         _verify(claims.compared, properties=("shape", "colour")),
@@ -154,10 +161,12 @@ _VG = (
     Form(
         partial(queries.value, what="colour", namer=_UNCOLOURED),
         ("what colour is {the:x}", "which colour is {the:x}", "how is {the:x} coloured"),
+        weight=3,
     ),
     Form(
         partial(queries.value, what="shape", namer=_SHAPELESS),
         ("what is {the:x}", "which shape is {the:x}"),
+        weight=3,
     ),
     Form(queries.shape_of_kind, ("what is the only {bare:x}", "what do you call {the:x}")),
     Form(
@@ -282,6 +291,7 @@ _GQA = (
         _verify(claims.coloured, namer=_NEAR_UNCOLOURED),
         ("is {the:x} {value}", "does {the:x} look {value}"),
         "verify",
+        weight=3,
     ),
     Form(
         _verify(claims.patterned, namer=partial(neighbours, hide=("pattern",))),
@@ -331,11 +341,13 @@ _GQA = (
         _verify(claims.exists_on, properties=_KINDS),
         ("is there {a:x} on the {ground:ground}", "does {a:x} lie on the {ground:ground}"),
         "verify",
+        weight=3,
     ),
     Form(
         _verify(claims.either_exists),
         ("are there either {many:x} or {many:y}" + _HERE, "is there {a:x} or {a:y}" + _HERE),
         "logical",
+        weight=3,
     ),
     Form(
         _verify(claims.both_exist),

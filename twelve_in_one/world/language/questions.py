@@ -97,7 +97,7 @@ def ask(scene: Scene, rng: np.random.Generator, style: str) -> Question | None:
         raise ValueError(f"style must be one of {tuple(STYLES)}, got {style!r}")
     shares = _SHARES[style]
     kind = tuple(shares)[int(rng.choice(len(shares), p=tuple(shares.values())))]
-    forms = [form for form in STYLES[style] if form.kind == kind]
+    forms = [form for form in STYLES[style] if form.kind == kind for _ in range(form.weight)]
     for _ in range(_TRIES):
         form = pick(rng, forms)
         draft = form.draft(scene, rng)
