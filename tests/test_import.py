@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-LAYERS = "import twelve_in_one.train, twelve_in_one.convert.__main__, twelve_in_one.parity.__main__"
+LAYERS = (
+    "import twelve_in_one.train, twelve_in_one.convert.__main__, twelve_in_one.parity.__main__, "
+    "twelve_in_one.data.examples, twelve_in_one.data.streams, twelve_in_one.data.build"
+)
 
 
 def in_a_new_process(code):
