@@ -9,8 +9,10 @@ from multiprocessing import connection
 def end_with_parent() -> None:
     """Makes this worker end when its parent is gone, however that ended; as a pool's initializer.
 
-    Otherwise the workers of a killed command finish their work and then wait for more for ever.
+    Otherwise the workers of a killed command finish their work and then wait for more for ever. An
+    interrupt is left to the parent, which tells the user once.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

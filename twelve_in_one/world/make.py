@@ -3,20 +3,18 @@
 import io
 import json
 import multiprocessing
-import signal
 import tempfile
-import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from twelve_in_one.data.processes import end_with_parent
 from twelve_in_one.world import contact_sheet
 from twelve_in_one.world.collections import Collections, make_collections
 from twelve_in_one.world.render import render
@@ -110,7 +108,7 @@ def make(out: Path, images: int, seed: int, jobs: int, log: Log) -> dict[str, Co
         else:
             # A fork of a process that runs threads, as JAX and TensorFlow do, may hang.
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_process)
+            pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent)
             try:
                 counts = _fill(folder, images, seed, _Runner(seed, pool, jobs, log))
             finally:
@@ -250,16 +248,3 @@ def _call(chunk: _Chunk) -> list[Any]:
 def _rng(seed: int, name: str, position: int = 0) -> np.random.Generator:
     """Randomness of one item of one step, no matter where and when it is worked on."""
     return np.random.default_rng([seed, zlib.crc32(name.encode()), position])
-
-
-def _prepare_process() -> None:
-    """An interrupt is for the main process; when that is gone, however it ended, this one ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def follow() -> None:
-            connection.wait([parent.sentinel])
-            signal.raise_signal(signal.SIGTERM)
-
-        threading.Thread(target=follow, daemon=True).start()

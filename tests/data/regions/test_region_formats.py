@@ -383,12 +383,12 @@ def test_shards_of_others_are_refused(tmp_path):
     from safetensors.numpy import save_file
 
     path = shard_path(tmp_path, 0, 1)
-    ours = {"format": "twelve_in_one regions", "version": "1"}
+    ours = {"format": "twelve_in_one regions, version 1"}
     boxes, size = np.ones((1, 4), np.float32), np.array([5, 6], np.int32)
     good = {"1/boxes": boxes, "1/features": boxes, "1/size": size}
     for tensors, metadata, message in (
-        (good, None, "not 'twelve_in_one regions' of version 1"),
-        (good, ours | {"version": "2"}, "of version 1, but .*'2'"),
+        (good, None, "not 'twelve_in_one regions, version 1'"),
+        (good, {"format": "twelve_in_one regions, version 2"}, "version 1', but .*version 2"),
         ({"1/boxes": boxes}, ours, "image '1' has boxes"),
         (good | {"1/x": boxes}, ours, "image '1' has boxes, features, size, x"),
     ):

@@ -12,17 +12,15 @@ import hashlib
 import json
 import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 from twelve_in_one.data.files import read_json
+from twelve_in_one.data.processes import end_with_parent
 from twelve_in_one.data.records import DataError, Regions, Skipped
 from twelve_in_one.data.regions.extractor import PixelExtractor, RegionExtractor, load_image
 from twelve_in_one.data.regions.records import missing_shards, write_shard
@@ -94,7 +92,7 @@ def _extracted(
         return
     # A forked child of a process that runs threads, as those of JAX, may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_process) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
         futures = [
             pool.submit(_extract_shard, out, index, count, shards[index], extractor)
             for index in missing
@@ -105,19 +103,6 @@ def _extracted(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _prepare_process() -> None:
-    """An interrupt is for the main process; when that is gone, however it ended, this one ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def follow() -> None:
-            connection.wait([parent.sentinel])
-            signal.raise_signal(signal.SIGTERM)
-
-        threading.Thread(target=follow, daemon=True).start()
 
 
 def _extract_shard(

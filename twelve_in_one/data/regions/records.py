@@ -22,7 +22,8 @@ from twelve_in_one.data.records import DataError, Regions
 from twelve_in_one.data.regions.store import RegionStore, make_regions, missing_image
 
 _NAME = re.compile(r"regions-(\d{5})-of-(\d{5})\.safetensors")
-_FORMAT, _VERSION = "twelve_in_one regions", "1"
+# One entry, since the library writes several in random order and equal shards would differ.
+_FORMAT = "twelve_in_one regions, version 1"
 _NEEDED = frozenset({"boxes", "features", "size"})
 _OPTIONAL = frozenset({"class_probs"})
 
@@ -70,7 +71,7 @@ def write_shard(
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{path.name}.{os.getpid()}.partial"
     try:
-        save_file(tensors, temporary, metadata={"format": _FORMAT, "version": _VERSION})
+        save_file(tensors, temporary, metadata={"format": _FORMAT})
         _flush(temporary)
         os.replace(temporary, path)
         _flush(folder)
@@ -172,8 +173,8 @@ class RecordStore(RegionStore):
             metadata, names = shard.metadata() or {}, shard.keys()
         except (SafetensorError, OSError, ValueError) as error:
             raise DataError(f"{path}: truncated or no safetensors file: {error}") from error
-        if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
-            raise DataError(f"{path}: not '{_FORMAT}' of version {_VERSION}, but {metadata}")
+        if metadata.get("format") != _FORMAT:
+            raise DataError(f"{path}: not '{_FORMAT}', but {metadata}")
         fields: dict[str, set[str]] = {}
         for name in names:
             image_id, _, field = name.rpartition("/")
