@@ -225,9 +225,7 @@ def test_open_answers_are_about_even(asked, answers, most):
     )
     assert given.total() > 25
     even = 1 / len(answers)  # with few draws, fair ones spread wide
-    spread = (
-        3.5 * (even * (1 - even) / given.total()) ** 0.5
-    )
+    spread = 3.5 * (even * (1 - even) / given.total()) ** 0.5
     assert max(given.values()) / given.total() < max(most, even + spread), given
     assert min(given[answer] for answer in answers) > 0
 
