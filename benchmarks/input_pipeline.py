@@ -6,10 +6,10 @@
 Builds the twelve datasets of a generated world with random region features of the paper's size (100
 regions of 2,048 numbers, which do not compress), then measures:
 
+* memory while streaming a set that would not fit it (--stream_images of 0.8 MB each);
 * every task, and all in turn, at the paper's shapes: examples/s, MB/s of regions handed to the
   trainer, and MB/s of records read for them, beside a plain sequential read of the same files;
-* one record an image beside one record a question: bytes an epoch, examples/s;
-* memory while streaming a set that would not fit it (--stream_images of 0.8 MB each).
+* one record an image beside one record a question: bytes an epoch, examples/s.
 
 Figures of MB are 10^6 bytes. The first epoch of a task reads files that were dropped from the page
 cache.
@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import tensorflow_datasets as tfds
 from absl import logging
 
 from twelve_in_one.data import finish, splits
@@ -80,6 +81,7 @@ def build(source: Source, folder: Path, data_dir: Path, *, compressible: bool = 
     base = BUILDERS[source.name]
     builder = type(base.__name__, (base,), {"source": source}, skip_registration=True)
     inputs = BuildInputs(folder, random_regions(compressible))
+    tfds.disable_progress_bar()
     silence = contextlib.redirect_stdout(io.StringIO())
     with silence, tempfile.TemporaryDirectory() as downloads:
         builder(inputs=inputs, data_dir=str(data_dir)).download_and_prepare(download_dir=downloads)
@@ -273,6 +275,10 @@ def main() -> None:
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        if args.stream_images:
+            folder = Path(scratch) / "stream"
+            folder.mkdir()
+            stream_more_than_memory(folder, args.stream_images, args.batch_size)
         raw, data_dir = Path(scratch) / "raw", Path(scratch) / "data"
         make(raw, args.images, 0, os.cpu_count() or 1, log)
         build_all(raw, data_dir)
@@ -294,10 +300,6 @@ def main() -> None:
         examples, delivered = mixture_rate(streams, 2 * args.seconds)
         print(f"{'all':<10} {examples:>10.0f} {delivered:>13.0f} {'':>13} {delivered / peak:>8.2f}")
         compare_layouts(raw, data_dir, Path(scratch) / "by_question", args)
-        if args.stream_images:
-            folder = Path(scratch) / "stream"
-            folder.mkdir()
-            stream_more_than_memory(folder, args.stream_images, args.batch_size)
 
 
 if __name__ == "__main__":
