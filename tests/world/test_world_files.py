@@ -19,6 +19,7 @@ from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.world import make
 from twelve_in_one.world.__main__ import main
 from twelve_in_one.world.collections import divide, leaves_open, make_collections
+from twelve_in_one.world.language import entailment
 from twelve_in_one.world.scene import HEIGHT, WIDTH
 from twelve_in_one.world.scenes import sample_scene
 from twelve_in_one.world.splits import is_round, make_splits
@@ -385,3 +386,15 @@ def test_a_killed_run_leaves_no_world(tmp_path, number):
     assert not out.exists()
     if number != signal.SIGKILL:
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("images", [50, 110, 120])
+def test_every_part_of_snli_ve_has_hypotheses(images):
+    """Also in small worlds, of which one picture may be all that is tested on."""
+    rng = np.random.default_rng(images)
+    scenes = tuple(sample_scene(rng) for _ in range(images))
+    splits = make_splits(make_collections(scenes, rng), rng)
+    for part in splits.snli_ve.values():
+        for picture in part:
+            found = [entailment.hypothesis(picture.scene, rng, "neutral") for _ in range(60)]
+            assert any(found), picture

@@ -5,10 +5,12 @@ id and name. NLVR2's, Flickr30k's and those of the web have nothing in common wi
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 
+from twelve_in_one.world.language import entailment
 from twelve_in_one.world.scene import Scene
 
 # Shares of the world's distinct pictures, and how many it takes for every split to have some.
@@ -28,6 +30,7 @@ _TWINS = 1.0
 _NLVR2_SHARES = {"train": 0.64, "dev": 0.16, "test1": 0.2}
 # Several pairs are needed for a sentence to be true of some and false of others.
 _LEAST_PAIRS = 2
+_OPEN_TRIES = 12
 _LEAST_OPEN = 6  # pictures of Flickr30k, for SNLI-VE
 _CAPTION_SHARES = {"train": 0.85, "val": 0.15}
 
@@ -117,12 +120,17 @@ def divide(total: int, shares: Mapping[str, float], least: Mapping[str, int]) ->
     return counts
 
 
+@functools.cache
 def leaves_open(scene: Scene) -> bool:
     """Whether SNLI-VE finds hypotheses of all labels: there is shade beside several other things.
 
     Curtains play no part, so that having one says nothing about the label.
     """
-    return len(scene.things) >= 5 and any(thing.shaded for thing in scene.things)
+    if len(scene.things) < 5 or not any(thing.shaded for thing in scene.things):
+        return False
+    # Whether there is a hypothesis does not depend on the label.
+    rng = np.random.default_rng(0)
+    return any(entailment.hypothesis(scene, rng, "neutral") for _ in range(_OPEN_TRIES))
 
 
 def make_collections(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Collections:
@@ -150,10 +158,9 @@ def make_collections(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Col
 def _arranged(scenes: tuple[Scene, ...], flickr30k: range) -> tuple[Scene, ...]:
     """Swaps a few scenes, if need be, so that Flickr30k has enough for SNLI-VE in small worlds."""
     arranged = list(scenes)
-    fit = [leaves_open(scene) for scene in scenes]
-    missing = _LEAST_OPEN - sum(fit[position] for position in flickr30k)
-    to_give = [i for i in flickr30k if not fit[i]]
-    to_take = [i for i in range(len(scenes)) if fit[i] and i not in flickr30k]
+    to_give = [i for i in flickr30k if not leaves_open(scenes[i])]
+    missing = _LEAST_OPEN - (len(flickr30k) - len(to_give))
+    to_take = (i for i, s in enumerate(scenes) if i not in flickr30k and leaves_open(s))
     for give, take in zip(to_give[: max(0, missing)], to_take, strict=False):
         arranged[give], arranged[take] = arranged[take], arranged[give]
     return tuple(arranged)
