@@ -1,4 +1,4 @@
-"""Parameters on disk: a directory with `params/`, `config.json` and perhaps `unused/`.
+"""Parameters on disk: `params/`, `config.json`, perhaps `unused/` and `preprocessing.json`.
 
 `files.json` lists all files with their sizes, so that a copy that broke off is found out. The
 parameters are float32 arrays in the unrolled layout, whatever the running model uses, so that
@@ -25,11 +25,13 @@ from jax.experimental import multihost_utils
 
 from twelve_in_one.convert.names import flatten, unflatten
 from twelve_in_one.convert.state_dict import check_shapes
+from twelve_in_one.data.preprocessing import Preprocessing
 from twelve_in_one.models.config import TwoStreamConfig, from_json, to_json
 from twelve_in_one.models.encoder import stack_layers, unstack_layers
 from twelve_in_one.models.two_stream import abstract_params
 
 PARAMS, UNUSED, CONFIG, FILES = "params", "unused", "config.json", "files.json"
+PREPROCESSING = "preprocessing.json"
 _STRAGGLER_SECONDS, _STRAGGLER_CHECKS = 0.5, 60
 
 
@@ -44,6 +46,7 @@ def save_params(
     config: TwoStreamConfig,
     unused: Mapping[str, np.ndarray] | None = None,
     *,
+    preprocessing: Preprocessing | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes parameters; on any error nothing is left behind.
@@ -55,6 +58,7 @@ def save_params(
       params: nested dict of arrays in the layout of `config`, stacked if `config.scan_layers`.
       config: the model's config.
       unused: {released name: array}, see `convert.state_dict.Loaded`.
+      preprocessing: what was done to the inputs, where the parameters were trained.
       overwrite: replace an existing directory.
 
     Raises:
@@ -69,6 +73,9 @@ def save_params(
         if jax.process_index() == 0:
             temporary.mkdir()
             (temporary / CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
+            if preprocessing is not None:
+                text = preprocessing.to_json() + "\n"
+                (temporary / PREPROCESSING).write_text(text, encoding="utf-8")
         _sync("made")
         _save_tree(temporary / PARAMS, params, directory)
         if unused:
@@ -122,6 +129,21 @@ def load_params(
     if shardings is not None:
         params = jax.tree.map(_place, params, shardings)
     return params, dataclasses.replace(config, scan_layers=True), unused
+
+
+def load_preprocessing(directory: str | os.PathLike[str]) -> Preprocessing | None:
+    """What was done to the inputs of a checkpoint's model; None where it does not say.
+
+    Raises:
+      ValueError: it cannot be read; names it.
+    """
+    path = Path(directory) / PREPROCESSING
+    if not path.exists():
+        return None
+    try:
+        return Preprocessing.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from twelve_in_one.data.pipeline import as_dataset
 from twelve_in_one.data.reader import read_build_info
 from twelve_in_one.data.records import DataError
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
-from twelve_in_one.data.streams import open_folder, open_stream
+from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = {task.name: task for task in TWELVE}
@@ -522,3 +522,15 @@ def test_damaged_pool(data_copy, damage):
     assert open_stream(  # evaluation draws at random
         open_folder(data_copy, "pixels"), TASKS["flickr30k"], "val", batch_size=2, training=False
     ).batch(0)
+
+
+def test_preprocessing_of(folder):
+    made = preprocessing_of(folder, TWELVE[:2], 186)
+    assert (made.vocab_sha256, made.vocab_size) == (
+        folder.tokenizer.sha256,
+        folder.tokenizer.vocab_size,
+    )
+    assert made.max_tokens == {"vqa": 23, "vgqa": 26}
+    assert made.max_regions == {"vqa": 101, "vgqa": 101}
+    assert made.region_source == "pixels"
+    assert made.image_descriptor.startswith("pixels-")  # the extractor's name and version

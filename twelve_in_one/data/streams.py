@@ -1,7 +1,7 @@
 """Opens built datasets as streams: one call from a data folder to the batches of a task."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,13 @@ from twelve_in_one.data import finish
 from twelve_in_one.data.answers import read_vocabulary
 from twelve_in_one.data.examples import Encoding
 from twelve_in_one.data.pipeline import Selection, TaskStream
-from twelve_in_one.data.reader import DEFAULT_CACHE_BYTES, built_folder, open_split
+from twelve_in_one.data.preprocessing import Preprocessing
+from twelve_in_one.data.reader import (
+    DEFAULT_CACHE_BYTES,
+    built_folder,
+    open_split,
+    read_build_info,
+)
 from twelve_in_one.data.records import DataError
 from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.data.splits import CleanSplit, read_clean_split
@@ -56,6 +62,32 @@ def open_folder(path: Path, regions: str, *, clean: bool = True) -> DataFolder:
             found[head] = read_vocabulary(path / name)
     split = read_clean_split(path / finish.CLEAN_SPLIT) if clean else None
     return DataFolder(path, regions, load_tokenizer(path / finish.WORDS), found, split)
+
+
+def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int) -> Preprocessing:
+    """What is done to the inputs of a model that learns these tasks; goes with its checkpoint.
+
+    Args:
+      folder: from `open_folder`.
+      tasks: with the lengths that are used.
+      feature_dim: region feature size F of the model.
+
+    Raises:
+      DataError: a task's dataset has not been built.
+    """
+    built = (built_folder(folder.path, task.name, folder.regions) for task in tasks)
+    features = sorted({read_build_info(path)["made_of"]["features"] for path in built})
+    from_pixels = folder.regions in ("pixels", "photos")
+    return Preprocessing(
+        vocab_sha256=folder.tokenizer.sha256,
+        vocab_size=folder.tokenizer.vocab_size,
+        lower_case=folder.tokenizer.lower_case,
+        max_tokens={task.name: task.max_tokens for task in tasks},
+        max_regions={task.name: task.max_regions for task in tasks},
+        region_feature_dim=feature_dim,
+        region_source=folder.regions,
+        image_descriptor=", ".join(features) if from_pixels else "",
+    )
 
 
 def open_stream(
