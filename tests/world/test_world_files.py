@@ -371,7 +371,13 @@ def test_a_killed_run_leaves_no_world(tmp_path, number):
     out = tmp_path / "raw"
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "twelve_in_one.world", "--out", str(out), "--images", "800"]
-    process = subprocess.Popen([*command, "--jobs", "2"], cwd=root, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--jobs", "2"],
+        cwd=root,
+        stderr=subprocess.DEVNULL,
+        # What a shell starts in the background ignores interrupts, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         deadline = time.monotonic() + 30
         while not list(tmp_path.glob(".raw.*/raw/images/*/*")):
