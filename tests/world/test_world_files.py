@@ -370,14 +370,13 @@ def test_a_world_is_made_once(world, tmp_path, capsys):
 def test_a_killed_run_leaves_no_world(tmp_path, number):
     out = tmp_path / "raw"
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "twelve_in_one.world", "--out", str(out), "--images", "800"]
-    process = subprocess.Popen(
-        [*command, "--jobs", "2"],
-        cwd=root,
-        stderr=subprocess.DEVNULL,
-        # What a shell starts in the background ignores interrupts, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    # What a shell starts in the background ignores interrupts, and so would what is started here.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from twelve_in_one.world.__main__ import main; sys.exit(main())"
     )
+    command = [sys.executable, "-c", code, "--out", str(out), "--images", "800", "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 30
         while not list(tmp_path.glob(".raw.*/raw/images/*/*")):
