@@ -480,6 +480,18 @@ def _train(data, name="coco"):
     )
 
 
+def test_without_cleaning_negatives_stay_hard(small_world):
+    """Also a run on everything draws captions of images that look alike."""
+    leaky = open_folder(small_world.data, "pixels", clean=False)
+    stream = open_stream(leaky, TASKS["coco"], "train", batch_size=BATCH, training=True)
+    means = stream.selection.reader.index.mean_features.astype(np.float64)
+    assert len(stream.selection.records) == len(means) == len(stream.pool)
+    for own, nearest in enumerate(stream.pool[:, 1]):
+        distance = np.linalg.norm(means - means[own], axis=1)
+        distance[own] = np.inf
+        assert distance[nearest] <= distance.min() * 1.01
+
+
 def test_pool_of_other_images(data_copy, small_world):
     path = data_copy / "coco/pixels/1.0.0/hard_negatives.npz"
     shutil.copy(small_world.built("flickr30k") / path.name, path)

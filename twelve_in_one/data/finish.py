@@ -173,7 +173,7 @@ def write_hard_negatives(
         log(f"{name}: {len(kept):,} images, {pool.shape[1] - 1} neighbours each")
 
 
-def read_hard_negatives(folder: Path, image_ids: np.ndarray) -> np.ndarray | None:
+def read_hard_negatives(folder: Path, image_ids: np.ndarray) -> np.ndarray:
     """The pool of a built retrieval dataset, as positions in `image_ids`.
 
     Args:
@@ -181,14 +181,12 @@ def read_hard_negatives(folder: Path, image_ids: np.ndarray) -> np.ndarray | Non
       image_ids: str[n], images that are trained on, in stored order.
 
     Returns:
-      int32[n, P], or None where the dataset was built without region features.
+      int32[n, P].
 
     Raises:
       DataError: there is no pool, or it is of other images.
     """
     path = folder / _HARD_NEGATIVES
-    if not read_index(folder, "train").feature_dim:
-        return None
     fix = "run python -m twelve_in_one.data.build on this folder again"
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

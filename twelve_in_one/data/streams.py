@@ -9,6 +9,7 @@ import numpy as np
 from twelve_in_one.data import finish
 from twelve_in_one.data.answers import read_vocabulary
 from twelve_in_one.data.examples import Encoding
+from twelve_in_one.data.negatives import nearest_pool
 from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.data.preprocessing import Preprocessing
 from twelve_in_one.data.reader import (
@@ -131,9 +132,12 @@ def open_stream(
     if folder.clean is not None and split in source.cleaned_splits:
         kept = folder.clean.keeps(source.domain, reader.index)
     records = np.flatnonzero(kept)
-    pool = None
-    if task.kind == "match" and training and folder.clean is not None:
-        pool = finish.read_hard_negatives(built, reader.index.image_ids[records, 0])
+    pool = None  # without region features there is nothing to be near in
+    if task.kind == "match" and training and reader.index.feature_dim:
+        if folder.clean is None:
+            pool = nearest_pool(reader.index.mean_features)  # what is stored is of clean images
+        else:
+            pool = finish.read_hard_negatives(built, reader.index.image_ids[records, 0])
     answers: tuple[str, ...] = ()
     if task.kind == "answer":
         if task.head not in folder.answers:
