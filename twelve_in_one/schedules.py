@@ -1,0 +1,221 @@
+"""Learning-rate schedules: functions of a clock whose value multiplies the base rate.
+
+The clock is the number of rounds done, where a round visits every task that trains at the time
+(rounds in which no task trains do not count). It is not the number of updates: with twelve tasks a
+round is up to twelve of them. A clock is a Python int, an integer NumPy array or an int32 JAX array
+of any shape, traced or not; only for the last is anything computed on the device, in float32. So a
+schedule can be printed or plotted without one, in float64:
+
+    factor = schedules.make("linear", total=40_000, warmup=4_000)
+    optimizer = optim.adamw(lambda clock: 2e-5 * factor(clock), groups)
+    updates, state = optimizer.update(grads, state, params, clock=rounds)
+
+The `official_*` options give what the released code does differently; see `make`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Clock = Any  # int, or an integer array of NumPy or JAX
+Schedule = Callable[[Clock], Any]
+Kind = Literal["constant", "linear", "cosine", "step"]
+
+
+def constant(warmup: float = 0.0) -> Schedule:
+    """Linear warm-up from 0, then 1.
+
+    Args:
+      warmup: rounds until the factor is 1; need not be whole. The first round has factor 0 unless
+        it is 0.
+    """
+
+    def factor(clock: Clock) -> Any:
+        # Without a warm-up the ramp begins at 1.
+        return _numpy(clock).minimum(1.0, (clock + (warmup == 0)) / max(1.0, warmup))
+
+    return factor
+
+
+def linear(total: int, warmup: float = 0.0) -> Schedule:
+    """Linear warm-up from 0 to 1, then linear decay to 0 at `total` (that of the paper's run)."""
+    up, rest = constant(warmup), max(1.0, total - warmup)
+
+    def factor(clock: Clock) -> Any:
+        xp = _numpy(clock)
+        return xp.minimum(up(clock), xp.maximum(0.0, (total - clock) / rest))
+
+    return factor
+
+
+def cosine(total: int, warmup: float = 0.0) -> Schedule:
+    """Linear warm-up from 0 to 1, then half a cosine wave to 0 at `total`."""
+    up, rest = constant(warmup), max(1.0, total - warmup)
+
+    def factor(clock: Clock) -> Any:
+        xp = _numpy(clock)
+        progress = xp.clip((clock - warmup) / rest, 0.0, 1.0)
+        return up(clock) * (0.5 + 0.5 * xp.cos(math.pi * progress))
+
+    return factor
+
+
+def step(boundaries: Sequence[int], decay: float = 0.2, warmup: float = 0.0) -> Schedule:
+    """Linear warm-up from 0 to 1, times `decay` for every boundary that the clock has reached."""
+    up = constant(warmup)
+    return lambda clock: up(clock) * _stairs(clock, boundaries, decay)
+
+
+def official_rewritten_step(
+    boundaries: Sequence[int], decay: float, warmup: float, epoch_rounds: int
+) -> Schedule:
+    """`step` as the released code runs it ("mannul").
+
+    Warm-up and decay are two schedulers there that overwrite each other's rate: the warm-up after
+    every round that began within it, the decay at the start and at every epoch's end. So the first
+    round, and the first of every epoch within the warm-up, run without warm-up; and a boundary
+    within the warm-up or an epoch takes effect at the first epoch's end after it.
+
+    Args:
+      boundaries: see `step`.
+      decay: see `step`.
+      warmup: see `constant`.
+      epoch_rounds: rounds in an epoch of the training loop.
+    """
+    up, warm = constant(warmup), math.ceil(warmup)
+
+    def factor(clock: Clock) -> Any:
+        epoch_start = clock // epoch_rounds * epoch_rounds
+        decay_wrote_last = (clock == epoch_start) | (epoch_start >= warm)
+        return _where(decay_wrote_last, _stairs(epoch_start, boundaries, decay), up(clock))
+
+    return factor
+
+
+def update_clock(
+    rounds: Clock, later: Any = False, *, official_advance_within_round: bool = False
+) -> Clock:
+    """The clock of one update, to be passed to the optimizer.
+
+    Args:
+      rounds: rounds done before the one that the update belongs to.
+      later: bool; the update is not its round's first.
+      official_advance_within_round: as given to `make`, whose schedule then tells a round's first
+        update from the later ones: the clock counts twice as fast and is odd for the latter.
+    """
+    return 2 * rounds + later if official_advance_within_round else rounds
+
+
+def make(
+    kind: Kind,
+    total: int,
+    warmup: float = 0.0,
+    *,
+    boundaries: Sequence[int] = (),
+    decay: float = 0.2,
+    official_advance_before_update: bool = False,
+    official_advance_within_round: bool = False,
+    official_epoch_rounds: int | None = None,
+) -> Schedule:
+    """A schedule from a config's values.
+
+    The released task training is `make("linear", T, 0.1 * T, official_advance_within_round=True)`
+    for "warmup_linear"; for its default, "mannul", with epochs of I rounds, `make("step", T,
+    0.1 * T, boundaries=(5 * I, 7 * I), official_advance_within_round=True,
+    official_epoch_rounds=I)`. Its pretraining is `make("linear", T, 0.1 * T,
+    official_advance_before_update=True)`.
+
+    Args:
+      kind: "constant", "linear", "cosine" or "step", after a linear warm-up.
+      total: rounds of the run.
+      warmup: rounds of warm-up, need not be whole.
+      boundaries: of kind "step": rounds after which the factor is multiplied by `decay`.
+      decay: of kind "step".
+      official_advance_before_update: an update has the factor of the next clock. The run begins
+        above 0 and its last update has, with "linear", factor 0.
+      official_advance_within_round: the schedule advances after the first update of a round, the
+        others have the next round's factor; clocks must be those of `update_clock`. A factor that
+        changes at an epoch's end still does so for the whole round.
+      official_epoch_rounds: of kind "step": see `official_rewritten_step`.
+
+    Raises:
+      ValueError: a value out of range, or given for another kind.
+    """
+    _check(kind, total, warmup, boundaries, decay, official_epoch_rounds)
+    if official_advance_before_update and official_advance_within_round:
+        raise ValueError(
+            "official_advance_before_update is for pretraining, official_advance_within_round for "
+            "several tasks: set one of them"
+        )
+    first = {
+        "constant": lambda: constant(warmup),
+        "linear": lambda: linear(total, warmup),
+        "cosine": lambda: cosine(total, warmup),
+        "step": lambda: (
+            official_rewritten_step(boundaries, decay, warmup, official_epoch_rounds)
+            if official_epoch_rounds is not None
+            else step(boundaries, decay, warmup)
+        ),
+    }[kind]()
+    if official_advance_before_update:
+        return lambda clock: first(clock + 1)
+    if not official_advance_within_round:
+        return first
+    up = constant(warmup)
+
+    def later(rounds: Clock) -> Any:
+        if kind == "linear":
+            return first(rounds + 1)
+        # The others leave only the warm-up to the scheduler that advances within a round.
+        return _where(rounds < warmup, up(rounds + 1), first(rounds))
+
+    return lambda clock: _where(clock % 2 == 1, later(clock // 2), first(clock // 2))
+
+
+def _check(
+    kind: str,
+    total: int,
+    warmup: float,
+    boundaries: Sequence[int],
+    decay: float,
+    epoch_rounds: int | None,
+) -> None:
+    if kind not in get_args(Kind):
+        raise ValueError(f"schedule {kind!r}: known are {', '.join(get_args(Kind))}")
+    if total < 1:
+        raise ValueError(f"total={total}: a run has at least one round")
+    if not 0 <= warmup <= total:
+        raise ValueError(f"warmup={warmup} is not within the {total} rounds of the run")
+    if kind != "step":
+        if boundaries or epoch_rounds is not None:
+            raise ValueError(
+                f"boundaries and official_epoch_rounds are for schedule 'step', not {kind!r}"
+            )
+        return
+    if not boundaries:
+        raise ValueError("schedule 'step' needs boundaries: the rounds at which the rate decays")
+    if list(boundaries) != sorted(set(boundaries)) or boundaries[0] < 1:
+        raise ValueError(f"boundaries={tuple(boundaries)} must be positive and increasing")
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay={decay} must be above 0 and at most 1")
+    if epoch_rounds is not None and epoch_rounds < 1:
+        raise ValueError(f"official_epoch_rounds={epoch_rounds}: an epoch has at least one round")
+
+
+def _stairs(clock: Clock, boundaries: Sequence[int], decay: float) -> Any:
+    return decay ** sum(_where(clock >= boundary, 1.0, 0.0) for boundary in boundaries)
+
+
+def _numpy(clock: Clock) -> ModuleType:
+    return jnp if isinstance(clock, jax.Array) else np
+
+
+def _where(condition: Any, yes: Any, no: Any) -> Any:
+    if isinstance(condition, jax.Array):
+        return jnp.where(condition, yes, no)
+    return np.where(condition, yes, no)[()]  # a scalar, where the clock is one
