@@ -31,9 +31,12 @@ class Progress:
         if done < total and now - self._last < _LOG_SECONDS:
             return
         self._last = now
-        rate = done / max(now - self._start, 1e-9)
-        left = f"  ETA {(total - done) / rate:,.0f} s" if 0 < done < total else ""
-        log(f"{self._name}/{split}  {done:,}/{total:,}  {rate:,.1f}/s{left}")
+        line = f"{self._name}/{split}  {done:,}/{total:,}"
+        if now > self._start:  # the first call may be the last
+            rate = done / (now - self._start)
+            left = f"  ETA {(total - done) / rate:,.0f} s" if 0 < done < total else ""
+            line += f"  {rate:,.1f}/s{left}"
+        log(line)
 
 
 def print_reports(outcomes: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,12 @@
+"""What a run has learnt, for people: a table, plots, example pictures and one HTML page.
+
+    python -m twelve_in_one.report --workdir DIR
+
+Everything is made from what a workdir holds (`metrics.jsonl`, `results.json`, `config.json`,
+`examples/`), at any time, also while a run goes on.
+"""
+
+from twelve_in_one.report.results import results_table
+from twelve_in_one.report.write import write_report
+
+__all__ = ["results_table", "write_report"]
