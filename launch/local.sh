@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Runs a command as several processes on this machine that find each other, on CPU or with one GPU
+# each: what a cluster does, to try it out.
+#
+#   launch/local.sh [OPTIONS] python -m twelve_in_one.train --config=configs/world.py --workdir=DIR
+#
+#   --num_processes=N     how many (2)
+#   --platform=cpu|gpu    gpu gives process i the i-th of $CUDA_VISIBLE_DEVICES or of all (cpu)
+#   --port=P              of process 0's service (a free one)
+#   --dry_run             only print the commands
+#
+# Lines of output begin with the process they are from. SIGINT and SIGTERM ask all processes to save
+# and stop, a second one ends them at once. When a process fails the others are ended, and the exit
+# code is that of the first that failed.
+set -euo pipefail
+usage() { sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"; }
+fail() { echo "launch/local.sh: $*" >&2; exit 2; }
+
+num_processes=2 platform=cpu port='' dry_run=false
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help) usage; exit ;;
+        --num_processes=*) num_processes=${1#*=} ;;
+        --platform=*) platform=${1#*=} ;;
+        --port=*) port=${1#*=} ;;
+        --dry_run) dry_run=true ;;
+        --) shift; break ;;
+        -*) fail "unknown option $1, see --help" ;;
+        *) break ;;
+    esac
+    shift
+done
+[ $# -gt 0 ] || { usage >&2; exit 2; }
+[[ $num_processes =~ ^[1-9][0-9]*$ ]] || fail "--num_processes must be at least 1, got $num_processes"
+
+gpus=()
+case $platform in
+    cpu) ;;
+    gpu)
+        # shellcheck disable=SC2207  # numbers and ids without blanks
+        gpus=($(if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then tr , '\n' <<< "$CUDA_VISIBLE_DEVICES"
+            else nvidia-smi --query-gpu=index --format=csv,noheader; fi))
+        [ "${#gpus[@]}" -ge "$num_processes" ] ||
+            fail "$num_processes processes need as many GPUs, there are ${#gpus[@]}"
+        ;;
+    *) fail "--platform must be cpu or gpu, got $platform" ;;
+esac
+while [ -z "$port" ]; do # below the ports that Linux gives to outgoing connections
+    port=$((20000 + RANDOM % 10000))
+    if (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null; then port=''; fi
+done
+
+settings() { # of process $1
+    echo "TWELVE_IN_ONE_COORDINATOR=127.0.0.1:$port"
+    echo "TWELVE_IN_ONE_NUM_PROCESSES=$num_processes"
+    echo "TWELVE_IN_ONE_PROCESS_ID=$1"
+    if [ "$platform" = cpu ]; then echo JAX_PLATFORMS=cpu; else echo "CUDA_VISIBLE_DEVICES=${gpus[$1]}"; fi
+}
+
+if $dry_run; then
+    for ((i = 0; i < num_processes; i++)); do
+        # shellcheck disable=SC2046
+        printf '[%d] env' "$i" && printf ' %q' $(settings "$i") "$@" && echo
+    done
+    exit
+fi
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+prefix() { # lines of the pipe $2 with process $1 before them; outlives what ends the process
+    trap '' INT TERM
+    while IFS= read -r line || [ -n "$line" ]; do printf '[%s] %s\n' "$1" "$line"; done < "$2"
+}
+pids=() readers=()
+stop() { # with signal $1
+    for pid in ${pids[@]+"${pids[@]}"}; do
+        if [ -n "$pid" ]; then kill "-$1" "$pid" 2> /dev/null || true; fi
+    done
+}
+trap 'stop TERM' INT TERM
+for ((i = 0; i < num_processes; i++)); do
+    mkfifo "$scratch/$i.out" "$scratch/$i.err"
+    prefix "$i" "$scratch/$i.out" & readers+=($!)
+    prefix "$i" "$scratch/$i.err" >&2 & readers+=($!)
+    # shellcheck disable=SC2046
+    env $(settings "$i") "$@" > "$scratch/$i.out" 2> "$scratch/$i.err" & pids+=($!)
+done
+
+# A run that was stopped and has saved may say so with a code of its own; others do as well.
+stopped=${TWELVE_IN_ONE_STOPPED_EXIT_CODE:-0}
+status=0 left=$num_processes deadline=''
+while [ "$left" -gt 0 ]; do
+    for ((i = 0; i < num_processes; i++)); do
+        pid=${pids[$i]}
+        if [ -z "$pid" ] || kill -0 "$pid" 2> /dev/null; then continue; fi
+        code=0
+        wait "$pid" || code=$?
+        pids[i]='' left=$((left - 1))
+        if [ "$code" -eq 0 ] || [ "$status" -ne 0 ]; then continue; fi
+        status=$code
+        if [ "$code" -ne "$stopped" ]; then
+            echo "launch/local.sh: process $i failed with exit code $code" >&2
+            stop TERM
+            deadline=$((SECONDS + 10))
+        fi
+    done
+    if [ -n "$deadline" ] && [ "$SECONDS" -ge "$deadline" ]; then stop KILL; fi
+    if [ "$left" -gt 0 ]; then sleep 0.1; fi
+done
+for reader in "${readers[@]}"; do
+    while kill -0 "$reader" 2> /dev/null; do
+        # A process that was ended before it opened its pipes has left their readers waiting.
+        for pipe in "$scratch"/*; do : <> "$pipe"; done
+        sleep 0.02
+    done
+done
+exit "$status"

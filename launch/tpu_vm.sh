@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU VM or pod slice, with gcloud.
+#
+#   launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [OPTIONS] [-- TRAINING COMMAND]
+#
+#   train    create, setup and run, again after every preemption, until the run is finished; what
+#            it finds done already it does not repeat, so it can itself be ended and started again
+#   create   ask for the slice (a queued resource) and wait until it is there
+#   setup    copy this checkout to all workers and install it there
+#   run      start the training command on all workers and leave it running
+#   status   state of the slice, and of the run on every worker
+#   logs     follow the log of a worker
+#   stop     ask the run to save and stop
+#   delete   give the slice back
+#
+#   --project=PROJECT  --type=v5litepod-16  --version=v2-alpha-tpuv5-lite  --spot
+#   --worker=0         whose log to follow
+#   --max_restarts=3   how often `train` tries again what failed by itself; preemptions do not count
+#   --dry_run          only print the gcloud commands
+#
+#   launch/tpu_vm.sh train --name=vl --zone=us-west4-a --spot -- \
+#       python -m twelve_in_one.train --config=configs/twelve.py --workdir=/mnt/bucket/DIR
+set -euo pipefail
+usage() { sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"; }
+say() { echo "launch/tpu_vm.sh: $*" >&2; }
+fail() { say "$*"; exit 2; }
+
+name='' zone='' project='' type=v5litepod-16 version=v2-alpha-tpuv5-lite spot=false worker=0
+max_restarts=3 dry_run=false poll_seconds=${TPU_POLL_SECONDS:-30}
+if [ $# -eq 0 ]; then usage >&2; exit 2; fi
+if [ "$1" = --help ]; then usage; exit; fi
+action=$1
+shift
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help) usage; exit ;;
+        --name=*) name=${1#*=} ;;
+        --zone=*) zone=${1#*=} ;;
+        --project=*) project=${1#*=} ;;
+        --type=*) type=${1#*=} ;;
+        --version=*) version=${1#*=} ;;
+        --worker=*) worker=${1#*=} ;;
+        --max_restarts=*) max_restarts=${1#*=} ;;
+        --spot) spot=true ;;
+        --dry_run) dry_run=true ;;
+        --) shift; break ;;
+        *) fail "unknown option $1, see --help (the training command follows --)" ;;
+    esac
+    shift
+done
+[ -n "$name" ] || fail "--name is missing"
+[ -n "$zone" ] || fail "--zone is missing"
+case $action in
+    run | train) [ $# -gt 0 ] || fail "$action: the training command is missing, after --" ;;
+    create | setup | status | logs | stop | delete) ;;
+    *) fail "unknown command $action, see --help" ;;
+esac
+training=("$@")
+where=("--zone=$zone")
+if [ -n "$project" ]; then where+=("--project=$project"); fi
+
+tpus() { # gcloud compute tpus ..., or what it would be
+    if $dry_run; then
+        printf '%q ' gcloud compute tpus "$@" "${where[@]}" && echo
+    else
+        gcloud compute tpus "$@" "${where[@]}"
+    fi
+}
+on() { # on worker(s) $1 the command $2
+    tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2"
+}
+state() { # of the queued resource; empty if there is none
+    gcloud compute tpus queued-resources describe "$name" "${where[@]}" \
+        '--format=value(state.state)' 2> /dev/null || true
+}
+
+create() {
+    local request=(queued-resources create "$name" "--node-id=$name" "--accelerator-type=$type"
+        "--runtime-version=$version")
+    if $spot; then request+=(--spot); fi
+    tpus "${request[@]}" || exit
+    if $dry_run; then return; fi
+    local now
+    while now=$(state) && [ "$now" != ACTIVE ]; do
+        case $now in
+            FAILED | SUSPENDED) say "the request for $name is $now"; return 1 ;;
+        esac
+        say "waiting for $name: ${now:-requested}"
+        sleep "$poll_seconds"
+    done
+}
+
+setup() {
+    local archive root
+    archive=/tmp/twelve_in_one.tgz
+    $dry_run || archive=$(mktemp)
+    root=$(cd "$(dirname "$0")/.." && pwd)
+    local pack=(tar -czf "$archive" --exclude=__pycache__ -C "$root"
+        twelve_in_one configs launch pyproject.toml requirements.txt README.md LICENSE)
+    if $dry_run; then printf '%q ' "${pack[@]}" && echo; else "${pack[@]}"; fi
+    tpus tpu-vm scp "$archive" "$name:twelve_in_one.tgz" --worker=all
+    $dry_run || rm -f "$archive"
+    # The images' own Python may be older than ours: uv brings one.
+    # shellcheck disable=SC2016  # expanded there
+    on all 'set -e; mkdir -p twelve_in_one; tar -xzf twelve_in_one.tgz -C twelve_in_one; cd twelve_in_one; export PATH="$HOME/.local/bin:$PATH"; command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh; [ -d .venv ] || uv venv --quiet --python 3.12 .venv; uv pip install --quiet --python .venv/bin/python -e ".[tpu,data]"; touch .venv/installed'
+}
+
+run() {
+    local inner
+    # The process's own number is kept, not the shell's, so that `stop` reaches it.
+    inner="TWELVE_IN_ONE_STOPPED_EXIT_CODE=75 $(printf '%q ' "${training[@]}")>> run.log 2>&1 & echo \$! > run.pid; wait \$!; echo \$? > run.exit"
+    on all "cd twelve_in_one && if [ -f run.pid ] && kill -0 \$(cat run.pid) 2> /dev/null; then echo already running; else rm -f run.exit run.pid; export PATH=\$PWD/.venv/bin:\$PATH; nohup setsid bash -c $(printf '%q' "$inner") > /dev/null 2>&1 < /dev/null & fi"
+}
+
+# Of the run on a worker: running, its exit code, or new where none was started.
+# shellcheck disable=SC2016
+outcome='cd twelve_in_one 2> /dev/null && [ -f .venv/installed ] || { echo empty; exit 0; }; if [ -f run.exit ]; then cat run.exit; elif [ -f run.pid ] && kill -0 $(cat run.pid) 2> /dev/null; then echo running; else echo new; fi'
+
+train() {
+    if $dry_run; then
+        create && setup && run
+        echo "# then, every $poll_seconds s until the run is finished:"
+        tpus queued-resources describe "$name" '--format=value(state.state)'
+        on 0 "$outcome"
+        echo "# and after a preemption, before all of the above:"
+        tpus queued-resources delete "$name" --force --quiet
+        return
+    fi
+    local now result
+    while true; do
+        now=$(state)
+        case $now in
+            ACTIVE)
+                result=$(on 0 "$outcome" 2> /dev/null | tr -d '\r' | tail -n 1) || result=''
+                case $result in
+                    0) say "the run is finished"; return 0 ;;
+                    running) ;;
+                    empty) { setup && run; } || failed "setting up" ;;
+                    new | 75) say "starting the run"; run || failed "starting the run" ;;
+                    [1-9]*) failed "the run (exit code $result, see logs)"; run || true ;;
+                    *) say "worker 0 does not answer" ;;
+                esac
+                ;;
+            '') create || true ;;
+            FAILED | SUSPENDED)
+                say "$name is $now (preempted?): asking for another"
+                tpus queued-resources delete "$name" --force --quiet
+                ;;
+            *) say "$name is $now" ;;
+        esac
+        sleep "$poll_seconds"
+    done
+}
+failures=0
+failed() { # counts a failure of $1, and ends everything when there are too many
+    failures=$((failures + 1))
+    say "$1 failed, $failures of at most $((max_restarts + 1)) times"
+    [ "$failures" -le "$max_restarts" ] || exit 1
+}
+
+case $action in
+    status)
+        tpus queued-resources describe "$name" '--format=value(state.state)'
+        on all "$outcome"
+        ;;
+    logs) on "$worker" 'tail -n 100 -F twelve_in_one/run.log' ;;
+    # shellcheck disable=SC2016
+    stop) on all 'kill -TERM $(cat twelve_in_one/run.pid)' ;;
+    delete) tpus queued-resources delete "$name" --force --quiet ;;
+    *) "$action" ;;
+esac
