@@ -1,0 +1,277 @@
+"""Scores a model on the tasks that it was trained on, by their official protocols.
+
+    python -m twelve_in_one.evaluate --workdir DIR [--round best] [--follow]
+    python -m twelve_in_one.evaluate --model DIR/model --data_dir DATA --features detected
+
+Retrieval ranks all images of the split for every caption. The score of RefCOCO, RefCOCO+ and
+RefCOCOg is the share of predicted boxes with IoU > 0.5 among detected regions, beside what the
+detector's best box would score. Prints a table and writes the same as JSON. `--follow` evaluates
+every new checkpoint of a job that is running, until it is complete. `--submissions` also writes the
+predictions, in the form of the test servers for VQA, GQA and NLVR2. Several processes share the
+work, see launch/.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from twelve_in_one import distributed, model_folder, protocols, sharding, state, submissions
+from twelve_in_one.data.pipeline import TaskStream, hide_accelerators
+from twelve_in_one.data.report import Progress
+from twelve_in_one.follow import follow, seen_by_first
+from twelve_in_one.programs import Placement
+from twelve_in_one.report.results import results_table
+from twelve_in_one.subject import (
+    REPORTED,
+    Subject,
+    baselines_of,
+    check_inputs,
+    of_model,
+    of_workdir,
+    open_stream,
+    splits_to_score,
+)
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, with what can be known to be wrong before anything is opened refused."""
+    parser = argparse.ArgumentParser(
+        prog="python -m twelve_in_one.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", type=Path, help="of a run, complete or not")
+    source.add_argument("--model", type=Path, help="a model folder, as training leaves it")
+    add("--data_dir", type=Path, help="built datasets; that of the run by default")
+    add("--features", help="name of the region features; those of the run by default")
+    add("--tasks", help="comma-separated; all by default")
+    add(
+        "--split",
+        help="a split, 'test' for all test splits, or 'reported' (default) for those of the "
+        "paper's tables; with --follow the default is val",
+    )
+    add("--round", default="latest", help="of a run: a number, 'best' or 'latest' (default)")
+    add("--follow", action="store_true", help="evaluate each new checkpoint of a running job")
+    add("--idle_minutes", type=float, default=60.0, help="--follow gives up after; default 60")
+    add("--poll_seconds", type=float, default=10.0, help="--follow looks every; default 10")
+    add("--submissions", type=Path, help="folder for the predictions, a file a task and split")
+    add(
+        "--candidates",
+        choices=("detected", "annotated"),
+        help="of referring expressions; 'annotated' is another protocol, with higher numbers",
+    )
+    add("--max_examples", type=int, default=0, help="of a split; 0 (default) takes all")
+    add("--text_baselines", action="store_true", help="also score chance, majority and words; slow")
+    add("--batch_size", type=int, default=0, help="0 (default) takes each task's own")
+    add("--layout", choices=tuple(sharding.LAYOUTS), help="of the parameters on the devices")
+    add("--model_axis", type=int, default=0, help="devices along the mesh's model axis")
+    add(
+        "--output",
+        type=Path,
+        help="results as JSON; default evaluation-<round>-<split>.json in the workdir, or "
+        "<model>-<split>.json beside the model",
+    )
+    add("--coordinator", help="host:port of process 0, of several")
+    add("--num_processes", type=int, help="how many processes there are")
+    add("--process_id", type=int, help="which of them this is")
+    args = parser.parse_args(argv)
+    if args.model and not (args.data_dir and args.features):
+        parser.error("--model needs --data_dir and --features")
+    if args.model and (args.follow or args.round != "latest"):
+        parser.error("--follow and --round need --workdir")
+    if args.round not in ("best", "latest") and not args.round.isdecimal():
+        parser.error(f"--round should be a number, 'best' or 'latest', is {args.round!r}")
+    for name in ("max_examples", "batch_size", "model_axis", "idle_minutes", "poll_seconds"):
+        if getattr(args, name) < 0:
+            parser.error(f"--{name} should not be negative, is {getattr(args, name)}")
+    if args.submissions and args.max_examples:
+        parser.error("--submissions needs all examples: leave --max_examples out")
+    if args.submissions and args.follow:
+        parser.error("--submissions are of one round: leave --follow out")
+    args.split = args.split or ("val" if args.follow else REPORTED)
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the command line asks for.
+
+    Raises:
+      ValueError: model, data or options do not fit each other.
+      OSError: a file cannot be read or written.
+    """
+    last_round = 0
+    if args.model:
+        subject = of_model(args.model, args.data_dir, args.features)
+    else:
+        subject, last_round = of_workdir(args.workdir, args.data_dir, args.features)
+    if args.candidates:
+        everywhere = {task.name: args.candidates for task in subject.tasks}
+        subject = dataclasses.replace(subject, candidates=everywhere)
+    hide_accelerators()  # slow, so that a wrong path is reported before
+    known = {task.name: task for task in subject.tasks}
+    names = args.tasks.split(",") if args.tasks else list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{subject.name} knows no task {unknown}; it knows {', '.join(known)}")
+    tasks = [known[name] for name in names]
+    splits, missing = splits_to_score(subject, tasks, args.split)
+    if missing:
+        _say(f"not built, and left out: {', '.join(missing)}")
+    if not splits:
+        raise ValueError(f"{subject.folder.path}: there is no split {args.split!r} to score")
+    check_inputs(subject, [known[name] for name in splits], splits)
+    placement = Placement.make(
+        subject.model, args.layout or subject.layout, args.model_axis or subject.model_axis
+    )
+    baselines = baselines_of(subject.folder, args.max_examples) if args.text_baselines else None
+    written: list[Path] = []
+
+    def keep(stream: TaskStream, split: str, predictions: Any) -> None:
+        written.append(submissions.write(args.submissions, stream, split, predictions))
+
+    def score(params: Any) -> dict[str, Any]:
+        found = protocols.evaluate_all(
+            placement,
+            params,
+            splits,
+            lambda name, split: open_stream(
+                subject, placement, known[name], split, args.batch_size
+            ),
+            options=subject.options,
+            max_examples=args.max_examples,
+            prefetch=subject.prefetch,
+            baselines=baselines,
+            keep=keep if args.submissions else None,
+            progress=Progress("evaluate") if jax.process_index() == 0 else None,
+        )
+        return {"split": args.split} | found
+
+    if args.model:
+        params, _, _ = model_folder.load(
+            args.model, shardings=placement.params, scan_layers=subject.model.scan_layers
+        )
+        beside = args.model.with_name(f"{args.model.name}-{args.split}.json")
+        _report(score(params), args.output or beside)
+    else:
+        _of_rounds(args, subject, placement, score, last_round)
+    for path in written:
+        _say(f"wrote {path}")
+
+
+def _of_rounds(
+    args: argparse.Namespace,
+    subject: Subject,
+    placement: Placement,
+    score: Callable[[Any], dict[str, Any]],
+    last_round: int,
+) -> None:
+    """One round of a run, or all that come."""
+
+    def restore(round: int) -> Any:
+        return state.restore_params(args.workdir, round, subject.model, placement.params)
+
+    def evaluate(round: int, params: Any) -> dict[str, Any]:
+        updates = sum(state.read_progress(args.workdir, round).positions.values())
+        return {"round": round, "updates": updates} | score(params)
+
+    if args.follow:
+
+        def one(round: int, params: Any) -> dict[str, Any]:
+            found = evaluate(round, params)
+            _say(f"round {round}:\n{_table(found)}")
+            return found
+
+        follow(
+            args.workdir,
+            args.split,
+            restore,
+            one,
+            last_round=last_round,
+            idle_seconds=60 * args.idle_minutes,
+            poll_seconds=args.poll_seconds,
+        )
+        return
+    chosen = seen_by_first(lambda: _chosen_round(args))
+    name = f"evaluation-{chosen}-{args.split}.json"
+    _report(evaluate(chosen, restore(chosen)), args.output or args.workdir / name)
+
+
+def _chosen_round(args: argparse.Namespace) -> int:
+    rounds = state.all_rounds(args.workdir)
+    if not rounds:
+        raise ValueError(
+            f"{args.workdir}: there is no checkpoint yet; --follow waits for the first"
+        )
+    if args.round == "latest":
+        return rounds[-1]
+    if args.round == "best":
+        best = state.best_round(args.workdir)
+        if best is None:
+            raise ValueError(
+                f"{args.workdir}: no checkpoint was validated; --round latest takes any"
+            )
+        return best
+    if int(args.round) not in rounds:
+        raise ValueError(
+            f"{args.workdir}: no checkpoint of round {args.round}; there is "
+            f"{', '.join(map(str, rounds))}"
+        )
+    return int(args.round)
+
+
+def _report(found: dict[str, Any], path: Path) -> None:
+    if jax.process_index() == 0:
+        print(_table(found))
+        temporary = path.with_name(f".{path.name}.partial")
+        temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+        _say(f"wrote {path}")
+
+
+def _table(found: dict[str, Any]) -> str:
+    lines = [results_table(found)] if found["tasks"] else []
+    for name, count in found["unscored"].items():
+        lines.append(f"{name}: {count:,} examples without public answers: not scored")
+    return "\n".join(lines)
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 0, or 1 after an error that the user can mend."""
+    args = parse_arguments(argv)
+    try:
+        distributed.initialize(
+            coordinator=args.coordinator,
+            num_processes=args.num_processes,
+            process_id=args.process_id,
+        )
+        run(args)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("tensorflow", "tensorflow_datasets"):
+            raise
+        print(
+            f"error: {error.name} is not installed, without which built datasets cannot be read: "
+            "pip install 'twelve_in_one[data]', or evaluate where the data were built",
+            file=sys.stderr,
+        )
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

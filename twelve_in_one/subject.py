@@ -1,0 +1,238 @@
+"""What is evaluated: a run or a model folder, with the data that it is scored on."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from twelve_in_one import checkpoint, config_check, default_config, model_folder, sharding, state
+from twelve_in_one.data import streams
+from twelve_in_one.data.pipeline import TaskStream
+from twelve_in_one.data.preprocessing import Preprocessing, check_same
+from twelve_in_one.data.reader import built_folder, has_split, open_split
+from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.streams import DataFolder
+from twelve_in_one.models.config import TwoStreamConfig, from_json
+from twelve_in_one.programs import Placement
+from twelve_in_one.run_config import EvaluationOptions
+from twelve_in_one.tasks.base import Task
+
+REPORTED = "reported"  # the splits that the paper's tables are about
+_WITHOUT_RUN = EvaluationOptions(0, 0, 0, retrieval_captions=8, retrieval_images=500)
+_BASELINE_EXAMPLES = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+      name: where it comes from, for messages.
+      tasks: that the model knows, with their shapes.
+      reported: task name -> splits that are scored at the end of a run.
+      candidates: task name -> "detected" or "annotated".
+      folder: of the data.
+      model: the model's config.
+      trained_on: what was done to its inputs; None where a run has not saved it yet.
+      options: sizes of blocks and batches.
+      feature_dtype: of regions.
+      cache_megabytes: for records, a split.
+      prefetch: batches that wait ready.
+      layout: of the parameters.
+      model_axis: devices along the mesh's model axis.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    reported: Mapping[str, tuple[str, ...]]
+    candidates: Mapping[str, str]
+    folder: DataFolder
+    model: TwoStreamConfig
+    trained_on: Preprocessing | None
+    options: EvaluationOptions
+    feature_dtype: str = "float16"
+    cache_megabytes: int = 512
+    prefetch: int = 2
+    layout: str = "dp"
+    model_axis: int = 1
+
+
+def of_workdir(
+    workdir: Path,
+    data_dir: Path | None = None,
+    features: str | None = None,
+) -> tuple[Subject, int]:
+    """A run as its `config.json` describes it, and its last round.
+
+    Args:
+      workdir: of the run.
+      data_dir: of the data; the run's if None.
+      features: name of the region features; the run's if None.
+
+    Raises:
+      ValueError: no workdir, or its data is gone or another one.
+    """
+    config = state.read_config(workdir)
+    tasks = config_check.task_runs(config)
+    folder = streams.open_folder(
+        Path(data_dir or config.data.dir), features or config.data.regions, clean=config.data.clean
+    )
+    shapes = tuple(task.task for task in tasks)
+    dim = _feature_dim(folder, {task.task.name: task.options.train_split for task in tasks})
+    model = config_check.resolve_model(
+        config.model,
+        vocab_size=folder.tokenizer.vocab_size,
+        answers={head: len(answers) for head, answers in folder.answers.items()},
+        region_feature_dim=dim,
+    )
+    subject = Subject(
+        name=str(workdir),
+        tasks=shapes,
+        reported={task.task.name: task.options.test_splits for task in tasks},
+        candidates={task.task.name: task.options.candidates for task in tasks},
+        folder=folder,
+        model=model,
+        trained_on=state.read_preprocessing(workdir),
+        options=config.evaluation,
+        feature_dtype=config.data.feature_dtype,
+        cache_megabytes=config.data.cache_megabytes,
+        prefetch=config.data.prefetch,
+        layout=config.parallel.layout,
+        model_axis=config.parallel.model,
+    )
+    return subject, config.schedule.num_rounds
+
+
+def of_model(path: Path, data_dir: Path, features: str) -> Subject:
+    """A model folder, with data that lie elsewhere.
+
+    Raises:
+      ValueError: no such folder, or it or the data is damaged.
+    """
+    serving = model_folder.load_serving(path)
+    model = from_json((path / checkpoint.CONFIG).read_text(encoding="utf-8"))
+    folder = streams.open_folder(data_dir, features)
+    return Subject(
+        name=str(path),
+        tasks=serving.tasks,
+        reported={
+            task.name: tuple(default_config.task_options(task.name).test_splits)
+            for task in serving.tasks
+        },
+        candidates={},
+        # Labels are the model's; answers that it does not know count as wrong.
+        folder=dataclasses.replace(folder, answers=serving.answers),
+        model=model,
+        trained_on=serving.preprocessing,
+        options=_WITHOUT_RUN,
+    )
+
+
+def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, Any]) -> None:
+    """Refuses data that were made otherwise than what the model learnt from.
+
+    Raises:
+      ValueError: lists what differs.
+    """
+    if subject.trained_on is None:
+        return
+    folder = subject.folder
+    found = _feature_dim(folder, {name: wanted[0] for name, wanted in splits.items()})
+    offered = streams.preprocessing_of(folder, tasks, found or subject.model.region_feature_dim)
+    try:
+        check_same(subject.trained_on, offered)
+    except ValueError as error:
+        hint = ""
+        if offered.vocab_sha256 != subject.trained_on.vocab_sha256:
+            hint = (
+                f"; the vocabulary {folder.path / 'vocab.txt'} is not the model's: build the data "
+                "with the vocab.txt of the model's folder"
+            )
+        raise ValueError(f"{subject.name} and {folder.path}: {error}{hint}") from error
+
+
+def splits_to_score(
+    subject: Subject, tasks: Sequence[Task], wanted: str
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Task name -> splits to score, and what cannot be scored because it was not built.
+
+    Args:
+      subject: see `Subject`.
+      tasks: some of its tasks.
+      wanted: `REPORTED`, "test" for all that a dataset is tested on, or a split's name.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    missing = []
+    for task in tasks:
+        if wanted == REPORTED:
+            names = subject.reported[task.name]
+        elif wanted == "test":
+            names = [name for name in SOURCES[task.name].splits if name.startswith("test")]
+        else:
+            names = [wanted]
+        built = built_folder(subject.folder.path, task.name, subject.folder.regions)
+        there = tuple(name for name in names if has_split(built, name))
+        missing += [f"{task.name}/{name}" for name in names if name not in there]
+        if not names:
+            missing.append(f"{task.name}/{wanted}")
+        if there:
+            found[task.name] = there
+    return found, missing
+
+
+def open_stream(
+    subject: Subject, placement: Placement, task: Task, split: str, batch_size: int
+) -> TaskStream:
+    """This process's rows of a split, not for training."""
+    labels = {"vqa": subject.model.num_vqa_answers, "gqa": subject.model.num_gqa_answers}
+    size = batch_size or subject.options.batch_size or task.batch_size
+    multiple = placement.mesh.shape[sharding.DATA]
+    options: dict[str, object] = {"feature_dtype": np.dtype(subject.feature_dtype).type}
+    if task.name in subject.candidates:
+        options["candidates"] = subject.candidates[task.name]
+    return streams.open_stream(
+        subject.folder,
+        task,
+        split,
+        batch_size=-(-size // multiple) * multiple,
+        training=False,
+        feature_dim=subject.model.region_feature_dim,
+        num_labels=labels.get(task.head),
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        cache_bytes=subject.cache_megabytes << 20,
+        encoding_options=options,
+    )
+
+
+def baselines_of(folder: DataFolder, max_examples: int) -> Callable[[Task, str], dict[str, float]]:
+    """Chance, majority and words of a task's split, each computed once."""
+    from twelve_in_one.data import text_baselines
+
+    @functools.cache
+    def baselines(task: Task, split: str) -> dict[str, float]:
+        blind = text_baselines.score_task(
+            folder, task, split, max_examples=max_examples or _BASELINE_EXAMPLES
+        )
+        return {"chance": blind.chance, "majority": blind.majority, "words": blind.words}
+
+    return baselines
+
+
+def _feature_dim(folder: DataFolder, splits: Mapping[str, str]) -> int:
+    """Region feature size of the splits' data; 0 where none has features.
+
+    Raises:
+      ValueError: tasks differ in it.
+    """
+    sizes = {}
+    for name, split in splits.items():
+        built = built_folder(folder.path, name, folder.regions)
+        sizes[name] = open_split(built, split).index.feature_dim
+    if len({size for size in sizes.values() if size}) > 1:
+        raise ValueError(f"{folder.path}: region features differ in size: {sizes}")
+    return max(sizes.values(), default=0)
