@@ -73,14 +73,28 @@ def encode_batch(encoding: Encoding, examples: Sequence[Example], batch_size: in
       DataError: an example does not fit its task (label out of range, unknown choice, feature size
         of another model, ...); names the task and the example.
     """
+    batch, pixel_boxes = encode_inputs(encoding, examples, batch_size)
+    return batch | _targets(encoding, examples, pixel_boxes, batch_size)
+
+
+def encode_inputs(
+    encoding: Encoding, examples: Sequence[Example], batch_size: int
+) -> tuple[Batch, list[np.ndarray]]:
+    """`encode_batch` without targets and choices, for examples whose answer nobody knows.
+
+    Returns:
+      The batch, and float32[R, 4] of each example: its rows' boxes in pixels, 0 where padding (of
+      a pair, the right image's; none of pairs that are packed as released).
+
+    Raises:
+      DataError: the regions do not fit the task or the model; names the task and the example.
+    """
     task = encoding.task
     num_rows = batch_size * task.rows_per_example
+    texts = [text for example in examples for text in _texts(task, example)]
     batch = {
-        "regions": np.zeros(
-            (num_rows, task.max_regions, encoding.feature_dim), encoding.feature_dtype
-        ),
-        "boxes": np.zeros((num_rows, task.max_regions, 5), np.float32),
-        "region_mask": np.zeros((num_rows, task.max_regions), bool),
+        **_empty_regions(encoding, num_rows),
+        **encode_texts(encoding, texts, num_rows),
         "task_id": np.int32(task.task_id),
         "_mask": np.arange(batch_size) < len(examples),
         "example_id": np.array(
@@ -89,27 +103,47 @@ def encode_batch(encoding: Encoding, examples: Sequence[Example], batch_size: in
             dtype=object,
         ),
     }
-    _put_texts(encoding, examples, batch, num_rows)
     pixel_boxes = _put_regions(encoding, examples, batch)
     if task.rows_per_example > 1:
         for key in ("tokens", "token_mask", "regions", "boxes", "region_mask"):
             folded = (batch_size, task.rows_per_example, *batch[key].shape[1:])
             batch[key] = batch[key].reshape(folded)
-    return batch | _targets(encoding, examples, pixel_boxes, batch_size)
+    return batch, pixel_boxes
 
 
-def _put_texts(
-    encoding: Encoding, examples: Sequence[Example], batch: Batch, num_rows: int
-) -> None:
-    task = encoding.task
-    texts = [text for example in examples for text in _texts(task, example)]
-    tokens = np.full((num_rows, task.max_tokens), encoding.tokenizer.pad_id, np.int32)
-    mask = np.zeros((num_rows, task.max_tokens), bool)
+def encode_texts(encoding: Encoding, texts: Sequence[str], num_rows: int) -> Batch:
+    """`num_rows` rows of tokens and token_mask, of which the first are `texts`."""
+    max_tokens = encoding.task.max_tokens
+    tokens = np.full((num_rows, max_tokens), encoding.tokenizer.pad_id, np.int32)
+    mask = np.zeros((num_rows, max_tokens), bool)
     if texts:
         tokens[: len(texts)], mask[: len(texts)] = encoding.tokenizer.encode_batch(
-            texts, task.max_tokens
+            texts, max_tokens
         )
-    batch["tokens"], batch["token_mask"] = tokens, mask
+    return {"tokens": tokens, "token_mask": mask}
+
+
+def encode_images(encoding: Encoding, examples: Sequence[Example]) -> Batch:
+    """A row of regions, boxes and region_mask for the only image of every example.
+
+    Raises:
+      DataError: region features of another size than the model takes.
+    """
+    batch = _empty_regions(encoding, len(examples))
+    for row, example in enumerate(examples):
+        (image,) = example.record.images
+        _check_features(encoding, example, image)
+        _put(list(batch.values()), row, image, 0)
+    return batch
+
+
+def _empty_regions(encoding: Encoding, num_rows: int) -> Batch:
+    shape = (num_rows, encoding.task.max_regions)
+    return {
+        "regions": np.zeros((*shape, encoding.feature_dim), encoding.feature_dtype),
+        "boxes": np.zeros((*shape, 5), np.float32),
+        "region_mask": np.zeros(shape, bool),
+    }
 
 
 def _texts(task: Task, example: Example) -> list[str]:

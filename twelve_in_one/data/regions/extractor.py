@@ -93,8 +93,7 @@ class PixelExtractor:
 def load_image(path: Path) -> np.ndarray:
     """An image file as uint8[H, W, 3], sRGB, upright.
 
-    Grey images get three equal channels, transparent ones a white background, of animations the
-    first picture is taken. Values of 16 bits lose the lower eight.
+    Of animations the first picture is taken; colours are those of `rgb_array`.
 
     Raises:
       DataError: missing, no image, truncated, or smaller or larger than can be used.
@@ -107,14 +106,20 @@ def load_image(path: Path) -> np.ndarray:
                     f"{path}: {width} x {height} pixels; sides must have {MIN_SIDE} pixels at "
                     f"least, all together {MAX_PIXELS:,} at most: leave it out or resize it"
                 )
-            return _rgb(ImageOps.exif_transpose(picture))
+            return rgb_array(picture)
     except DataError:
         raise
     except Exception as error:  # decoders fail on strangers' bytes with whatever they trip over
         raise DataError(f"{path}: cannot be read as an image: {error}; replace it") from error
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
+def rgb_array(picture: Image.Image) -> np.ndarray:
+    """A picture as uint8[H, W, 3], sRGB, upright.
+
+    Grey pictures get three equal channels, transparent ones a white background. Values of 16 bits
+    lose the lower eight.
+    """
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
         grey = np.clip(np.asarray(picture).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)

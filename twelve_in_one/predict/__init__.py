@@ -1,0 +1,42 @@
+"""Predictions of a trained model.
+
+    from twelve_in_one import predict
+
+    model = predict.load("workdir")
+    model.answer("kitchen.jpg", "What colour is the kettle?").answer
+    model.rank(["a.jpg", "b.jpg"], "a dog on a sofa").order
+    model.ground("street.jpg", "the man on the left").box
+    model.point("street.jpg", "Which is parked?", boxes=[(9, 20, 80, 90), (90, 5, 200, 70)]).best
+    model.entails("park.jpg", "Children are playing.").label
+    model.compare("left.jpg", "right.jpg", "Both pictures show a bird.").label
+
+Lists go in wherever one image or text does; `attention=True` adds attention maps, and
+`picture(result)` draws what was found. On the command line: `python -m twelve_in_one.predict
+--help`. Needs no TensorFlow; texts and pictures need `pip install 'twelve_in_one[data]'`.
+"""
+
+from twelve_in_one.predict.loading import load
+from twelve_in_one.predict.pictures import picture
+from twelve_in_one.predict.predictor import Predictor
+from twelve_in_one.predict.results import (
+    Answer,
+    Attention,
+    Grounding,
+    Pointing,
+    Ranking,
+    Verdict,
+    to_json,
+)
+
+__all__ = [
+    "Answer",
+    "Attention",
+    "Grounding",
+    "Pointing",
+    "Predictor",
+    "Ranking",
+    "Verdict",
+    "load",
+    "picture",
+    "to_json",
+]

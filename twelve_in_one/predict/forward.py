@@ -1,0 +1,132 @@
+"""Runs the model on batches of few different sizes, over the devices of one process.
+
+Batches are filled up to a power of two (times the devices along `data`), so that a head is compiled
+for a handful of sizes whatever number of examples comes. Letters as in `tasks/base.py`; M captions,
+N images.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.models.two_stream import TwoStreamModel, abstract_params
+from twelve_in_one.sharding import DATA, make_mesh, param_shardings, replicated, use
+from twelve_in_one.tasks.base import TRUNK_KEYS, Task, trunk_inputs
+
+Maps = dict[str, np.ndarray]
+_PREFIX = "attention/"
+
+
+class Forward:
+    """A model on its devices.
+
+    Attributes:
+      config: of the model.
+      params: on the devices.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        config: TwoStreamConfig,
+        *,
+        layout: str = "dp",
+        model: int = 1,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """Puts the parameters on the devices; arguments as `load` has them."""
+        self.config = config
+        self._layout = layout
+        # Of this process alone: each may predict something else.
+        self._mesh = make_mesh(
+            model=model, devices=jax.local_devices() if devices is None else devices
+        )
+        shardings = param_shardings(abstract_params(config), self._mesh, layout)
+        self.params = jax.device_put(params, shardings)
+
+    def padded_size(self, count: int) -> int:
+        """Smallest size of a batch that holds `count` examples."""
+        size = self._mesh.shape[DATA]
+        while size < count:
+            size *= 2
+        return size
+
+    def logits(
+        self, task: Task, batch: Mapping[str, Any], *, attention: bool = False
+    ) -> tuple[np.ndarray, Maps]:
+        """What the head of a task says.
+
+        Args:
+          task: whose batch it is.
+          batch: see `tasks/base.py`; B must come from `padded_size`.
+          attention: return attention maps.
+
+        Returns:
+          float32 logits of all rows, and {name: float32[B * k, heads, queries, keys]} with the
+          names of `TwoStreamTrunk` without "attention/"; empty without `attention`.
+        """
+        inputs = trunk_inputs(task, batch)
+        return self._run(inputs, (), head=task.head, attention=attention, all_pairs=False)
+
+    def pair_scores(self, task: Task, inputs: Mapping[str, Any]) -> np.ndarray:
+        """float32[M, N], every caption against every image; layers before the first connection run
+        once a caption and once an image.
+
+        Args:
+          task: of kind "match".
+          inputs: the trunk's, with M rows of tokens and N rows of regions; N must come from
+            `padded_size`.
+        """
+        whole = ("tokens", "token_mask")
+        scores, _ = self._run(inputs, whole, head=task.head, attention=False, all_pairs=True)
+        return scores.reshape(len(inputs["tokens"]), -1)
+
+    def _run(
+        self, inputs: Mapping[str, Any], whole: Sequence[str], **options: Any
+    ) -> tuple[np.ndarray, Maps]:
+        """Arrays called `whole` go to every device, of the others the rows are shared out."""
+        rows, everywhere = NamedSharding(self._mesh, PartitionSpec(DATA)), replicated(self._mesh)
+        placed = {}
+        for key in (*TRUNK_KEYS, "task_id"):
+            sharding = everywhere if key in (*whole, "task_id") else rows
+            placed[key] = jax.device_put(np.asarray(inputs[key]), sharding)
+        with use(self._mesh, self._layout):
+            logits, maps = _apply(
+                self.params, placed, config=self.config, layout=self._layout, **options
+            )
+        return np.asarray(logits), {name: np.asarray(value) for name, value in maps.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "layout", "head", "attention", "all_pairs"))
+def _apply(
+    params: Any,
+    inputs: Mapping[str, jax.Array],
+    *,
+    config: TwoStreamConfig,
+    layout: str,
+    head: str,
+    attention: bool,
+    all_pairs: bool,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Predictors of one model size share what is compiled, unless their `layout` differs: the
+    constraints inside depend on it.
+    """
+    out, aux = TwoStreamModel(config).apply(
+        {"params": params},
+        **inputs,
+        heads=(head,),
+        all_pairs=all_pairs,
+        return_attention=attention,
+    )
+    maps = {
+        name.removeprefix(_PREFIX): value.astype(jnp.float32)
+        for name, value in aux.items()
+        if name.startswith(_PREFIX)
+    }
+    return out[head].astype(jnp.float32), maps

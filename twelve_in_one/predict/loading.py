@@ -1,0 +1,70 @@
+"""Finds a trained model on disk and puts it on the devices."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from twelve_in_one import checkpoint, model_folder
+from twelve_in_one.models.config import from_json
+from twelve_in_one.models.two_stream import abstract_params
+from twelve_in_one.predict.engine import Progress, silent
+from twelve_in_one.predict.predictor import Predictor
+from twelve_in_one.sharding import make_mesh, param_shardings
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    extractor: Any = None,
+    layout: str = "dp",
+    model: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    max_batch: int = 64,
+    progress: Progress = silent,
+) -> Predictor:
+    """Loads a trained model.
+
+    Args:
+      path: a model folder (see `model_folder`), or the workdir of a run that has ended.
+      extractor: a `data.regions.extractor.RegionExtractor` that turns pictures into regions; None
+        for the one that the model was trained with, if that is one of ours.
+      layout: where the parameters lie, one of `sharding.LAYOUTS`.
+      model: devices along the `model` axis.
+      devices: to use; all of this process if None.
+      max_batch: examples that go through the model at a time.
+      progress: called with what is being done, how much of it is, and of how much.
+
+    Raises:
+      ValueError: no such folder, damaged, or an extractor that does not fit.
+    """
+    folder = Path(path)
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    elif not checkpoint.is_checkpoint(folder):
+        unfinished = (folder / "checkpoints").is_dir()
+        raise ValueError(
+            f"{folder}: "
+            + ("this run has not ended yet: " if unfinished else "")
+            + "holds no trained model; pass a model folder, or a workdir with model/ in it"
+        )
+    try:
+        config = from_json((folder / checkpoint.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder / checkpoint.CONFIG}: {error}") from error
+    mesh = make_mesh(model=model, devices=jax.local_devices() if devices is None else devices)
+    shardings = param_shardings(abstract_params(config), mesh, layout)
+    params, config, serving = model_folder.load(folder, shardings=shardings)
+    return Predictor(
+        params,
+        config,
+        serving,
+        extractor=extractor,
+        layout=layout,
+        model=model,
+        devices=devices,
+        max_batch=max_batch,
+        progress=progress,
+    )

@@ -1,0 +1,172 @@
+"""Many predictions from a file: one request a line in, one result a line out, in the same order.
+
+Requests are sent through the model together where they ask the same kind of thing, which is many
+times faster than one by one.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from twelve_in_one.predict.predictor import Predictor
+from twelve_in_one.predict.results import Result, to_json
+
+# Keys of a request of each command; those with True must be there.
+_COMMON = {"id": False, "task": False}
+KEYS = {
+    "answer": {"image": True, "text": True, "top": False},
+    "rank": {"images": True, "text": True},
+    "ground": {"image": True, "text": True, "boxes": False},
+    "point": {"image": True, "text": True, "boxes": True, "choices": False},
+    "entails": {"image": True, "text": True},
+    "compare": {"left": True, "right": True, "text": True},
+}
+TEXT_ARGUMENT = {
+    "answer": "question",
+    "rank": "caption",
+    "ground": "phrase",
+    "point": "question",
+    "entails": "hypothesis",
+    "compare": "sentence",
+}
+_OWN = ("image", "left", "right", "boxes", "choices")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A line of a file.
+
+    Attributes:
+      line: its number, from 1.
+      values: what it asks, by key.
+    """
+
+    line: int
+    values: dict[str, Any]
+
+
+def read_requests(path: Path, command: str, elsewhere: Sequence[str] = ()) -> list[Request]:
+    """Reads and checks all requests before any work is done.
+
+    Args:
+      path: one JSON object a line; blank lines are passed over.
+      command: which of the predictions, a key of `KEYS`.
+      elsewhere: keys that may be missing, since their values come from elsewhere.
+
+    Raises:
+      ValueError: the file cannot be read or holds none; a line is no object, or lacks a key or has
+        an unknown one.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    keys = KEYS[command] | _COMMON
+    requests = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: line {number} should be an object, is {line[:80]}")
+        unknown = sorted(set(values) - set(keys))
+        needed = [key for key in keys if keys[key] and key not in elsewhere]
+        missing = [key for key in needed if key not in values]
+        if unknown or missing:
+            raise ValueError(
+                f"{path}: line {number}: unknown keys {unknown}, missing keys {missing}; "
+                f"{command} takes {', '.join(keys)}"
+            )
+        requests.append(Request(number, values))
+    if not requests:
+        raise ValueError(f"{path}: holds no request")
+    return requests
+
+
+def answer_requests(
+    predictor: Predictor,
+    command: str,
+    requests: Sequence[Request],
+    options: dict[str, Any],
+    resolve: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    chunk: int = 256,
+) -> Iterator[tuple[Request, Result | None, dict[str, Any]]]:
+    """Runs requests; one that cannot be answered does not stop the others.
+
+    Args:
+      predictor: the model.
+      command: which of the predictions.
+      requests: from `read_requests`.
+      options: arguments of those that do not say otherwise.
+      resolve: turns the values of a request into arguments, e.g. ids into regions.
+      chunk: requests that are kept in memory at a time.
+
+    Yields:
+      Each request with its result, None if it failed, and what to write: the result as JSON, with
+      its "id", or "line" if it has none; of one that failed its "error".
+    """
+    for start in range(0, len(requests), chunk):
+        part = requests[start : start + chunk]
+        found: dict[int, Result | ValueError] = {}
+        for group in _groups(command, part):
+            found |= _run(predictor, command, group, options, resolve)
+        for request in part:
+            result = found[request.line]
+            key = "id" if "id" in request.values else "line"
+            name = {key: request.values.get("id", request.line)}
+            if isinstance(result, ValueError):
+                yield request, None, name | {"error": str(result)}
+            else:
+                yield request, result, name | to_json(result)
+
+
+def _groups(command: str, requests: Sequence[Request]) -> list[list[Request]]:
+    """Requests that one call can answer together."""
+    if command == "rank":
+        return [[request] for request in requests]
+    groups: dict[str, list[Request]] = {}
+    for request in requests:
+        own, shared = _parts(request.values)
+        groups.setdefault(json.dumps([sorted(own), shared], sort_keys=True), []).append(request)
+    return list(groups.values())
+
+
+def _parts(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What each result has of its own, and what results of one call have in common."""
+    own = {key: values[key] for key in _OWN if key in values}
+    return own, {k: v for k, v in values.items() if k not in own and k not in ("id", "text")}
+
+
+def _run(
+    predictor: Predictor,
+    command: str,
+    group: Sequence[Request],
+    options: dict[str, Any],
+    resolve: Callable[[dict[str, Any]], dict[str, Any]],
+) -> dict[int, Result | ValueError]:
+    try:
+        results = _call(predictor, command, [resolve(r.values) for r in group], options)
+    except ValueError as error:
+        if len(group) == 1:
+            return {group[0].line: error}
+        alone: dict[int, Result | ValueError] = {}
+        for request in group:  # finds out which of them it was
+            alone |= _run(predictor, command, [request], options, resolve)
+        return alone
+    return {request.line: result for request, result in zip(group, results, strict=True)}
+
+
+def _call(
+    predictor: Predictor, command: str, values: Sequence[dict[str, Any]], options: dict[str, Any]
+) -> list[Result]:
+    columns, shared = _parts(values[0])
+    for key in columns:
+        columns[key] = [request[key] for request in values]
+    texts = {TEXT_ARGUMENT[command]: [request["text"] for request in values]}
+    return getattr(predictor, command)(**options | shared | columns | texts)
