@@ -124,6 +124,7 @@ def write_safetensors(
             raise OSError(f"{directory}: cannot be written: {_first_line(error)}") from error
         text = json.dumps(to_reference(config), indent=2, sort_keys=True)
         (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        file.chmod((temporary / CONFIG_FILE).stat().st_mode)  # the library's file is private
 
 
 def _contiguous(tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
