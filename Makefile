@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-WORKDIR ?= workdir/scenes
+WORKDIR ?= workdir/world
 EXTRAS ?= dev
 BIN := $(VENV)/bin
 comma := ,
@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 .PHONY: train test lint clean
 
 train: $(INSTALLED)
-	$(BIN)/python -m twelve_in_one.train --config=configs/scenes.py --workdir=$(WORKDIR)
+	$(BIN)/python -m twelve_in_one.train --config=configs/world.py --workdir=$(WORKDIR)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)

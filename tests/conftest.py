@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from reference.small_world import run_build, small_world  # noqa: F401  (fixtures)
 
 from twelve_in_one.convert.names import flatten, unflatten
 from twelve_in_one.models.config import StreamConfig, TwoStreamConfig

@@ -12,11 +12,9 @@ from twelve_in_one import checkpoint, sharding
 from twelve_in_one.checkpoint import (
     is_checkpoint,
     load_params,
-    load_preprocessing,
     replacing,
     save_params,
 )
-from twelve_in_one.data.preprocessing import Preprocessing
 from twelve_in_one.models.config import from_json, to_json
 from twelve_in_one.models.encoder import stack_layers
 from twelve_in_one.models.two_stream import abstract_params
@@ -63,18 +61,13 @@ def test_round_trip(tmp_path, config, params):
         np.testing.assert_array_equal(loaded_unused[name], array)
 
 
-def test_what_was_done_to_the_inputs_travels_along(tmp_path, config, params):
-    preprocessing = Preprocessing("ab" * 32, 41, True, {"vqa": 23}, {"vqa": 101}, 10, "detected")
-    save_params(tmp_path / "model", params, config, preprocessing=preprocessing)
-    assert load_preprocessing(tmp_path / "model") == preprocessing
+def test_texts_are_put_beside_and_watched(tmp_path, config, params):
+    save_params(tmp_path / "model", params, config, texts={"words.txt": "a\nb"})
+    assert (tmp_path / "model" / "words.txt").read_text() == "a\nb\n"
     assert_equal(load_params(tmp_path / "model")[0], params)
-
-    save_params(tmp_path / "without", params, config)
-    assert load_preprocessing(tmp_path / "without") is None
-
-    (tmp_path / "model" / "preprocessing.json").write_text('{"vocab_size": 41}')
-    with pytest.raises(ValueError, match="preprocessing.json: .*missing keys"):
-        load_preprocessing(tmp_path / "model")
+    (tmp_path / "model" / "words.txt").unlink()
+    with pytest.raises(ValueError, match=r"words.txt is missing"):
+        load_params(tmp_path / "model")
 
 
 def test_views_and_jax_arrays_are_written_as_they_read(tmp_path, config, params):

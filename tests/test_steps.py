@@ -1,9 +1,11 @@
 """Train and eval steps of all kinds of task: what they sum, what they change, that they resume."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from twelve_in_one import optim, steps
@@ -197,9 +199,9 @@ def test_updates_lower_the_loss_and_change_only_what_the_task_reads(task, params
     state, step = trainer(task)
     history = []
     for _ in range(40):
-        state, sums = step(state, batch, key)
-        history.append(float(sums.mean_loss()))
-    assert state.step == 40 and sums.count == B - 1
+        state, metrics = step(state, batch, key)
+        history.append(float(metrics.sums.mean_loss()))
+    assert state.step == state.clock == 40 and metrics.sums.count == B - 1
     assert np.mean(history[-5:]) < 0.8 * np.mean(history[:5])
 
     after = flatten(state.params)
@@ -225,12 +227,12 @@ def test_a_resumed_run_goes_on_to_the_bit(draw, trainer):
     assert resumed.step == 2
     assert jax.tree.structure(resumed) == jax.tree.structure(through)
     jax.tree.map(np.testing.assert_array_equal, resumed, through)
-    np.testing.assert_array_equal(resumed_sums, through_sums)
+    jax.tree.map(np.testing.assert_array_equal, resumed_sums, through_sums)
     # The step, and nothing else, makes the difference between one mask and the next.
-    losses = [step(saved._replace(step=np.int32(i)), batches[1], key)[1].loss for i in (1, 2)]
-    assert losses[0] == through_sums.loss != losses[1]
-    other_key = step(saved, batches[1], jax.random.key(1))[1].loss
-    assert other_key != through_sums.loss
+    losses = [step(saved._replace(step=np.int32(i)), batches[1], key)[1].sums.loss for i in (1, 2)]
+    assert losses[0] == through_sums.sums.loss != losses[1]
+    other_key = step(saved, batches[1], jax.random.key(1))[1].sums.loss
+    assert other_key != through_sums.sums.loss
 
 
 def test_the_gradient_is_that_of_the_scaled_mean_loss(config, draw, trainer):
@@ -246,16 +248,133 @@ def test_the_gradient_is_that_of_the_scaled_mean_loss(config, draw, trainer):
         moved = jax.tree.map(
             lambda x, grad: np.float32(x + along * grad / norm), state.params, grads
         )
-        return float(step(state._replace(params=moved), batch, key)[1].mean_loss())
+        return float(step(state._replace(params=moved), batch, key)[1].sums.mean_loss())
 
     slope = (mean_loss(0.003) - mean_loss(-0.003)) / 0.006
     np.testing.assert_allclose(slope, norm, rtol=0.01)
 
     groups = optim.two_stream_groups(head_learning_rate=1.0, weight_decay=0.0)
     doubled = steps.make_train_step(config, task, optim.adamw(3e-3, groups), loss_scale=2.0)
-    second, sums = jax.jit(doubled)(state, batch, key)
+    second, metrics = jax.jit(doubled)(state, batch, key)
     unscaled = step(state, batch, key)[1]
-    np.testing.assert_allclose(sums, unscaled, rtol=1e-6)  # what is reported has no scale
+    np.testing.assert_allclose(metrics.grad_norm, 2 * unscaled.grad_norm, rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics.sums, unscaled.sums, rtol=1e-6
+    )  # what is reported has no scale
     largest = max(np.abs(grad).max() for grad in jax.tree.leaves(grads))
     for mu, grad in zip(jax.tree.leaves(second.opt_state.mu), jax.tree.leaves(grads), strict=True):
         np.testing.assert_allclose(mu / 0.1, 2 * grad, rtol=0, atol=1e-5 * largest)
+
+
+# ------------------------------------------------------------ parts, sums of tasks, bad gradients
+
+
+@pytest.fixture(scope="module")
+def still(config):
+    """The config without dropout, so that a batch and its parts have the same masks: none."""
+    quiet = dict(dropout_rate=0.0, attention_dropout_rate=0.0)
+    return dataclasses.replace(
+        config,
+        text=dataclasses.replace(config.text, **quiet),
+        visual=dataclasses.replace(config.visual, **quiet),
+    )
+
+
+@EVERY_KIND
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(task, params, still, draw):
+    """Parts with different numbers of real rows weigh by them."""
+    batch, key, zero = draw(task), jax.random.key(0), np.int32(0)
+    whole, parts = (
+        jax.jit(steps.make_grad_step(still, task, loss_scale=3.0, accumulate=accumulate))(
+            params, zero, batch, key
+        )
+        for accumulate in (1, 2)
+    )
+    np.testing.assert_allclose(parts[1].sums, whole[1].sums, rtol=1e-6)
+    norm = float(whole[1].grad_norm)
+    np.testing.assert_allclose(parts[1].grad_norm, norm, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * norm),
+        parts[0].grads,
+        whole[0].grads,
+    )
+
+
+def test_one_update_from_two_tasks_is_that_of_the_summed_loss(params, still, draw):
+    """Against a gradient of the sum, taken at once, and plain descent."""
+    tasks = (TASKS[0], TASKS[3])
+    batches, key = [draw(task) for task in tasks], jax.random.key(0)
+
+    def loss(params):
+        pairs = zip(tasks, batches, strict=True)
+        return sum(steps.batch_sums(still, t, params, b).mean_loss() for t, b in pairs)
+
+    optimizer = optax.sgd(0.1)
+    gradients = [
+        jax.jit(steps.make_grad_step(still, task))(params, np.int32(0), batch, key)[0]
+        for task, batch in zip(tasks, batches, strict=True)
+    ]
+    update = jax.jit(steps.make_update_step(optimizer))
+    state = steps.init_state(params, optimizer)
+    state = update(state, steps.add_gradients(*gradients), np.bool_(False), np.bool_(True))
+    expected = jax.tree.map(lambda x, g: x - 0.1 * g, params, jax.jit(jax.grad(loss))(params))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, expected
+    )
+    assert (int(state.step), int(state.clock), int(state.skipped)) == (1, 1, 0)
+
+
+def test_a_gradient_that_is_not_finite_changes_counters_only(params, config, draw):
+    optimizer = optim.adamw(3e-3, optim.two_stream_groups(head_learning_rate=1.0, weight_decay=0.1))
+    step = jax.jit(steps.make_train_step(config, ANSWER, optimizer))
+    batch, key = draw(ANSWER), jax.random.key(0)
+    state, _ = step(steps.init_state(params, optimizer), batch, key)
+    poisoned = batch | {"targets": np.where(batch["_mask"][:, None], np.nan, 0).astype(np.float32)}
+    after, metrics = step(state, poisoned, key)
+    assert not np.isfinite(metrics.grad_norm)
+    assert (int(after.step), int(after.skipped)) == (2, 1)
+    for a, b in ((after.params, state.params), (after.opt_state, state.opt_state)):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_clock_ticks_with_the_last_update_of_a_round(params, config, draw):
+    """All updates of a round have its rate; the official schedule gives later ones the next."""
+    seen = []
+
+    def rate(clock):
+        return 1e-3 * (clock + 1)
+
+    groups = optim.two_stream_groups(head_learning_rate=1.0, weight_decay=0.0)
+    for official in (False, True):
+        optimizer = optim.adamw(rate, groups)
+        gradient, _ = jax.jit(steps.make_grad_step(config, ANSWER))(
+            params, np.int32(0), draw(ANSWER), jax.random.key(0)
+        )
+        update = jax.jit(steps.make_update_step(optimizer, official_schedule=official))
+        state = steps.init_state(params, optimizer)
+        sizes = []
+        for later, last in ((False, False), (True, True), (False, True)):
+            new = update(state, gradient, np.bool_(later), np.bool_(last))
+            # With the same gradient every time, Adam's step is the rate, in every element.
+            moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), new.params, state.params)
+            sizes.append(round(1e3 * float(max(jax.tree.leaves(moved)))))
+            state = new
+        seen.append((sizes, int(state.clock)))
+    # The official clock counts twice as fast, and is odd for later updates.
+    assert seen == [([1, 1, 2], 2), ([1, 2, 3], 2)]
+
+
+def test_clipping_is_by_the_global_norm(params, config, draw):
+    optimizer = optax.sgd(1.0)
+    gradient, metrics = jax.jit(steps.make_grad_step(config, ANSWER))(
+        params, np.int32(0), draw(ANSWER), jax.random.key(0)
+    )
+    norm = float(metrics.grad_norm)
+    for limit, expected in ((norm / 4, norm / 4), (norm * 4, norm)):
+        update = jax.jit(steps.make_update_step(optimizer, clip_norm=limit))
+        state = update(
+            steps.init_state(params, optimizer), gradient, np.bool_(False), np.bool_(True)
+        )
+        moved = jax.tree.map(lambda a, b: np.sum((a - b) ** 2), state.params, params)
+        moved = np.sqrt(sum(map(float, jax.tree.leaves(moved))))
+        np.testing.assert_allclose(moved, expected, rtol=1e-4)

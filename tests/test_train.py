@@ -1,9 +1,9 @@
-"""The default job in its debug size: what it writes, what it reports, what it refuses."""
+"""The trainer end to end on a small world, with few tasks: files, plan, resuming, bad input."""
 
 import importlib.util
 import json
 import os
-import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,177 +12,234 @@ import jax
 import numpy as np
 import pytest
 
-from twelve_in_one import checkpoint, train
+from twelve_in_one import dsg, loop, metrics_writer, model_folder, state, train
 from twelve_in_one.convert.names import flatten
-from twelve_in_one.models.config import named_size
-from twelve_in_one.models.two_stream import TwoStreamModel, count_parameters
-from twelve_in_one.tasks.base import trunk_inputs
-from twelve_in_one.tasks.twelve import TWELVE
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = [task.name for task in TWELVE]
+TASKS = ("vqa", "refcoco", "flickr30k")
 
 
-def get_config(mode="debug"):
-    spec = importlib.util.spec_from_file_location("scenes_config", ROOT / "configs" / "scenes.py")
+def load_config(name, argument):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(mode)
+    return module.get_config(argument)
 
 
-# ------------------------------------------------------------------------------------ one run
-
-
-class Job:
-    """The debug job on four of its tasks: compiling is what takes long, and pairs share a step."""
-
-    tasks = ("vqa", "vgqa", "refcoco", "refcoco+")
-
-    def __init__(self, workdir):
-        self.config, self.workdir = get_config(), workdir
-        self.config.tasks = self.tasks
-        self.results = train.train(self.config, workdir)
+def small_config(world, *, rounds=6, tasks=TASKS, devices=1):
+    """The debug run on the tests' own world, with so few rounds that it validates thrice."""
+    config = load_config("world", "debug")
+    config.tasks = tasks
+    config.data.dir, config.data.raw_dir = str(world.data), str(world.raw)
+    config.data.world_images = 0
+    config.compilation_cache = str(world.data.parent / "programs")  # shared with other tests
+    config.parallel.devices = devices
+    config.schedule.num_rounds = rounds
+    config.evaluation.max_validation_examples = 16
+    config.evaluation.max_test_examples = 8
+    config.evaluation.pictures = 1
+    # So that a hair's breadth stops a task, and another starts it again.
+    config.schedule.patience, config.schedule.threshold, config.schedule.gap = 0, 0.5, 3
+    return config
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    return Job(tmp_path_factory.mktemp("job") / "new" / "workdir")
+def finished(small_world, tmp_path_factory):
+    """A run that nobody disturbed: its workdir and results."""
+    workdir = tmp_path_factory.mktemp("run") / "new" / "workdir"
+    results = train.train(small_config(small_world), workdir)
+    return workdir, results
 
 
-@pytest.fixture(scope="module")
-def trained(job):
-    """The parameters that the job saved, read back."""
-    params, config, unused = checkpoint.load_params(job.workdir / "model")
-    assert config == named_size("tiny")
-    assert unused == {}
-    return params
+def deterministic(workdir):
+    """The lines of the log without times."""
+    lines = metrics_writer.read(workdir / metrics_writer.FILE)
+    return [{k: v for k, v in line.items() if k != "timing"} for line in lines]
 
 
-def test_files_of_a_run(job):
-    assert sorted(os.listdir(job.workdir)) == ["metrics.jsonl", "model", "results.json"]
-    lines = [json.loads(line) for line in (job.workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [line["round"] for line in lines] == [1, 2]
-    for line in lines:
-        assert list(line["loss"]) == list(job.tasks)
-        assert all(0 < loss < 100 for loss in line["loss"].values())
-    assert json.loads((job.workdir / "results.json").read_text()) == job.results
+def params_of(workdir):
+    return flatten(model_folder.load(workdir / "model")[0])
 
 
-def test_results_of_all_tasks(job):
-    assert list(job.results) == list(job.tasks)
-    for name, result in job.results.items():
-        assert set(result) == {"score", "chance", "loss"}
-        assert 0 <= result["score"] <= 1 and np.isfinite(result["loss"]), name
-        share = result["score"] * job.config.num_eval_examples
-        assert share == pytest.approx(round(share), abs=1e-3), name  # all examples, each 0 or 1
-    chances = {name: result["chance"] for name, result in job.results.items()}
-    assert chances["vqa"] == chances["vgqa"] == pytest.approx(1 / 6)  # six colours
-    assert 1 / 6 < chances["refcoco"] < 1 / 4  # 3 to 5 objects and the whole image
-
-
-def test_saved_parameters_are_the_trained_ones(job, trained):
-    """They give the reported score on examples of another seed, by an argmax of our own."""
-    model = named_size(job.config.model)
-    assert sum(leaf.size for leaf in jax.tree.leaves(trained)) == count_parameters(model)
-    (task,) = [task for task in TWELVE if task.name == "refcoco"]
-    apply = jax.jit(
-        lambda inputs: TwoStreamModel(model).apply(
-            {"params": trained}, **inputs, heads=("region_score",)
-        )[0]["region_score"]
-    )
-    right = []
-    for i in range(job.config.num_eval_examples // job.config.batch_size):
-        batch = train.draw(task, model, (1, job.config.seed, i), job.config.batch_size)
-        scores = np.where(batch["region_mask"], apply(trunk_inputs(task, batch)), -np.inf)
-        right += list(scores.argmax(axis=1) == batch["targets"].argmax(axis=1))
-    assert np.mean(right) == pytest.approx(job.results["refcoco"]["score"])
-
-
-def test_only_the_heads_of_the_tasks_were_trained(job, trained):
-    """Biases start at 0 and do not decay, so they say whether a head was ever updated."""
-    nonzero = {
-        path[1]
-        for path, leaf in flatten(trained).items()
-        if path[0] == "heads" and path[-1] == "bias" and np.any(leaf)
+def test_files_of_a_run(finished):
+    workdir, results = finished
+    found = set(os.listdir(workdir))
+    expected = {"checkpoints", "config.json", "events", "examples", "metrics.jsonl", "model"}
+    assert found == expected | {
+        "plots",
+        "preprocessing.json",
+        "report.html",
+        "results.json",
     }
-    heads = {task.head for task in TWELVE if task.name in job.tasks}
-    assert nonzero == heads == {"vqa", "region_score"}
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert list(results["tasks"]) == list(TASKS)
+    assert results["round"] == 6
+    assert state.all_rounds(workdir)[-1] == 6
+    assert (workdir / "report.html").read_text().count("<img") >= 4
+    assert len(list((workdir / "examples").glob("*.png"))) == len(TASKS)
 
 
-@pytest.mark.parametrize("task", TWELVE, ids=lambda task: task.name)
-def test_chance_is_what_guessing_scores(task):
-    """Uniform guesses among what may be answered, drawn at random."""
-    rng, size = np.random.default_rng(0), 20_000
-    batch = train.draw(task, named_size("tiny"), (1, 0, 0), 500)
-    pick, targets = rng.integers(0, 500, size), batch["targets"]
-    if task.kind == "match":
-        right = rng.integers(0, 4, size) == targets[pick]
-    else:
-        allowed = dict(region="region_mask", choice="choice_mask").get(task.kind)
-        occurring = np.broadcast_to(targets.any(axis=0), targets.shape)
-        weights = (occurring if allowed is None else batch[allowed])[pick]
-        guess = np.where(weights, rng.random(weights.shape), -1).argmax(axis=1)
-        right = targets[pick, guess] == 1
-    deviation = 0.5 / size**0.5
-    assert train.chance(batch, task) == pytest.approx(right.mean(), abs=4 * deviation)
+def test_the_log_holds_what_the_plan_says(finished, small_world):
+    """The plan is replayed from the logged validation scores alone."""
+    workdir, results = finished
+    lines = deterministic(workdir)
+    assert lines[0]["event"] == "start" and lines[0]["parameters"] == results["parameters"]
+    validations = [line for line in lines if line["event"] == "validation"]
+    trained = {line["round"]: line["updates_of"] for line in lines if line["event"] == "train"}
+    controller = dsg.Controller(patience=0, threshold=0.5)
+    states = dsg.init(TASKS)
+    stopped_at_all = False
+    for number in range(6):
+        going = [n for n in TASKS if not states[n].stopped or number % 3 == 0]
+        assert trained[number + 1] == dict.fromkeys(going, 1), number
+        for line in validations:
+            if line["round"] == number + 1:
+                name = line["task"]
+                states = {**states, name: dsg.update(controller, states[name], line["score"])}
+                assert line["stopped"] == states[name].stopped
+                stopped_at_all |= line["stopped"]
+    assert stopped_at_all
+    # After rounds 2 and 4 (a multiple of the interval, from 0), and after the last.
+    assert [line["round"] for line in validations[:: len(TASKS)]] == [3, 5, 6]
+    assert results["updates"] == sum(sum(updates.values()) for updates in trained.values())
 
 
-def test_table():
-    """A row a task, whatever was run."""
-    results = {name: dict(score=i / 12, chance=0.25, loss=float(i)) for i, name in enumerate(NAMES)}
-    header, *rows = train.results_table(TWELVE, results).splitlines()
-    assert header.split() == ["group", "task", "score", "chance", "loss"]
-    assert len(rows) == 12
-    for i, (row, task) in enumerate(zip(rows, TWELVE, strict=True)):
-        group, title, *numbers = re.split("  +", row)
-        assert (group, title) == (task.group, task.title)
-        assert numbers == [f"{i / 12:.3f}", "0.250", f"{i:.4f}"]
+def test_a_stopped_run_resumes_to_the_bit(finished, small_world, tmp_path, monkeypatch):
+    """Stopped in a round without a checkpoint or a line of the log, and killed after another."""
+    workdir, results = finished
+    config = small_config(small_world)
+    config.log.every_rounds = 4  # a window that is open when the run stops
+    uninterrupted = tmp_path / "uninterrupted"
+    train.train(config, uninterrupted)
+    again = tmp_path / "again"
+    validate = loop.validate
+    calls = []
+
+    def stop_in_round_three(*args):
+        calls.append(args[-1])
+        if len(calls) == len(TASKS):  # the last validation after round 3
+            os.kill(os.getpid(), 15)
+        return validate(*args)
+
+    monkeypatch.setattr(loop, "validate", stop_in_round_three)
+    assert train.train(config, again) is None
+    monkeypatch.undo()
+    assert state.all_rounds(again)[-1] in (3, 4)
+    # Killed after it had gone on, without a checkpoint of its own: the log is too long.
+    with (again / metrics_writer.FILE).open("a") as file:
+        file.write('{"event": "train", "round": 5, "loss": {}}\n{"event": "tra')
+    train.train(config, again)
+    assert deterministic(again) == deterministic(uninterrupted)
+    for path, value in params_of(uninterrupted).items():
+        np.testing.assert_array_equal(params_of(again)[path], value)
+    last = [state.read_progress(folder, 6) for folder in (again, uninterrupted)]
+    assert last[0].controllers == last[1].controllers
+    assert last[0].positions == last[1].positions
+    # The log's interval changes the log, and nothing else.
+    for path, value in params_of(workdir).items():
+        np.testing.assert_array_equal(params_of(again)[path], value)
 
 
-# -------------------------------------------------------------------------------- no run needed
+def test_a_finished_run_is_only_evaluated_again(finished, small_world, tmp_path):
+    workdir, results = finished
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    again = train.train(small_config(small_world), copy)
+    assert again["tasks"] == results["tasks"]
+    assert deterministic(copy) == deterministic(workdir)
 
 
-@pytest.mark.parametrize("mode", ["", "debug"])
-def test_the_config_is_valid_and_names_all_twelve(mode):
-    assert [task.name for task in train.check_config(get_config(mode))] == NAMES
+@pytest.fixture
+def command(small_world, tmp_path):
+    """Runs the trainer's command with overrides; what it prints to stderr and its exit code."""
+
+    def run(*overrides, config="world.py:debug"):
+        env = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "twelve_in_one.train",
+                f"--config={ROOT / 'configs' / config}",
+                f"--workdir={tmp_path / 'workdir'}",
+                f"--config.data.dir={small_world.data}",
+                "--config.data.world_images=0",
+                *overrides,
+            ],
+            capture_output=True,
+            text=True,
+            env=env,
+            timeout=300,
+            cwd=tmp_path,
+        )
+        return done.returncode, done.stderr
+
+    return run
 
 
-def test_config_modes():
-    assert get_config().num_rounds == 2 < get_config("").num_rounds
-    with pytest.raises(ValueError, match="takes no argument or :debug, got 'fast'"):
-        get_config("fast")
+def test_misspelt_settings_are_all_named_before_any_work(command, tmp_path):
+    code, error = command("--config.schedul.gap=2", "--config.task.vqaa.batch_size=3")
+    assert code == 1
+    assert "did you mean schedule?" in error and "did you mean vqa" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "workdir").exists()
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (dict(tasks=("vqa", "vqa2")), r"tasks: \['vqa2'\]; known: vqa, vgqa, gqa"),
-        (dict(tasks=()), "tasks: none given"),
-        (dict(tasks=("vqa", "vqa")), "tasks: each may be named once, got vqa, vqa"),
-        (dict(batch_size=0), "batch_size must be at least 1, got 0"),
-        (dict(num_rounds=0, warmup_rounds=0), "num_rounds must be at least 1"),
-        (dict(num_eval_examples=100), "num_eval_examples 100 must be a multiple of batch_size 64"),
-        (dict(warmup_rounds=3), "warmup_rounds 3 must be less than num_rounds 2"),
-        (dict(warmup_rounds=2), "warmup_rounds 2 must be less than num_rounds 2"),
-        (dict(learning_rate=-1.0), "learning_rate must be a number from 0 up, got -1.0"),
-        (dict(learning_rate=float("nan")), "learning_rate must be a number from 0 up, got nan"),
-        (dict(seed=-1), "seed must not be negative"),
-        (dict(model="tinny"), "did you mean tiny"),
-        (dict(weight_decay=-1.0, log_every_rounds=0), "log_every_rounds must .*; weight_decay"),
-    ],
-)
-def test_a_bad_config_is_refused_before_anything_is_written(fields, message, tmp_path):
-    config = get_config()
-    config.update(fields)
-    with pytest.raises(ValueError, match=message):
-        train.train(config, tmp_path / "workdir")
-    assert os.listdir(tmp_path) == []
+def test_missing_data_is_named(command, tmp_path):
+    code, error = command("--config.data.regions=detected")
+    assert code == 1
+    assert "not built with region features 'detected'" in error and "Traceback" not in error
+    assert not (tmp_path / "workdir").exists()
 
 
-def test_the_command_names_what_is_missing(tmp_path):
-    command = [sys.executable, "-m", "twelve_in_one.train", f"--workdir={tmp_path / 'new'}"]
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode != 0
-    assert "--config must have a value" in done.stderr
-    assert os.listdir(tmp_path) == []
+# ------------------------------------------------------------ within this process
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_or_is_counted(small_world, tmp_path):
+    config = small_config(small_world, rounds=3, tasks=("refcoco",))
+    config.optimizer.learning_rate = 1e30  # parameters overflow in the first round that moves them
+    config.optimizer.schedule, config.optimizer.warmup_share = "constant", 0.0
+    with pytest.raises(FloatingPointError, match=r"refcoco, update \d: loss .*gradient norm"):
+        train.train(config, tmp_path / "raise")
+
+
+def test_a_checkpoint_of_another_size_is_refused(finished, small_world):
+    workdir, _ = finished
+    config = small_config(small_world)
+    config.model.text.mlp_dim = 96
+    before = sorted(os.listdir(workdir / "checkpoints"))
+    with pytest.raises(ValueError, match=r"does not fit the run.*mlp|has shape"):
+        train.train(config, workdir)
+    assert sorted(os.listdir(workdir / "checkpoints")) == before
+
+
+def test_dry_run_says_everything_and_leaves_nothing(small_world, tmp_path, capsys):
+    config = small_config(small_world, tasks=("refcoco",))
+    assert train.train(config, tmp_path / "workdir", only_describe=True) is None
+    printed = capsys.readouterr().out
+    for section in ("plan", "batches", "parameters", "programs", "memory", "time"):
+        assert f"== {section}" in printed
+    assert not (tmp_path / "workdir").exists()
+
+
+@pytest.mark.parametrize("update", ["fused", "in_turn"])
+def test_devices_make_no_difference(small_world, tmp_path, update):
+    """One device and eight, with split parameters: the same losses, scores and decisions."""
+    outcomes = []
+    for devices, model_axis, layout in ((1, 1, "dp"), (8, 2, "fsdp_tp")):
+        config = small_config(small_world, rounds=3, tasks=("vqa", "refcoco"), devices=devices)
+        config.optimizer.update = update
+        config.parallel.layout, config.parallel.model = layout, model_axis
+        workdir = tmp_path / layout
+        train.train(config, workdir)
+        outcomes.append((deterministic(workdir), params_of(workdir)))
+    (lines, params), (other_lines, other_params) = outcomes
+    for line, other in zip(lines, other_lines, strict=True):
+        assert line["event"] == other["event"]
+        for key in ("loss", "score"):
+            if key in line and isinstance(line[key], dict):
+                assert line[key] == pytest.approx(other[key], rel=2e-4, abs=1e-5)
+        if line["event"] == "validation":
+            assert (line["score"], line["stopped"]) == (other["score"], other["stopped"])
+    assert jax.device_count() == 8
+    for path, value in params.items():
+        np.testing.assert_allclose(other_params[path], value, rtol=0, atol=2e-3)

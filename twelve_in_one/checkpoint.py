@@ -1,4 +1,4 @@
-"""Parameters on disk: `params/`, `config.json`, perhaps `unused/` and `preprocessing.json`.
+"""Parameters on disk: `params/`, `config.json`, perhaps `unused/` and small text files.
 
 `files.json` lists all files with their sizes, so that a copy that broke off is found out. The
 parameters are float32 arrays in the unrolled layout, whatever the running model uses, so that
@@ -25,13 +25,11 @@ from jax.experimental import multihost_utils
 
 from twelve_in_one.convert.names import flatten, unflatten
 from twelve_in_one.convert.state_dict import check_shapes
-from twelve_in_one.data.preprocessing import Preprocessing
 from twelve_in_one.models.config import TwoStreamConfig, from_json, to_json
 from twelve_in_one.models.encoder import stack_layers, unstack_layers
 from twelve_in_one.models.two_stream import abstract_params
 
 PARAMS, UNUSED, CONFIG, FILES = "params", "unused", "config.json", "files.json"
-PREPROCESSING = "preprocessing.json"
 _STRAGGLER_SECONDS, _STRAGGLER_CHECKS = 0.5, 60
 
 
@@ -46,7 +44,7 @@ def save_params(
     config: TwoStreamConfig,
     unused: Mapping[str, np.ndarray] | None = None,
     *,
-    preprocessing: Preprocessing | None = None,
+    texts: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes parameters; on any error nothing is left behind.
@@ -58,14 +56,14 @@ def save_params(
       params: nested dict of arrays in the layout of `config`, stacked if `config.scan_layers`.
       config: the model's config.
       unused: {released name: array}, see `convert.state_dict.Loaded`.
-      preprocessing: what was done to the inputs, where the parameters were trained.
+      texts: {file name: content} of files to put beside.
       overwrite: replace an existing directory.
 
     Raises:
       FileExistsError: the directory exists and `overwrite` is False.
       ValueError: the parameters do not fit `config`.
     """
-    check_shapes(_expected_shapes(config), flatten(params), f"cannot write {directory}")
+    check_shapes(expected_shapes(config), flatten(params), f"cannot write {directory}")
     if config.scan_layers:
         params = unstack_layers(config, params)
         config = dataclasses.replace(config, scan_layers=False)
@@ -73,9 +71,8 @@ def save_params(
         if jax.process_index() == 0:
             temporary.mkdir()
             (temporary / CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
-            if preprocessing is not None:
-                text = preprocessing.to_json() + "\n"
-                (temporary / PREPROCESSING).write_text(text, encoding="utf-8")
+            for name, text in (texts or {}).items():
+                (temporary / name).write_text(text + "\n", encoding="utf-8")
         _sync("made")
         _save_tree(temporary / PARAMS, params, directory)
         if unused:
@@ -115,35 +112,20 @@ def load_params(
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG}: {error}") from error
     _check_files(directory)
-    stored = _stored_arrays(directory / PARAMS)
-    check_shapes(_expected_shapes(config), flatten(stored), str(directory))
+    stored = stored_arrays(directory / PARAMS)
+    check_shapes(expected_shapes(config), flatten(stored), str(directory))
     unused = {}
     if (directory / UNUSED).is_dir():
-        tree = _restore_tree(directory / UNUSED, _stored_arrays(directory / UNUSED))
+        tree = restore_tree(directory / UNUSED, stored_arrays(directory / UNUSED))
         unused = {".".join(path): array for path, array in flatten(tree).items()}
     if not scan_layers:
-        return _restore_tree(directory / PARAMS, stored, shardings), config, unused
+        return restore_tree(directory / PARAMS, stored, shardings), config, unused
     # Stacked on the host: a stacked array has no counterpart on disk that could go to its devices.
-    params = _restore_tree(directory / PARAMS, stored)
+    params = restore_tree(directory / PARAMS, stored)
     params = jax.tree.map(np.asarray, stack_layers(config, params))
     if shardings is not None:
         params = jax.tree.map(_place, params, shardings)
     return params, dataclasses.replace(config, scan_layers=True), unused
-
-
-def load_preprocessing(directory: str | os.PathLike[str]) -> Preprocessing | None:
-    """What was done to the inputs of a checkpoint's model; None where it does not say.
-
-    Raises:
-      ValueError: it cannot be read; names it.
-    """
-    path = Path(directory) / PREPROCESSING
-    if not path.exists():
-        return None
-    try:
-        return Preprocessing.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -200,7 +182,8 @@ def _sync(stage: str) -> None:
         multihost_utils.sync_global_devices(f"checkpoint {stage}")
 
 
-def _expected_shapes(config: TwoStreamConfig) -> Mapping[tuple[str, ...], tuple[int, ...]]:
+def expected_shapes(config: TwoStreamConfig) -> Mapping[tuple[str, ...], tuple[int, ...]]:
+    """{path: shape} of a model's parameters."""
     abstract = nn.unbox(abstract_params(config))
     return {path: leaf.shape for path, leaf in flatten(abstract).items()}
 
@@ -248,19 +231,33 @@ def _save_tree(path: Path, tree: Any, destination: str | os.PathLike[str]) -> No
         try:
             checkpointer.save(path, args=ocp.args.PyTreeSave(jax.tree.map(borrowed, tree)))
         except Exception:
-            _await_stragglers(path.parent)
+            await_stragglers(path.parent)
             raise
 
 
-def _stored_arrays(path: Path) -> Any:
-    """Tree of `jax.ShapeDtypeStruct` of the arrays that Orbax wrote at `path`."""
+def stored_arrays(path: Path) -> Any:
+    """Tree of `jax.ShapeDtypeStruct` of the arrays that Orbax wrote at `path`.
+
+    Raises:
+      ValueError: there are none, or they cannot be read; names it.
+    """
     with _orbax(ValueError, f"{path} cannot be read") as (_, checkpointer):
         tree = checkpointer.metadata(path).item_metadata.tree
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def _restore_tree(path: Path, target: Any, shardings: Any = None) -> Any:
-    """Arrays of the structure `target`: NumPy arrays, or global arrays with `shardings`."""
+def restore_tree(path: Path, target: Any, shardings: Any = None, *, partial: bool = False) -> Any:
+    """Arrays of the structure `target`: NumPy arrays, or global arrays with `shardings`.
+
+    Args:
+      path: what Orbax wrote.
+      target: tree of `jax.ShapeDtypeStruct`.
+      shardings: tree of the arrays' shardings.
+      partial: `target` may be a part of what is stored.
+
+    Raises:
+      ValueError: it cannot be read; names it.
+    """
     with _orbax(ValueError, f"{path} cannot be read") as (ocp, checkpointer):
         if shardings is None:
             restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
@@ -272,22 +269,35 @@ def _restore_tree(path: Path, target: Any, shardings: Any = None) -> Any:
                 target,
                 shardings,
             )
-        args = ocp.args.PyTreeRestore(item=target, restore_args=restore_args)
+        args = ocp.args.PyTreeRestore(
+            item=target, restore_args=restore_args, partial_restore=partial
+        )
         try:
             return checkpointer.restore(path, args=args)
         except Exception:
-            _await_stragglers(path)
+            await_stragglers(path)
             raise
 
 
 @contextlib.contextmanager
 def _orbax(error_type: type[Exception], message: str) -> Iterator[tuple[Any, Any]]:
-    """Yields Orbax and a checkpointer, quietly; all that they raise becomes one error.
+    """Yields Orbax and a checkpointer; see `orbax_errors`."""
+    import orbax.checkpoint as ocp  # slow to import
+
+    with (
+        orbax_errors(error_type, message),
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+    ):
+        yield ocp, checkpointer
+
+
+@contextlib.contextmanager
+def orbax_errors(error_type: type[Exception], message: str) -> Iterator[None]:
+    """Within this context Orbax is quiet, and all that it raises becomes one error.
 
     When one transfer fails, Orbax gives up its event loop at once and logs a traceback per thread;
     the other transfers find no loop to report to, and Python prints that for each of them.
     """
-    import orbax.checkpoint as ocp  # slow to import
 
     def foreign(record: logging.LogRecord) -> bool:
         return "orbax" not in record.pathname
@@ -300,8 +310,7 @@ def _orbax(error_type: type[Exception], message: str) -> Iterator[tuple[Any, Any
     logger.addFilter(foreign)
     sys.unraisablehook = report
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            yield ocp, checkpointer
+        yield
     except Exception as error:  # of many types, some of them from C++
         first_line = (str(error).splitlines() or [""])[0]
         raise error_type(f"{message}: {type(error).__name__}: {first_line}") from error
@@ -310,7 +319,7 @@ def _orbax(error_type: type[Exception], message: str) -> Iterator[tuple[Any, Any
         sys.unraisablehook = hook
 
 
-def _await_stragglers(directory: Path) -> None:
+def await_stragglers(directory: Path) -> None:
     """Returns when no file in `directory` has changed for a while, after a failure in it."""
     before = None
     for _ in range(_STRAGGLER_CHECKS):

@@ -176,3 +176,12 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     if rules is None or mesh.empty:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mesh.shape, rules))
+
+
+def max_in_flight() -> int:
+    """Programs that a loop may have waiting on the devices.
+
+    Enough to keep them busy, and few enough that the batches that wait do not fill their memory.
+    On several CPU devices none: their collectives lock each other out once programs queue up.
+    """
+    return 4 if jax.default_backend() != "cpu" or jax.device_count() == 1 else 0

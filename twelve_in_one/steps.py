@@ -1,4 +1,8 @@
-"""One update and one evaluation of one task, as pure functions to be compiled ahead of time."""
+"""Gradients, updates and evaluations, as pure functions to be compiled ahead of time.
+
+A gradient step is compiled for every head and shape, an update step once: tasks differ in the
+former only, and one update from the sum of several tasks' gradients needs the two apart anyway.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from twelve_in_one import optim, schedules
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.models.two_stream import TwoStreamModel
 from twelve_in_one.tasks.base import Task, task_loss, trunk_inputs
@@ -16,16 +21,51 @@ Batch = Mapping[str, Any]
 
 
 class TrainState(NamedTuple):
-    """What an update changes: `step` int32[] updates done, parameters, optimizer state."""
+    """What updates change.
+
+    Attributes:
+      step: int32[] updates done or skipped.
+      clock: int32[] what the learning rate is a function of: rounds in which a task was active.
+      skipped: int32[] updates that were left out because a gradient was not finite.
+      params: of the model.
+      opt_state: of the optimizer.
+    """
 
     step: jax.Array
+    clock: jax.Array
+    skipped: jax.Array
     params: Any
     opt_state: Any
 
 
+class Gradient(NamedTuple):
+    """Of one task's batch, or the sum over the tasks of a round.
+
+    Attributes:
+      grads: like the parameters.
+      ok: bool[] whether loss and gradient are finite.
+    """
+
+    grads: Any
+    ok: jax.Array
+
+
+class TaskMetrics(NamedTuple):
+    """What is logged of one batch.
+
+    Attributes:
+      sums: loss and score, without the loss scale.
+      grad_norm: float32[] global norm of the gradient, with the loss scale, before clipping.
+    """
+
+    sums: Sums
+    grad_norm: jax.Array
+
+
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first update."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    counters = (jnp.zeros((), jnp.int32) for _ in range(3))  # no shared buffers: they are donated
+    return TrainState(*counters, params, optimizer.init(params))
 
 
 def batch_sums(
@@ -46,37 +86,143 @@ def batch_sums(
     return task_loss(task, out[task.head], batch)
 
 
+def make_grad_step(
+    config: TwoStreamConfig, task: Task, *, loss_scale: float = 1.0, accumulate: int = 1
+) -> Callable[[Any, jax.Array, Batch, jax.Array], tuple[Gradient, TaskMetrics]]:
+    """Gradient of one batch of `task`, to be jitted.
+
+    Args:
+      config: the model.
+      task: the task; static, so that only its head is compiled.
+      loss_scale: factor on the mean loss (the released code scales it by the task's learning rate
+        over the smallest one).
+      accumulate: parts that the batch is cut into, one after the other, to need less memory. The
+        gradient is that of the whole batch: of one task, where the released code mixes tasks.
+
+    Returns:
+      A function of (params, step, batch, key). Dropout keys are `key` folded with step and task, so
+      that a resumed run draws the same masks.
+    """
+
+    def part_gradient(
+        params: Any, batch: Batch, key: jax.Array, count: jax.Array
+    ) -> tuple[Any, Sums]:
+        def loss(params: Any) -> tuple[jax.Array, Sums]:
+            sums = batch_sums(config, task, params, batch, key)
+            return loss_scale * sums.loss / jnp.maximum(count, 1), sums
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    def grad_step(
+        params: Any, step: jax.Array, batch: Batch, key: jax.Array
+    ) -> tuple[Gradient, TaskMetrics]:
+        key = jax.random.fold_in(jax.random.fold_in(key, step), batch["task_id"])
+        count = jnp.sum(batch["_mask"], dtype=jnp.float32)
+        if accumulate == 1:
+            grads, sums = part_gradient(params, batch, key, count)
+        else:
+
+            def add(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+                number, rows = part
+                rows = rows | {"task_id": batch["task_id"]}
+                new = part_gradient(params, rows, jax.random.fold_in(key, number), count)
+                return jax.tree.map(jnp.add, total, new), None
+
+            zero = jnp.zeros((), jnp.float32)
+            start = (jax.tree.map(jnp.zeros_like, params), Sums(zero, zero, zero))
+            parts = (jnp.arange(accumulate), _cut(batch, accumulate))
+            (grads, sums), _ = jax.lax.scan(add, start, parts)
+        norm = optax.tree.norm(grads)
+        ok = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
+        return Gradient(grads, ok), TaskMetrics(sums, norm)
+
+    return grad_step
+
+
+def _cut(batch: Batch, parts: int) -> dict[str, jax.Array]:
+    """[B, ...] to [parts, B / parts, ...], so that each part lies spread over the devices."""
+
+    def one(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+    return {name: one(x) for name, x in batch.items() if jnp.ndim(x)}
+
+
+def add_gradients(a: Gradient, b: Gradient) -> Gradient:
+    """The sum, for one update from several tasks."""
+    return Gradient(jax.tree.map(jnp.add, a.grads, b.grads), a.ok & b.ok)
+
+
+def make_update_step(
+    optimizer: optax.GradientTransformation,
+    *,
+    clip_norm: float = 0.0,
+    official_schedule: bool = False,
+) -> Callable[[TrainState, Gradient, jax.Array, jax.Array], TrainState]:
+    """One update from a gradient, to be jitted with the state donated; the same for all tasks.
+
+    A gradient that is not finite changes nothing but the counters.
+
+    Args:
+      optimizer: an optax transformation; those of `optim` take their learning rate at the clock.
+      clip_norm: global norm that the gradient is cut to; 0 does not.
+      official_schedule: the clock tells a round's first update from the later ones, see
+        `schedules.update_clock`.
+
+    Returns:
+      A function of (state, gradient, later, last), bool[] whether the update is not the first, and
+      whether it is the last of its round: then the clock goes on.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update_step(
+        state: TrainState, gradient: Gradient, later: jax.Array, last: jax.Array
+    ) -> TrainState:
+        grads, ok = gradient
+        if clip_norm:
+            grads, _ = optim.clip_by_global_norm(grads, clip_norm)
+        clock = schedules.update_clock(
+            state.clock, later, official_advance_within_round=official_schedule
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, clock=clock)
+        params = optax.apply_updates(state.params, updates)
+
+        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(ok, new, old)
+
+        return TrainState(
+            state.step + 1,
+            state.clock + last,
+            state.skipped + jnp.where(ok, 0, 1),
+            jax.tree.map(keep, params, state.params),
+            jax.tree.map(keep, opt_state, state.opt_state),
+        )
+
+    return update_step
+
+
 def make_train_step(
     config: TwoStreamConfig,
     task: Task,
     optimizer: optax.GradientTransformation,
     *,
     loss_scale: float = 1.0,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
-    """One update from one batch of `task`, to be jitted with the state donated.
+    accumulate: int = 1,
+    clip_norm: float = 0.0,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, TaskMetrics]]:
+    """Gradient and update in one function of (state, batch, key), with a clock of its own.
 
-    Args:
-      config: the model.
-      task: the task; static, so that only its head is compiled.
-      optimizer: an optax transformation.
-      loss_scale: factor on the mean loss (the released code scales it by the task's learning rate
-        over the smallest one).
-
-    Returns:
-      A function of (state, batch, key) giving the new state and the batch's `Sums`. The dropout key
-      is `key` folded with the step, so a resumed run draws the same masks.
+    For a single task; a run of several compiles the update once and not with every task.
     """
+    gradient_of = make_grad_step(config, task, loss_scale=loss_scale, accumulate=accumulate)
+    update = make_update_step(optimizer, clip_norm=clip_norm)
+    false, true = jnp.bool_(False), jnp.bool_(True)
 
-    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
-        def loss(params: Any) -> tuple[jax.Array, Sums]:
-            dropout_key = jax.random.fold_in(key, state.step)
-            sums = batch_sums(config, task, params, batch, dropout_key)
-            return loss_scale * sums.mean_loss(), sums
-
-        grads, sums = jax.grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), sums
+    def train_step(
+        state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[TrainState, TaskMetrics]:
+        gradient, metrics = gradient_of(state.params, state.step, batch, key)
+        return update(state, gradient, false, true), metrics
 
     return train_step
 

@@ -1,101 +1,20 @@
-"""A small world with its built data folder, made once a run, and the build command."""
+"""Copies of the small world, and what its raw files hold."""
 
-import contextlib
 import dataclasses
-import fcntl
-import io
 import json
-import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from twelve_in_one.data import build
-from twelve_in_one.data.reader import built_folder
 from twelve_in_one.data.sources import SOURCES
-from twelve_in_one.world import __main__ as world_command
 
 _DATASETS = ("vqa", "visual_genome", "gqa", "coco", "flickr30k", "refcoco", "visual7w")
 _DATASETS += ("guesswhat", "nlvr2", "snli_ve", "conceptual_captions")
 _TESTED = ("coco", "flickr30k", "refcoco", "refcoco+", "refcocog", "visual7w", "guesswhat")
 _TESTED += ("nlvr2", "snli_ve")
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-@dataclasses.dataclass(frozen=True)
-class SmallWorld:
-    """Raw files, what was built of them by `build all`, and what the command said."""
-
-    raw: Path
-    data: Path
-    outcome: Outcome
-
-    def built(self, name: str) -> Path:
-        """Folder of a built dataset."""
-        return built_folder(self.data, name, "pixels")
-
-    @property
-    def regions(self) -> Path:
-        """Folder of the stores of regions, one a collection."""
-        (folder,) = (self.data / "regions").iterdir()
-        return folder
-
-
-@pytest.fixture(scope="session")
-def run_build() -> Callable[..., Outcome]:
-    """Runs the build command in this process: `run_build(name, raw, data, *options)`."""
-    return _run_build
-
-
-def _run_build(name: str, raw: Path, data: Path, *options: str | Path) -> Outcome:
-    out, err = io.StringIO(), io.StringIO()
-    folders = ["--manual_dir", str(raw), "--data_dir", str(data)]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = build.main([name, *folders, "--jobs", "1", *map(str, options)])
-        except SystemExit as error:  # of argparse
-            code = error.code
-    return Outcome(code, out.getvalue(), err.getvalue())
-
-
-@pytest.fixture(scope="session")
-def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
-    """100 pictures and all thirteen datasets about them. Nobody may write into its folders."""
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # of the run, which its workers share
-    folder = base / "small_world"
-    with _locked(base / "small_world.lock"):
-        if not (folder / "outcome.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            silence = io.StringIO()
-            with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-                arguments = ["--out", str(folder / "raw"), "--images", "100", "--jobs", "1"]
-                assert world_command.main(arguments) == 0
-            outcome = _run_build("all", folder / "raw", folder / "data")
-            (folder / "outcome.json").write_text(json.dumps(dataclasses.asdict(outcome)))
-    outcome = Outcome(**json.loads((folder / "outcome.json").read_text()))
-    assert outcome.code == 0, outcome.err
-    return SmallWorld(folder / "raw", folder / "data", outcome)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.fixture

@@ -13,12 +13,9 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
-import io
 import multiprocessing
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,13 +23,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 from twelve_in_one.data import finish, processes, region_inputs, report, splits
 from twelve_in_one.data.assemble import make_record, read_splits
 from twelve_in_one.data.reader import (
     built_folder,
-    dataset_folder,
     open_split,
     read_build_info,
     region_names,
@@ -41,7 +35,6 @@ from twelve_in_one.data.records import DataError, Skipped
 from twelve_in_one.data.sources import SOURCES, Source
 
 _PIXELS = ("pixels", "photos")
-_SHOWN_FILES = 5
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -215,48 +208,11 @@ def build_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
     Raises:
       DataError: see the readers, the region stores and `BuildInputs`.
     """
-    import tensorflow_datasets as tfds
-
     from twelve_in_one.data.builders import BUILDERS
-    from twelve_in_one.data.builders.base import made_of
+    from twelve_in_one.data.builders.base import build_with
 
     inputs = _build_inputs(name, args)
-    regions = inputs.regions.name
-    if is_built(args.data_dir, name, regions) and not args.overwrite:
-        there = built_folder(args.data_dir, name, regions)
-        info = read_build_info(there)
-        if info["made_of"] != made_of(inputs):
-            raise DataError(
-                f"{there}: built from {_difference(info['made_of'], made_of(inputs))}; pass "
-                "--overwrite to replace it"
-            )
-        return info | {"name": name, "kept": True}
-    modes = tfds.GenerateMode
-    mode = modes.REUSE_CACHE_IF_EXISTS if args.overwrite else modes.REUSE_DATASET_IF_EXISTS
-    tfds.disable_progress_bar()
-    logging.set_verbosity(logging.ERROR)
-    # TFDS announces downloads of unknown size, of which there are none, on stdout.
-    silence = contextlib.redirect_stdout(io.StringIO())
-    for folder in (args.data_dir / dataset_folder(name) / regions).glob("incomplete*"):
-        shutil.rmtree(folder)  # of a build that was killed
-    with silence, tempfile.TemporaryDirectory() as downloads:
-        builder = BUILDERS[name](inputs=inputs, data_dir=str(args.data_dir))
-        builder.download_and_prepare(
-            download_dir=downloads,
-            download_config=tfds.download.DownloadConfig(download_mode=mode),
-        )
-    return read_build_info(Path(builder.data_dir)) | {"name": name, "kept": False}
-
-
-def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """How that which a dataset was built from differs from that which it would be built from."""
-    if there["features"] != here["features"]:
-        return f"region features {there['features']}, not {here['features']}"
-    files = [there["files"], here["files"]]
-    changed = sorted(
-        file for file in files[0] | files[1] if files[0].get(file) != files[1].get(file)
-    )
-    return f"other files ({', '.join(changed[:_SHOWN_FILES])})"
+    return build_with(BUILDERS[name], inputs, args.data_dir, overwrite=args.overwrite)
 
 
 def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -209,3 +209,11 @@ def as_dataset(
         .prefetch(prefetch)
         .with_options(options)
     )
+
+
+def hide_accelerators() -> None:
+    """Keeps TensorFlow off the GPUs, whose whole memory it would take to read files."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.set_visible_devices([], "TPU")

@@ -78,7 +78,7 @@ def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int
     """
     built = (built_folder(folder.path, task.name, folder.regions) for task in tasks)
     features = sorted({read_build_info(path)["made_of"]["features"] for path in built})
-    from_pixels = folder.regions in ("pixels", "photos")
+    ours = [name for name in features if name.startswith("pixels-")]
     return Preprocessing(
         vocab_sha256=folder.tokenizer.sha256,
         vocab_size=folder.tokenizer.vocab_size,
@@ -87,7 +87,7 @@ def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int
         max_regions={task.name: task.max_regions for task in tasks},
         region_feature_dim=feature_dim,
         region_source=folder.regions,
-        image_descriptor=", ".join(features) if from_pixels else "",
+        image_descriptor=", ".join(ours),
     )
 
 
@@ -104,6 +104,7 @@ def open_stream(
     host: int = 0,
     num_hosts: int = 1,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
+    max_examples: int = 0,
     encoding_options: Mapping[str, object] | None = None,
 ) -> TaskStream:
     """The batches of one task.
@@ -120,6 +121,7 @@ def open_stream(
       host: which of the hosts this is.
       num_hosts: how many there are.
       cache_bytes: memory for records.
+      max_examples: use about so many, of records drawn by the seed; 0 uses all.
       encoding_options: further fields of `Encoding`.
 
     Raises:
@@ -131,11 +133,11 @@ def open_stream(
     kept = np.ones(len(reader.index.counts), bool)
     if folder.clean is not None and split in source.cleaned_splits:
         kept = folder.clean.keeps(source.domain, reader.index)
-    records = np.flatnonzero(kept)
+    records = _some(np.flatnonzero(kept), reader.index.counts, max_examples, (seed, task.task_id))
     pool = None  # without region features there is nothing to be near in
     if task.kind == "match" and training and reader.index.feature_dim:
-        if folder.clean is None:
-            pool = nearest_pool(reader.index.mean_features)  # what is stored is of clean images
+        if folder.clean is None or max_examples:  # what is stored is of all clean images
+            pool = nearest_pool(reader.index.mean_features[records])
         else:
             pool = finish.read_hard_negatives(built, reader.index.image_ids[records, 0])
     answers: tuple[str, ...] = ()
@@ -159,3 +161,14 @@ def open_stream(
         **(encoding_options or {}),
     )
     return TaskStream(selection, encoding, pool)
+
+
+def _some(
+    records: np.ndarray, counts: np.ndarray, max_examples: int, seed: tuple[int, ...]
+) -> np.ndarray:
+    """Of the records, as many as hold `max_examples` examples, in stored order; all if 0."""
+    if not max_examples or counts[records].sum() <= max_examples:
+        return records
+    drawn = np.random.default_rng(seed).permutation(records)
+    enough = int(np.searchsorted(np.cumsum(counts[drawn]), max_examples)) + 1
+    return np.sort(drawn[:enough])

@@ -283,14 +283,24 @@ def from_json(text: str) -> TwoStreamConfig:
     raw = json.loads(text)
     if not isinstance(raw, dict):
         raise ValueError(f"a model config is a JSON object, got {type(raw).__name__}")
+    return from_dict(raw)
+
+
+def from_dict(raw: Mapping[str, Any]) -> TwoStreamConfig:
+    """The inverse of `dataclasses.asdict`; lists do for tuples.
+
+    Raises:
+      ValueError: unknown or missing fields, or inconsistent sizes.
+    """
     known = {field.name for field in dataclasses.fields(TwoStreamConfig)}
     unknown = sorted(set(raw) - known)
     missing = sorted({"text", "visual", "text_connections", "visual_connections"} - set(raw))
     if unknown or missing:
         raise ValueError(f"model config: unknown fields {unknown}, missing fields {missing}")
-    raw = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    values = {k: tuple(value) if isinstance(value, list) else value for k, value in raw.items()}
     try:
-        raw["text"], raw["visual"] = StreamConfig(**raw["text"]), StreamConfig(**raw["visual"])
+        values["text"] = StreamConfig(**values["text"])
+        values["visual"] = StreamConfig(**values["visual"])
     except TypeError as error:
         raise ValueError(f"model config: {error}") from error
-    return TwoStreamConfig(**raw)
+    return TwoStreamConfig(**values)

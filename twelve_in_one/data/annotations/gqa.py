@@ -60,10 +60,10 @@ def read_trainval(folder: Path) -> AnnotationSet:
     """
     path = find(folder, _question_name("train_balanced"), "cache/trainval_target.pkl")
     if question_answering.is_cache(path):
-        return _sorted(_read_file(path, answers_needed=True))
+        return _sorted(read_file(path, answers_needed=True))
     second = find(folder, _question_name("val_balanced"))
     both = question_answering.joined(
-        _read_file(path, answers_needed=True), _read_file(second, answers_needed=True), second
+        read_file(path, answers_needed=True), read_file(second, answers_needed=True), second
     )
     return _sorted(both)
 
@@ -84,14 +84,14 @@ def read_split(folder: Path, official_split: str) -> AnnotationSet:
       ValueError: unknown split.
     """
     if official_split == "testdev_balanced":
-        return _read_file(find(folder, _question_name(official_split)), answers_needed=False)
+        return read_file(find(folder, _question_name(official_split)), answers_needed=False)
     if official_split not in _CACHES:
         raise ValueError(
             "split must be train_balanced, val_balanced or testdev_balanced, "
             f"got {official_split!r}"
         )
     path = find(folder, _question_name(official_split), _CACHES[official_split])
-    return _sorted(_read_file(path, answers_needed=True))
+    return _sorted(read_file(path, answers_needed=True))
 
 
 def _question_name(official_split: str) -> str:
@@ -103,8 +103,16 @@ def _sorted(annotation_set: AnnotationSet) -> AnnotationSet:
     return dataclasses.replace(annotation_set, annotations=tuple(annotations))
 
 
-def _read_file(path: Path, answers_needed: bool) -> AnnotationSet:
-    """Questions of an official file or of a cache, in file order."""
+def read_file(path: Path, answers_needed: bool) -> AnnotationSet:
+    """Questions of an official file or of a cache, in file order.
+
+    Args:
+      path: of the file.
+      answers_needed: skip questions without an answer.
+
+    Raises:
+      DataError: the file is missing, is not what it should be, or holds no usable question.
+    """
     skipped: list[Skipped] = []
     if question_answering.is_cache(path):
         questions = question_answering.cached_questions(path, skipped, text_id)

@@ -109,6 +109,15 @@ def read_coco(folder: Path, split: str) -> AnnotationSet:
     )
 
 
+def read_coco_file(path: Path) -> AnnotationSet:
+    """All captions of one file of the official COCO form, in its order; see `read_coco`.
+
+    Raises:
+      DataError: the file is missing or is not what it should be.
+    """
+    return _collect(_coco_captions((), (path,), "train"))
+
+
 def read_flickr30k(folder: Path, split: str) -> AnnotationSet:
     """Captions of Flickr30k, in the order of the file; see `read_coco`.
 

@@ -57,7 +57,18 @@ def read(folder: Path, split: str) -> AnnotationSet:
     """
     if split not in _FILES:
         raise ValueError(f"split must be one of {', '.join(_FILES)}, got {split!r}")
-    path = files.find(folder, *_FILES[split])
+    return read_file(files.find(folder, *_FILES[split]))
+
+
+def read_file(path: Path) -> AnnotationSet:
+    """Sentences of one file, in its order; see `read`.
+
+    Args:
+      path: of JSON lines, or of a table where its name holds ".csv".
+
+    Raises:
+      DataError: it cannot be read, or a table lacks a column.
+    """
     is_table = ".csv" in path.suffixes
     records = _read_table(path) if is_table else files.read_json_lines(path)
     text_key, unit = ("hypothesis", "row") if is_table else ("sentence2", "line")

@@ -79,12 +79,25 @@ def read_split(folder: Path, official_split: str) -> AnnotationSet:
     """
     if official_split not in ("train2014", "val2014", "test2015"):
         raise ValueError(f"split must be train2014, val2014 or test2015, got {official_split!r}")
-    skipped: list[Skipped] = []
-    targets, target_file = None, None
+    target_file = None
     if official_split in _CACHES:
         target_file = find(folder, _annotation_name(official_split), _CACHES[official_split])
-        targets = _targets(target_file, skipped)
-    path = _question_file(folder, official_split)
+    return read_files(_question_file(folder, official_split), target_file)
+
+
+def read_files(path: Path, target_file: Path | None) -> AnnotationSet:
+    """Reads the questions of a file of the official form, in the order of their ids.
+
+    Args:
+      path: of the questions.
+      target_file: of their annotations (or a cache of the released code); None where there are no
+        answers.
+
+    Raises:
+      DataError: a file is missing, is not what it should be, or holds no usable question.
+    """
+    skipped: list[Skipped] = []
+    targets = None if target_file is None else _targets(target_file, skipped)
     questions = _questions(path, targets, skipped)
     result = question_answering.collected(questions, path, skipped, _image)
     used = {annotation.example_id for annotation in result.annotations}

@@ -1,8 +1,12 @@
 """What the builders of all datasets share: annotations and regions become one record an image."""
 
+import contextlib
 import dataclasses
 import inspect
+import io
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,11 +14,18 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from twelve_in_one.data import index as index_module
 from twelve_in_one.data import schema
 from twelve_in_one.data.assemble import make_record, read_splits
-from twelve_in_one.data.reader import BUILD_INFO
+from twelve_in_one.data.reader import (
+    BUILD_INFO,
+    built_folder,
+    dataset_folder,
+    read_build_info,
+    region_names,
+)
 from twelve_in_one.data.records import AnnotationSet, DataError, Skipped
 from twelve_in_one.data.region_inputs import RegionInputs, missing_images
 from twelve_in_one.data.sources import Source
@@ -22,6 +33,7 @@ from twelve_in_one.data.sources import Source
 # More than this share of unusable records means the wrong file rather than a few bad records.
 MAX_SKIPPED_SHARE = 0.05
 _STORED_ORDER_SEED = 1912
+_SHOWN_FILES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +175,62 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 def made_of(inputs: BuildInputs) -> dict[str, Any]:
     """What tells whether a built dataset is up to date."""
     return {"features": inputs.regions.describes, "files": dict(inputs.file_hashes)}
+
+
+def build_with(
+    kind: type[ImageMajorBuilder], inputs: BuildInputs, data_dir: Path, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Builds one dataset, unless it is there, made of the same files.
+
+    Args:
+      kind: the builder's class.
+      inputs: what to build from.
+      data_dir: where to build.
+      overwrite: build again what is there.
+
+    Returns:
+      What is noted beside the records, with "name" and whether it was "kept".
+
+    Raises:
+      DataError: see the readers, the region stores and `BuildInputs`; or it is there, made of other
+        files.
+    """
+    name, regions = kind.source.name, inputs.regions.name
+    if regions in region_names(data_dir, name) and not overwrite:
+        there = built_folder(data_dir, name, regions)
+        info = read_build_info(there)
+        if info["made_of"] != made_of(inputs):
+            raise DataError(
+                f"{there}: built from {_difference(info['made_of'], made_of(inputs))}; pass "
+                "--overwrite to replace it"
+            )
+        return info | {"name": name, "kept": True}
+    modes = tfds.GenerateMode
+    mode = modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS
+    tfds.disable_progress_bar()
+    logging.set_verbosity(logging.ERROR)
+    # TFDS announces downloads of unknown size, of which there are none, on stdout.
+    silence = contextlib.redirect_stdout(io.StringIO())
+    for folder in (data_dir / dataset_folder(name) / regions).glob("incomplete*"):
+        shutil.rmtree(folder)  # of a build that was killed
+    with silence, tempfile.TemporaryDirectory() as downloads:
+        builder = kind(inputs=inputs, data_dir=str(data_dir))
+        builder.download_and_prepare(
+            download_dir=downloads,
+            download_config=tfds.download.DownloadConfig(download_mode=mode),
+        )
+    return read_build_info(Path(builder.data_dir)) | {"name": name, "kept": False}
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """How that which a dataset was built from differs from that which it would be built from."""
+    if there["features"] != here["features"]:
+        return f"region features {there['features']}, not {here['features']}"
+    files = [there["files"], here["files"]]
+    changed = sorted(
+        file for file in files[0] | files[1] if files[0].get(file) != files[1].get(file)
+    )
+    return f"other files ({', '.join(changed[:_SHOWN_FILES])})"
 
 
 class _IndexRows:

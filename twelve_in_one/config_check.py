@@ -1,0 +1,343 @@
+"""Checks a config and turns it into frozen dataclasses: every error at once, before any work."""
+
+import dataclasses
+import difflib
+import math
+import re
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from twelve_in_one.models.config import StreamConfig, TwoStreamConfig, from_dict
+from twelve_in_one.run_config import RunConfig, TaskOptions, TaskRun
+from twelve_in_one.tasks.base import Task
+from twelve_in_one.tasks.twelve import TWELVE
+
+_DATA_DECIDES = ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim")
+_MAY_BE_ZERO = (
+    *_DATA_DECIDES,
+    "position_offset",
+    "num_tasks",
+    "num_frozen_layers",
+)
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a config."""
+
+    def __init__(self, errors: Sequence[str]):
+        super().__init__(
+            f"{len(errors)} error{'s' * (len(errors) > 1)} in the config:\n"
+            + "\n".join(f"  {error}" for error in errors)
+        )
+        self.errors = tuple(errors)
+
+
+def task_key(name: str) -> str:
+    """A task's name as it is written in `config.task`: flags know no "+"."""
+    return name.replace("+", "_plus")
+
+
+def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
+    """The config as frozen dataclasses.
+
+    Raises:
+      ConfigError: lists every unknown, missing or impossible setting, with the nearest known names;
+        if there are none, all settings that do not fit each other.
+    """
+    raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    if not isinstance(raw, Mapping):
+        raise ConfigError([f"a config is a dict of settings, got {raw!r}"])
+    errors: list[str] = []
+    tasks = _task_names(raw.get("tasks"), errors)
+    checked = {
+        "tasks": tasks,
+        "task": _task_options(raw.get("task"), tasks, errors),
+        "model": _model_fields(raw.get("model"), errors),
+    }
+    run = _section(RunConfig, {**raw, **checked}, "", errors)
+    _check_patterns(raw, errors)
+    if not errors:
+        _check_together(run, errors)
+    if errors:
+        raise ConfigError(errors)
+    return run
+
+
+def task_runs(run: RunConfig) -> tuple[TaskRun, ...]:
+    """The tasks of a run in its order, with the shapes of the config."""
+    known = {task.name: task for task in TWELVE}
+    return tuple(_task_run(known[name], run.task[name]) for name in run.tasks)
+
+
+def loss_scales(runs: Sequence[TaskRun]) -> dict[str, float]:
+    """Factor on each task's loss, see `TaskOptions.loss_scale`."""
+    positive = [r.options.learning_rate for r in runs if r.options.learning_rate > 0]
+    lowest = min(positive, default=1.0)
+    return {r.task.name: r.options.loss_scale or r.options.learning_rate / lowest for r in runs}
+
+
+def resolve_model(
+    fields: Mapping[str, Any],
+    *,
+    vocab_size: int,
+    answers: Mapping[str, int],
+    region_feature_dim: int,
+) -> TwoStreamConfig:
+    """The model's config with the sizes that the data decides where the config says 0.
+
+    Args:
+      fields: `RunConfig.model`.
+      vocab_size: word pieces of the data.
+      answers: head -> number of answers in the data.
+      region_feature_dim: F of the data's regions; 0 if it has none.
+
+    Raises:
+      ConfigError: a size that the config gives does not fit the data.
+    """
+    found = {
+        "vocab_size": vocab_size,
+        "num_vqa_answers": answers.get("vqa", 0),
+        "num_gqa_answers": answers.get("gqa", 0),
+        "region_feature_dim": region_feature_dim,
+    }
+    errors = []
+    resolved = dict(fields)
+    for name, size in found.items():
+        given = fields[name]
+        resolved[name] = given or max(size, 1)
+        if given and size and (given < size or (name == "region_feature_dim" and given != size)):
+            errors.append(f"model.{name} is {given}, the data has {size}; 0 takes that of the data")
+    if errors:
+        raise ConfigError(errors)
+    return from_dict(resolved)
+
+
+def _task_run(task: Task, options: TaskOptions) -> TaskRun:
+    shapes = {
+        name: getattr(options, name)
+        for name in ("max_tokens", "max_regions", "num_choices", "detected_slots", "batch_size")
+    }
+    return TaskRun(
+        dataclasses.replace(task, learning_rate=options.learning_rate, **shapes), options
+    )
+
+
+def _task_names(value: Any, errors: list[str]) -> tuple[str, ...]:
+    names = [task.name for task in TWELVE]
+    if not isinstance(value, (tuple, list)) or not value:
+        errors.append(f"tasks: {value!r}; should name some of {', '.join(names)}")
+        return ()
+    for name in value:
+        if name not in names:
+            errors.append(f"tasks: no task {name!r}{_near(name, names)}")
+    found = tuple(name for name in value if name in names)
+    if len(set(found)) < len(found):
+        errors.append(f"tasks: each may be named once, got {', '.join(found)}")
+    return found
+
+
+def _task_options(raw: Any, tasks: Sequence[str], errors: list[str]) -> dict[str, Any]:
+    """`TaskOptions` by task name."""
+    if not isinstance(raw, Mapping):
+        errors.append(f"task: should be a section, got {raw!r}")
+        return {}
+    for name in tasks:
+        if task_key(name) not in raw:
+            errors.append(f"task.{task_key(name)}: missing, though tasks names {name}")
+    known = {task_key(task.name): task.name for task in TWELVE}
+    checked = {}
+    for key, options in raw.items():
+        if key in known:
+            checked[known[key]] = _section(TaskOptions, options, f"task.{key}", errors)
+        else:
+            errors.append(f"task.{key}: no such task{_near(key, known)}")
+    return checked
+
+
+def _model_fields(raw: Any, errors: list[str]) -> dict[str, Any]:
+    """Fields of `TwoStreamConfig`, with 0 for what the data decides."""
+    values = _values(TwoStreamConfig, raw, "model", errors)
+    if values is None:
+        return {}
+    try:
+        model = from_dict(
+            {name: value or 1 if name in _DATA_DECIDES else value for name, value in values.items()}
+        )
+    except ValueError as error:
+        errors.append(f"model: {error}")
+        return {}
+    return dataclasses.asdict(model) | {
+        name: values[name] for name in _DATA_DECIDES if name in values
+    }
+
+
+def _section(cls: type, raw: Any, path: str, errors: list[str]) -> Any:
+    """`raw` as the dataclass `cls`, or None; errors are added to the list."""
+    values = _values(cls, raw, path, errors)
+    return None if values is None else cls(**values)
+
+
+def _values(cls: type, raw: Any, path: str, errors: list[str]) -> dict[str, Any] | None:
+    """`raw` as arguments of the dataclass `cls`, or None; errors are added to the list."""
+    if not isinstance(raw, Mapping):
+        errors.append(f"{path}: should be a section, got {raw!r}")
+        return None
+    prefix = f"{path}." if path else ""
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    count = len(errors)
+    for name in raw:
+        if name not in fields:
+            errors.append(f"{prefix}{name}: no such setting{_near(name, fields)}")
+    values = {}
+    for name, field in fields.items():
+        if name not in raw:
+            if field.default is dataclasses.MISSING:
+                errors.append(f"{prefix}{name}: missing")
+        elif cls is TwoStreamConfig and hints[name] is StreamConfig:
+            values[name] = _values(StreamConfig, raw[name], f"{prefix}{name}", errors)
+        elif dataclasses.is_dataclass(hints[name]):
+            values[name] = _section(hints[name], raw[name], f"{prefix}{name}", errors)
+        else:
+            values[name] = _value(raw[name], cls, field, hints[name], f"{prefix}{name}", errors)
+    return None if len(errors) > count else values
+
+
+def _value(
+    value: Any, cls: type, field: dataclasses.Field, hint: Any, path: str, errors: list[str]
+) -> Any:
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    low, choices = field.metadata.get("low"), field.metadata.get("choices")
+    if cls in (TwoStreamConfig, StreamConfig):  # whose fields carry no limits
+        low = {int: 0 if field.name in _MAY_BE_ZERO else 1, float: 0.0}.get(kind)
+    if kind is typing.Literal:
+        kind, choices = type(inner[0]), inner
+    if kind is tuple and isinstance(value, (list, tuple)):
+        value = tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        if inner[0] is not Any and not all(_is_a(item, inner[0]) for item in value):
+            errors.append(f"{path}: should hold {inner[0].__name__} only, got {value!r}")
+        return value
+    if kind is float and _is_a(value, int) and abs(value) <= sys.float_info.max:
+        value = float(value)
+    if not _is_a(value, kind):
+        errors.append(f"{path}: should be {kind.__name__}, got {value!r}")
+    elif kind is float and not math.isfinite(value):
+        errors.append(f"{path}: should be finite, got {value}")
+    elif low is not None and value < low:
+        errors.append(f"{path}: should be at least {low}, got {value}")
+    elif choices is not None and value not in choices:
+        errors.append(f"{path}: {value!r} is not one of {', '.join(map(str, choices))}")
+    return value
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _check_together(run: RunConfig, errors: list[str]) -> None:
+    """What only several settings together can get wrong."""
+    model, known = run.model, {task.name: task for task in TWELVE}
+    positions = model["max_positions"] - model["position_offset"]
+    for name, options in run.task.items():
+        path = f"task.{task_key(name)}"
+        if options.max_tokens > positions:
+            errors.append(f"{path}.max_tokens: {options.max_tokens}, the model has {positions}")
+        if options.batch_size % options.accumulate:
+            errors.append(
+                f"{path}.accumulate: {options.accumulate} does not divide the batch size "
+                f"{options.batch_size}"
+            )
+        chooses = known[name].kind == "choice"
+        if chooses != (options.num_choices > 0):
+            errors.append(
+                f"{path}.num_choices: {options.num_choices}, but {name} chooses among "
+                + ("annotated boxes and needs some" if chooses else "no boxes: 0")
+            )
+        if chooses and not 0 < options.detected_slots < options.max_regions:
+            errors.append(
+                f"{path}.detected_slots: {options.detected_slots} leaves no room for annotated "
+                f"boxes in max_regions {options.max_regions}"
+            )
+    for task in (known[name] for name in run.tasks):
+        if task.head not in model["heads"]:
+            errors.append(f"model.heads: lacks {task.head!r}, which {task.name} reads")
+        if 0 < model["num_tasks"] <= task.task_id:
+            errors.append(
+                f"model.num_tasks: {model['num_tasks']} rows, {task.name} is number {task.task_id}"
+            )
+    unknown = [name for name in run.schedule.order if name not in run.tasks]
+    if unknown or len(set(run.schedule.order)) < len(run.schedule.order):
+        errors.append(f"schedule.order: {run.schedule.order} should name tasks of the run, once")
+    if run.schedule.kind == "temperature" and run.schedule.temperature <= 0:
+        errors.append(f"schedule.temperature: should be above 0, got {run.schedule.temperature}")
+    if run.optimizer.warmup_share > 1:
+        errors.append(f"optimizer.warmup_share: a share up to 1, got {run.optimizer.warmup_share}")
+    if run.optimizer.official_unreached != "step" and model["scan_layers"]:
+        errors.append(
+            "optimizer.official_unreached: a stacked layer cannot be left out: needs "
+            "model.scan_layers to be False"
+        )
+    for name in ("b1", "b2"):
+        if getattr(run.optimizer, name) >= 1:
+            errors.append(
+                f"optimizer.{name}: should be below 1, got {getattr(run.optimizer, name)}"
+            )
+
+
+def _check_patterns(raw: Mapping[str, Any], errors: list[str]) -> None:
+    def listed(section: str, name: str) -> tuple[Any, ...]:
+        options = raw.get(section)
+        value = options.get(name) if isinstance(options, Mapping) else ()
+        return tuple(value) if isinstance(value, (list, tuple)) else ()
+
+    patterns = {
+        f"init_from.{name}": [text for text in listed("init_from", name) if isinstance(text, str)]
+        for name in ("include", "exclude", "allow_missing")
+    }
+    for i, group in enumerate(listed("optimizer", "groups")):
+        path = f"optimizer.groups[{i}]"
+        triple = isinstance(group, (list, tuple)) and len(group) == 3
+        if not triple or not isinstance(group[0], str):
+            errors.append(
+                f"{path}: should be (pattern, learning rate multiplier, weight decay), "
+                f"got {group!r}"
+            )
+            continue
+        patterns[path] = [group[0]]
+        if any(not _is_a(x, (int, float)) or not 0 <= x < math.inf for x in group[1:]):
+            errors.append(f"{path}: needs two numbers from 0 up, got {group[1:]}")
+    for path, texts in patterns.items():
+        for text in texts:
+            try:
+                re.compile(text)
+            except (re.error, OverflowError, RecursionError) as error:
+                errors.append(f"{path}: {text!r} is no regular expression: {error}")
+
+
+def _near(name: Any, known: Any) -> str:
+    near = difflib.get_close_matches(str(name), list(known), n=3)
+    return f"; did you mean {', '.join(near)}?" if near else f"; known: {', '.join(known)}"
+
+
+def unknown_overrides(arguments: Sequence[str], config: Any) -> list[str]:
+    """What is wrong with the names of `--config.a.b=c` arguments, for all of them at once."""
+    errors = []
+    for argument in arguments:
+        match = re.match(r"--?config\.([^=]+)", argument)
+        section, path = config, ()
+        for name in match.group(1).split(".") if match else ():
+            if not isinstance(section, Mapping | ml_collections.ConfigDict):
+                errors.append(f"--config.{'.'.join((*path, name))}: {'.'.join(path)} is no section")
+                break
+            if name not in section:
+                errors.append(
+                    f"--config.{'.'.join((*path, name))}: no such setting"
+                    f"{_near(name, list(section))}"
+                )
+                break
+            section, path = section[name], (*path, name)
+    return errors

@@ -1,0 +1,52 @@
+"""Makes the generated world and its datasets where a run asks for them and they are missing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from twelve_in_one.data import build
+from twelve_in_one.data.records import DataError
+from twelve_in_one.run_config import RunConfig
+
+
+def missing_datasets(run: RunConfig) -> tuple[str, ...]:
+    """Tasks of the run whose datasets are not built."""
+    folder = Path(run.data.dir)
+    return tuple(name for name in run.tasks if not build.is_built(folder, name, run.data.regions))
+
+
+def prepare(run: RunConfig) -> None:
+    """Makes what is missing; does nothing where all is there. For one process only.
+
+    Raises:
+      DataError: datasets are missing, and the run does not say what to make them of.
+    """
+    missing = missing_datasets(run)
+    raw, data = run.data.raw_dir, run.data.dir
+    if run.data.samples_dir and (missing or run.data.held_out_dir):
+        held_out = ["--held_out", run.data.held_out_dir] if run.data.held_out_dir else []
+        _command(
+            "data.real_samples", "--samples", run.data.samples_dir, "--data_dir", data, *held_out
+        )
+    elif missing and run.data.world_images:
+        size = ["--images", str(run.data.world_images), "--seed", str(run.data.world_seed)]
+        _command("world", "--out", raw, *size)
+        _command("data.build", "all", "--manual_dir", raw, "--data_dir", data)
+    missing = missing_datasets(run)
+    if missing:
+        raise DataError(
+            f"{data}: not built with region features {run.data.regions!r}: {', '.join(missing)}. "
+            f"Run `python -m twelve_in_one.data.build NAME --data_dir {data} ...` for each, or "
+            "leave them out of config.tasks"
+        )
+
+
+def _command(module: str, *arguments: str) -> None:
+    """Runs a command of ours that goes on where it was killed, and says itself what is wrong.
+
+    In a process of its own, as it starts several, which would import all that this one has.
+    """
+    command = [sys.executable, "-m", f"twelve_in_one.{module}", *arguments]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise DataError(f"`{' '.join(command)}` failed with exit code {code}")

@@ -1,0 +1,279 @@
+"""Builds a data folder out of samples of real records, most of which have no pictures.
+
+    python -m twelve_in_one.data.real_samples --samples SAMPLES --data_dir DATA
+    python -m twelve_in_one.data.real_samples --samples SAMPLES --held_out MORE --data_dir DATA
+
+SAMPLES holds vqav2/, gqa/, coco/, refcoco/ and snli_ve/, as far as there are any:
+
+  vqa       vqav2/vqa_{questions,annotatons}_{train,valid}.gzip, with coco/annotations/vqav2_*
+  gqa       gqa/testdev_balanced_questions.json and gqa/xgqa_en_train_48.json.gz
+  coco      coco/annotations/captions_subset.json
+  refcoco, refcoco+, refcocog   refcoco/NAME_val.json.gz, one row an expression
+  snli_ve   snli_ve/esnlive_dev.csv.gz
+
+vqa keeps the samples' split. Every other set is split by image: a hash of the image's id holds a
+fifth out for validation, the same images in all sets. Photos in coco/images go through the pixel
+extractor, and whatever is asked about them has their regions; all other images have none. RefCOCO's
+candidates are the boxes that expressions refer to (Encoding.candidates = "annotated"). All sets are
+built under one name of region features, "real".
+
+Records that nobody has seen are tried by putting their files into any folder, MORE, which is
+searched in depth. They become the split "test" ("testA" and "testB" of refcoco and refcoco+):
+
+  vqa       vqa_questions_X with vqa_annotatons_X        snli_ve   esnlive_X or snli_ve_X
+  gqa       X_balanced_questions or xgqa_X               refcocog  refcocog_test
+  coco      captions_X, photos in MORE/coco/images       refcoco   refcoco_testA, refcoco_testB
+                                                         refcoco+  refcoco+_testA, refcoco+_testB
+
+each ending in .json, .jsonl, .csv, .gzip or .gz. Words and answers come from SAMPLES alone, so that
+a model that was trained on DATA without MORE can be tested on DATA with it: run the command again
+with --held_out, then evaluate the model on these splits.
+"""
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import operator
+import os
+import sys
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twelve_in_one.data import files, finish, real_sets, region_inputs, report, splits, text
+from twelve_in_one.data.reader import built_folder, read_build_info, region_names
+from twelve_in_one.data.real_sets import RealSet
+from twelve_in_one.data.records import AnnotationSet, DataError
+from twelve_in_one.data.region_inputs import RegionInputs
+from twelve_in_one.data.sources import SOURCES
+
+SAMPLES_VARIABLE = "TWELVE_IN_ONE_SAMPLES"
+REGIONS = "real"  # name of the region features of all sets
+_HELD_OUT = "held out: "  # before the names of files, where a dataset says what it was made of
+_NUM_WORDS = 8000
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; see --help."""
+    parser = argparse.ArgumentParser(
+        prog="python -m twelve_in_one.data.real_samples",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        default=os.environ.get(SAMPLES_VARIABLE),
+        help=f"SAMPLES; default ${SAMPLES_VARIABLE}",
+    )
+    parser.add_argument("--held_out", type=Path, help="MORE, files to be tested on")
+    parser.add_argument("--data_dir", type=Path, required=True, help="DATA, where to build")
+    parser.add_argument(
+        "--words", type=int, default=_NUM_WORDS, help=f"of the tokenizer; default {_NUM_WORDS:,}"
+    )
+    parser.add_argument("--vocab", type=Path, help="WordPiece vocabulary to use instead")
+    parser.add_argument("--num_regions", type=int, default=36, help="most of a photo; default 36")
+    parser.add_argument(
+        "--max_skipped_share", type=float, default=0.05, help="of unusable records before giving up"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--overwrite", action="store_true", help="build again what is there")
+    args = parser.parse_args(argv)
+    if args.samples is None:
+        parser.error(f"pass --samples, or set {SAMPLES_VARIABLE}")
+    for name in ("samples", "held_out"):
+        folder = getattr(args, name)
+        if folder is not None and not folder.is_dir():
+            parser.error(f"--{name} {folder}: no such folder")
+    for name in ("jobs", "num_regions", "words"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.vocab is not None and not args.vocab.is_file():
+        parser.error(f"--vocab {args.vocab}: no such file")
+    if not 0 <= args.max_skipped_share <= 1:
+        parser.error(f"--max_skipped_share must be from 0 to 1, got {args.max_skipped_share}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; 0 if everything could be built."""
+    args = parse_arguments(argv)
+    try:
+        _run(args)
+    except (DataError, OSError) as error:
+        report.log(f"error: {error}")
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    found = real_sets.read_samples(args.samples)
+    tests: dict[str, RealSet] = {}
+    if args.held_out is not None:
+        tests, unknown = real_sets.read_held_out(args.held_out)
+        for path in unknown:
+            report.log(f"{path}: not used, its name is none of those that --help lists")
+    _print_read([*found.values(), *tests.values()])
+    _print_seen(found, tests)
+    # What the end needs, before anything that takes minutes.
+    words, answers = _words(args, found.values()), _answers(args.samples, {*found, *tests})
+    regions = _regions(args)
+    outcomes = []
+    for name in SOURCES:
+        parts = [sets[name] for sets in (found, tests) if name in sets]
+        hashes = _hashes(found[name].files, args.samples) if name in found else {}
+        if name in tests:
+            hashes |= _hashes(tests[name].files, args.held_out, _HELD_OUT)
+        if parts:
+            outcomes.append(_build(args, functools.reduce(operator.or_, parts), hashes, regions))
+    print()
+    report.print_reports(outcomes)
+    _finish(args, words, answers)
+
+
+def _print_read(sets: Iterable[RealSet]) -> None:
+    print(f"{'dataset':<10} {'split':<6} {'read':>8} {'kept':>8} {'repeated':>8} {'skipped':>8}")
+    for real in sets:
+        repeated = real.repeated
+        for split, annotations in real.splits.items():
+            kept, skipped = len(annotations.annotations), len(annotations.skipped)
+            print(
+                f"{real.name:<10} {split:<6} {kept + repeated + skipped:>8,} {kept:>8,} "
+                f"{repeated:>8,} {skipped:>8,}"
+            )
+            repeated = 0
+    print()
+
+
+def _print_seen(sets: Mapping[str, RealSet], tests: Mapping[str, RealSet]) -> None:
+    """How much of the tests is not unseen at all."""
+    for name, test in tests.items():
+        for split, annotations in test.splits.items():
+            for role, own in sets[name].splits.items() if name in sets else ():
+                images = annotations.images.keys() & own.images.keys()
+                ids = {a.example_id for a in own.annotations}
+                records = sum(a.example_id in ids for a in annotations.annotations)
+                print(
+                    f"{name}/{split}: {len(images):,} of {len(annotations.images):,} images and "
+                    f"{records:,} of {len(annotations.annotations):,} records are also in {role}"
+                )
+
+
+def _words(args: argparse.Namespace, sets: Iterable[RealSet]) -> tuple[str, ...]:
+    """Words of the tokenizer: given ones, or made from the training texts.
+
+    Raises:
+      DataError: the data folder has others, or --words leaves no room for all characters.
+    """
+    if args.vocab is not None:
+        words = text.load_tokenizer(args.vocab).vocabulary
+    else:
+        texts = (a.text for real in sets for a in real.splits["train"].annotations)
+        try:
+            words = text.train_tokenizer(texts, args.words)
+        except ValueError as error:
+            raise DataError(f"--words: {error}") from error
+    path = args.data_dir / finish.WORDS
+    if path.is_file() and not args.overwrite and text.load_tokenizer(path).vocabulary != words:
+        raise DataError(
+            f"{path}: has other words than these samples give, so models trained on it would not "
+            "fit; pass another --data_dir, or --overwrite to replace it"
+        )
+    return words
+
+
+def _answers(samples: Path, names: Container[str]) -> dict[str, Path]:
+    """Answer lists of the sets that need one."""
+    folders = {"vqa": "vqav2", "gqa": "gqa"}
+    return {
+        name: files.find(samples / folder, "trainval_label2ans.json")
+        for name, folder in folders.items()
+        if name in names
+    }
+
+
+def _regions(args: argparse.Namespace) -> RegionInputs:
+    """Regions of the photos that are there; all other images have none."""
+    source = dataclasses.replace(SOURCES["coco"], scores_annotated_boxes=True)
+    photos = [
+        region_inputs.from_pixels(
+            source,
+            folder,
+            args.data_dir / cache,
+            cluttered=True,
+            num_regions=args.num_regions,
+            jobs=args.jobs,
+        )
+        for folder, cache in ((args.samples, "regions"), (args.held_out, "regions_held_out"))
+        if folder is not None and (folder / "coco/images").is_dir()
+    ]
+    none = region_inputs.no_regions()
+
+    def of(image_id: str) -> RegionInputs:
+        return next((found for found in photos if found.has(image_id)), none)
+
+    return RegionInputs(
+        REGIONS,
+        photos[0].describes if photos else none.describes,
+        none.has,
+        detected=lambda image_id: of(image_id).detected(image_id),
+        annotated=lambda image: of(image.image_id).annotated(image),
+        unreadable=tuple(skip for found in photos for skip in found.unreadable),
+    )
+
+
+def _build(
+    args: argparse.Namespace, real: RealSet, hashes: Mapping[str, str], regions: RegionInputs
+) -> dict[str, Any]:
+    """Builds a dataset; where no more than the files that are held out has changed, again."""
+    from twelve_in_one.data.builders import BUILDERS
+    from twelve_in_one.data.builders.base import BuildInputs, build_with
+
+    def read(folder: Path, split: str) -> AnnotationSet:
+        return real.splits[split]
+
+    official = BUILDERS[real.name]
+    source = dataclasses.replace(official.source, read=read, splits=tuple(real.splits))
+    about = {"source": source, "__doc__": f"Samples of real records. {official.__doc__}"}
+    kind = type(official.__name__, (official,), about, skip_registration=True)
+    progress, skipped = report.Progress(real.name), args.max_skipped_share
+    inputs = BuildInputs(args.samples, regions, hashes, progress, skipped)
+    overwrite = args.overwrite or _differs_in_held_out(args.data_dir, real.name, hashes)
+    return build_with(kind, inputs, args.data_dir, overwrite=overwrite)
+
+
+def _hashes(paths: Iterable[Path], folder: Path, prefix: str = "") -> dict[str, str]:
+    hashes = {}
+    for path in paths:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        hashes[f"{prefix}{path.relative_to(folder)}"] = digest
+    return hashes
+
+
+def _differs_in_held_out(data_dir: Path, name: str, hashes: Mapping[str, str]) -> bool:
+    """Whether a dataset is there, made of the same samples but of other files that are held out."""
+    if REGIONS not in region_names(data_dir, name):
+        return False
+    there = read_build_info(built_folder(data_dir, name, REGIONS))["made_of"]["files"]
+    samples = [{k: v for k, v in x.items() if not k.startswith(_HELD_OUT)} for x in (there, hashes)]
+    return there != hashes and samples[0] == samples[1]
+
+
+def _finish(args: argparse.Namespace, words: Sequence[str], answers: Mapping[str, Path]) -> None:
+    """What all sets have in common: the clean split, hard negatives, words and answers."""
+    indexes = finish.built_indexes(args.data_dir, REGIONS)
+    clean = splits.test_images(indexes)
+    finish.write_clean_split(args.data_dir, clean)
+    if args.held_out is not None:
+        print(f"\n{splits.format_removed(splits.removed(indexes, clean))}")
+    finish.write_hard_negatives(args.data_dir, REGIONS, indexes, clean, report.log)
+    text.write_vocabulary(args.data_dir / finish.WORDS, words)
+    print(f"\n{finish.WORDS}: {len(words):,} words")
+    for line in finish.write_answers(args.samples, args.data_dir, answers, indexes):
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

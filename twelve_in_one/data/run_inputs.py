@@ -1,0 +1,100 @@
+"""The streams of a run, as its config asks for them. Trainer and evaluator share this."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from twelve_in_one.data.pipeline import TaskStream
+from twelve_in_one.data.reader import built_folder, has_split, open_split
+from twelve_in_one.data.streams import DataFolder, open_folder, open_stream, preprocessing_of
+from twelve_in_one.model_folder import Serving
+from twelve_in_one.run_config import RunConfig, TaskRun
+
+
+def open_data(run: RunConfig) -> DataFolder:
+    """The data folder of a run.
+
+    Raises:
+      DataError: a file is missing or damaged.
+    """
+    return open_folder(Path(run.data.dir), run.data.regions, clean=run.data.clean)
+
+
+def splits_of(folder: DataFolder, task: TaskRun, splits: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the splits that were built; a user may lack the files of one."""
+    built = built_folder(folder.path, task.task.name, folder.regions)
+    return tuple(split for split in splits if has_split(built, split))
+
+
+def feature_dim(folder: DataFolder, tasks: tuple[TaskRun, ...]) -> int:
+    """F, region feature size of the tasks' training splits; 0 where none has features.
+
+    Raises:
+      ValueError: tasks differ in it.
+    """
+    found = {}
+    for task in tasks:
+        built = built_folder(folder.path, task.task.name, folder.regions)
+        found[task.task.name] = open_split(built, task.options.train_split).index.feature_dim
+    sizes = {size for size in found.values() if size}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in found.items())
+        raise ValueError(f"{folder.path}: region features differ in size: {listed}")
+    return max(sizes, default=0)
+
+
+def open_task(
+    run: RunConfig,
+    folder: DataFolder,
+    task: TaskRun,
+    split: str,
+    *,
+    training: bool,
+    feature_dim: int,
+    num_labels: int | None = None,
+    batch_size: int | None = None,
+) -> TaskStream:
+    """This process's share of the batches of a task.
+
+    Args:
+      run: the settings.
+      folder: from `open_data`.
+      task: one of the run's.
+      split: of it.
+      training: shuffled and endless, or once in stored order.
+      feature_dim: F of the model.
+      num_labels: L of the model's head, of tasks with answers.
+      batch_size: B over all processes; that of the task if None.
+
+    Raises:
+      DataError: the dataset or something that it needs has not been built.
+    """
+    limit = task.options.max_train_examples if training else 0
+    return open_stream(
+        folder,
+        task.task,
+        split,
+        batch_size=batch_size or task.task.batch_size,
+        training=training,
+        feature_dim=feature_dim,
+        num_labels=num_labels,
+        seed=run.seed,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        cache_bytes=run.data.cache_megabytes << 20,
+        max_examples=limit,
+        encoding_options={
+            "candidates": task.options.candidates,
+            "feature_dtype": np.dtype(run.data.feature_dtype).type,
+        },
+    )
+
+
+def serving_of(folder: DataFolder, tasks: tuple[TaskRun, ...], feature_dim: int) -> Serving:
+    """What goes with the weights of a model that learnt these tasks from this folder."""
+    shapes = tuple(task.task for task in tasks)
+    heads = {task.head for task in shapes}
+    answers = {head: answers for head, answers in folder.answers.items() if head in heads}
+    preprocessing = preprocessing_of(folder, shapes, feature_dim)
+    return Serving(shapes, folder.tokenizer, answers, preprocessing)

@@ -1,0 +1,215 @@
+"""What every config begins with: the paper's settings, for datasets that a user has built.
+
+The files in `configs/` change a few of these; `configs/twelve.py` is the paper's run. All keys
+are explained in `twelve_in_one/run_config.py`, and each can be given on the command line, e.g.
+`--config.task.vqa.batch_size=64 --config.schedule.num_rounds=1000`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import ml_collections
+
+from twelve_in_one.models.config import named_size
+from twelve_in_one.tasks.twelve import TWELVE
+
+ConfigDict = ml_collections.ConfigDict
+
+# What the paper's tables report. VQAv2's test answers are known to its server alone.
+_TEST_SPLITS = {
+    "vqa": ("val",),
+    "vgqa": ("val",),
+    "refcoco": ("testA", "testB"),
+    "refcoco+": ("testA", "testB"),
+}
+
+
+def key(task: str) -> str:
+    """A task's name as it is written in `config.task`: flags know no "+"."""
+    return task.replace("+", "_plus")
+
+
+def task_options(name: str) -> ConfigDict:
+    """A task's options in the paper's run."""
+    task = {task.name: task for task in TWELVE}[name]
+    return ConfigDict(
+        dict(
+            max_tokens=task.max_tokens,
+            max_regions=task.max_regions,
+            num_choices=task.num_choices,
+            detected_slots=task.detected_slots,
+            batch_size=task.batch_size,
+            learning_rate=task.learning_rate,
+            loss_scale=0.0,
+            accumulate=1,
+            train_split="train",
+            val_split="val",
+            test_splits=_TEST_SPLITS.get(name, ("test",)),
+            candidates="detected",
+            max_train_examples=0,
+        )
+    )
+
+
+def model_options(size: str) -> ConfigDict:
+    """All fields of a named size, with what the data decides left open (0)."""
+    fields = dataclasses.asdict(named_size(size))
+    return ConfigDict(fields)
+
+
+def get_config(
+    tasks: Sequence[str] = tuple(task.name for task in TWELVE), size: str = "base_6l"
+) -> ConfigDict:
+    """The paper's settings for some of the tasks."""
+    config = ConfigDict()
+    config.seed = 0
+    config.tasks = tuple(tasks)
+    config.task = ConfigDict({key(name): task_options(name) for name in tasks})
+    config.model = model_options(size)
+    config.compilation_cache = "auto"
+    config.data = ConfigDict(
+        dict(
+            dir="data",
+            raw_dir="",
+            regions="detected",
+            clean=True,
+            world_images=0,
+            world_seed=0,
+            samples_dir="",
+            held_out_dir="",
+            feature_dtype="float16",
+            cache_megabytes=512,
+            prefetch=2,
+        )
+    )
+    config.schedule = ConfigDict(
+        dict(
+            kind="stop_and_go",
+            num_rounds=202_240,
+            gap=4,
+            validate_epochs=1.0,
+            min_validation_rounds=1,
+            max_validation_rounds=0,
+            temperature=2.0,
+            order=(),
+            curriculum_share=0.5,
+            patience=1,
+            threshold=0.001,
+            continue_threshold=0.005,
+            cooldown=1,
+            official_resets=(),
+        )
+    )
+    config.optimizer = ConfigDict(
+        dict(
+            name="adamw",
+            update="in_turn",
+            learning_rate=2e-5,
+            schedule="linear",
+            warmup_share=0.1,
+            step_rounds=(),
+            step_factor=0.2,
+            b1=0.9,
+            b2=0.999,
+            eps=1e-6,
+            weight_decay=0.01,
+            head_learning_rate=5.0,
+            groups=(),
+            clip_norm=0.0,
+            on_nonfinite="raise",
+            official_schedule=False,
+            official_epoch_rounds=0,
+            official_no_bias_correction=False,
+            official_decay_after_update=False,
+            official_uncorrected_eps=False,
+            official_shared_step_size=False,
+            official_decayed_norms=False,
+            official_unreached="step",
+        )
+    )
+    config.evaluation = ConfigDict(
+        dict(
+            max_validation_examples=0,
+            max_test_examples=0,
+            batch_size=0,
+            retrieval_captions=8,
+            retrieval_images=500,
+            text_baselines=False,
+            pictures=0,
+        )
+    )
+    config.checkpoint = ConfigDict(
+        dict(every_rounds=1000, keep_latest=2, keep_best=1, keep_every_rounds=20_000)
+    )
+    config.init_from = ConfigDict(dict(path="", include=(".*",), exclude=(), allow_missing=()))
+    config.log = ConfigDict(
+        dict(
+            every_rounds=50,
+            tensorboard=True,
+            wandb_project="",
+            profile_start=0,
+            profile_rounds=0,
+        )
+    )
+    config.parallel = ConfigDict(dict(layout="dp", model=1, devices=0, transfer_guard="disallow"))
+    return config
+
+
+# With [CLS] and [SEP]; the longest text of each of the world's datasets fits. Equal lengths share
+# programs.
+_WORLD_TOKENS = dict(
+    vqa=18, vgqa=18, gqa=26, coco=26, flickr30k=26, refcoco=26, refcoco_plus=26, refcocog=26,
+    visual7w=20, guesswhat=80, nlvr2=28, snli_ve=22,
+)  # fmt: skip
+_WORLD_REGIONS = 17  # 16 slots of the pixel extractor and the whole picture
+_WORLD_CHOICES = dict(visual7w=4, guesswhat=8)
+
+
+def use_world(config: ConfigDict, images: int, folder: str = "workdir/worlds") -> None:
+    """Takes the generated world for data, with a small model that suits it."""
+    for name, task in config.task.items():
+        task.max_tokens, task.max_regions = _WORLD_TOKENS[name], _WORLD_REGIONS
+        if name in _WORLD_CHOICES:
+            task.detected_slots, task.num_choices = _WORLD_REGIONS, _WORLD_CHOICES[name]
+            task.max_regions = _WORLD_REGIONS + max(_WORLD_CHOICES.values())
+        task.batch_size, task.loss_scale = 64, 1.0
+    data, world = config.data, f"{folder}/{images}-0"
+    data.raw_dir, data.dir, data.regions = f"{world}/raw", f"{world}/data", "pixels"
+    data.world_images, data.feature_dtype = images, "float32"
+    config.model = model_options("tiny")
+    config.model.max_positions = 128
+    for size in ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim"):
+        config.model[size] = 0  # as the data has it
+    for stream in (config.model.text, config.model.visual):
+        stream.dropout_rate = stream.attention_dropout_rate = 0.0
+    config.optimizer.learning_rate, config.optimizer.head_learning_rate = 2e-3, 1.0
+    config.optimizer.schedule = "cosine"
+    config.evaluation.retrieval_captions = config.evaluation.retrieval_images = 32
+
+
+def world_config(tasks: Sequence[str] = tuple(task.name for task in TWELVE)) -> ConfigDict:
+    """A run of some tasks on the world that ends in minutes on two cores."""
+    config = get_config(tasks)
+    use_world(config, images=2000)
+    config.schedule.num_rounds = 250
+    config.schedule.min_validation_rounds, config.schedule.max_validation_rounds = 25, 50
+    config.evaluation.max_validation_examples = 256
+    config.evaluation.pictures = 4
+    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 50, 0
+    config.log.every_rounds = 10
+    return config
+
+
+def shorten(config: ConfigDict) -> None:
+    """Makes a run of a few rounds on a small world out of any config: for a quick check."""
+    use_world(config, images=150)
+    for task in config.task.values():
+        task.batch_size, task.accumulate = 8, 1
+    config.init_from.path = ""
+    config.schedule.num_rounds, config.schedule.official_resets = 4, ()
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 2
+    config.optimizer.step_rounds = ()
+    config.evaluation.max_validation_examples, config.evaluation.max_test_examples = 16, 32
+    config.evaluation.text_baselines = False
+    config.checkpoint.every_rounds = 2
+    config.log.every_rounds = 1

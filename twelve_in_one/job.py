@@ -1,0 +1,178 @@
+"""What a run consists of: its data, devices, plan, optimizer and programs."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from twelve_in_one import (
+    config_check,
+    distributed,
+    dsg,
+    model_folder,
+    optim,
+    programs,
+    schedules,
+)
+from twelve_in_one.run_config import RunConfig, TaskRun
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything about a run that does not change while it runs."""
+
+    run: RunConfig
+    workdir: Path
+    tasks: tuple[TaskRun, ...]
+    data: Any  # data.streams.DataFolder
+    serving: model_folder.Serving
+    placement: programs.Placement
+    groups: tuple[optim.ParamGroup, ...]
+    optimizer: Any
+    rate: schedules.Schedule
+    schedule: dsg.Schedule
+    controller: dsg.Controller
+    train_streams: Mapping[str, Any]
+    val_streams: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(task.task.name for task in self.tasks)
+
+
+def open_job(run: RunConfig, workdir: Path) -> Job:
+    """Data, devices and plan of a run; nothing is compiled yet.
+
+    Raises:
+      ValueError: settings and data do not fit each other, or data is missing.
+    """
+    from twelve_in_one.data import prepare, run_inputs
+
+    if jax.process_index() == 0:
+        prepare.prepare(run)
+    distributed.barrier("data prepared")
+    tasks = config_check.task_runs(run)
+    data = run_inputs.open_data(run)
+    found_dim = run_inputs.feature_dim(data, tasks)
+    model = config_check.resolve_model(
+        run.model,
+        vocab_size=data.tokenizer.vocab_size,
+        answers={head: len(answers) for head, answers in data.answers.items()},
+        region_feature_dim=found_dim,
+    )
+    labels = {"vqa": model.num_vqa_answers, "gqa": model.num_gqa_answers}
+    streams: list[dict[str, Any]] = []
+    for training in (True, False):
+        size = None if training else run.evaluation.batch_size or None
+        streams.append(
+            {
+                task.task.name: run_inputs.open_task(
+                    run,
+                    data,
+                    task,
+                    task.options.train_split if training else task.options.val_split,
+                    training=training,
+                    feature_dim=model.region_feature_dim,
+                    num_labels=labels.get(task.task.head),
+                    batch_size=size,
+                )
+                for task in tasks
+            }
+        )
+    planned = tuple(
+        dsg.PlannedTask(name, stream.selection.num_examples, stream.selection.num_batches)
+        for name, stream in streams[0].items()
+    )
+    schedule, controller = _schedule(run, planned)
+    groups = optim.two_stream_groups(
+        head_learning_rate=run.optimizer.head_learning_rate,
+        weight_decay=run.optimizer.weight_decay,
+        official_decayed_norms=run.optimizer.official_decayed_norms,
+        extra=[optim.ParamGroup(*group) for group in run.optimizer.groups],
+    )
+    rate, optimizer = _optimizer(run, groups)
+    return Job(
+        run,
+        workdir,
+        tasks,
+        data,
+        run_inputs.serving_of(data, tasks, model.region_feature_dim),
+        programs.Placement.make(
+            model, run.parallel.layout, run.parallel.model, devices=run.parallel.devices
+        ),
+        groups,
+        optimizer,
+        rate,
+        schedule,
+        controller,
+        *streams,
+    )
+
+
+def _schedule(
+    run: RunConfig, planned: tuple[dsg.PlannedTask, ...]
+) -> tuple[dsg.Schedule, dsg.Controller]:
+    options = dataclasses.asdict(run.schedule)
+    controller = {
+        key: options.pop(key) for key in ("patience", "threshold", "continue_threshold", "cooldown")
+    }
+    return dsg.Schedule(planned, seed=run.seed, **options), dsg.Controller(**controller)
+
+
+def _optimizer(
+    run: RunConfig, groups: tuple[optim.ParamGroup, ...]
+) -> tuple[schedules.Schedule, Any]:
+    """The learning rate as a function of the clock, and the optimizer."""
+    options, rounds = run.optimizer, run.schedule.num_rounds
+    stepped = options.schedule == "step"
+    factor = schedules.make(
+        options.schedule,
+        rounds,
+        options.warmup_share * rounds,
+        boundaries=options.step_rounds if stepped else (),
+        decay=options.step_factor if stepped else 0.2,
+        official_advance_within_round=options.official_schedule,
+        official_epoch_rounds=(options.official_epoch_rounds or None) if stepped else None,
+    )
+
+    def rate(clock: Any) -> Any:
+        return options.learning_rate * factor(clock)
+
+    numbers = dict(b1=options.b1, b2=options.b2, eps=options.eps)
+    if options.name == "radam":
+        return rate, optim.radam(
+            rate, groups, **numbers, official_shared_step_size=options.official_shared_step_size
+        )
+    return rate, optim.adamw(
+        rate,
+        groups,
+        **numbers,
+        official_no_bias_correction=options.official_no_bias_correction,
+        official_decay_after_update=options.official_decay_after_update,
+        official_uncorrected_eps=options.official_uncorrected_eps,
+        official_unreached=options.official_unreached,
+    )
+
+
+def compile_job(job: Job) -> tuple[programs.Programs, tuple[programs.Program, ...], Any]:
+    """All programs of the run, the compile list, and the state's shapes."""
+    abstract = programs.abstract_state(job.placement, job.optimizer)
+    compiled, table = programs.compile_all(
+        job.placement,
+        job.tasks,
+        config_check.loss_scales(job.tasks),
+        job.optimizer,
+        abstract,
+        {name: stream.batch(0) for name, stream in job.train_streams.items()},
+        {name: stream.batch(0) for name, stream in job.val_streams.items()},
+        clip_norm=job.run.optimizer.clip_norm,
+        fused=job.run.optimizer.update == "fused",
+        official_schedule=job.run.optimizer.official_schedule,
+        log=_log.info,
+    )
+    return compiled, table, abstract

@@ -1,0 +1,294 @@
+"""The training loop: rounds of updates, and validations between them, as the plan says.
+
+Nothing in here waits for the devices but where a line of the log or a checkpoint is written.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from twelve_in_one import (
+    distributed,
+    dsg,
+    evaluation,
+    metrics_writer,
+    profiling,
+    programs,
+    schedules,
+    sharding,
+    state,
+    steps,
+    warm_start,
+)
+from twelve_in_one.clock import Clock, duration
+from twelve_in_one.job import Job
+from twelve_in_one.log_window import LogWindow
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Position:
+    """Where the run is: what the loop carries from round to round, on the host."""
+
+    round: int
+    controllers: dsg.State
+    scores: dict[str, float]
+    window: LogWindow
+    seconds: float
+
+
+def begin(
+    job: Job, checkpoints: state.Checkpoints, abstract: Any
+) -> tuple[steps.TrainState, Position, dict[str, int]]:
+    """Where the run begins: workdir, else init_from, else random weights; and batches used.
+
+    Raises:
+      ValueError: the checkpoint is of another run.
+    """
+    newest = checkpoints.latest()
+    if newest is not None:
+        train_state, progress = checkpoints.restore(newest, abstract)
+        _log.info("resumed at round %d from %s", newest, job.workdir)
+        if set(progress.positions) != set(job.names) or newest > job.run.schedule.num_rounds:
+            raise ValueError(
+                f"{job.workdir} holds a run of {', '.join(progress.positions)} at round {newest}, "
+                f"the config is of {', '.join(job.names)} over {job.run.schedule.num_rounds} "
+                "rounds: choose another workdir, and begin with init_from"
+            )
+        controllers = dsg.from_json(progress.controllers, job.names)
+        window = LogWindow(job.names, progress.window)
+        position = Position(newest, controllers, dict(progress.scores), window, progress.seconds)
+        return train_state, position, dict(progress.positions)
+    train_state = programs.random_state(job.placement, job.optimizer, abstract, job.run.seed)
+    if job.run.init_from.path:
+        params, report = warm_start.load(
+            job.run.init_from, train_state.params, job.placement.model, job.serving
+        )
+        train_state = train_state._replace(params=params)
+        _log.info("weights from %s\n%s", job.run.init_from.path, report)
+    else:
+        _log.info("random weights, seed %d", job.run.seed)
+    position = Position(0, dsg.init(job.names), {}, LogWindow(job.names), 0.0)
+    return train_state, position, dict.fromkeys(job.names, 0)
+
+
+def validate(job: Job, compiled: programs.Programs, params: Any, name: str) -> dict[str, Any]:
+    """Scores a task on its validation split: score, loss, examples."""
+    from twelve_in_one.data.pipeline import as_dataset
+
+    stream = job.val_streams[name]
+    limit = job.run.evaluation.max_validation_examples
+    size = stream.selection.batch_size
+    stop = min(stream.selection.num_batches, -(-limit // size)) if limit else None
+    batches = as_dataset(stream, stop=stop, prefetch=job.run.data.prefetch).as_numpy_iterator()
+    outcome = evaluation.evaluate_stream(
+        compiled.evaluate[name], params, batches, job.placement.place, max_examples=limit
+    )
+    (task,) = (run for run in job.tasks if run.task.name == name)
+    return evaluation.summarise(task.task, outcome, candidates=task.options.candidates)
+
+
+def run_rounds(
+    job: Job,
+    compiled: programs.Programs,
+    train_state: steps.TrainState,
+    position: Position,
+    mixture: Any,
+    checkpoints: state.Checkpoints,
+    writer: metrics_writer.MetricsWriter,
+    stop: distributed.StopRequest,
+) -> tuple[steps.TrainState, bool]:
+    """The training loop; `position` and `mixture` go along.
+
+    Returns:
+      The state, and whether the run is complete: False if it was asked to stop, and has saved.
+
+    Raises:
+      FloatingPointError: a gradient is not finite, and the config says to raise.
+      OSError: a checkpoint cannot be written.
+    """
+    run, total = job.run, job.run.schedule.num_rounds
+    key = job.placement.everywhere(jax.random.key(run.seed))
+    flags_ = {value: job.placement.everywhere(jax.numpy.bool_(value)) for value in (False, True)}
+    profile = profiling.ProfileWindow(
+        run.log.profile_start, run.log.profile_rounds, job.workdir / metrics_writer.EVENTS
+    )
+    clock = Clock(position.round, position.seconds)
+    ahead: collections.deque[Any] = collections.deque()
+    most_ahead = sharding.max_in_flight()
+    done_updates = sum(mixture.positions.values())
+    saved = position.round if checkpoints.latest() == position.round else -1
+    plan: collections.deque[tuple[str, ...]] = collections.deque()
+
+    def save() -> None:
+        nonlocal saved
+        if saved == position.round:
+            return
+        _settle(job, position)
+        position.seconds = clock.total()
+        checkpoints.save(train_state, _progress(position, mixture.positions))
+        saved = position.round
+
+    with contextlib.closing(profile):
+        while position.round < total:
+            number = position.round
+            if not plan:
+                holds = dsg.rounds_until_validation(job.schedule, number)
+                plan.extend(dsg.plan(job.schedule, position.controllers, number, holds))
+            names = plan.popleft()
+            profile.step(number, train_state.params)
+            with jax.transfer_guard(run.parallel.transfer_guard):
+                summed = None
+                for i, name in enumerate(names):
+                    with clock.waiting():
+                        batch = mixture.next(name)
+                    with profiling.annotate(name, done_updates):
+                        gradient, metrics = compiled.grad[name](
+                            train_state.params, train_state.step, job.placement.place(batch), key
+                        )
+                        position.window.add(name, done_updates, metrics)
+                        last = i == len(names) - 1
+                        if compiled.add is not None:
+                            summed = gradient if summed is None else compiled.add(summed, gradient)
+                            gradient = summed
+                        if compiled.add is None or last:
+                            later = compiled.add is None and i > 0
+                            train_state = compiled.update(
+                                train_state, gradient, flags_[later], flags_[last]
+                            )
+                    clock.examples += job.train_streams[name].selection.batch_size
+                    done_updates += 1
+                    ahead.append(metrics.grad_norm if most_ahead else train_state.step)
+                    if len(ahead) > most_ahead:
+                        jax.block_until_ready(ahead.popleft())
+            position.round = number + 1
+            stopping = stop.agreed(number)
+            if position.round % run.log.every_rounds == 0 or position.round == total:
+                _log_training(job, train_state, position, clock, done_updates, writer)
+            due = dsg.validations(job.schedule, number)
+            if due:
+                with clock.pause():
+                    _validate_all(job, compiled, train_state.params, due, position, writer)
+            if number in job.schedule.official_resets:
+                position.controllers = dsg.reset(position.controllers)
+            if (
+                stopping
+                or position.round == total
+                or (position.round % run.checkpoint.every_rounds == 0)
+            ):
+                with clock.pause():
+                    save()
+            if stopping and position.round < total:
+                _log.info("stopped at round %d (%s)", position.round, stop.reason or "asked")
+                return train_state, False
+    return train_state, True
+
+
+def _progress(position: Position, positions: Mapping[str, int]) -> state.Progress:
+    return state.Progress(
+        position.round,
+        dict(positions),
+        dsg.to_json(position.controllers),
+        position.scores,
+        position.window.to_json(),
+        position.seconds,
+    )
+
+
+def _settle(job: Job, position: Position) -> None:
+    bad = position.window.settle()
+    if bad and job.run.optimizer.on_nonfinite == "raise":
+        raise FloatingPointError(
+            f"not finite by round {position.round}: {'; '.join(bad[:5])}. These updates were not "
+            "made. Lower optimizer.learning_rate or set optimizer.clip_norm; "
+            "optimizer.on_nonfinite=skip leaves such updates out and counts them"
+        )
+    for line in bad:
+        _log.warning("left out an update: %s", line)
+
+
+def _log_training(
+    job: Job,
+    train_state: steps.TrainState,
+    position: Position,
+    clock: Clock,
+    updates: int,
+    writer: metrics_writer.MetricsWriter,
+) -> None:
+    _settle(job, position)
+    means, rounds = position.window.means(), position.round
+    done, skipped = (int(x) for x in jax.device_get((train_state.clock, train_state.skipped)))
+    now = clock.lap(rounds)
+    official = job.run.optimizer.official_schedule
+    last_clock = schedules.update_clock(max(done - 1, 0), official_advance_within_round=official)
+    record = {
+        "event": "train",
+        "round": rounds,
+        "updates": updates,
+        **means,
+        "updates_of": position.window.updates,
+        "learning_rate": float(job.rate(last_clock)),
+        "skipped": skipped,
+        "timing": now,
+    }
+    writer.write(record)
+    position.window.clear()
+    left = (job.run.schedule.num_rounds - rounds) / now["rounds_per_s_overall"]
+    stopped = [name for name, s in position.controllers.items() if s.stopped]
+    scores = means["score"].values()
+    show_stopped = stopped and job.schedule.kind == "stop_and_go"
+    _log.info(
+        "round %d/%d  %.1f updates/s  %.0f examples/s  data wait %.1f %%  ETA %s  "
+        "mean score %.3f%s",
+        rounds,
+        job.run.schedule.num_rounds,
+        now["updates_per_s"],
+        now["examples_per_s"],
+        100 * now["data_wait"],
+        duration(left),
+        sum(scores) / max(len(scores), 1),
+        f"  stopped: {', '.join(stopped)}" if show_stopped else "",
+    )
+
+
+def _validate_all(
+    job: Job,
+    compiled: programs.Programs,
+    params: Any,
+    due: Sequence[str],
+    position: Position,
+    writer: metrics_writer.MetricsWriter,
+) -> None:
+    lines, begun = [], time.perf_counter()
+    for name in due:
+        start = time.perf_counter()
+        found = validate(job, compiled, params, name)
+        before = position.controllers[name]
+        after = dsg.update(job.controller, before, found["score"])
+        position.controllers = {**position.controllers, name: after}
+        position.scores[name] = found["score"]
+        writer.write(
+            {
+                "event": "validation",
+                "round": position.round,
+                "task": name,
+                "score": found["score"],
+                "loss": found["loss"],
+                "examples": found["examples"],
+                "stopped": after.stopped,
+                "best": after.best,
+                "timing": {"seconds": time.perf_counter() - start},
+            }
+        )
+        changes = {(False, True): " stops", (True, False): " goes again"}
+        change = changes.get((before.stopped, after.stopped), "")
+        lines.append(f"{name} {found['score']:.3f}{change}")
+    seconds = time.perf_counter() - begun
+    _log.info("round %d  validation (%.1f s): %s", position.round, seconds, ", ".join(lines))

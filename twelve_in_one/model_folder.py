@@ -1,0 +1,179 @@
+"""A trained model as a folder that needs nothing else: weights, vocabularies, tasks, preprocessing.
+
+    params/ config.json files.json      see `checkpoint.py`
+    preprocessing.json                  what was done to the inputs
+    tasks.json                          the tasks that it was trained on, with their shapes
+    vocab.txt                           word pieces
+    answers-vqa.json, answers-gqa.json  answers of the heads that have any
+
+It is what training leaves behind, what predictions load, and what can be sent to somebody.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twelve_in_one import checkpoint
+from twelve_in_one.data.preprocessing import Preprocessing
+from twelve_in_one.data.text import Tokenizer
+from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.tasks.base import Task
+from twelve_in_one.tasks.twelve import TWELVE
+
+PREPROCESSING, TASKS, WORDS = "preprocessing.json", "tasks.json", "vocab.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """What it takes to give the model an input and to read its output.
+
+    Attributes:
+      tasks: that it was trained on, with the lengths that were used.
+      tokenizer: of its texts.
+      answers: head -> answers in the order of its labels, of heads that have answers.
+      preprocessing: what was done to the inputs.
+    """
+
+    tasks: tuple[Task, ...]
+    tokenizer: Tokenizer
+    answers: Mapping[str, tuple[str, ...]]
+    preprocessing: Preprocessing
+
+    def task(self, name: str) -> Task:
+        """The task called `name`.
+
+        Raises:
+          ValueError: the model was not trained on it.
+        """
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        known = ", ".join(task.name for task in self.tasks)
+        raise ValueError(f"the model was not trained on {name!r}, but on {known}")
+
+
+def save(
+    directory: str | os.PathLike[str],
+    params: Any,
+    config: TwoStreamConfig,
+    serving: Serving,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes the folder; on any error nothing is left behind.
+
+    Args:
+      directory: to make.
+      params: nested dict of arrays in the layout of `config`.
+      config: of the model.
+      serving: the rest.
+      overwrite: replace an existing folder.
+
+    Raises:
+      FileExistsError: the directory exists and `overwrite` is False.
+      ValueError: the parameters do not fit `config`.
+      OSError: it cannot be written; names it.
+    """
+    texts = {
+        PREPROCESSING: serving.preprocessing.to_json(),
+        TASKS: json.dumps([dataclasses.asdict(task) for task in serving.tasks], indent=2),
+        WORDS: "\n".join(serving.tokenizer.vocabulary),
+    }
+    for head, answers in serving.answers.items():
+        texts[_answers_file(head)] = json.dumps(answers, ensure_ascii=False, indent=0)
+    checkpoint.save_params(directory, params, config, texts=texts, overwrite=overwrite)
+
+
+def load(
+    directory: str | os.PathLike[str], *, shardings: Any = None, scan_layers: bool = False
+) -> tuple[Any, TwoStreamConfig, Serving]:
+    """Reads what `save` wrote: parameters, config and `Serving`.
+
+    Args:
+      directory: the folder.
+      shardings: see `checkpoint.load_params`; NumPy arrays if None.
+      scan_layers: see `checkpoint.load_params`.
+
+    Raises:
+      ValueError: not such a folder, damaged, or inconsistent; names the file.
+    """
+    serving = load_serving(directory)
+    params, config, _ = checkpoint.load_params(
+        directory, shardings=shardings, scan_layers=scan_layers
+    )
+    for head, size in (("vqa", config.num_vqa_answers), ("gqa", config.num_gqa_answers)):
+        if len(serving.answers.get(head, ())) > size:
+            raise ValueError(
+                f"{Path(directory) / _answers_file(head)}: {len(serving.answers[head])} answers, "
+                f"the model has {size} labels"
+            )
+    return params, config, serving
+
+
+def load_serving(directory: str | os.PathLike[str]) -> Serving:
+    """Everything but the weights.
+
+    Raises:
+      ValueError: a file is missing or damaged; names it.
+    """
+    folder = Path(directory)
+    texts = {}
+    for name in (PREPROCESSING, TASKS, WORDS):
+        try:
+            texts[name] = (folder / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{folder / name}: {error}; a model folder is what training saves as model/"
+            ) from error
+    try:
+        preprocessing = Preprocessing.from_json(texts[PREPROCESSING])
+    except ValueError as error:
+        raise ValueError(f"{folder / PREPROCESSING}: {error}") from error
+    try:
+        tasks = tuple(_task(raw) for raw in json.loads(texts[TASKS]))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / TASKS}: {error}") from error
+    words = tuple(texts[WORDS].removesuffix("\n").split("\n"))
+    try:
+        tokenizer = Tokenizer(words, preprocessing.lower_case)
+    except ValueError as error:
+        raise ValueError(f"{folder / WORDS}: {error}") from error
+    if tokenizer.sha256 != preprocessing.vocab_sha256:
+        raise ValueError(
+            f"{folder / WORDS} is not the vocabulary that the weights were trained with: its hash "
+            f"is {tokenizer.sha256[:12]}..., {PREPROCESSING} says {preprocessing.vocab_sha256[:12]}"
+        )
+    answers = {}
+    for head in ("vqa", "gqa"):
+        path = folder / _answers_file(head)
+        if path.is_file():
+            answers[head] = _read_answers(path)
+        elif any(task.kind == "answer" and task.head == head for task in tasks):
+            raise ValueError(f"{path} is missing, and {TASKS} has tasks that answer")
+    return Serving(tasks, tokenizer, answers, preprocessing)
+
+
+def _task(raw: Any) -> Task:
+    task = Task(**raw)
+    for name, value in dataclasses.asdict(task).items():
+        kind = type(getattr(TWELVE[0], name))
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} should be {kind.__name__}, got {value!r}")
+    return task
+
+
+def _answers_file(head: str) -> str:
+    return f"answers-{head}.json"
+
+
+def _read_answers(path: Path) -> tuple[str, ...]:
+    try:
+        answers = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        raise ValueError(f"{path}: should be a list of answers")
+    return tuple(answers)

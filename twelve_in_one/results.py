@@ -1,0 +1,121 @@
+"""The end of a run: test scores, a table, example pictures and the report."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from twelve_in_one import metrics_writer, protocols, steps, subject
+from twelve_in_one.job import Job
+from twelve_in_one.loop import Position
+from twelve_in_one.models.config import TwoStreamConfig
+
+RESULTS = "results.json"
+_log = logging.getLogger(__name__)
+
+
+def finish(
+    job: Job,
+    train_state: steps.TrainState,
+    position: Position,
+    updates: int,
+    writer: metrics_writer.MetricsWriter,
+) -> dict[str, Any]:
+    """Scores the model on the test splits, writes and prints what came of the run.
+
+    Args:
+      job: the run.
+      train_state: at its end.
+      position: likewise.
+      updates: batches trained on.
+      writer: of the run.
+
+    Returns:
+      The contents of `results.json`.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    from twelve_in_one.data import report, run_inputs
+    from twelve_in_one.data.example_pictures import example_pictures
+
+    run, model = job.run, job.placement.model
+    tasks = {task.task.name: task for task in job.tasks}
+    splits = {}
+    for name, task in tasks.items():
+        wanted = task.options.test_splits
+        splits[name] = run_inputs.splits_of(job.data, task, wanted)
+        missing = set(wanted) - set(splits[name])
+        if missing:
+            _log.warning("%s: not built, and left out: %s", name, ", ".join(sorted(missing)))
+    raw = Path(run.data.raw_dir) if run.data.raw_dir else None
+    pictures: list[Any] = []
+
+    def keep(stream: Any, split: str, predictions: Any) -> None:
+        if jax.process_index():
+            return
+        try:
+            pictures.extend(example_pictures(stream, predictions, raw, run.evaluation.pictures))
+        except ValueError as error:  # the other processes go on, so this one has to
+            _log.warning("no example pictures of %s: %s", split, error)
+
+    limit = run.evaluation.max_test_examples
+    found = protocols.evaluate_all(
+        job.placement,
+        train_state.params,
+        splits,
+        lambda name, split: run_inputs.open_task(
+            run,
+            job.data,
+            tasks[name],
+            split,
+            training=False,
+            feature_dim=model.region_feature_dim,
+            num_labels=_num_labels(model, tasks[name].task.head),
+            batch_size=run.evaluation.batch_size or None,
+        ),
+        options=run.evaluation,
+        max_examples=limit,
+        prefetch=run.data.prefetch,
+        baselines=subject.baselines_of(job.data, limit) if run.evaluation.text_baselines else None,
+        keep=keep if run.evaluation.pictures else None,
+        progress=report.Progress("test") if jax.process_index() == 0 else None,
+    )
+    evaluation_seconds = found.pop("seconds")
+    results = {
+        "split": "test",
+        "round": position.round,
+        "updates": updates,
+        **found,
+        "seconds": position.seconds + evaluation_seconds,
+    }
+    for name, entry in results["tasks"].items():
+        numbers = {key: entry[key] for key in ("score", "metrics", "examples")}
+        writer.write(
+            {"event": "result", "round": position.round, "split": "test", "task": name, **numbers}
+        )
+    writer.flush()
+    if jax.process_index() == 0:
+        _write(job.workdir, results, pictures)
+    return results
+
+
+def _num_labels(model: TwoStreamConfig, head: str) -> int | None:
+    return {"vqa": model.num_vqa_answers, "gqa": model.num_gqa_answers}.get(head)
+
+
+def _write(workdir: Path, results: dict[str, Any], pictures: list[Any]) -> None:
+    from twelve_in_one.report import results_table, write_report
+
+    path = workdir / RESULTS
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    page = write_report(workdir, pictures)
+    print(results_table(results))
+    print(
+        f"one model of {results['parameters']:,} parameters, {results['updates']:,} updates, "
+        f"{results['seconds']:.0f} s; report: {page}, model: {workdir / 'model'}"
+    )

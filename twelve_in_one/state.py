@@ -1,0 +1,330 @@
+"""Checkpoints of a run: everything that a restarted job needs to go on as if nothing had happened.
+
+One checkpoint holds the arrays (`steps.TrainState`) and `Progress`: positions in the data, the
+stop-and-go controllers, scores, what has been logged of a window that is still open, and timers.
+Orbax writes it in the background and gives it its name only when it is complete, so that a job may
+be killed at any moment.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+
+from twelve_in_one import checkpoint, config_check
+from twelve_in_one.checkpoint import await_stragglers, orbax_errors, stored_arrays
+from twelve_in_one.convert.names import flatten
+from twelve_in_one.convert.state_dict import check_shapes
+from twelve_in_one.data.preprocessing import Preprocessing
+from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.run_config import CheckpointOptions, RunConfig
+from twelve_in_one.steps import TrainState
+
+CHECKPOINTS, CONFIG, MODEL = "checkpoints", "config.json", "model"
+PREPROCESSING = "preprocessing.json"
+_STATE, _PROGRESS = "state", "progress"
+# Where Orbax moves what is not to be kept: nobody ever finds half of a checkpoint under its number.
+_DELETED = "deleted"
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run is; JSON-able.
+
+    Attributes:
+      round: rounds done.
+      positions: task -> batches used.
+      controllers: of stop-and-go, as `dsg.to_json` writes them.
+      scores: task -> last validation score.
+      window: what has been summed since the last line of the log.
+      seconds: time spent training, over all restarts.
+    """
+
+    round: int
+    positions: Mapping[str, int]
+    controllers: Mapping[str, Any]
+    scores: Mapping[str, float]
+    window: Mapping[str, Any]
+    seconds: float
+
+    @property
+    def mean_score(self) -> float | None:
+        """Mean of the validation scores, by which checkpoints are ranked.
+
+        None until every task has a score: means over different tasks cannot be compared.
+        """
+        if not self.scores or set(self.positions) - set(self.scores):
+            return None
+        return sum(self.scores.values()) / len(self.scores)
+
+
+class Checkpoints:
+    """The checkpoints of a workdir, for the job that writes them. Closes as a context.
+
+    With several processes, all of them make the same calls.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], options: CheckpointOptions):
+        import orbax.checkpoint as ocp  # slow to import
+        from orbax.checkpoint import checkpoint_managers as managers
+
+        def score(metrics: Mapping[str, float]) -> float:
+            return metrics["score"]
+
+        self._folder = Path(os.path.abspath(workdir)) / CHECKPOINTS
+        policies: list[Any] = [managers.LatestN(options.keep_latest)]
+        if options.keep_best:
+            policies.append(
+                managers.BestN(
+                    get_metric_fn=score,
+                    n=options.keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        if options.keep_every_rounds:
+            policies.append(managers.EveryNSteps(options.keep_every_rounds))
+        self._ocp = ocp
+        with orbax_errors(OSError, f"{self._folder} cannot be opened"):
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=managers.AnyPreservationPolicy(policies),
+                    # Only with this are scores written, for the policy of a restarted job to know.
+                    best_fn=score,
+                    todelete_subdir=_DELETED,
+                    cleanup_tmp_directories=True,
+                    enable_async_checkpointing=True,
+                ),
+                item_names=(_STATE, _PROGRESS),
+                item_handlers={
+                    _STATE: ocp.PyTreeCheckpointHandler(),
+                    _PROGRESS: ocp.JsonCheckpointHandler(),
+                },
+            )
+
+            self._delete()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            with self._writing():
+                self._manager.close()
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Begins to write a checkpoint; the state may be donated as soon as this returns.
+
+        Raises:
+          OSError: this or the checkpoint before it cannot be written.
+        """
+        self.wait()
+        ocp, score = self._ocp, progress.mean_score
+        with self._writing():
+            self._manager.save(
+                progress.round,
+                args=ocp.args.Composite(
+                    **{
+                        _STATE: ocp.args.PyTreeSave(state._asdict()),
+                        _PROGRESS: ocp.args.JsonSave(dataclasses.asdict(progress)),
+                    }
+                ),
+                metrics=None if score is None else {"score": score},
+            )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+          OSError: a checkpoint could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+            self._delete()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with orbax_errors(OSError, f"{self._folder} cannot be written"):
+            try:
+                yield
+            except Exception:
+                await_stragglers(self._folder)
+                raise
+
+    def _delete(self) -> None:
+        if jax.process_index() == 0 and (self._folder / _DELETED).is_dir():
+            shutil.rmtree(self._folder / _DELETED)
+
+    def latest(self) -> int | None:
+        """Round of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def restore(self, round: int, abstract: TrainState) -> tuple[TrainState, Progress]:
+        """Reads a checkpoint, on any number of devices.
+
+        Args:
+          round: of the checkpoint.
+          abstract: tree of `jax.ShapeDtypeStruct` with shardings.
+
+        Raises:
+          ValueError: it cannot be read, or it is of a model or optimizer of another shape.
+        """
+        path = self._folder / str(round)
+        progress = read_progress(self._folder.parent, round)
+        stored = stored_arrays(path / _STATE)
+        check_shapes(_shapes(abstract._asdict()), _leaves(stored), f"{path} does not fit the run")
+        ocp, target = self._ocp, abstract._asdict()
+        with orbax_errors(ValueError, f"{path} cannot be read"):
+            restored = self._manager.restore(
+                round,
+                args=ocp.args.Composite(
+                    **{
+                        _STATE: ocp.args.PyTreeRestore(
+                            item=target,
+                            restore_args=jax.tree.map(
+                                lambda leaf: ocp.ArrayRestoreArgs(
+                                    sharding=leaf.sharding,
+                                    global_shape=leaf.shape,
+                                    dtype=leaf.dtype,
+                                ),
+                                target,
+                            ),
+                        )
+                    }
+                ),
+            )
+        return TrainState(**restored[_STATE]), progress
+
+
+def all_rounds(workdir: str | os.PathLike[str]) -> list[int]:
+    """Rounds of the complete checkpoints, ascending; of a job that may still be running."""
+    folder = Path(workdir) / CHECKPOINTS
+    if not folder.is_dir():
+        return []
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def best_round(workdir: str | os.PathLike[str]) -> int | None:
+    """The round whose validation scores are best on average, the newest of equals.
+
+    None before one where every task has been validated.
+
+    Raises:
+      ValueError: a checkpoint cannot be read.
+    """
+    scored = [(read_progress(workdir, round).mean_score, round) for round in all_rounds(workdir)]
+    ranked = [(score, round) for score, round in scored if score is not None]
+    return max(ranked)[1] if ranked else None
+
+
+def read_progress(workdir: str | os.PathLike[str], round: int) -> Progress:
+    """Where the run was at a checkpoint.
+
+    Raises:
+      ValueError: it cannot be read; names the file.
+    """
+    path = Path(workdir) / CHECKPOINTS / str(round) / _PROGRESS / "metadata"
+    try:
+        return Progress(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def restore_params(
+    workdir: str | os.PathLike[str], round: int, config: TwoStreamConfig, shardings: Any = None
+) -> Any:
+    """The parameters of a checkpoint, without the optimizer's copies.
+
+    Args:
+      workdir: of the run.
+      round: one of `all_rounds`.
+      config: of the model, in the layout that was trained (`scan_layers`).
+      shardings: tree of the parameters' shardings; NumPy arrays if None.
+
+    Raises:
+      ValueError: it cannot be read, or is of another model.
+    """
+    path = Path(os.path.abspath(workdir)) / CHECKPOINTS / str(round) / _STATE
+    stored = stored_arrays(path)["params"]
+    check_shapes(checkpoint.expected_shapes(config), flatten(stored), str(path))
+    target = {"params": stored}
+    wanted = None if shardings is None else {"params": shardings}
+    return checkpoint.restore_tree(path, target, wanted, partial=True)["params"]
+
+
+def write_config(workdir: str | os.PathLike[str], config: Any) -> None:
+    """Puts the ConfigDict of a run into its workdir, for those who evaluate it."""
+    _write(Path(workdir) / CONFIG, json.dumps(config.to_dict(), indent=2))
+
+
+def write_preprocessing(workdir: str | os.PathLike[str], preprocessing: Preprocessing) -> None:
+    """Notes what is done to a run's inputs: one that resumes has to be given the same."""
+    _write(Path(workdir) / PREPROCESSING, preprocessing.to_json())
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_preprocessing(workdir: str | os.PathLike[str]) -> Preprocessing | None:
+    """What is done to the inputs of a run; None if it has not begun.
+
+    Raises:
+      ValueError: it cannot be read; names the file.
+    """
+    path = Path(workdir) / PREPROCESSING
+    if not path.exists():
+        return None
+    try:
+        return Preprocessing.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_config(workdir: str | os.PathLike[str]) -> RunConfig:
+    """The settings of a run.
+
+    Raises:
+      ValueError: there are none, or they do not fit this version of the code.
+    """
+    path = Path(workdir) / CONFIG
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}; is {workdir} the workdir of a run?") from error
+    try:
+        return config_check.check(raw)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
+    """{path: leaf} of nested dicts, tuples and named tuples, as Orbax names them."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        names = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", ""))) for key in path)
+        found[tuple(str(name) for name in names)] = leaf
+    return found
+
+
+def _shapes(tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in _leaves(tree).items()}

@@ -1,0 +1,135 @@
+"""Begins a run with the weights of another model, in part or in whole, and says what came of it."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from twelve_in_one import checkpoint, model_folder, state
+from twelve_in_one.convert.names import flatten, unflatten
+from twelve_in_one.convert.report import Report, StateDictError, nearest_names
+from twelve_in_one.model_folder import Serving
+from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.models.encoder import stack_layers, unstack_layers
+from twelve_in_one.run_config import InitFrom
+
+
+def load(
+    options: InitFrom, params: Any, config: TwoStreamConfig, serving: Serving
+) -> tuple[Any, Report]:
+    """The parameters with those of the source in their place.
+
+    Args:
+      options: the source and which parameters to take from it.
+      params: nested dict of arrays, drawn at random and placed.
+      config: of the model.
+      serving: vocabularies of the run, which the source's must equal where its weights are taken.
+
+    Returns:
+      Parameters placed as `params` are, and the report.
+
+    Raises:
+      StateDictError: parameters that the source lacks or has in another shape, unless they are
+        allowed to be; parameters of the source that the model does not know.
+      ValueError: the source cannot be read, or its word pieces or answers are others.
+    """
+    source, other = _read(Path(options.path))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+    if config.scan_layers:
+        params = unstack_layers(config, params)
+    ours, theirs = flatten(params), flatten(source)
+    wanted = _matcher(options.include, options.exclude)
+    offered = {path: array for path, array in theirs.items() if wanted("/".join(path))}
+    report = _report(ours, offered, theirs, options, wanted)
+    if other is not None:  # first, as other vocabularies are the reason of many a wrong shape
+        asked = {*report.loaded, *(name for name, *_ in report.wrong_shape)}
+        _check_vocabularies(options.path, other, serving, asked)
+    if not report.ok:
+        raise StateDictError(report)
+    for name in report.loaded:
+        path = tuple(name.split("/"))
+        ours[path] = jax.device_put(np.asarray(offered[path]), ours[path].sharding)
+    merged = unflatten(ours)
+    if config.scan_layers:  # compiled, as only then the result lies where it should
+        stack = jax.jit(stack_layers, static_argnums=0, out_shardings=shardings)
+        merged = stack(config, merged)
+    return merged, report
+
+
+def _read(path: Path) -> tuple[Any, Serving | None]:
+    """Parameters in the unrolled layout, and the vocabularies they were trained with if known."""
+    if (path / state.MODEL).is_dir():
+        path = path / state.MODEL
+    elif state.all_rounds(path):
+        raise ValueError(
+            f"{path}: the run there has not ended; write its weights with "
+            f"`python -m twelve_in_one.export --from {path} --to FOLDER --format params` and begin "
+            "with these"
+        )
+    params, _, _ = checkpoint.load_params(path)
+    known = (path / model_folder.TASKS).is_file()
+    return params, model_folder.load_serving(path) if known else None
+
+
+def _matcher(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    def matches(patterns: Sequence[str], name: str) -> bool:
+        return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+    return lambda name: matches(include, name) and not matches(exclude, name)
+
+
+def _report(
+    ours: Mapping[Any, Any],
+    offered: Mapping[Any, Any],
+    theirs: Mapping[Any, Any],
+    options: InitFrom,
+    wanted: Callable[[str], bool],
+) -> Report:
+    allowed = _matcher(options.allow_missing, ())
+    loaded, initialised, missing, wrong_shape = [], [], [], []
+    for path, array in ours.items():
+        name = "/".join(path)
+        found = offered.get(path)
+        if found is not None and found.shape == array.shape:
+            loaded.append(name)
+        elif not wanted(name) or allowed(name):
+            initialised.append(name)
+        elif found is None:
+            missing.append(name)
+        else:
+            wrong_shape.append((name, str(found.shape), str(array.shape)))
+    unknown = ["/".join(path) for path in offered if path not in ours]
+    unused = ["/".join(path) for path in theirs if path not in offered]
+    # A source may have heads that this run has no use for; anything else unknown is a mistake.
+    unexpected = [name for name in unknown if not name.startswith("heads/")]
+    unused += [name for name in unknown if name.startswith("heads/")]
+    names = ["/".join(path) for path in ours]
+    return Report(
+        loaded=tuple(loaded),
+        initialised=tuple(initialised),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        wrong_shape=tuple(wrong_shape),
+        unused=tuple(unused),
+        nearest=nearest_names(unexpected, names),
+    )
+
+
+def _check_vocabularies(path: str, source: Serving, run: Serving, asked: set[str]) -> None:
+    """Weights of words and answers mean nothing under another vocabulary."""
+    words = "trunk/text_embedding/word/embedding"
+    if words in asked and source.tokenizer.vocabulary != run.tokenizer.vocabulary:
+        raise ValueError(
+            f"{path}: its word pieces are not those of the data (vocab.txt differs): build the "
+            f"data with its vocabulary, or exclude {words!r} in init_from"
+        )
+    for head, answers in run.answers.items():
+        pattern = f"heads/{head}/"
+        if any(name.startswith(pattern) for name in asked) and source.answers.get(head) != answers:
+            raise ValueError(
+                f"{path}: the answers of its {head!r} head are not those of the data: build the "
+                f"data with its answers, or exclude 'heads/{head}/.*' in init_from"
+            )
