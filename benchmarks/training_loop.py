@@ -1,10 +1,10 @@
-"""What the training loop costs beside its steps: plan, mixture, placement, logging, waiting for data.
+"""What the training loop costs beside its steps: plan, mixture, placement, logging, data.
 
     python benchmarks/training_loop.py --config configs/world.py --rounds 20 --repeats 3
 
-Runs rounds of the loop, and before and after it the same steps in the same order on batches that lie
-on the devices already. The share of time in which the loop waits for data is that of its own clock,
-which training logs too.
+Runs rounds of the loop, and before and after it the same steps in the same order on batches that
+lie on the devices already. The share of time in which the loop waits for data is that of its own
+clock, which training logs too.
 """
 
 import argparse

@@ -15,9 +15,9 @@ from twelve_in_one import metrics_writer, model_folder, state
 from twelve_in_one.convert.names import flatten
 
 ROOT = Path(__file__).resolve().parents[1]
-KILLS = int(os.environ.get("TWELVE_IN_ONE_KILLS", "3"))
+KILLS = int(os.environ.get("TWELVE_IN_ONE_KILLS", "2"))
 ROUNDS = 24
-TASKS = ("vqa", "refcoco+", "nlvr2")
+TASKS = ("vqa", "refcoco+")
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def start(small_world, tmp_path):
             "--config.evaluation.pictures=0",
         ]
         env = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling is most of the time
         env.pop("XLA_FLAGS", None)
         with (tmp_path / "output").open("a") as output:
             return subprocess.Popen(command, env=env, stdout=output, stderr=output, cwd=tmp_path)

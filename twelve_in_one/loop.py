@@ -115,15 +115,11 @@ def run_rounds(
       OSError: a checkpoint cannot be written.
     """
     run, total = job.run, job.run.schedule.num_rounds
-    key = job.placement.everywhere(jax.random.key(run.seed))
-    flags_ = {value: job.placement.everywhere(jax.numpy.bool_(value)) for value in (False, True)}
     profile = profiling.ProfileWindow(
         run.log.profile_start, run.log.profile_rounds, job.workdir / metrics_writer.EVENTS
     )
     clock = Clock(position.round, position.seconds)
-    ahead: collections.deque[Any] = collections.deque()
-    most_ahead = sharding.max_in_flight()
-    done_updates = sum(mixture.positions.values())
+    updates = _Updates(job, compiled, mixture, position.window, clock)
     saved = position.round if checkpoints.latest() == position.round else -1
     plan: collections.deque[tuple[str, ...]] = collections.deque()
 
@@ -144,34 +140,11 @@ def run_rounds(
                 plan.extend(dsg.plan(job.schedule, position.controllers, number, holds))
             names = plan.popleft()
             profile.step(number, train_state.params)
-            with jax.transfer_guard(run.parallel.transfer_guard):
-                summed = None
-                for i, name in enumerate(names):
-                    with clock.waiting():
-                        batch = mixture.next(name)
-                    with profiling.annotate(name, done_updates):
-                        gradient, metrics = compiled.grad[name](
-                            train_state.params, train_state.step, job.placement.place(batch), key
-                        )
-                        position.window.add(name, done_updates, metrics)
-                        last = i == len(names) - 1
-                        if compiled.add is not None:
-                            summed = gradient if summed is None else compiled.add(summed, gradient)
-                            gradient = summed
-                        if compiled.add is None or last:
-                            later = compiled.add is None and i > 0
-                            train_state = compiled.update(
-                                train_state, gradient, flags_[later], flags_[last]
-                            )
-                    clock.examples += job.train_streams[name].selection.batch_size
-                    done_updates += 1
-                    ahead.append(metrics.grad_norm if most_ahead else train_state.step)
-                    if len(ahead) > most_ahead:
-                        jax.block_until_ready(ahead.popleft())
+            train_state = updates.round(train_state, names)
             position.round = number + 1
             stopping = stop.agreed(number)
             if position.round % run.log.every_rounds == 0 or position.round == total:
-                _log_training(job, train_state, position, clock, done_updates, writer)
+                _log_training(job, train_state, position, clock, updates.done, writer)
             due = dsg.validations(job.schedule, number)
             if due:
                 with clock.pause():
@@ -189,6 +162,59 @@ def run_rounds(
                 _log.info("stopped at round %d (%s)", position.round, stop.reason or "asked")
                 return train_state, False
     return train_state, True
+
+
+class _Updates:
+    """Updates on the batches of a mixture. Nothing in here waits for a number from the devices."""
+
+    def __init__(
+        self, job: Job, compiled: programs.Programs, mixture: Any, window: LogWindow, clock: Clock
+    ):
+        self._job, self._compiled, self._mixture = job, compiled, mixture
+        self._window, self._clock = window, clock
+        everywhere = job.placement.everywhere
+        self._key = everywhere(jax.random.key(job.run.seed))
+        self._flag = {value: everywhere(jax.numpy.bool_(value)) for value in (False, True)}
+        self._ahead: collections.deque[jax.Array] = collections.deque()
+        self._most_ahead = sharding.max_in_flight()
+        self.done = sum(mixture.positions.values())
+
+    def round(self, train_state: steps.TrainState, names: Sequence[str]) -> steps.TrainState:
+        """A round: every task's update in turn, or one from the sum of their gradients."""
+        compiled, total = self._compiled, None
+        with jax.transfer_guard(self._job.run.parallel.transfer_guard):
+            for i, name in enumerate(names):
+                last = i == len(names) - 1
+                gradient = self._gradient(train_state, name)
+                if compiled.add is None:
+                    train_state = compiled.update(
+                        train_state, gradient, self._flag[i > 0], self._flag[last]
+                    )
+                else:
+                    total = gradient if total is None else compiled.add(total, gradient)
+                    if last:
+                        train_state = compiled.update(
+                            train_state, total, self._flag[False], self._flag[True]
+                        )
+                if not self._most_ahead:
+                    jax.block_until_ready(train_state.step)
+                elif len(self._ahead) > self._most_ahead:
+                    jax.block_until_ready(self._ahead.popleft())
+        return train_state
+
+    def _gradient(self, train_state: steps.TrainState, name: str) -> steps.Gradient:
+        with self._clock.waiting():
+            batch = self._mixture.next(name)
+        with profiling.annotate(name, self.done):
+            gradient, metrics = self._compiled.grad[name](
+                train_state.params, train_state.step, self._job.placement.place(batch), self._key
+            )
+        self._window.add(name, self.done, metrics)
+        if self._most_ahead:
+            self._ahead.append(metrics.grad_norm)  # unlike the state it is not donated
+        self._clock.examples += self._job.train_streams[name].selection.batch_size
+        self.done += 1
+        return gradient
 
 
 def _progress(position: Position, positions: Mapping[str, int]) -> state.Progress:

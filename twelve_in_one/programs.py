@@ -62,7 +62,9 @@ class Placement:
     def place(self, batch: Batch) -> dict[str, jax.Array]:
         """This process's rows of a batch as global arrays, without what only the host reads."""
         arrays = {name: value for name, value in batch.items() if name != "example_id"}
-        return sharding.shard_batch(arrays, self.mesh)
+        # Meant; but of several processes the guard takes this for a slip.
+        with jax.transfer_guard_host_to_device("allow"):
+            return sharding.shard_batch(arrays, self.mesh)
 
     def everywhere(self, value: Any) -> Any:
         """Copies of host values on every device."""

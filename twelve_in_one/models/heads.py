@@ -49,11 +49,18 @@ class Classifier(nn.Module):
     """Linear -> GELU -> layer norm -> linear (the released code's `SimpleClassifier`).
 
     Its declared dropout of 0.5 is never applied there, so there is none here.
+
+    Attributes:
+      hidden_dim: width between the two maps.
+      num_labels: L.
+      numerics: of the model.
+      bias: that the last map begins with.
     """
 
     hidden_dim: int
     num_labels: int
     numerics: Numerics
+    bias: float = 0.0
 
     @nn.compact
     def __call__(self, fused: Array) -> Array:
@@ -61,7 +68,8 @@ class Classifier(nn.Module):
         numerics = self.numerics
         x = dense(self.hidden_dim, ("fused_embed", "mlp"), numerics, name="hidden")(fused)
         x = layer_norm("mlp", numerics, name="norm")(activation("gelu")(x))
-        return dense(self.num_labels, ("classifier_embed", "labels"), numerics, name="logits")(x)
+        axes = ("classifier_embed", "labels")
+        return dense(self.num_labels, axes, numerics, name="logits", bias=self.bias)(x)
 
 
 class Transform(nn.Module):
@@ -119,8 +127,11 @@ class Heads(nn.Module):
         def linear(features: int, axis: str, name: str) -> nn.DenseGeneral:
             return dense(features, (axis, "labels"), numerics, name=name)
 
-        def classify(x: Array, num_labels: int, name: str) -> Array:
-            return Classifier(2 * width, num_labels, numerics, name=name)(x)
+        def classify(x: Array, num_labels: int, name: str, bias: float = 0.0) -> Array:
+            return Classifier(2 * width, num_labels, numerics, bias, name=name)(x)
+
+        def answer(num_labels: int, name: str) -> Array:
+            return classify(fused_for_tasks, num_labels, name, config.answer_bias)
 
         def states(x: Array, key_id: int) -> Array:
             return dropout(x, rate, fold_key(dropout_key, key_id))
@@ -167,8 +178,8 @@ class Heads(nn.Module):
             return linear(1, "text_embed", "token_score")(states(trunk.text, 3))[..., 0]
 
         compute = {
-            "vqa": lambda: classify(fused_for_tasks, config.num_vqa_answers, "vqa"),
-            "gqa": lambda: classify(fused_for_tasks, config.num_gqa_answers, "gqa"),
+            "vqa": lambda: answer(config.num_vqa_answers, "vqa"),
+            "gqa": lambda: answer(config.num_gqa_answers, "gqa"),
             "image_pair": image_pair,
             "image_text_match": lambda: linear(1, "fused_embed", "image_text_match")(
                 fused_for_tasks

@@ -70,18 +70,20 @@ def dense(
     *,
     name: str | None = None,
     contract: int = 1,
+    bias: float = 0.0,
 ) -> nn.DenseGeneral:
-    """A linear map of the last `contract` dimensions to `features`, with bias.
+    """A linear map of the last `contract` dimensions to `features`.
 
-    `axes` are the logical names of the kernel's dimensions, inputs first.
+    `axes` are the logical names of the kernel's dimensions, inputs first. The bias of every feature
+    begins at `bias`.
     """
-    zeros = nn.initializers.zeros_init()
+    constant = nn.initializers.constant(bias)
     return nn.DenseGeneral(
         features,
         axis=tuple(range(-contract, 0)),
         dtype=numerics.dtype,
         kernel_init=table_init(numerics, *axes),
-        bias_init=nn.with_logical_partitioning(zeros, axes[contract:]),
+        bias_init=nn.with_logical_partitioning(constant, axes[contract:]),
         name=name,
     )
 
