@@ -13,7 +13,6 @@ which every pair is scored.
 
 import dataclasses
 import functools
-import json
 import logging
 import os
 import time
@@ -123,14 +122,7 @@ def for_inference(params: Any, config: TwoStreamConfig) -> tuple[Any, TwoStreamC
 
 def write_serving(folder: Path, serving: Serving) -> None:
     """Puts vocabulary, tasks, preprocessing and answers into a folder, as `model_folder` does."""
-    texts = {
-        model_folder.PREPROCESSING: serving.preprocessing.to_json(),
-        model_folder.TASKS: json.dumps([dataclasses.asdict(t) for t in serving.tasks], indent=2),
-        model_folder.WORDS: "\n".join(serving.tokenizer.vocabulary),
-    }
-    for head, answers in serving.answers.items():
-        texts[f"answers-{head}.json"] = json.dumps(answers, ensure_ascii=False, indent=0)
-    for name, text in texts.items():
+    for name, text in model_folder.serving_texts(serving).items():
         (folder / name).write_text(text + "\n", encoding="utf-8")
 
 

@@ -77,6 +77,12 @@ def save(
       ValueError: the parameters do not fit `config`.
       OSError: it cannot be written; names it.
     """
+    texts = serving_texts(serving)
+    checkpoint.save_params(directory, params, config, texts=texts, overwrite=overwrite)
+
+
+def serving_texts(serving: Serving) -> dict[str, str]:
+    """{file name: content} of everything but the weights."""
     texts = {
         PREPROCESSING: serving.preprocessing.to_json(),
         TASKS: json.dumps([dataclasses.asdict(task) for task in serving.tasks], indent=2),
@@ -84,7 +90,7 @@ def save(
     }
     for head, answers in serving.answers.items():
         texts[_answers_file(head)] = json.dumps(answers, ensure_ascii=False, indent=0)
-    checkpoint.save_params(directory, params, config, texts=texts, overwrite=overwrite)
+    return texts
 
 
 def load(

@@ -10,6 +10,7 @@ them, as the plan of stop-and-go says; evaluation, model and report.
 """
 
 import contextlib
+import hashlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -88,7 +89,10 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
     before = state.read_preprocessing(workdir)
     if before is not None:
         check_same(before, job.serving.preprocessing)
-    wandb = {"project": run.log.wandb_project} if run.log.wandb_project else None
+    wandb = None
+    if run.log.wandb_project:  # one run there for one workdir, however often it is resumed
+        name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
+        wandb = {"project": run.log.wandb_project, "id": name, "resume": "allow"}
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(distributed.stop_on_signals())
         checkpoints = stack.enter_context(state.Checkpoints(workdir, run.checkpoint))
