@@ -226,11 +226,12 @@ def test_dry_run_says_everything_and_leaves_nothing(small_world, tmp_path, capsy
 def on_devices(small_world, tmp_path_factory):
     """Runs two tasks that share their programs; the log and the parameters."""
 
-    def run(devices, **settings):
+    def run(devices, optimizer_update="in_turn", layout="dp", model=1):
         config = small_config(small_world, rounds=2, tasks=("refcoco", "refcoco+"), devices=devices)
         config.evaluation.pictures = 0
-        config.optimizer.update_from_dict({"clip_norm": 1.0} | settings.pop("optimizer", {}))
-        config.parallel.update_from_dict(settings)
+        config.optimizer.update = optimizer_update
+        config.optimizer.clip_norm = 1.0
+        config.parallel.layout, config.parallel.model = layout, model
         workdir = tmp_path_factory.mktemp("devices")
         train.train(config, workdir)
         return deterministic(workdir), params_of(workdir)
@@ -261,7 +262,7 @@ def test_devices_make_no_difference(on_devices):
 
 
 def test_a_fused_round_is_one_update_of_the_summed_gradients(on_devices):
-    lines, params = on_devices(1, optimizer={"update": "fused"})
+    lines, params = on_devices(1, "fused")
     trained = [line for line in lines if line["event"] == "train"]
     assert [line["updates_of"] for line in trained] == [{"refcoco": 1, "refcoco+": 1}] * 2
-    assert_same_run((lines, params), on_devices(8, optimizer={"update": "fused"}), atol=2e-3)
+    assert_same_run((lines, params), on_devices(8, "fused"), atol=2e-3)
