@@ -20,6 +20,7 @@ import os
 import ml_collections
 
 from twelve_in_one import default_config
+from twelve_in_one.run_config import DATA_DECIDES
 
 _TASKS = ("vqa", "gqa", "coco", "refcoco", "refcoco+", "refcocog", "snli_ve")
 _MAX_TOKENS = dict(vqa=18, gqa=22, coco=22, refcoco=14, refcoco_plus=14, refcocog=26, snli_ve=22)
@@ -32,7 +33,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """The config; `argument` is "", "debug", or a folder of files to be tested on."""
     config = default_config.get_config(_TASKS)
     config.model = default_config.model_options("tiny")
-    for size in ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim"):
+    for size in DATA_DECIDES:
         config.model[size] = 0
     held_out = "" if argument == "debug" else argument
     for key, task in config.task.items():

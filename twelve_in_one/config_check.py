@@ -12,13 +12,18 @@ from typing import Any
 import ml_collections
 
 from twelve_in_one.models.config import StreamConfig, TwoStreamConfig, from_dict
-from twelve_in_one.run_config import RunConfig, TaskOptions, TaskRun
+from twelve_in_one.run_config import (
+    DATA_DECIDES,
+    RunConfig,
+    TaskOptions,
+    TaskRun,
+    task_key,
+)
 from twelve_in_one.tasks.base import Task
 from twelve_in_one.tasks.twelve import TWELVE
 
-_DATA_DECIDES = ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim")
 _MAY_BE_ZERO = (
-    *_DATA_DECIDES,
+    *DATA_DECIDES,
     "position_offset",
     "num_tasks",
     "num_frozen_layers",
@@ -34,11 +39,6 @@ class ConfigError(ValueError):
             + "\n".join(f"  {error}" for error in errors)
         )
         self.errors = tuple(errors)
-
-
-def task_key(name: str) -> str:
-    """A task's name as it is written in `config.task`: flags know no "+"."""
-    return name.replace("+", "_plus")
 
 
 def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
@@ -165,13 +165,13 @@ def _model_fields(raw: Any, errors: list[str]) -> dict[str, Any]:
         return {}
     try:
         model = from_dict(
-            {name: value or 1 if name in _DATA_DECIDES else value for name, value in values.items()}
+            {name: value or 1 if name in DATA_DECIDES else value for name, value in values.items()}
         )
     except ValueError as error:
         errors.append(f"model: {error}")
         return {}
     return dataclasses.asdict(model) | {
-        name: values[name] for name in _DATA_DECIDES if name in values
+        name: values[name] for name in DATA_DECIDES if name in values
     }
 
 

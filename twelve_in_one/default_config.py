@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from twelve_in_one.models.config import named_size
+from twelve_in_one.run_config import DATA_DECIDES, task_key
 from twelve_in_one.tasks.twelve import TWELVE
 
 ConfigDict = ml_collections.ConfigDict
@@ -22,11 +23,6 @@ _TEST_SPLITS = {
     "refcoco": ("testA", "testB"),
     "refcoco+": ("testA", "testB"),
 }
-
-
-def key(task: str) -> str:
-    """A task's name as it is written in `config.task`: flags know no "+"."""
-    return task.replace("+", "_plus")
 
 
 def task_options(name: str) -> ConfigDict:
@@ -52,7 +48,7 @@ def task_options(name: str) -> ConfigDict:
 
 
 def model_options(size: str) -> ConfigDict:
-    """All fields of a named size, with what the data decides left open (0)."""
+    """All fields of a named size."""
     fields = dataclasses.asdict(named_size(size))
     return ConfigDict(fields)
 
@@ -64,7 +60,7 @@ def get_config(
     config = ConfigDict()
     config.seed = 0
     config.tasks = tuple(tasks)
-    config.task = ConfigDict({key(name): task_options(name) for name in tasks})
+    config.task = ConfigDict({task_key(name): task_options(name) for name in tasks})
     config.model = model_options(size)
     config.compilation_cache = "auto"
     config.data = ConfigDict(
@@ -180,8 +176,8 @@ def use_world(config: ConfigDict, images: int, folder: str = "workdir/worlds") -
     data.world_images, data.feature_dtype = images, "float32"
     config.model = model_options("tiny")
     config.model.max_positions = 128
-    for size in ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim"):
-        config.model[size] = 0  # as the data has it
+    for size in DATA_DECIDES:
+        config.model[size] = 0
     for stream in (config.model.text, config.model.visual):
         stream.dropout_rate = stream.attention_dropout_rate = 0.0
     config.optimizer.learning_rate, config.optimizer.head_learning_rate = 2e-3, 1.0

@@ -65,7 +65,6 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         answers={head: len(answers) for head, answers in data.answers.items()},
         region_feature_dim=found_dim,
     )
-    labels = {"vqa": model.num_vqa_answers, "gqa": model.num_gqa_answers}
     streams: list[dict[str, Any]] = []
     for training in (True, False):
         size = None if training else run.evaluation.batch_size or None
@@ -78,7 +77,7 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
                     task.options.train_split if training else task.options.val_split,
                     training=training,
                     feature_dim=model.region_feature_dim,
-                    num_labels=labels.get(task.task.head),
+                    num_labels=model.num_answers.get(task.task.head),
                     batch_size=size,
                 )
                 for task in tasks

@@ -110,7 +110,7 @@ def load(
     params, config, _ = checkpoint.load_params(
         directory, shardings=shardings, scan_layers=scan_layers
     )
-    for head, size in (("vqa", config.num_vqa_answers), ("gqa", config.num_gqa_answers)):
+    for head, size in config.num_answers.items():
         if len(serving.answers.get(head, ())) > size:
             raise ValueError(
                 f"{Path(directory) / _answers_file(head)}: {len(serving.answers[head])} answers, "

@@ -10,7 +10,6 @@ import jax
 from twelve_in_one import metrics_writer, protocols, steps, subject
 from twelve_in_one.job import Job
 from twelve_in_one.loop import Position
-from twelve_in_one.models.config import TwoStreamConfig
 
 RESULTS = "results.json"
 _log = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def finish(
             split,
             training=False,
             feature_dim=model.region_feature_dim,
-            num_labels=_num_labels(model, tasks[name].task.head),
+            num_labels=model.num_answers.get(tasks[name].task.head),
             batch_size=run.evaluation.batch_size or None,
         ),
         options=run.evaluation,
@@ -100,10 +99,6 @@ def finish(
     if jax.process_index() == 0:
         _write(job.workdir, results, pictures)
     return results
-
-
-def _num_labels(model: TwoStreamConfig, head: str) -> int | None:
-    return {"vqa": model.num_vqa_answers, "gqa": model.num_gqa_answers}.get(head)
 
 
 def _write(workdir: Path, results: dict[str, Any], pictures: list[Any]) -> None:

@@ -9,6 +9,14 @@ from typing import Any
 
 from twelve_in_one.tasks.base import Task
 
+# Sizes of the model that may be 0: as the data has them.
+DATA_DECIDES = ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim")
+
+
+def task_key(name: str) -> str:
+    """A task's name as it is written in `config.task`: flags know no "+"."""
+    return name.replace("+", "_plus")
+
 
 def _at_least(low: float, default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"low": low})

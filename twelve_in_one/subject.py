@@ -188,7 +188,6 @@ def open_stream(
     subject: Subject, placement: Placement, task: Task, split: str, batch_size: int
 ) -> TaskStream:
     """This process's rows of a split, not for training."""
-    labels = {"vqa": subject.model.num_vqa_answers, "gqa": subject.model.num_gqa_answers}
     size = batch_size or subject.options.batch_size or task.batch_size
     multiple = placement.mesh.shape[sharding.DATA]
     options: dict[str, object] = {"feature_dtype": np.dtype(subject.feature_dtype).type}
@@ -201,7 +200,7 @@ def open_stream(
         batch_size=-(-size // multiple) * multiple,
         training=False,
         feature_dim=subject.model.region_feature_dim,
-        num_labels=labels.get(task.head),
+        num_labels=subject.model.num_answers.get(task.head),
         host=jax.process_index(),
         num_hosts=jax.process_count(),
         cache_bytes=subject.cache_megabytes << 20,

@@ -15,6 +15,7 @@ from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_o
 from twelve_in_one.model_folder import Serving
 from twelve_in_one.models.config import named_size
 from twelve_in_one.models.two_stream import init_params
+from twelve_in_one.run_config import task_key
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = {
@@ -206,7 +207,7 @@ def workdir(small_world, trained, tmp_path_factory):
     config = default_config.get_config(("refcoco+", "snli_ve"), "tiny")
     config.data.dir, config.data.regions = str(small_world.data), "pixels"
     for name in ("refcoco+", "snli_ve"):
-        options = config.task[default_config.key(name)]
+        options = config.task[task_key(name)]
         for field in ("max_tokens", "max_regions", "batch_size"):
             options[field] = getattr(TASKS[name], field)
     sizes = ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim")

@@ -152,6 +152,11 @@ class TwoStreamConfig:
         return len(self.text_connections)
 
     @property
+    def num_answers(self) -> Mapping[str, int]:
+        """Labels of each head that has answers."""
+        return {"vqa": self.num_vqa_answers, "gqa": self.num_gqa_answers}
+
+    @property
     def masked_region_dim(self) -> int:
         """Outputs of the masked-region head: classes, or the feature size if that is predicted."""
         return self.num_region_classes if self.visual_target == 0 else self.region_feature_dim
