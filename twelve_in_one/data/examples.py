@@ -279,12 +279,14 @@ def _choice_targets(
         count = len(wanted)
         if count > task.num_choices:
             raise _error(encoding, example, f"{count} choices, the task takes {task.num_choices}")
-        unknown = ~np.isin(wanted, example.record.box_ids)
-        if unknown.any():
+        known = example.record.box_ids  # sorted
+        places = np.searchsorted(known, wanted)
+        found = (places < len(known)) & (np.append(known, 0)[places] == wanted)
+        if not found.all():
             raise _error(
-                encoding, example, f"choice {wanted[unknown][0]} is no annotated box of its image"
+                encoding, example, f"choice {wanted[~found][0]} is no annotated box of its image"
             )
-        rows = task.detected_slots + np.searchsorted(example.record.box_ids, wanted)
+        rows = task.detected_slots + places
         choices[i, :count], mask[i, :count] = rows, True
         targets[i, :count] = _overlap(encoding, example, pixel_boxes[i])[rows]
     return {"choices": choices, "choice_mask": mask, "targets": targets}

@@ -8,6 +8,7 @@ evaluation covers every example once and fills the last batch up (`_mask`).
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -209,6 +210,14 @@ def as_dataset(
         .prefetch(prefetch)
         .with_options(options)
     )
+
+
+def yield_often() -> None:
+    """Lets the training loop's thread in after half a millisecond while others make batches.
+
+    Python's own five would add up: the loop asks for a batch a hundred times a second.
+    """
+    sys.setswitchinterval(5e-4)
 
 
 def hide_accelerators() -> None:

@@ -29,6 +29,8 @@ from twelve_in_one.data.records import DataError
 PAD, UNK, CLS, SEP, MASK = SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Longer words are [UNK] whatever the vocabulary (BERT).
 MAX_WORD_CHARACTERS = 100
+# Texts whose ids are kept, some hundred bytes each.
+_MAX_KNOWN = 1 << 17
 _SPECIAL = re.compile("(" + "|".join(map(re.escape, SPECIALS)) + ")")
 
 
@@ -119,9 +121,10 @@ class Tokenizer:
         ids = np.full((len(texts), max_tokens), self.pad_id, np.int32)
         mask = np.zeros(ids.shape, bool)
         for row, pieces in enumerate(self._pieces(texts)):
-            kept = [self.cls_id, *pieces[: max_tokens - 2], self.sep_id]
-            ids[row, : len(kept)] = kept
-            mask[row, : len(kept)] = True
+            end = min(len(pieces) + 2, max_tokens)
+            ids[row, 0], ids[row, end - 1] = self.cls_id, self.sep_id
+            ids[row, 1 : end - 1] = pieces[: end - 2]
+            mask[row, :end] = True
         return ids, mask
 
     def token_counts(self, texts: Sequence[str]) -> np.ndarray:
@@ -161,11 +164,24 @@ class Tokenizer:
         library.add_special_tokens(list(SPECIALS))
         return library
 
-    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+    @functools.cached_property
+    def _known(self) -> dict[str, np.ndarray]:
+        """Ids of the texts that came first: of small datasets soon all of them."""
+        return {}
+
+    def _pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of texts, got a single one")
-        repaired = [_repaired(text, self.lower_case) for text in texts]
-        return [encoding.ids for encoding in self._library.encode_batch(repaired)]
+        known = self._known
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        encodings = self._library.encode_batch([_repaired(x, self.lower_case) for x in new])
+        fresh = {
+            text: np.array(encoding.ids, np.int32)
+            for text, encoding in zip(new, encodings, strict=True)
+        }
+        if len(known) + len(fresh) <= _MAX_KNOWN:
+            known.update(fresh)
+        return [fresh[text] if text in fresh else known[text] for text in texts]
 
 
 def load_tokenizer(vocab_file: Path, *, lower_case: bool = True) -> Tokenizer:
