@@ -42,6 +42,7 @@ class PairSentence:
 
 # What may be shown, with how often a picture shows it deciding where it can be said to be.
 _RARELY: tuple[Picture, ...] = ("left", "right", "any", "one", "neither")
+_AT_A_GLANCE: tuple[Picture, ...] = ("left", "right", "any", "neither")
 _EVENLY: tuple[Picture, ...] = ("left", "right", "one")
 _MOSTLY: tuple[Picture, ...] = ("left", "right", "each", "one")
 _NUMBERS: tuple[tuple[tuple[str, ...], int, int | None, tuple[Picture, ...]], ...] = (
@@ -174,7 +175,7 @@ def _shows_number(rng: np.random.Generator) -> tuple[Rule, str]:
 def _shows(rng: np.random.Generator) -> tuple[Rule, str]:
     number = _number(rng, (pick(rng, ("shape", "colour")),), 1, None)
     text = say(rng, "{a:x}", x=number.kind)
-    return _in(rng, pick(rng, ("left", "right", "any", "one", "neither")), number, text)
+    return _in(rng, pick(rng, _AT_A_GLANCE), number, text)
 
 
 def _shows_more(rng: np.random.Generator) -> tuple[Rule, str]:

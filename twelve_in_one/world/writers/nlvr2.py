@@ -12,7 +12,7 @@ from twelve_in_one.world.language import pairs
 from twelve_in_one.world.scene import Scene
 from twelve_in_one.world.writers.output import Count, Counts, Run, address, write_json_lines
 
-PER_SET = 14  # sentences
+PER_SET = 24  # sentences
 _MOST_USES = 2  # of a sentence where it is true, and where it is false
 _TRIES = 40  # for each sentence that is wanted
 
