@@ -2,9 +2,10 @@
 
     python benchmarks/training_loop.py --config configs/world.py --rounds 20 --repeats 3
 
-Runs rounds of the loop, and before and after it the same steps in the same order on batches that
-lie on the devices already. The share of time in which the loop waits for data is that of its own
-clock, which training logs too.
+Takes turns with three things: steps in the loop's order on batches that lie on the devices; the
+loop with batches that are in memory; the loop with batches made beside it. The second less the
+first is what plan, placement and logging cost, the third less the second what making batches takes
+from the same processors. Waiting for data is what the loop's own clock says, which training logs.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from twelve_in_one import (
     state,
 )
 from twelve_in_one.data.mixture import Mixture
+from twelve_in_one.data.pipeline import yield_often
 from twelve_in_one.log_window import LogWindow
 
 
@@ -61,6 +63,37 @@ def bare_seconds(this: job.Job, compiled: programs.Programs, train_state: Any, r
     return time.perf_counter() - start, train_state
 
 
+class Kept:
+    """A mixture whose batches are in memory."""
+
+    def __init__(self, streams: Any):
+        self._batches = {name: stream.batch(0) for name, stream in streams.items()}
+        self.positions = dict.fromkeys(streams, 0)
+
+    def next(self, task: str) -> Any:
+        """The same batch each time."""
+        self.positions[task] += 1
+        return dict(self._batches[task])
+
+
+def loop_seconds(
+    this: job.Job, compiled: programs.Programs, train_state: Any, mixture: Any
+) -> tuple[float, float, Any]:
+    """Seconds of the loop's rounds by its own clock, share of waiting for data, and the state."""
+    with contextlib.ExitStack() as stack:
+        workdir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        checkpoints = stack.enter_context(state.Checkpoints(workdir, this.run.checkpoint))
+        writer = stack.enter_context(metrics_writer.open_writer(workdir))
+        position = loop.Position(0, dsg.init(this.names), {}, LogWindow(this.names), 0.0)
+        stop = distributed.StopRequest()
+        train_state, _ = loop.run_rounds(
+            this, compiled, train_state, position, mixture, checkpoints, writer, stop
+        )
+        lines = metrics_writer.read(workdir / metrics_writer.FILE)
+    (timing,) = (line["timing"] for line in lines if line["event"] == "train")
+    return this.run.schedule.num_rounds / timing["rounds_per_s"], timing["data_wait"], train_state
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(
@@ -74,43 +107,44 @@ def main() -> None:
 
     config = load_config(args.config, args.argument)
     # One validation, after the last round, which the loop's clock leaves out.
-    config.schedule.num_rounds = args.rounds * (args.repeats + 1)
+    config.schedule.num_rounds = args.rounds
     config.schedule.min_validation_rounds = config.schedule.num_rounds
     config.schedule.max_validation_rounds = 0
+    config.evaluation.max_validation_examples = 1
     config.log.every_rounds = args.rounds
     run = config_check.check(config)
-    with contextlib.ExitStack() as stack:
-        workdir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        this = job.open_job(run, workdir)
-        stack.enter_context(sharding.use(this.placement.mesh, this.placement.layout))
+    yield_often()
+    seconds: dict[str, list[float]] = {"steps alone": [], "loop, kept batches": [], "loop": []}
+    waits = []
+    with tempfile.TemporaryDirectory() as workdir:
+        this = job.open_job(run, Path(workdir))
+    with sharding.use(this.placement.mesh, this.placement.layout):
         compiled, _, abstract = job.compile_job(this)
         train_state = programs.random_state(this.placement, this.optimizer, abstract, run.seed)
-        _, train_state = bare_seconds(this, compiled, train_state, 2)
-        steps = []
-        for _ in range(args.repeats):
-            seconds, train_state = bare_seconds(this, compiled, train_state, args.rounds)
-            steps.append(seconds)
-        checkpoints = stack.enter_context(state.Checkpoints(workdir, run.checkpoint))
-        writer = stack.enter_context(metrics_writer.open_writer(workdir))
-        position = loop.Position(0, dsg.init(this.names), {}, LogWindow(this.names), 0.0)
-        mixture = Mixture(this.train_streams, prefetch=run.data.prefetch)
-        stop = distributed.StopRequest()
-        train_state, _ = loop.run_rounds(
-            this, compiled, train_state, position, mixture, checkpoints, writer, stop
-        )
-        for _ in range(args.repeats):
-            seconds, train_state = bare_seconds(this, compiled, train_state, args.rounds)
-            steps.append(seconds)
-        lines = metrics_writer.read(workdir / metrics_writer.FILE)
-    # The first laps read records that later ones find in memory.
-    laps = [line["timing"] for line in lines if line["event"] == "train"][1:]
-    loops = [args.rounds / lap["rounds_per_s"] for lap in laps]
-    print(f"{args.rounds} rounds of {len(this.names)} updates, median and best of several")
-    for name, seconds in (("steps alone", steps), ("loop", loops)):
-        print(f"{name:18} {statistics.median(seconds):8.3f} s {min(seconds):8.3f} s")
-    cost = statistics.median(loops) / statistics.median(steps) - 1
-    print(f"cost of the loop   {cost:+8.1%}   {min(loops) / min(steps) - 1:+8.1%}")
-    print(f"waiting for data   {statistics.median(lap['data_wait'] for lap in laps):8.1%}")
+        mixtures = {
+            "loop, kept batches": Kept(this.train_streams),
+            "loop": Mixture(this.train_streams, prefetch=run.data.prefetch),
+        }
+        for repeat in range(args.repeats + 1):
+            lap, train_state = bare_seconds(this, compiled, train_state, args.rounds)
+            laps = {"steps alone": lap}
+            for name, mixture in mixtures.items():
+                laps[name], wait, train_state = loop_seconds(this, compiled, train_state, mixture)
+            if repeat:  # the first laps read records that later ones find in memory
+                waits.append(wait)
+                for name, lap in laps.items():
+                    seconds[name].append(lap)
+    print(f"{args.rounds} rounds of {len(this.names)} updates, median and best of {args.repeats}")
+    for name, laps in seconds.items():
+        print(f"{name:20} {statistics.median(laps):8.3f} s {min(laps):8.3f} s")
+    bare, kept, whole = seconds.values()
+    for name, ours, theirs in (
+        ("plan, placement, logging", kept, bare),
+        ("making batches beside it", whole, kept),
+    ):
+        median = statistics.median(ours) / statistics.median(theirs) - 1
+        print(f"{name:26} {median:+8.1%} {min(ours) / min(theirs) - 1:+8.1%}")
+    print(f"{'waiting for data':26} {statistics.median(waits):8.1%}")
 
 
 if __name__ == "__main__":

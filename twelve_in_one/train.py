@@ -81,7 +81,9 @@ def train(config: Any, workdir: Path, *, only_describe: bool = False) -> dict[st
 
 def _train(config: Any, job: Job) -> dict[str, Any] | None:
     from twelve_in_one.data.mixture import Mixture
+    from twelve_in_one.data.pipeline import yield_often
 
+    yield_often()
     run, workdir = job.run, job.workdir
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -134,7 +136,7 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
             job.serving,
             overwrite=True,
         )
-        return results.finish(job, train_state, position, sum(mixture.positions.values()), writer)
+        return results.finish(job, train_state, position, mixture.positions, writer)
 
 
 def _use_compilation_cache(run: RunConfig) -> None:
@@ -148,7 +150,7 @@ def _use_compilation_cache(run: RunConfig) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
+def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with all misspelt `--config.x.y` at once and without a traceback."""
     overrides = [argument for argument in argv if argument.startswith(("--config.", "-config."))]
     files = [argument for argument in argv if argument.startswith(("--config=", "-config="))]
@@ -170,7 +172,7 @@ def main(argv: Sequence[str]) -> None:
     """Entry point."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options start with --")
-    _set_up_logging()
+    set_up_logging()
     try:
         where = distributed.initialize(
             coordinator=_COORDINATOR.value,
@@ -192,7 +194,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(distributed.exit_code_when_stopped())
 
 
-def _set_up_logging() -> None:
+def set_up_logging() -> None:
     """Lines of this package, and of the libraries only what they warn of."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
@@ -211,4 +213,4 @@ def _hide_accelerators_from_tensorflow() -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)
