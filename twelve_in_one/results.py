@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def finish(
     job: Job,
     train_state: steps.TrainState,
     position: Position,
-    updates: int,
+    updates: Mapping[str, int],
     writer: metrics_writer.MetricsWriter,
 ) -> dict[str, Any]:
     """Scores the model on the test splits, writes and prints what came of the run.
@@ -28,7 +29,7 @@ def finish(
       job: the run.
       train_state: at its end.
       position: likewise.
-      updates: batches trained on.
+      updates: task name -> batches trained on.
       writer: of the run.
 
     Returns:
@@ -86,11 +87,12 @@ def finish(
     results = {
         "split": "test",
         "round": position.round,
-        "updates": updates,
+        "updates": sum(updates.values()),
         **found,
         "seconds": position.seconds + evaluation_seconds,
     }
     for name, entry in results["tasks"].items():
+        entry |= {"updates": updates[name], "validation": position.scores.get(name)}
         numbers = {key: entry[key] for key in ("score", "metrics", "examples")}
         writer.write(
             {"event": "result", "round": position.round, "split": "test", "task": name, **numbers}

@@ -1,0 +1,107 @@
+"""Which trainings an experiment consists of, as changes of one config.
+
+A `Training` is a name, a seed and a ConfigDict; its folder under the experiment's workdir is
+`NAME/seed-S`. Trainings of different experiments that are the same thing have the same name, so
+experiments share them.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twelve_in_one.run_config import task_key
+from twelve_in_one.tasks.twelve import TWELVE
+
+GROUPS = {
+    name: tuple(t.name for t in TWELVE if t.group == name) for name in ("G1", "G2", "G3", "G4")
+}
+# Factors on the learning rate among which single-task models find theirs, on validation data.
+RATE_FACTORS = (0.5, 1.0, 2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One run of the trainer.
+
+    Attributes:
+      name: of the folder, e.g. "single-vqa".
+      seed: of the run.
+      config: of the run.
+    """
+
+    name: str
+    seed: int
+    config: Any
+
+    def folder(self, workdir: Path) -> Path:
+        """Workdir of the run."""
+        return workdir / self.name / f"seed-{self.seed}"
+
+
+def all_tasks(base: Any, seed: int) -> Training:
+    """One model of all the config's tasks (paper: AT)."""
+    config = _copy(base, base.tasks, seed)
+    config.evaluation.text_baselines = True
+    return Training("all", seed, config)
+
+
+def group(base: Any, name: str, seed: int) -> Training:
+    """One model of a group's tasks, over as many rounds as that of all tasks (paper: GT)."""
+    tasks = [task for task in base.tasks if task in GROUPS[name]]
+    return Training(f"group-{name}", seed, _copy(base, tasks, seed))
+
+
+def single_task(
+    base: Any, name: str, seed: int, *, updates: int, rate_factor: float = 1.0
+) -> Training:
+    """A model of one task that is trained on a given number of batches (paper: ST).
+
+    Args:
+      base: config of all tasks.
+      name: of the task.
+      seed: of the run.
+      updates: batches; none is left out, as the plan is a round robin of one.
+      rate_factor: on the learning rate.
+    """
+    config = _copy(base, [name], seed)
+    config.schedule.kind, config.schedule.num_rounds = "round_robin", updates
+    _fit_validations(config)
+    config.optimizer.learning_rate *= rate_factor
+    suffix = "" if rate_factor == 1.0 else f"-rate-{rate_factor:g}"
+    return Training(f"single-{task_key(name)}{suffix}", seed, config)
+
+
+def fine_tuned(base: Any, name: str, seed: int, source: Training, workdir: Path) -> Training:
+    """The model of another training, trained further on one task (paper: "-> finetune ST").
+
+    A quarter of the learning rate and half of the rounds are our choice.
+    """
+    config = _copy(base, [name], seed)
+    config.init_from.path = str(source.folder(workdir))
+    config.optimizer.learning_rate /= 4
+    config.schedule.kind = "round_robin"
+    config.schedule.num_rounds = max(base.schedule.num_rounds // 2, 1)
+    _fit_validations(config)
+    return Training(f"tuned-{source.name}-{task_key(name)}", seed, config)
+
+
+def _fit_validations(config: Any) -> None:
+    """Validates once, at the end: nothing is stopped, and the last score is what is compared."""
+    config.schedule.min_validation_rounds = config.schedule.num_rounds
+    config.schedule.max_validation_rounds = config.schedule.num_rounds
+    config.schedule.official_resets = ()
+    config.evaluation.max_validation_examples = 0
+
+
+def _copy(base: Any, tasks: Sequence[str], seed: int) -> Any:
+    config = copy.deepcopy(base)
+    with config.unlocked():
+        config.tasks = tuple(tasks)
+        options: Mapping[str, Any] = base.task
+        config.task = type(base)({task_key(t): copy.deepcopy(options[task_key(t)]) for t in tasks})
+    config.seed = seed
+    config.evaluation.pictures = 0
+    config.evaluation.text_baselines = False
+    return config

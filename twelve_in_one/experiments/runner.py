@@ -1,0 +1,91 @@
+"""Runs trainings one after the other; what is complete is read, what was cut short goes on."""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from twelve_in_one import config_check, state
+from twelve_in_one.clock import duration
+from twelve_in_one.experiments.grid import Training
+from twelve_in_one.results import RESULTS
+
+Train = Callable[[Any, Path], dict[str, Any] | None]
+_log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """A training was asked to stop, and has saved."""
+
+
+class Runner:
+    """Trains, or reads what was trained before.
+
+    Attributes:
+      workdir: of all trainings.
+      train: ConfigDict and folder -> results, or None if it was asked to stop (`train.train`).
+      total: trainings that there will be, for the progress.
+      trained: seconds of each training that this runner ran, by name and seed.
+    """
+
+    def __init__(self, workdir: Path, train: Train, total: int):
+        self.workdir = workdir
+        self.trained: dict[tuple[str, int], float] = {}
+        self._train, self._total, self._done = train, total, 0
+
+    def run(self, training: Training) -> dict[str, Any]:
+        """The results of a training.
+
+        Raises:
+          ValueError: its folder holds a run of another config.
+          Stopped: it was asked to stop.
+        """
+        self._done += 1
+        folder = training.folder(self.workdir)
+        complete = folder / RESULTS
+        if complete.is_file():
+            _check_same(training, folder)
+            return json.loads(complete.read_text(encoding="utf-8"))
+        left = self._total - self._done + 1
+        eta = ""
+        if self.trained:
+            eta = f", ETA {duration(left * sum(self.trained.values()) / len(self.trained))}"
+        _log.info(
+            "training %d of %d: %s, seed %d%s",
+            self._done,
+            self._total,
+            training.name,
+            training.seed,
+            eta,
+        )
+        start = time.monotonic()
+        results = self._train(training.config, folder)
+        jax.clear_caches()  # programs of one training are of no use to the next
+        if results is None:
+            raise Stopped(str(folder))
+        self.trained[training.name, training.seed] = time.monotonic() - start
+        return results
+
+
+def _check_same(training: Training, folder: Path) -> None:
+    before = dataclasses.asdict(state.read_config(folder))
+    differing = _differences(before, dataclasses.asdict(config_check.check(training.config)))
+    if differing:
+        raise ValueError(
+            f"{folder} holds a training of other settings ({'; '.join(differing[:3])}): choose "
+            "another --workdir"
+        )
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in sorted(before.keys() | now.keys()):
+            found += _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+        return found
+    return [] if before == now else [f"{name} is {before!r} there and {now!r} here"]
