@@ -24,9 +24,10 @@ from twelve_in_one.run_config import DATA_DECIDES
 
 _TASKS = ("vqa", "gqa", "coco", "refcoco", "refcoco+", "refcocog", "snli_ve")
 _MAX_TOKENS = dict(vqa=18, gqa=22, coco=22, refcoco=14, refcoco_plus=14, refcocog=26, snli_ve=22)
-# The whole picture and its candidates; of photos the best proposals.
-_MAX_REGIONS = dict(vqa=1, gqa=1, coco=17, refcoco=10, refcoco_plus=10, refcocog=10, snli_ve=1)
-_BATCH_SIZE = dict(vqa=256, gqa=32, coco=16, refcoco=128, refcoco_plus=128, refcocog=64, snli_ve=64)
+# The whole picture and its candidates, nine at most in the samples; of photos the best proposals.
+_MAX_REGIONS = dict(vqa=1, gqa=1, coco=17, refcoco=13, refcoco_plus=13, refcocog=13, snli_ve=1)
+# Small: what a model learns from so few questions takes many updates more than large batches.
+_BATCH_SIZE = dict(vqa=64, gqa=16, coco=8, refcoco=32, refcoco_plus=32, refcocog=16, snli_ve=32)
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
@@ -35,6 +36,10 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.model = default_config.model_options("tiny")
     for size in DATA_DECIDES:
         config.model[size] = 0
+    # A picture that says nothing should not have to be multiplied away.
+    config.model.fusion, config.model.answer_bias = "sum", -6.5
+    for stream in (config.model.text, config.model.visual):
+        stream.dropout_rate = stream.attention_dropout_rate = 0.0
     held_out = "" if argument == "debug" else argument
     for key, task in config.task.items():
         task.max_tokens, task.max_regions = _MAX_TOKENS[key], _MAX_REGIONS[key]
@@ -48,14 +53,14 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.data.dir, config.data.regions = "workdir/samples", "real"
     config.data.feature_dtype = "float32"
 
-    config.optimizer.learning_rate, config.optimizer.head_learning_rate = 1.5e-3, 1.0
+    config.optimizer.learning_rate, config.optimizer.head_learning_rate = 1e-3, 1.0
     config.optimizer.schedule, config.optimizer.clip_norm = "cosine", 1.0
-    config.schedule.num_rounds = 500
-    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 50
+    config.schedule.num_rounds = 5000
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 250
     config.evaluation.max_validation_examples = 2048
     config.evaluation.text_baselines = True
-    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 50, 0
-    config.log.every_rounds = 10
+    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 500, 0
+    config.log.every_rounds = 50
     if argument == "debug":
         config.schedule.num_rounds = 2
         config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 1

@@ -1,12 +1,12 @@
-"""Where the time of a run goes: training, waiting for data, and neither."""
+"""Where the time of a run goes: training, devices that wait for data, and neither."""
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Clock:
-    """Time spent training, waiting for data, and not training (validation, saving)."""
+    """Time spent training, in which devices waited for data, and not training (validation)."""
 
     def __init__(self, first_round: int, before: float):
         self._before = before
@@ -21,10 +21,15 @@ class Clock:
         return self._before + time.perf_counter() - self._begin
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self, starved: Callable[[], bool]) -> Iterator[None]:
+        """Around the making of a batch. It counts if at its end the devices have nothing to do.
+
+        Which they may have had for a part of it only: the share is at most what is told.
+        """
         start = time.perf_counter()
         yield
-        self._wait += time.perf_counter() - start
+        if starved():
+            self._wait += time.perf_counter() - start
         self._updates += 1
 
     @contextlib.contextmanager

@@ -214,6 +214,7 @@ def _value(
     low, choices = field.metadata.get("low"), field.metadata.get("choices")
     if cls in (TwoStreamConfig, StreamConfig):  # whose fields carry no limits
         low = {int: 0 if field.name in _MAY_BE_ZERO else 1, float: 0.0}.get(kind)
+        low = None if field.name == "answer_bias" else low
     if kind is typing.Literal:
         kind, choices = type(inner[0]), inner
     if kind is tuple and isinstance(value, (list, tuple)):

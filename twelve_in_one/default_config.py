@@ -158,6 +158,8 @@ _WORLD_TOKENS = dict(
     visual7w=20, guesswhat=80, nlvr2=28, snli_ve=22,
 )  # fmt: skip
 _WORLD_REGIONS = 17  # 16 slots of the pixel extractor and the whole picture
+# Less where an example is of several rows, or its text long.
+_WORLD_BATCHES = dict(coco=24, flickr30k=24, guesswhat=48, nlvr2=48)
 _WORLD_CHOICES = dict(visual7w=4, guesswhat=8)
 
 
@@ -168,8 +170,7 @@ def use_world(config: ConfigDict, images: int, folder: str = "workdir/worlds") -
         if name in _WORLD_CHOICES:
             task.detected_slots, task.num_choices = _WORLD_REGIONS, _WORLD_CHOICES[name]
             task.max_regions = _WORLD_REGIONS + max(_WORLD_CHOICES.values())
-        # A retrieval example is four rows, and captions are learnt soon.
-        task.batch_size = 32 if name in ("coco", "flickr30k") else 64
+        task.batch_size = _WORLD_BATCHES.get(name, 64)
         task.loss_scale = 1.0
     data, world = config.data, f"{folder}/{images}-0"
     data.raw_dir, data.dir, data.regions = f"{world}/raw", f"{world}/data", "pixels"
@@ -189,8 +190,8 @@ def world_config(tasks: Sequence[str] = tuple(task.name for task in TWELVE)) -> 
     """A run of some tasks on the world that ends in minutes on two cores."""
     config = get_config(tasks)
     use_world(config, images=2000)
-    config.schedule.num_rounds = 240
-    config.schedule.min_validation_rounds, config.schedule.max_validation_rounds = 25, 50
+    config.schedule.num_rounds = 220
+    config.schedule.min_validation_rounds, config.schedule.max_validation_rounds = 30, 60
     # A task that has not left chance yet stands as still as one that has converged.
     config.schedule.patience = 3
     config.evaluation.max_validation_examples = 256

@@ -202,8 +202,11 @@ class _Updates:
                     jax.block_until_ready(self._ahead.popleft())
         return train_state
 
+    def _starved(self) -> bool:
+        return not self._ahead or self._ahead[-1].is_ready()
+
     def _gradient(self, train_state: steps.TrainState, name: str) -> steps.Gradient:
-        with self._clock.waiting():
+        with self._clock.waiting(self._starved):
             batch = self._mixture.next(name)
         with profiling.annotate(name, self.done):
             gradient, metrics = self._compiled.grad[name](

@@ -36,8 +36,9 @@ def prepare(run: RunConfig) -> None:
     if missing:
         raise DataError(
             f"{data}: not built with region features {run.data.regions!r}: {', '.join(missing)}. "
-            f"Run `python -m twelve_in_one.data.build NAME --data_dir {data} ...` for each, or "
-            "leave them out of config.tasks"
+            f"Run `python -m twelve_in_one.data.build NAME --data_dir {data} ...` for each, leave "
+            "them out of config.tasks, or say what to make them of: data.samples_dir "
+            "(configs/real_samples.py takes $TWELVE_IN_ONE_SAMPLES) or data.world_images"
         )
 
 
