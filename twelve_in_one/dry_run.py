@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from twelve_in_one import config_check, dsg, optim, profiling, programs
+from twelve_in_one import config_check, dsg, optim, profiling, programs, task_plan
 from twelve_in_one.clock import duration
 from twelve_in_one.job import Job
 from twelve_in_one.models.two_stream import count_parameters
@@ -22,7 +22,7 @@ def describe(
     batches = {name: stream.batch(0) for name, stream in job.train_streams.items()}
     rounds = min(_PLANNED_ROUNDS, job.schedule.num_rounds)
     sections = (
-        ("plan", dsg.format_plan(job.schedule, dsg.init(job.names), 0, rounds)),
+        ("plan", task_plan.format_plan(job.schedule, dsg.init(job.names), 0, rounds)),
         ("batches", _shapes(job, batches)),
         ("parameters", optim.describe_groups(abstract.params, job.groups)),
         ("programs", programs.compile_list(table)),
@@ -74,7 +74,7 @@ def _time(job: Job, compiled: programs.Programs, abstract: Any, batches: Any) ->
     state = programs.random_state(job.placement, job.optimizer, abstract, job.run.seed)
     key = job.placement.everywhere(jax.random.key(job.run.seed))
     flags = [job.placement.everywhere(jnp.bool_(value)) for value in (False, True)]
-    expected = dsg.expected_updates(job.schedule)
+    expected = task_plan.expected_updates(job.schedule)
     rows = [
         f"{'task':10}  {'s an update':>11}  {'updates':>9}  {'s a validation':>14}  {'in all':>12}"
     ]
@@ -100,7 +100,7 @@ def _time(job: Job, compiled: programs.Programs, abstract: Any, batches: Any) ->
             num_batches = min(num_batches, -(-limit // stream.selection.batch_size))
         validation = (time.perf_counter() - start) * num_batches
         planned = next(t for t in job.schedule.tasks if t.name == name)
-        times = job.schedule.num_rounds // dsg.validation_interval(job.schedule, planned) + 1
+        times = job.schedule.num_rounds // task_plan.validation_interval(job.schedule, planned) + 1
         update = min(seconds[1:])
         all_of_it = update * expected[name] + validation * times
         total += all_of_it

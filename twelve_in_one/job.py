@@ -16,6 +16,7 @@ from twelve_in_one import (
     optim,
     programs,
     schedules,
+    task_plan,
 )
 from twelve_in_one.run_config import RunConfig, TaskRun
 
@@ -35,7 +36,7 @@ class Job:
     groups: tuple[optim.ParamGroup, ...]
     optimizer: Any
     rate: schedules.Schedule
-    schedule: dsg.Schedule
+    schedule: task_plan.Schedule
     controller: dsg.Controller
     train_streams: Mapping[str, Any]
     val_streams: Mapping[str, Any]
@@ -84,7 +85,7 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
             }
         )
     planned = tuple(
-        dsg.PlannedTask(name, stream.selection.num_examples, stream.selection.num_batches)
+        task_plan.PlannedTask(name, stream.selection.num_examples, stream.selection.num_batches)
         for name, stream in streams[0].items()
     )
     schedule, controller = _schedule(run, planned)
@@ -114,13 +115,13 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
 
 
 def _schedule(
-    run: RunConfig, planned: tuple[dsg.PlannedTask, ...]
-) -> tuple[dsg.Schedule, dsg.Controller]:
+    run: RunConfig, planned: tuple[task_plan.PlannedTask, ...]
+) -> tuple[task_plan.Schedule, dsg.Controller]:
     options = dataclasses.asdict(run.schedule)
     controller = {
         key: options.pop(key) for key in ("patience", "threshold", "continue_threshold", "cooldown")
     }
-    return dsg.Schedule(planned, seed=run.seed, **options), dsg.Controller(**controller)
+    return task_plan.Schedule(planned, seed=run.seed, **options), dsg.Controller(**controller)
 
 
 def _optimizer(

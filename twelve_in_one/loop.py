@@ -24,6 +24,7 @@ from twelve_in_one import (
     sharding,
     state,
     steps,
+    task_plan,
     warm_start,
 )
 from twelve_in_one.clock import Clock, duration
@@ -136,8 +137,8 @@ def run_rounds(
         while position.round < total:
             number = position.round
             if not plan:
-                holds = dsg.rounds_until_validation(job.schedule, number)
-                plan.extend(dsg.plan(job.schedule, position.controllers, number, holds))
+                holds = task_plan.rounds_until_validation(job.schedule, number)
+                plan.extend(task_plan.plan(job.schedule, position.controllers, number, holds))
             names = plan.popleft()
             profile.step(number, train_state.params)
             train_state = updates.round(train_state, names)
@@ -145,7 +146,7 @@ def run_rounds(
             stopping = stop.agreed(number)
             if position.round % run.log.every_rounds == 0 or position.round == total:
                 _log_training(job, train_state, position, clock, updates.done, writer)
-            due = dsg.validations(job.schedule, number)
+            due = task_plan.validations(job.schedule, number)
             if due:
                 with clock.pause():
                     _validate_all(job, compiled, train_state.params, due, position, writer)

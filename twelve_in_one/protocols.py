@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from twelve_in_one import evaluation, ranking, sharding
 from twelve_in_one.data.pipeline import TaskStream, as_dataset
 from twelve_in_one.data.retrieval import read_retrieval_set
-from twelve_in_one.evaluation import Outcome
+from twelve_in_one.evaluation import EvalStep, Outcome
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.models.two_stream import count_parameters
 from twelve_in_one.programs import Placement
@@ -39,6 +39,7 @@ def evaluate_task(
     options: EvaluationOptions,
     max_examples: int = 0,
     prefetch: int = 2,
+    compiled: EvalStep | None = None,
     name: str = "",
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Outcome | Ranking]:
@@ -52,6 +53,7 @@ def evaluate_task(
       max_examples: only so many of the first examples; of retrieval, the first images with so many
         captions, which makes it easier. 0 takes all.
       prefetch: batches that wait ready.
+      compiled: evaluation step for batches of these shapes; compiled here if None.
       name: of task and split, for progress.
       progress: called with a name, how much is done and how much there is.
 
@@ -89,8 +91,12 @@ def evaluate_task(
         if max_examples:
             total = min(total, max_examples)
         batches = as_dataset(stream, stop=-(-total // selection.batch_size), prefetch=prefetch)
+        if compiled is None:
+            compiled = _eval_step(
+                placement.model, _nameless(task), placement.mesh, placement.layout
+            )
         outcome = evaluation.evaluate_stream(
-            _eval_step(placement.model, _nameless(task), placement.mesh, placement.layout),
+            compiled,
             params,
             batches.as_numpy_iterator(),
             placement.place,
@@ -128,6 +134,7 @@ def evaluate_all(
     options: EvaluationOptions,
     max_examples: int = 0,
     prefetch: int = 2,
+    compiled: Mapping[str, EvalStep] | None = None,
     baselines: Callable[[Task, str], Mapping[str, float]] | None = None,
     keep: Callable[[TaskStream, str, Outcome | Ranking], None] | None = None,
     progress: Progress | None = None,
@@ -142,6 +149,7 @@ def evaluate_all(
       options: see `evaluate_task`; the others likewise.
       max_examples: of a split.
       prefetch: batches that wait ready.
+      compiled: task name -> evaluation step for batches of the streams' shapes.
       baselines: (task, split) -> chance, majority and words, see `data.text_baselines`. Retrieval
         needs none: without the picture all images are equal.
       keep: called with the stream, the split and the predictions of each, e.g. to write them.
@@ -169,6 +177,7 @@ def evaluate_all(
                 options=options,
                 max_examples=max_examples,
                 prefetch=prefetch,
+                compiled=compiled[name] if compiled else None,
                 name=f"{name}/{split}",
                 progress=progress,
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from twelve_in_one import metrics_writer, protocols, steps, subject
+from twelve_in_one import metrics_writer, programs, protocols, steps, subject
 from twelve_in_one.job import Job
 from twelve_in_one.loop import Position
 
@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 
 def finish(
     job: Job,
+    compiled: programs.Programs,
     train_state: steps.TrainState,
     position: Position,
     updates: Mapping[str, int],
@@ -27,6 +28,7 @@ def finish(
 
     Args:
       job: the run.
+      compiled: its programs.
       train_state: at its end.
       position: likewise.
       updates: task name -> batches trained on.
@@ -79,6 +81,7 @@ def finish(
         options=run.evaluation,
         max_examples=limit,
         prefetch=run.data.prefetch,
+        compiled=compiled.evaluate,
         baselines=subject.baselines_of(job.data, limit) if run.evaluation.text_baselines else None,
         keep=keep if run.evaluation.pictures else None,
         progress=report.Progress("test") if jax.process_index() == 0 else None,

@@ -99,7 +99,7 @@ class TaskOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleOptions:
-    """Which task trains when; see `dsg.Schedule` and `dsg.Controller` for the meaning of each."""
+    """Which task trains when: the fields of `task_plan.Schedule` and `dsg.Controller`."""
 
     kind: str = _one_of(
         "stop_and_go",

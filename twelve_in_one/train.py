@@ -136,7 +136,7 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
             job.serving,
             overwrite=True,
         )
-        return results.finish(job, train_state, position, mixture.positions, writer)
+        return results.finish(job, compiled, train_state, position, mixture.positions, writer)
 
 
 def _use_compilation_cache(run: RunConfig) -> None:
