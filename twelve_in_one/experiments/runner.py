@@ -36,7 +36,8 @@ class Runner:
     def __init__(self, workdir: Path, train: Train, total: int):
         self.workdir = workdir
         self.trained: dict[tuple[str, int], float] = {}
-        self._train, self._total, self._done = train, total, 0
+        self._train, self._total = train, total
+        self._asked: set[Path] = set()
 
     def run(self, training: Training) -> dict[str, Any]:
         """The results of a training.
@@ -45,19 +46,20 @@ class Runner:
           ValueError: its folder holds a run of another config.
           Stopped: it was asked to stop.
         """
-        self._done += 1
         folder = training.folder(self.workdir)
+        self._asked.add(folder)
         complete = folder / RESULTS
         if complete.is_file():
             _check_same(training, folder)
             return json.loads(complete.read_text(encoding="utf-8"))
-        left = self._total - self._done + 1
+        done = len(self._asked)
+        left = self._total - done + 1
         eta = ""
         if self.trained:
             eta = f", ETA {duration(left * sum(self.trained.values()) / len(self.trained))}"
         _log.info(
             "training %d of %d: %s, seed %d%s",
-            self._done,
+            done,
             self._total,
             training.name,
             training.seed,
