@@ -131,7 +131,9 @@ def run(args: argparse.Namespace) -> None:
     placement = Placement.make(
         subject.model, args.layout or subject.layout, args.model_axis or subject.model_axis
     )
-    baselines = baselines_of(subject.folder, args.max_examples) if args.text_baselines else None
+    baselines = None
+    if args.text_baselines:
+        baselines = baselines_of(subject.folder, subject.candidates, args.max_examples)
     written: list[Path] = []
 
     def keep(stream: TaskStream, split: str, predictions: Any) -> None:

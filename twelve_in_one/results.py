@@ -64,6 +64,10 @@ def finish(
             _log.warning("no example pictures of %s: %s", split, error)
 
     limit = run.evaluation.max_test_examples
+    baselines = None
+    if run.evaluation.text_baselines:
+        candidates = {name: task.options.candidates for name, task in tasks.items()}
+        baselines = subject.baselines_of(job.data, candidates, limit)
     found = protocols.evaluate_all(
         job.placement,
         train_state.params,
@@ -82,7 +86,7 @@ def finish(
         max_examples=limit,
         prefetch=run.data.prefetch,
         compiled=compiled.evaluate,
-        baselines=subject.baselines_of(job.data, limit) if run.evaluation.text_baselines else None,
+        baselines=baselines,
         keep=keep if run.evaluation.pictures else None,
         progress=report.Progress("test") if jax.process_index() == 0 else None,
     )

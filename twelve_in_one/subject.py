@@ -208,14 +208,26 @@ def open_stream(
     )
 
 
-def baselines_of(folder: DataFolder, max_examples: int) -> Callable[[Task, str], dict[str, float]]:
-    """Chance, majority and words of a task's split, each computed once."""
+def baselines_of(
+    folder: DataFolder, candidates: Mapping[str, str], max_examples: int
+) -> Callable[[Task, str], dict[str, float]]:
+    """Chance, majority and words of a task's split, each computed once.
+
+    Args:
+      folder: of the data.
+      candidates: task name -> "detected" or "annotated"; detected where it is not named.
+      max_examples: of a split; 0 takes 20,000.
+    """
     from twelve_in_one.data import text_baselines
 
     @functools.cache
     def baselines(task: Task, split: str) -> dict[str, float]:
         blind = text_baselines.score_task(
-            folder, task, split, max_examples=max_examples or _BASELINE_EXAMPLES
+            folder,
+            task,
+            split,
+            max_examples=max_examples or _BASELINE_EXAMPLES,
+            candidates=candidates.get(task.name, "detected"),
         )
         return {"chance": blind.chance, "majority": blind.majority, "words": blind.words}
 

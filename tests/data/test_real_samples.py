@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twelve_in_one.data import real_samples, real_sets
+from twelve_in_one.data import real_samples, real_sets, text_baselines
 from twelve_in_one.data.annotations import refcoco_rows
 from twelve_in_one.data.reader import built_folder, open_split, read_build_info
 from twelve_in_one.data.records import DataError
@@ -245,6 +245,17 @@ def test_candidates_are_the_boxes_of_both_sets(built, name):
         step = 7 if name == "refcoco" else 8
         right = 1 + int(np.argmin(np.abs(pixels - (1 + step * k, 2, 7 + step * k, 22 + k)).sum(1)))
         assert target.argmax() == right and target[right] == pytest.approx(1)
+
+
+def test_chance_is_a_guess_among_the_candidates(built):
+    """Of five boxes an image, two and two are so alike that either is right if one is meant."""
+    task = dataclasses.replace(TASKS["refcoco"], max_regions=9)
+    found = text_baselines.score_task(
+        open_folder(built.data, "real"), task, "val", max_examples=1000, candidates="annotated"
+    )
+    # Of expressions 0, 1 and 2. Columns 15 to 21 and 17 to 23 share five of nine.
+    right = [1, 2, 2]
+    assert found.chance == pytest.approx(np.mean(right) / 5)
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,9 @@ def tabulate(stream: TaskStream, max_examples: int) -> Table:
         mask = np.ones_like(targets, bool)
         if task.kind == "region":
             targets, mask = (targets > 0.5), batch["region_mask"][rows]
+            if stream.encoding.candidates == "annotated":  # the whole picture is none of them
+                mask = mask & (np.arange(mask.shape[1]) > 0)
+                targets = targets & mask
         elif task.kind == "choice":
             mask = batch["choice_mask"][rows]
             targets = np.eye(targets.shape[1])[np.where(mask, targets, -1).argmax(axis=1)]
@@ -147,8 +150,17 @@ def _fit(
     return model.predict_proba, model.classes_
 
 
-def score_task(folder: DataFolder, task: Task, split: str, *, max_examples: int) -> Blind:
+def score_task(
+    folder: DataFolder, task: Task, split: str, *, max_examples: int, candidates: str = "detected"
+) -> Blind:
     """Blind scores of one task of a data folder.
+
+    Args:
+      folder: of the data.
+      task: with its shapes.
+      split: to score on.
+      max_examples: of each split.
+      candidates: what tasks of kind "region" choose from, see `Encoding`.
 
     Raises:
       DataError: the task has not been built, or a split of it.
@@ -156,7 +168,14 @@ def score_task(folder: DataFolder, task: Task, split: str, *, max_examples: int)
 
     def table(which: str) -> Table:
         training = which == "train"
-        stream = open_stream(folder, task, which, batch_size=_BATCH, training=training)
+        stream = open_stream(
+            folder,
+            task,
+            which,
+            batch_size=_BATCH,
+            training=training,
+            encoding_options={"candidates": candidates},
+        )
         return tabulate(stream, max_examples)
 
     return blind_scores(task, table("train"), table(split))
