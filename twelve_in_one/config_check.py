@@ -28,6 +28,7 @@ _MAY_BE_ZERO = (
     "num_tasks",
     "num_frozen_layers",
 )
+_MAY_BE_NEGATIVE = ("answer_bias",)
 
 
 class ConfigError(ValueError):
@@ -213,8 +214,8 @@ def _value(
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     low, choices = field.metadata.get("low"), field.metadata.get("choices")
     if cls in (TwoStreamConfig, StreamConfig):  # whose fields carry no limits
-        low = {int: 0 if field.name in _MAY_BE_ZERO else 1, float: 0.0}.get(kind)
-        low = None if field.name == "answer_bias" else low
+        lows = {int: 0 if field.name in _MAY_BE_ZERO else 1, float: 0.0}
+        low = None if field.name in _MAY_BE_NEGATIVE else lows.get(kind)
     if kind is typing.Literal:
         kind, choices = type(inner[0]), inner
     if kind is tuple and isinstance(value, (list, tuple)):

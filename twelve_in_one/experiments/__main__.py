@@ -1,4 +1,4 @@
-"""The paper's comparisons as tables with seeds and confidence intervals.
+r"""The paper's comparisons as tables with seeds and confidence intervals.
 
     python -m twelve_in_one.experiments main --workdir=workdir/experiments
     python -m twelve_in_one.experiments main --seeds=0 --models=single,all \
