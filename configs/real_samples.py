@@ -28,7 +28,7 @@ _MAX_TOKENS = dict(vqa=18, gqa=22, coco=22, refcoco=14, refcoco_plus=14, refcoco
 _MAX_REGIONS = dict(vqa=1, gqa=1, coco=17, refcoco=13, refcoco_plus=13, refcocog=13, snli_ve=1)
 # Small: so few questions take many updates rather than large batches, and hypotheses are soon known
 # by heart.
-_BATCH_SIZE = dict(vqa=64, gqa=16, coco=8, refcoco=32, refcoco_plus=32, refcocog=16, snli_ve=12)
+_BATCH_SIZE = dict(vqa=96, gqa=16, coco=8, refcoco=32, refcoco_plus=32, refcocog=16, snli_ve=12)
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
@@ -56,7 +56,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
 
     config.optimizer.learning_rate, config.optimizer.head_learning_rate = 1e-3, 1.0
     config.optimizer.schedule, config.optimizer.clip_norm = "cosine", 1.0
-    config.schedule.num_rounds = 5000
+    config.schedule.num_rounds = 5500
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 250
     # Of 2,048 answers a score is known to a hundredth: fewer failures in a row mean nothing.
     config.schedule.patience = 3

@@ -33,6 +33,7 @@ ARGUMENTS = {
     "single_task": (*NAMES.split(), "debug", "refcoco+,debug"),
     "finetune": (*NAMES.split(), "debug", "nlvr2,debug"),
     "real_samples": ("", "debug", "folder/of/others"),
+    "pretrain_cc": ("", "world", "official", "debug"),
 }
 WRONG = {
     "world": ("official", "debug,debug"),
@@ -41,6 +42,7 @@ WRONG = {
     "single_task": ("VQA", "vqa,gqa", "vqa2", "refcoco_plus"),
     "finetune": ("VQA", "vqa,gqa", "official"),
     "real_samples": (),
+    "pretrain_cc": ("vqa", "world,debug"),
 }
 # The released task file (specification 3.3): id, text positions, regions, batch, learning rate.
 RELEASED = {
@@ -165,6 +167,31 @@ def test_the_released_codes_run():
     assert optimizer.official_unreached == "skip_until_touched"
     # After the last of the sixth and of the eighth 10,112 rounds, which count from 0.
     assert run.schedule.official_resets == (6 * 10_112 - 1, 8 * 10_112 - 1)
+
+
+def test_the_released_pretraining():
+    """Numbers of the specification, section 4."""
+    run = check(load("pretrain_cc")())
+    (task,) = task_runs(run)
+    assert (task.task.max_tokens, task.task.max_regions, task.task.batch_size) == (36, 37, 512)
+    optimizer = run.optimizer
+    found = [getattr(optimizer, x) for x in ("learning_rate", "b1", "b2", "eps", "weight_decay")]
+    assert found == [1e-4, 0.9, 0.98, 1e-8, 0.01]
+    assert (optimizer.schedule, optimizer.warmup_share, optimizer.clip_norm) == ("linear", 0.1, 0.0)
+    assert not optimizer.official_no_bias_correction
+    assert run.schedule.num_rounds == 60_920  # 3,119,449 pairs in whole batches, ten times
+    assert run.pretraining.objective == 1 and run.pretraining.overlap_iou == 0.4
+    assert run.model["num_tasks"] == 0 and run.model["num_region_classes"] == 1601
+    official = check(load("pretrain_cc")("official")).pretraining
+    assert official.official_overlap and official.official_validation
+
+
+def test_pretraining_needs_all_of_its_heads():
+    raw = load("pretrain_cc")().to_dict()
+    raw["model"]["heads"] = ("alignment", "masked_language")
+    assert errors_of(raw) == (
+        "model.heads: lacks 'masked_region', which conceptual_captions reads",
+    )
 
 
 def test_what_a_pretrained_model_lacks():

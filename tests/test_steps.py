@@ -10,9 +10,11 @@ import pytest
 
 from twelve_in_one import optim, steps
 from twelve_in_one.convert.names import flatten
+from twelve_in_one.models.config import PRETRAINING_HEADS
 from twelve_in_one.models.two_stream import TwoStreamModel
 from twelve_in_one.tasks.base import TRUNK_KEYS, Task
 from twelve_in_one.tasks.losses import Sums
+from twelve_in_one.tasks.twelve import CONCEPTUAL_CAPTIONS
 
 B, T, R, M = 4, 5, 4, 3
 
@@ -293,6 +295,38 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(task, params, still, dra
     np.testing.assert_allclose(parts[1].sums, whole[1].sums, rtol=1e-6)
     norm = float(whole[1].grad_norm)
     np.testing.assert_allclose(parts[1].grad_norm, norm, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * norm),
+        parts[0].grads,
+        whole[0].grads,
+    )
+
+
+def test_pretraining_in_parts_has_the_gradient_of_the_whole(still, random_params, draw):
+    """Of all three losses, though the parts hide different numbers of words and regions."""
+    config = dataclasses.replace(still, heads=PRETRAINING_HEADS, visual_target=1)
+    task = dataclasses.replace(CONCEPTUAL_CAPTIONS, max_tokens=T, max_regions=R, batch_size=B)
+    rng = np.random.default_rng(0)
+    batch = draw(dataclasses.replace(ANSWER, task_id=0))
+    del batch["targets"]
+    batch |= {
+        "token_labels": np.where(rng.random((B, T)) < 0.5, batch["tokens"], -1),
+        "region_labels": np.where(rng.random((B, R)) < 0.5, 1, -1) * (np.arange(R) > 0),
+        "region_features": rng.normal(size=(B, R, config.region_feature_dim)).astype(np.float32),
+        "is_misaligned": rng.integers(0, 2, B),
+        "region_weight": np.float32(0.7),
+        "alignment_weight": np.float32(1.0),
+    }
+    params, key, zero = random_params(config), jax.random.key(0), np.int32(0)
+    whole, parts = (
+        jax.jit(steps.make_grad_step(config, task, accumulate=accumulate))(params, zero, batch, key)
+        for accumulate in (1, 2)
+    )
+    assert whole[1].sums.loss.shape == (3,) and whole[0].ok
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), parts[1].sums, whole[1].sums
+    )
+    norm = float(whole[1].grad_norm)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * norm),
         parts[0].grads,

@@ -20,7 +20,7 @@ from twelve_in_one.run_config import (
     task_key,
 )
 from twelve_in_one.tasks.base import Task
-from twelve_in_one.tasks.twelve import TWELVE
+from twelve_in_one.tasks.twelve import TASKS
 
 _MAY_BE_ZERO = (
     *DATA_DECIDES,
@@ -70,8 +70,7 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
 
 def task_runs(run: RunConfig) -> tuple[TaskRun, ...]:
     """The tasks of a run in its order, with the shapes of the config."""
-    known = {task.name: task for task in TWELVE}
-    return tuple(_task_run(known[name], run.task[name]) for name in run.tasks)
+    return tuple(_task_run(TASKS[name], run.task[name]) for name in run.tasks)
 
 
 def loss_scales(runs: Sequence[TaskRun]) -> dict[str, float]:
@@ -128,7 +127,7 @@ def _task_run(task: Task, options: TaskOptions) -> TaskRun:
 
 
 def _task_names(value: Any, errors: list[str]) -> tuple[str, ...]:
-    names = [task.name for task in TWELVE]
+    names = list(TASKS)
     if not isinstance(value, (tuple, list)) or not value:
         errors.append(f"tasks: {value!r}; should name some of {', '.join(names)}")
         return ()
@@ -149,7 +148,7 @@ def _task_options(raw: Any, tasks: Sequence[str], errors: list[str]) -> dict[str
     for name in tasks:
         if task_key(name) not in raw:
             errors.append(f"task.{task_key(name)}: missing, though tasks names {name}")
-    known = {task_key(task.name): task.name for task in TWELVE}
+    known = {task_key(name): name for name in TASKS}
     checked = {}
     for key, options in raw.items():
         if key in known:
@@ -242,7 +241,7 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 def _check_together(run: RunConfig, errors: list[str]) -> None:
     """What only several settings together can get wrong."""
-    model, known = run.model, {task.name: task for task in TWELVE}
+    model = run.model
     positions = model["max_positions"] - model["position_offset"]
     for name, options in run.task.items():
         path = f"task.{task_key(name)}"
@@ -253,7 +252,7 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
                 f"{path}.accumulate: {options.accumulate} does not divide the batch size "
                 f"{options.batch_size}"
             )
-        chooses = known[name].kind == "choice"
+        chooses = TASKS[name].kind == "choice"
         if chooses != (options.num_choices > 0):
             errors.append(
                 f"{path}.num_choices: {options.num_choices}, but {name} chooses among "
@@ -264,9 +263,10 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
                 f"{path}.detected_slots: {options.detected_slots} leaves no room for annotated "
                 f"boxes in max_regions {options.max_regions}"
             )
-    for task in (known[name] for name in run.tasks):
-        if task.head not in model["heads"]:
-            errors.append(f"model.heads: lacks {task.head!r}, which {task.name} reads")
+    for task in (TASKS[name] for name in run.tasks):
+        for head in task.heads:
+            if head not in model["heads"]:
+                errors.append(f"model.heads: lacks {head!r}, which {task.name} reads")
         if 0 < model["num_tasks"] <= task.task_id:
             errors.append(
                 f"model.num_tasks: {model['num_tasks']} rows, {task.name} is number {task.task_id}"

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from twelve_in_one.models.config import named_size
-from twelve_in_one.run_config import DATA_DECIDES, task_key
-from twelve_in_one.tasks.twelve import TWELVE
+from twelve_in_one.models.config import PRETRAINING_HEADS, named_size
+from twelve_in_one.run_config import DATA_DECIDES, PretrainingOptions, task_key
+from twelve_in_one.tasks.twelve import TASKS, TWELVE
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -22,12 +22,13 @@ _TEST_SPLITS = {
     "vgqa": ("val",),
     "refcoco": ("testA", "testB"),
     "refcoco+": ("testA", "testB"),
+    "conceptual_captions": ("val",),
 }
 
 
 def task_options(name: str) -> ConfigDict:
     """A task's options in the paper's run."""
-    task = {task.name: task for task in TWELVE}[name]
+    task = TASKS[name]
     return ConfigDict(
         dict(
             max_tokens=task.max_tokens,
@@ -71,6 +72,7 @@ def get_config(
             clean=True,
             world_images=0,
             world_seed=0,
+            world_more_captions=0,
             samples_dir="",
             held_out_dir="",
             feature_dtype="float16",
@@ -148,6 +150,7 @@ def get_config(
         )
     )
     config.parallel = ConfigDict(dict(layout="dp", model=1, devices=0, transfer_guard="disallow"))
+    config.pretraining = ConfigDict(dataclasses.asdict(PretrainingOptions()))
     return config
 
 
@@ -155,7 +158,7 @@ def get_config(
 # programs.
 _WORLD_TOKENS = dict(
     vqa=18, vgqa=18, gqa=26, coco=26, flickr30k=26, refcoco=26, refcoco_plus=26, refcocog=26,
-    visual7w=20, guesswhat=80, nlvr2=28, snli_ve=22,
+    visual7w=20, guesswhat=80, nlvr2=28, snli_ve=22, conceptual_captions=26,
 )  # fmt: skip
 _WORLD_REGIONS = 17  # 16 slots of the pixel extractor and the whole picture
 # Less where an example is of several rows, or its text long.
@@ -163,7 +166,9 @@ _WORLD_BATCHES = dict(coco=24, flickr30k=24, guesswhat=48, nlvr2=48)
 _WORLD_CHOICES = dict(visual7w=4, guesswhat=8)
 
 
-def use_world(config: ConfigDict, images: int, folder: str = "workdir/worlds") -> None:
+def use_world(
+    config: ConfigDict, images: int, *, more_captions: int = 0, folder: str = "workdir/worlds"
+) -> None:
     """Takes the generated world for data, with a small model that suits it."""
     for name, task in config.task.items():
         task.max_tokens, task.max_regions = _WORLD_TOKENS[name], _WORLD_REGIONS
@@ -172,11 +177,16 @@ def use_world(config: ConfigDict, images: int, folder: str = "workdir/worlds") -
             task.max_regions = _WORLD_REGIONS + max(_WORLD_CHOICES.values())
         task.batch_size = _WORLD_BATCHES.get(name, 64)
         task.loss_scale = 1.0
-    data, world = config.data, f"{folder}/{images}-0"
+    name = f"{images}-0" + (f"-{more_captions}" if more_captions else "")
+    data, world = config.data, f"{folder}/{name}"
     data.raw_dir, data.dir, data.regions = f"{world}/raw", f"{world}/data", "pixels"
-    data.world_images, data.feature_dtype = images, "float32"
+    data.world_images, data.world_more_captions = images, more_captions
+    data.feature_dtype = "float32"
+    chosen = {name: config.model[name] for name in ("heads", "num_tasks")}
     config.model = model_options("tiny")
+    config.model.update(chosen)
     config.model.max_positions = 128
+    config.model.visual_target = 2  # regions of the world come without classes
     for size in DATA_DECIDES:
         config.model[size] = 0
     for stream in (config.model.text, config.model.visual):
@@ -199,6 +209,26 @@ def world_config(tasks: Sequence[str] = tuple(task.name for task in TWELVE)) -> 
     config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 50, 0
     config.log.every_rounds = 10
     return config
+
+
+def pretraining_config() -> ConfigDict:
+    """Pretraining on Conceptual Captions as the released script does it (spec section 4)."""
+    config = get_config(("conceptual_captions",))
+    config.model.heads, config.model.num_tasks = PRETRAINING_HEADS, 0
+    optimizer = config.optimizer
+    optimizer.learning_rate, optimizer.head_learning_rate = 1e-4, 1.0
+    optimizer.b2, optimizer.eps = 0.98, 1e-8
+    config.schedule.kind = "round_robin"
+    config.schedule.num_rounds = 10 * (3_119_449 // 512)  # epochs of the released size
+    return config
+
+
+def pretrain_on_world(config: ConfigDict, images: int = 2000, more_captions: int = 4000) -> None:
+    """Changes a config of pretraining into one for the world's captions."""
+    use_world(config, images, more_captions=more_captions)
+    config.schedule.num_rounds = 1500
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 250
+    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 250, 0
 
 
 def shorten(config: ConfigDict) -> None:

@@ -29,11 +29,12 @@ class EvalOutput(NamedTuple):
 
     Attributes:
       sums: over the rows that count.
-      prediction: int32[B], label, option, region or choice (its slot among the M choices). Slots
-        that are masked are never chosen.
+      prediction: int32[B], label, option, region or choice (its slot among the M choices); of kind
+        "pretraining" 1 where the caption seems another image's. Slots that are masked are never
+        chosen.
       score: float32[B], of the prediction.
-      confidence: float32[B], probability of the prediction by the model: softmax over the options
-        of kind "match", else a sigmoid, as in the loss.
+      confidence: float32[B], probability of the prediction by the model: softmax of kinds "match"
+        and "pretraining", else a sigmoid, as in the loss.
       oracle: float32[B], the best score that any prediction could have had.
     """
 
@@ -55,6 +56,7 @@ class Outcome:
       confidence: float32[E].
       oracle: float32[E].
       loss: mean over the examples.
+      parts: of a loss of several parts: mean loss and mean score of each.
     """
 
     example_ids: tuple[str, ...]
@@ -63,6 +65,7 @@ class Outcome:
     confidence: np.ndarray
     oracle: np.ndarray
     loss: float
+    parts: tuple[tuple[float, float], ...] = ()
 
     @property
     def examples(self) -> int:
@@ -83,10 +86,10 @@ def make_eval_step(config: TwoStreamConfig, task: Task) -> EvalStep:
 
     def eval_step(params: Any, batch: Batch) -> EvalOutput:
         inputs = trunk_inputs(task, batch)
-        out, _ = model.apply({"params": params}, **inputs, heads=(task.head,))
-        logits = out[task.head].astype(jnp.float32)
-        rows = (sharding.constrain(x, None) for x in _judged(task, logits, batch))
-        return EvalOutput(task_loss(task, logits, batch), *rows)
+        out, _ = model.apply({"params": params}, **inputs, heads=task.heads)
+        out = {head: scores.astype(jnp.float32) for head, scores in out.items()}
+        rows = (sharding.constrain(x, None) for x in _judged(task, out[task.head], batch))
+        return EvalOutput(task_loss(task, out, batch), *rows)
 
     return eval_step
 
@@ -95,9 +98,12 @@ def _judged(
     task: Task, logits: jax.Array, batch: Batch
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Prediction, score, confidence and oracle of every row; see `EvalOutput`."""
-    targets, mask = batch["targets"], batch["_mask"]
+    mask = batch["_mask"]
+    targets = batch["is_misaligned"] if task.kind == "pretraining" else batch["targets"]
     real = None
-    if task.kind == "match":
+    if task.kind == "pretraining":
+        credit = jax.nn.one_hot(targets, 2)
+    elif task.kind == "match":
         logits = logits.reshape(-1, task.rows_per_example)  # [B * k] -> [B, k]
         credit = jax.nn.one_hot(targets, task.rows_per_example)
     elif task.kind == "region":
@@ -116,7 +122,8 @@ def _judged(
         logits = jnp.where(real, logits, -jnp.inf)
     credit = jnp.where(mask[:, None], credit, 0).astype(jnp.float32)
     best = jnp.argmax(logits, axis=1).astype(jnp.int32)
-    probability = jax.nn.softmax(logits) if task.kind == "match" else jax.nn.sigmoid(logits)
+    softmax = task.kind in ("match", "pretraining")
+    probability = jax.nn.softmax(logits) if softmax else jax.nn.sigmoid(logits)
 
     def chosen(values: jax.Array) -> jax.Array:
         return jnp.take_along_axis(values, best[:, None], axis=1)[:, 0]
@@ -157,13 +164,13 @@ def evaluate_stream(
     ids: list[list[str]] = []
     columns: dict[str, list[np.ndarray]] = {"mask": []}
     columns |= {name: [] for name in EvalOutput._fields if name != "sums"}
-    loss = count = 0.0
+    totals = np.zeros((3, 1))  # of `Sums`, becomes [3, parts]
 
     def fetch() -> None:
-        nonlocal loss, count
+        nonlocal totals
         names, mask, own, output = waiting.popleft()
         sums, *rows = jax.device_get(tuple(output))
-        loss, count = loss + float(sums.loss), count + float(sums.count)
+        totals = totals + np.stack([np.ravel(x).astype(np.float64) for x in sums])
         ids.append(names)
         columns["mask"].append(mask)
         for name, values in zip(EvalOutput._fields[1:], rows, strict=True):
@@ -192,7 +199,7 @@ def evaluate_stream(
     while waiting:
         fetch()
     own = {"example_ids": ids} | {key: np.stack(x).tolist() for key, x in columns.items() if x}
-    return _outcome(distributed.gather(own), loss, count)
+    return _outcome(distributed.gather(own), totals)
 
 
 def _own_rows(placed: jax.Array, rows: int) -> np.ndarray:
@@ -210,12 +217,14 @@ def _own_rows(placed: jax.Array, rows: int) -> np.ndarray:
     return own
 
 
-def _outcome(parts: list[dict[str, Any]], loss: float, count: float) -> Outcome:
+def _outcome(parts: list[dict[str, Any]], totals: np.ndarray) -> Outcome:
     """Puts the rows of all processes, batch by batch, into the order of the stream."""
     if len({len(part["example_ids"]) for part in parts}) > 1:
         raise ValueError(f"processes made {[len(part['example_ids']) for part in parts]} batches")
-    if not count:
+    if not np.any(totals[2]):
         raise ValueError("nothing to evaluate: the stream has no examples")
+    means = totals[:2] / np.maximum(totals[2], 1)
+    loss = float(means[0].sum())
 
     def joined(key: str, dtype: Any) -> np.ndarray:
         # P of [batches, rows] -> [batches, P, rows] -> flat
@@ -229,7 +238,7 @@ def _outcome(parts: list[dict[str, Any]], loss: float, count: float) -> Outcome:
         which = f", first {example_ids[broken[0]]}" if broken.size else ""
         raise ValueError(
             f"the model's outputs of {broken.size} examples{which} are not finite (mean loss "
-            f"{loss / count}): its weights are not usable"
+            f"{loss}): its weights are not usable"
         )
     return Outcome(
         example_ids=tuple(example_ids),
@@ -237,7 +246,8 @@ def _outcome(parts: list[dict[str, Any]], loss: float, count: float) -> Outcome:
         score=joined("score", np.float32)[kept],
         confidence=confidence,
         oracle=joined("oracle", np.float32)[kept],
-        loss=loss / count,
+        loss=loss,
+        parts=tuple(map(tuple, means.T.tolist())) if means.shape[1] > 1 else (),
     )
 
 
@@ -253,6 +263,7 @@ def summarise(
     | choice | accuracy | |
     | verdict | accuracy; without a gold label wrong | consistency (NLVR2) |
     | match | accuracy among four: for validation, the test is in `ranking.py` | |
+    | pretraining | share of masked words that are right | loss and score of every part |
 
     Oracle and vocabulary recall are what the best prediction would score: a detector may have
     missed a box, and the vocabulary may lack an answer.
@@ -273,6 +284,11 @@ def summarise(
         return result | {"metrics": {}}
     result |= {"score": _mean(outcome.score), "loss": outcome.loss}
     further: dict[str, float] = {}
+    if task.kind == "pretraining":
+        for head, (loss, score) in zip(task.heads, outcome.parts, strict=True):
+            further |= {f"{head}_loss": loss, f"{head}_score": score}
+        result |= {"score": further["masked_language_score"], "metric": "masked words"}
+        return result | {"metrics": further}
     if task.kind == "match":
         result["metric"] = f"{task.rows_per_example}-way accuracy"
     elif task.kind == "region":

@@ -34,10 +34,12 @@ _OUTPUTS = {
     "match": "how well each caption fits each image",
     "region": "scores of the regions, also of padding",
     "choice": "scores of the regions, also of padding and of those that are no choice",
+    "pretraining": "scores of whether the text belongs to the image",
 }
 _VERDICTS = {
     "image_pair": ("false", "true"),
     "three_way": ("contradiction", "neutral", "entailment"),
+    "alignment": ("aligned", "swapped"),
 }
 _README = """\
 # Exported model

@@ -76,9 +76,8 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
                     data,
                     task,
                     task.options.train_split if training else task.options.val_split,
+                    model,
                     training=training,
-                    feature_dim=model.region_feature_dim,
-                    num_labels=model.num_answers.get(task.task.head),
                     batch_size=size,
                 )
                 for task in tasks

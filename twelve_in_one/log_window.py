@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from twelve_in_one.models.config import PRETRAINING_HEADS
 from twelve_in_one.steps import TaskMetrics
 
-# Of what is finite, but for "updates", which counts all.
+# Of what is finite, but for "updates", which counts all. The first three are lists of three numbers
+# where the loss has three parts.
 _FIELDS = ("loss", "score", "count", "grad_norm", "finite", "updates")
 
 
@@ -23,7 +25,7 @@ class LogWindow:
         """Begins empty, or where `to_json` left off."""
         self._totals = {task: dict.fromkeys(_FIELDS, 0.0) for task in tasks}
         for task, totals in (saved or {}).items():
-            self._totals[task].update(totals)
+            self._totals[task].update({name: _number(value) for name, value in totals.items()})
         self._pending: list[tuple[str, int, TaskMetrics]] = []
 
     def add(self, task: str, step: int, metrics: TaskMetrics) -> None:
@@ -37,28 +39,43 @@ class LogWindow:
         for (task, step, _), (sums, norm) in zip(self._pending, fetched, strict=True):
             totals = self._totals[task]
             totals["updates"] += 1
-            if not (np.isfinite(norm) and np.isfinite(sums.loss)):
-                loss = float(sums.loss) / max(float(sums.count), 1)
+            if not (np.isfinite(norm) and np.all(np.isfinite(sums.loss))):
+                loss = float(np.sum(sums.loss / np.maximum(sums.count, 1)))
                 bad.append(f"{task}, update {step}: loss {loss}, gradient norm {float(norm)}")
                 continue
             totals["finite"] += 1
             for name, value in (*sums._asdict().items(), ("grad_norm", norm)):
-                totals[name] += float(value)
+                totals[name] = totals[name] + np.asarray(value, np.float64)
         self._pending = []
         return bad
 
     def to_json(self) -> dict[str, Any]:
         """What `settle` has summed."""
-        return {task: dict(totals) for task, totals in self._totals.items() if totals["updates"]}
+        return {
+            task: {name: np.asarray(value).tolist() for name, value in totals.items()}
+            for task, totals in self._totals.items()
+            if totals["updates"]
+        }
 
     def means(self) -> dict[str, dict[str, float]]:
-        """{"loss", "score", "grad_norm"} by task, over the finite updates of tasks that had any."""
-        used = {task: t for task, t in self._totals.items() if t["count"]}
-        return {
-            "loss": {task: t["loss"] / t["count"] for task, t in used.items()},
-            "score": {task: t["score"] / t["count"] for task, t in used.items()},
-            "grad_norm": {task: t["grad_norm"] / t["finite"] for task, t in used.items()},
-        }
+        """{"loss", "score", "grad_norm"} by task, over the finite updates of tasks that had any.
+
+        Loss and score of the parts of pretraining stand below "task/part", too; the task's own are
+        the sum of the losses and the score of the first, as `Sums` has them.
+        """
+        found: dict[str, dict[str, float]] = {"loss": {}, "score": {}, "grad_norm": {}}
+        for task, totals in self._totals.items():
+            if not totals["finite"]:
+                continue
+            counts = np.maximum(np.ravel(totals["count"]), 1)
+            losses, scores = (np.ravel(totals[name]) / counts for name in ("loss", "score"))
+            found["loss"][task], found["score"][task] = float(losses.sum()), float(scores[0])
+            found["grad_norm"][task] = float(totals["grad_norm"] / totals["finite"])
+            if len(losses) > 1:
+                for part, loss, score in zip(PRETRAINING_HEADS, losses, scores, strict=True):
+                    found["loss"][f"{task}/{part}"] = float(loss)
+                    found["score"][f"{task}/{part}"] = float(score)
+        return found
 
     @property
     def updates(self) -> dict[str, int]:
@@ -68,3 +85,7 @@ class LogWindow:
     def clear(self) -> None:
         """Begins anew."""
         self._totals = {task: dict.fromkeys(_FIELDS, 0.0) for task in self._totals}
+
+
+def _number(saved: Any) -> Any:
+    return np.asarray(saved, np.float64) if isinstance(saved, list) else saved

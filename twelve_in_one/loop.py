@@ -272,7 +272,7 @@ def _log_training(
     position.window.clear()
     left = (job.run.schedule.num_rounds - rounds) / now["rounds_per_s_overall"]
     stopped = [name for name, s in position.controllers.items() if s.stopped]
-    scores = means["score"].values()
+    scores = [means["score"][name] for name in job.names if name in means["score"]]
     show_stopped = stopped and job.schedule.kind == "stop_and_go"
     _log.info(
         "round %d/%d  %.1f updates/s  %.0f examples/s  data wait %.1f %%  ETA %s  "

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from twelve_in_one import evaluation, ranking, sharding
-from twelve_in_one.data.pipeline import TaskStream, as_dataset
+from twelve_in_one.data.pipeline import Stream, as_dataset
 from twelve_in_one.data.retrieval import read_retrieval_set
 from twelve_in_one.evaluation import EvalStep, Outcome
 from twelve_in_one.models.config import TwoStreamConfig
@@ -27,6 +27,8 @@ from twelve_in_one.tasks.base import Task
 
 Progress = Callable[[str, int, int], None]
 _BLIND = ("chance", "majority", "words")
+# Without the picture all images of retrieval are equal; pretraining has no questions.
+_WITHOUT_BASELINES = ("match", "pretraining")
 _LARGE_MATRIX = 100 << 20  # bytes of scores that are worth a line
 _PEEKED = 100  # records; a test's answers are public or not, whatever single examples lack
 
@@ -34,7 +36,7 @@ _PEEKED = 100  # records; a test's answers are public or not, whatever single ex
 def evaluate_task(
     placement: Placement,
     params: Any,
-    stream: TaskStream,
+    stream: Stream,
     *,
     options: EvaluationOptions,
     max_examples: int = 0,
@@ -64,7 +66,7 @@ def evaluate_task(
       DataError: a record cannot be used; names it.
       ValueError: the model's outputs are not finite.
     """
-    task, selection = stream.encoding.task, stream.selection
+    task, selection = stream.task, stream.selection
     report: Progress = progress or (lambda name, done, total: None)
     with sharding.use(placement.mesh, placement.layout):
         if task.kind == "match":
@@ -104,17 +106,20 @@ def evaluate_task(
             progress=lambda done: report(name, min(done, total), total),
         )
     summary = evaluation.summarise(
-        task, outcome, candidates=stream.encoding.candidates, answered=has_answers(stream)
+        task,
+        outcome,
+        candidates=stream.encoding.candidates if task.kind == "region" else "detected",
+        answered=has_answers(stream),
     )
     return summary, outcome
 
 
-def has_answers(stream: TaskStream) -> bool:
+def has_answers(stream: Stream) -> bool:
     """Whether the split comes with answers, judged by its first records.
 
     That no target is above 0 does not tell: all answers may be outside the vocabulary.
     """
-    if stream.encoding.task.kind not in ("answer", "verdict"):
+    if stream.task.kind not in ("answer", "verdict"):
         return True
     reader = stream.selection.reader
     first = (reader.record(int(position)) for position in stream.selection.records[:_PEEKED])
@@ -129,14 +134,14 @@ def evaluate_all(
     placement: Placement,
     params: Any,
     splits: Mapping[str, Sequence[str]],
-    open_stream: Callable[[str, str], TaskStream],
+    open_stream: Callable[[str, str], Stream],
     *,
     options: EvaluationOptions,
     max_examples: int = 0,
     prefetch: int = 2,
     compiled: Mapping[str, EvalStep] | None = None,
     baselines: Callable[[Task, str], Mapping[str, float]] | None = None,
-    keep: Callable[[TaskStream, str, Outcome | Ranking], None] | None = None,
+    keep: Callable[[Stream, str, Outcome | Ranking], None] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Scores several tasks, one after the other.
@@ -150,8 +155,8 @@ def evaluate_all(
       max_examples: of a split.
       prefetch: batches that wait ready.
       compiled: task name -> evaluation step for batches of the streams' shapes.
-      baselines: (task, split) -> chance, majority and words, see `data.text_baselines`. Retrieval
-        needs none: without the picture all images are equal.
+      baselines: (task, split) -> chance, majority and words, see `data.text_baselines`; not asked
+        for retrieval and pretraining.
       keep: called with the stream, the split and the predictions of each, e.g. to write them.
       progress: see `evaluate_task`.
 
@@ -169,7 +174,7 @@ def evaluate_all(
         parts = {}
         for split in wanted:
             stream = open_stream(name, split)
-            task = stream.encoding.task
+            task = stream.task
             part, predictions = evaluate_task(
                 placement,
                 params,
@@ -182,7 +187,7 @@ def evaluate_all(
                 progress=progress,
             )
             part = dict.fromkeys(_BLIND) | part
-            if baselines and part["score"] is not None and task.kind != "match":
+            if baselines and part["score"] is not None and task.kind not in _WITHOUT_BASELINES:
                 part |= {key: baselines(task, split)[key] for key in _BLIND}
             parts[split] = part
             if keep:

@@ -38,6 +38,7 @@ class DataOptions:
       clean: leave out other datasets' test images (paper section 3.2).
       world_images: size of the generated world that is made where `dir` does not exist, or 0.
       world_seed: its seed.
+      world_more_captions: its further pictures with captions, for pretraining.
       samples_dir: samples of real records that `dir` is built from where it does not exist, see
         `data.real_samples`; "" builds nothing.
       held_out_dir: files of the same kinds that become the test splits; "" if there are none.
@@ -57,6 +58,7 @@ class DataOptions:
     feature_dtype: str = _one_of("float32", "float16")
     cache_megabytes: int = _at_least(1)
     prefetch: int = _at_least(1)
+    world_more_captions: int = _at_least(0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +234,32 @@ class InitFrom:
 
 
 @dataclasses.dataclass(frozen=True)
+class PretrainingOptions:
+    """What pretraining on captions hides and asks for; see `data.pretraining` and spec section 4.
+
+    What a masked region predicts is `model.visual_target`.
+
+    Attributes:
+      objective: 0 all losses on all pairs; 1 no masked losses on swapped pairs (12-in-1); 2 no
+        swapped pairs, and no loss of alignment.
+      overlap_iou: regions that overlap a masked one by more than this are hidden, too (12-in-1); 1
+        hides none, as ViLBERT.
+      region_weight: factor on the loss of masked regions.
+      num_negatives: that a region is told apart from, of `model.visual_target` 2.
+      official_overlap: regions that overlap a masked one stay visible, and only count in the
+        divisor of the image's mean feature.
+      official_validation: objective 1 validates with the masked losses of swapped pairs.
+    """
+
+    objective: int = dataclasses.field(default=1, metadata={"choices": (0, 1, 2)})
+    overlap_iou: float = _at_least(0.0, 0.4)
+    region_weight: float = _at_least(0.0, 1.0)
+    num_negatives: int = _at_least(1, 128)
+    official_overlap: bool = False
+    official_validation: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class LogOptions:
     """What is written while training, see `metrics_writer` and `profiling`.
 
@@ -298,6 +326,7 @@ class RunConfig:
     init_from: InitFrom
     log: LogOptions
     parallel: ParallelOptions
+    pretraining: PretrainingOptions = PretrainingOptions()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import optax
 from twelve_in_one import optim, schedules
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.models.two_stream import TwoStreamModel
-from twelve_in_one.tasks.base import Task, task_loss, trunk_inputs
+from twelve_in_one.tasks.base import Task, task_count, task_loss, trunk_inputs
 from twelve_in_one.tasks.losses import Sums
 
 Batch = Mapping[str, Any]
@@ -71,7 +71,7 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
 def batch_sums(
     config: TwoStreamConfig, task: Task, params: Any, batch: Batch, dropout_key: Any = None
 ) -> Sums:
-    """Loss and score of `batch`; computes the head of `task` and no other.
+    """Loss and score of `batch`; computes the heads of `task` and no other.
 
     Args:
       config: the model.
@@ -82,8 +82,8 @@ def batch_sums(
     """
     model = TwoStreamModel(config)
     inputs = trunk_inputs(task, batch)
-    out, _ = model.apply({"params": params}, **inputs, heads=(task.head,), dropout_key=dropout_key)
-    return task_loss(task, out[task.head], batch)
+    out, _ = model.apply({"params": params}, **inputs, heads=task.heads, dropout_key=dropout_key)
+    return task_loss(task, out, batch)
 
 
 def make_grad_step(
@@ -109,7 +109,7 @@ def make_grad_step(
     ) -> tuple[Any, Sums]:
         def loss(params: Any) -> tuple[jax.Array, Sums]:
             sums = batch_sums(config, task, params, batch, key)
-            return loss_scale * sums.loss / jnp.maximum(count, 1), sums
+            return loss_scale * jnp.sum(sums.loss / jnp.maximum(count, 1)), sums
 
         return jax.grad(loss, has_aux=True)(params)
 
@@ -117,23 +117,23 @@ def make_grad_step(
         params: Any, step: jax.Array, batch: Batch, key: jax.Array
     ) -> tuple[Gradient, TaskMetrics]:
         key = jax.random.fold_in(jax.random.fold_in(key, step), batch["task_id"])
-        count = jnp.sum(batch["_mask"], dtype=jnp.float32)
+        count = task_count(task, batch)
         if accumulate == 1:
             grads, sums = part_gradient(params, batch, key, count)
         else:
 
             def add(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
                 number, rows = part
-                rows = rows | {"task_id": batch["task_id"]}
-                new = part_gradient(params, rows, jax.random.fold_in(key, number), count)
+                new = part_gradient(params, rows | scalars, jax.random.fold_in(key, number), count)
                 return jax.tree.map(jnp.add, total, new), None
 
-            zero = jnp.zeros((), jnp.float32)
+            scalars = {name: x for name, x in batch.items() if not jnp.ndim(x)}
+            zero = jnp.zeros_like(count)
             start = (jax.tree.map(jnp.zeros_like, params), Sums(zero, zero, zero))
             parts = (jnp.arange(accumulate), _cut(batch, accumulate))
             (grads, sums), _ = jax.lax.scan(add, start, parts)
         norm = optax.tree.norm(grads)
-        ok = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
+        ok = jnp.isfinite(norm) & jnp.all(jnp.isfinite(sums.loss))
         return Gradient(grads, ok), TaskMetrics(sums, norm)
 
     return grad_step

@@ -10,15 +10,15 @@ import jax
 import numpy as np
 
 from twelve_in_one import checkpoint, config_check, default_config, model_folder, sharding, state
-from twelve_in_one.data import streams
-from twelve_in_one.data.pipeline import TaskStream
+from twelve_in_one.data import run_inputs, streams
+from twelve_in_one.data.pipeline import Stream
 from twelve_in_one.data.preprocessing import Preprocessing, check_same
 from twelve_in_one.data.reader import built_folder, has_split, open_split
 from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.data.streams import DataFolder
 from twelve_in_one.models.config import TwoStreamConfig, from_json
 from twelve_in_one.programs import Placement
-from twelve_in_one.run_config import EvaluationOptions
+from twelve_in_one.run_config import EvaluationOptions, PretrainingOptions
 from twelve_in_one.tasks.base import Task
 
 REPORTED = "reported"  # the splits that the paper's tables are about
@@ -39,6 +39,7 @@ class Subject:
       model: the model's config.
       trained_on: what was done to its inputs; None where a run has not saved it yet.
       options: sizes of blocks and batches.
+      pretraining: what pretraining hides.
       feature_dtype: of regions.
       cache_megabytes: for records, a split.
       prefetch: batches that wait ready.
@@ -54,6 +55,7 @@ class Subject:
     model: TwoStreamConfig
     trained_on: Preprocessing | None
     options: EvaluationOptions
+    pretraining: PretrainingOptions = PretrainingOptions()
     feature_dtype: str = "float16"
     cache_megabytes: int = 512
     prefetch: int = 2
@@ -98,6 +100,7 @@ def of_workdir(
         model=model,
         trained_on=state.read_preprocessing(workdir),
         options=config.evaluation,
+        pretraining=config.pretraining,
         feature_dtype=config.data.feature_dtype,
         cache_megabytes=config.data.cache_megabytes,
         prefetch=config.data.prefetch,
@@ -186,11 +189,12 @@ def splits_to_score(
 
 def open_stream(
     subject: Subject, placement: Placement, task: Task, split: str, batch_size: int
-) -> TaskStream:
+) -> Stream:
     """This process's rows of a split, not for training."""
     size = batch_size or subject.options.batch_size or task.batch_size
     multiple = placement.mesh.shape[sharding.DATA]
-    options: dict[str, object] = {"feature_dtype": np.dtype(subject.feature_dtype).type}
+    feature_dtype = {"feature_dtype": np.dtype(subject.feature_dtype).type}
+    options: dict[str, object] = dict(feature_dtype)
     if task.name in subject.candidates:
         options["candidates"] = subject.candidates[task.name]
     return streams.open_stream(
@@ -205,6 +209,8 @@ def open_stream(
         num_hosts=jax.process_count(),
         cache_bytes=subject.cache_megabytes << 20,
         encoding_options=options,
+        pretraining_options=feature_dtype
+        | run_inputs.pretraining_options(subject.pretraining, subject.model, training=False),
     )
 
 

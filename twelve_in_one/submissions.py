@@ -60,7 +60,7 @@ def write(folder: Path, stream: TaskStream, split: str, predictions: Outcome | R
       ValueError: predictions are missing, unknown or double, or an id is not of the official form.
       OSError: the file cannot be written.
     """
-    task = stream.encoding.task
+    task = stream.task
     ending = {"vqa": "json", "gqa": "json", "nlvr2": "csv"}.get(task.name, "jsonl")
     path = folder / f"{task.name}-{split}.{ending}"
     failure: ValueError | OSError | None = None
@@ -81,7 +81,7 @@ def render(stream: TaskStream, split: str, predictions: Outcome | Ranking) -> st
     Raises:
       ValueError: see `write`.
     """
-    task, selection = stream.encoding.task, stream.selection
+    task, selection = stream.task, stream.selection
     where = f"{task.name}/{split}"
     if isinstance(predictions, Ranking):
         check_complete(where, predictions.caption_ids, selection.num_examples)

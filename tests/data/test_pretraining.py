@@ -10,9 +10,12 @@ from reference.memory_split import TOKENIZER, memory_split, text_of
 from twelve_in_one.data.pipeline import Selection
 from twelve_in_one.data.pretraining import PretrainingStream
 from twelve_in_one.data.records import DataError
+from twelve_in_one.tasks.twelve import CONCEPTUAL_CAPTIONS
 
 COUNTS = [1] * 30 + [2] * 10  # 50 captions
 F, C, T, R = 6, 5, 6, 6
+TASK = dataclasses.replace(CONCEPTUAL_CAPTIONS, max_tokens=T, max_regions=R)
+SCALARS = ("task_id", "region_weight", "alignment_weight")
 
 
 def _stream(*, num_classes=C, records=None, batch_size=20, training=True, seed=(4, 0), **settings):
@@ -30,13 +33,7 @@ def _stream(*, num_classes=C, records=None, batch_size=20, training=True, seed=(
     )
     return PretrainingStream(
         chosen,
-        **{
-            "tokenizer": TOKENIZER,
-            "feature_dim": F,
-            "num_classes": num_classes,
-            "max_tokens": T,
-            "max_regions": R,
-        }
+        **{"task": TASK, "tokenizer": TOKENIZER, "feature_dim": F, "num_classes": num_classes}
         | settings,
     )
 
@@ -49,22 +46,32 @@ def _rows(stream, num_batches):
         for i in np.flatnonzero(batch["_mask"]):
             example = int(batch["example_id"][i].removeprefix("example-"))
             record = stream.selection.reader.record(int(owner[example]))
-            yield {key: value[i] for key, value in batch.items()}, record, example
+            row = {key: value[i] for key, value in batch.items() if key not in SCALARS}
+            yield row, record, example
 
 
-def test_shapes_and_dtypes():
-    batch = _stream().batch(0)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_shapes_and_dtypes(target, dtype):
+    batch = _stream(visual_target=target, num_negatives=10, feature_dtype=dtype).batch(0)
+    wanted = {
+        0: {"region_classes": C},
+        1: {"region_features": F},
+        2: {"region_features": F, "across_draws": 7, "within_draws": 3},
+    }
     expected = {
         "tokens": ((20, T), np.int32),
         "token_mask": ((20, T), bool),
         "token_labels": ((20, T), np.int32),
-        "regions": ((20, R, F), np.float32),
-        "region_features": ((20, R, F), np.float32),
-        "region_classes": ((20, R, C), np.float32),
+        "regions": ((20, R, F), dtype),
+        **{key: ((20, R, size), np.float32) for key, size in wanted[target].items()},
         "region_labels": ((20, R), np.int32),
         "boxes": ((20, R, 5), np.float32),
         "region_mask": ((20, R), bool),
         "is_misaligned": ((20,), np.int32),
+        "region_weight": ((), np.float32),
+        "alignment_weight": ((), np.float32),
+        "task_id": ((), np.int32),
         "_mask": ((20,), bool),
         "example_id": ((20,), object),
     }
@@ -75,14 +82,33 @@ def test_shapes_and_dtypes():
 
 def test_defaults_are_the_released_sizes():
     fields = {field.name: field.default for field in dataclasses.fields(PretrainingStream)}
-    assert (fields["max_tokens"], fields["max_regions"], fields["objective"]) == (36, 37, 1)
+    found = [fields[name] for name in ("objective", "overlap_iou", "num_negatives")]
+    assert found == [1, 0.4, 128]
+    task = CONCEPTUAL_CAPTIONS
+    assert (task.max_tokens, task.max_regions, task.batch_size) == (36, 37, 512)
+    batch = _stream(visual_target=2).batch(0)
+    assert (batch["across_draws"].shape[2], batch["within_draws"].shape[2]) == (89, 38)
 
 
-@pytest.mark.parametrize("official", [True, False])
+def test_weights_are_those_of_the_objective():
+    for objective in (0, 1, 2):
+        batch = _stream(objective=objective, region_weight=0.5).batch(0)
+        assert (batch["region_weight"], batch["alignment_weight"]) == (0.5, objective != 2)
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+@pytest.mark.parametrize(("official", "overlap"), [(True, 0.4), (False, 0.4), (False, 1.0)])
 @pytest.mark.parametrize("objective", [0, 1, 2])
-def test_rows_follow_the_draws(objective, official):
+def test_rows_follow_the_draws(objective, official, overlap, target):
     """Each row is what the literal rules make of the uniform numbers of its generator."""
-    stream = _stream(objective=objective, official_overlap=official, batch_size=10)
+    stream = _stream(
+        objective=objective,
+        official_overlap=official,
+        overlap_iou=overlap,
+        visual_target=target,
+        num_negatives=10,
+        batch_size=10,
+    )
     selection = stream.selection
     special = {TOKENIZER.pad_id, TOKENIZER.cls_id, TOKENIZER.sep_id}
     seen = 0
@@ -112,7 +138,7 @@ def test_rows_follow_the_draws(objective, official):
             rng.random((kept, 2)),
             0.15,
             0.9,
-            0.4,
+            overlap,
             official,
             R - 1,
         )
@@ -122,19 +148,25 @@ def test_rows_follow_the_draws(objective, official):
         assert row["region_mask"].tolist() == [True] * (1 + kept) + [False] * padding
         np.testing.assert_allclose(row["regions"][0], mean, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(row["regions"][1 : 1 + kept], hidden)
-        np.testing.assert_array_equal(row["region_features"][1 : 1 + kept], features)
-        np.testing.assert_array_equal(row["region_classes"][1 : 1 + kept], image.class_probs[:kept])
+        wanted = {"region_classes": image.class_probs[:kept]}
+        if target:
+            wanted = {"region_features": features}
+        if target == 2 and kept:
+            wanted["across_draws"] = rng.random((kept, 7), np.float32)
+            wanted["within_draws"] = rng.random((kept, 3), np.float32)
+        for key, values in wanted.items():
+            np.testing.assert_array_equal(row[key][1 : 1 + kept], values)
+            assert not row[key][0].any()
         np.testing.assert_array_equal(row["boxes"][: 1 + kept], image.locations[: 1 + kept])
-        for key in ("regions", "region_features", "region_classes", "boxes"):
+        for key in ("regions", "boxes", *wanted):
             assert not row[key][1 + kept :].any()
-        assert not row["region_features"][0].any()
         seen += 1
     assert seen == 100
 
 
 def test_labels_only_where_something_is_asked():
     labelled = hidden = 0
-    for row, _, _ in _rows(_stream(objective=0), 20):
+    for row, _, _ in _rows(_stream(objective=0, visual_target=1), 20):
         tokens = row["token_labels"] != -1
         assert not tokens[~row["token_mask"]].any()
         unasked = ~tokens & row["token_mask"]
@@ -210,7 +242,10 @@ def test_hosts_together_are_one(training, num_hosts):
     hosts = [_stream(training=training, host=i, num_hosts=num_hosts) for i in range(num_hosts)]
     for number in range(3):
         parts = [host.batch(number) for host in hosts]
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        joined = {
+            key: x if key in SCALARS else np.concatenate([part[key] for part in parts])
+            for key, x in parts[0].items()
+        }
         _assert_same(joined, whole.batch(number))
 
 
@@ -245,15 +280,11 @@ def test_evaluation_covers_all_once():
         stream.batch(3)
 
 
-def test_without_classes():
-    with_classes, without = _stream(), _stream(num_classes=0)
-    wanted, got = with_classes.batch(0), without.batch(0)
-    assert got["region_classes"].shape == (20, R, 0)
-    # A model without classes may read regions that have some.
-    ignoring = dataclasses.replace(with_classes, num_classes=0).batch(0)
-    assert ignoring["region_classes"].shape == (20, R, 0)
-    for key in wanted.keys() - {"region_classes"}:
-        np.testing.assert_array_equal(ignoring[key], wanted[key])
+def test_features_are_predicted_where_there_are_no_classes():
+    batch = _stream(visual_target=1, num_classes=0).batch(0)
+    asked = batch["region_labels"] == 1
+    assert asked.any() and batch["region_features"][asked].any(axis=1).all()
+    assert "region_classes" not in batch
 
 
 def test_images_without_regions():
@@ -289,8 +320,8 @@ def test_images_without_regions():
     ("feature_dim", "stored_classes", "message"),
     [
         (F + 2, C, "region features have size 6, the model takes 8"),
-        (F, C + 2, "region classes have size 7, the model takes 5"),
-        (F, 0, "region classes have size 0, the model takes 5"),
+        (F, C + 2, "regions come with 7 classes, the model predicts 5: set model.num_region"),
+        (F, 0, "regions come with 0 classes, .* or let it predict features"),
     ],
 )
 def test_errors_name_the_example(feature_dim, stored_classes, message):

@@ -341,6 +341,7 @@ def test_divide(total):
         (["--images", "49"], "images must be from 50 to 50,000, got 49"),
         (["--images", "50001"], "images must be from 50 to 50,000, got 50001"),
         (["--seed", "-1"], "seed must not be negative, got -1"),
+        (["--more_captions", "-1"], "more_captions must be from 0 to 50,000, got -1"),
     ],
 )
 def test_arguments_are_checked(tmp_path, capsys, arguments, message):
@@ -350,6 +351,24 @@ def test_arguments_are_checked(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path / "raw"), "--jobs", "0"])
     assert "--jobs must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_more_captions_leave_the_datasets_alone(world, tmp_path, capsys):
+    arguments = ["--out", str(tmp_path / "more"), "--images", "50", "--more_captions", "20"]
+    assert main([*arguments, "--seed", str(_SEED), "--jobs", "1"]) == 0
+    before, after = _hashes(world), _hashes(tmp_path / "more")
+    changed = {name for name in before if before[name] != after.get(name)}
+    assert changed <= {name for name in before if "conceptual" in name or "/" not in name}, (
+        "but what counts and shows all"
+    )
+    lines = [
+        len((folder / "conceptual_captions" / "Train_GCC-training.tsv").read_text().splitlines())
+        + len(list((folder / "images" / "conceptual_captions").glob("val-*")))
+        for folder in (world, tmp_path / "more")
+    ]
+    assert lines[1] - lines[0] == 20
+    assert main([*arguments[:-2], "--seed", str(_SEED)]) == 1
+    assert "holds another world" in capsys.readouterr().err
 
 
 def test_a_world_is_made_once(world, tmp_path, capsys):

@@ -19,6 +19,7 @@ from twelve_in_one.data.negatives import draw_negatives
 from twelve_in_one.data.order import epoch_order, host_rows
 from twelve_in_one.data.reader import SplitReader
 from twelve_in_one.data.records import DataError
+from twelve_in_one.tasks.base import Task
 
 _ORDER, _DRAW = 0, 1  # what a seed is for
 
@@ -115,7 +116,11 @@ class Selection:
 class Stream(Protocol):
     """Batches by number."""
 
-    selection: Selection
+    @property
+    def selection(self) -> Selection: ...
+
+    @property
+    def task(self) -> Task: ...
 
     def batch(self, number: int) -> Batch:
         """This host's rows of a batch, counted from 0 over all epochs."""
@@ -135,6 +140,11 @@ class TaskStream:
     selection: Selection
     encoding: Encoding
     pool: np.ndarray | None = None
+
+    @property
+    def task(self) -> Task:
+        """With the shapes of the batches."""
+        return self.encoding.task
 
     def batch(self, number: int) -> Batch:
         """This host's rows of batch `number`, counted from 0 over all epochs.

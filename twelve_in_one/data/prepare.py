@@ -29,8 +29,12 @@ def prepare(run: RunConfig) -> None:
             "data.real_samples", "--samples", run.data.samples_dir, "--data_dir", data, *held_out
         )
     elif missing and run.data.world_images:
-        size = ["--images", str(run.data.world_images), "--seed", str(run.data.world_seed)]
-        _command("world", "--out", raw, *size)
+        sizes = {
+            "--images": run.data.world_images,
+            "--more_captions": run.data.world_more_captions,
+            "--seed": run.data.world_seed,
+        }
+        _command("world", "--out", raw, *(str(x) for pair in sizes.items() for x in pair))
         _command("data.build", "all", "--manual_dir", raw, "--data_dir", data)
     missing = missing_datasets(run)
     if missing:

@@ -5,11 +5,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from twelve_in_one.data.pipeline import TaskStream
+from twelve_in_one.data.pipeline import Stream
 from twelve_in_one.data.reader import built_folder, has_split, open_split
 from twelve_in_one.data.streams import DataFolder, open_folder, open_stream, preprocessing_of
 from twelve_in_one.model_folder import Serving
-from twelve_in_one.run_config import RunConfig, TaskRun
+from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.run_config import PretrainingOptions, RunConfig, TaskRun
 
 
 def open_data(run: RunConfig) -> DataFolder:
@@ -49,12 +50,11 @@ def open_task(
     folder: DataFolder,
     task: TaskRun,
     split: str,
+    model: TwoStreamConfig,
     *,
     training: bool,
-    feature_dim: int,
-    num_labels: int | None = None,
     batch_size: int | None = None,
-) -> TaskStream:
+) -> Stream:
     """This process's share of the batches of a task.
 
     Args:
@@ -62,23 +62,23 @@ def open_task(
       folder: from `open_data`.
       task: one of the run's.
       split: of it.
+      model: whose sizes the batches have.
       training: shuffled and endless, or once in stored order.
-      feature_dim: F of the model.
-      num_labels: L of the model's head, of tasks with answers.
       batch_size: B over all processes; that of the task if None.
 
     Raises:
       DataError: the dataset or something that it needs has not been built.
     """
     limit = task.options.max_train_examples if training else 0
+    feature_dtype = np.dtype(run.data.feature_dtype).type
     return open_stream(
         folder,
         task.task,
         split,
         batch_size=batch_size or task.task.batch_size,
         training=training,
-        feature_dim=feature_dim,
-        num_labels=num_labels,
+        feature_dim=model.region_feature_dim,
+        num_labels=model.num_answers.get(task.task.head),
         seed=run.seed,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
@@ -86,9 +86,27 @@ def open_task(
         max_examples=limit,
         encoding_options={
             "candidates": task.options.candidates,
-            "feature_dtype": np.dtype(run.data.feature_dtype).type,
+            "feature_dtype": feature_dtype,
         },
+        pretraining_options=pretraining_options(run.pretraining, model, training=training)
+        | {"feature_dtype": feature_dtype},
     )
+
+
+def pretraining_options(
+    options: PretrainingOptions, model: TwoStreamConfig, *, training: bool
+) -> dict[str, object]:
+    """Fields of `PretrainingStream`; see `PretrainingOptions` for what differs in validation."""
+    all_labels = options.official_validation and options.objective == 1 and not training
+    return {
+        "num_classes": model.num_region_classes,
+        "visual_target": model.visual_target,
+        "objective": 0 if all_labels else options.objective,
+        "overlap_iou": options.overlap_iou,
+        "official_overlap": options.official_overlap,
+        "region_weight": options.region_weight,
+        "num_negatives": options.num_negatives,
+    }
 
 
 def serving_of(folder: DataFolder, tasks: tuple[TaskRun, ...], feature_dim: int) -> Serving:

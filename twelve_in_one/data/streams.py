@@ -10,8 +10,9 @@ from twelve_in_one.data import finish
 from twelve_in_one.data.answers import read_vocabulary
 from twelve_in_one.data.examples import Encoding
 from twelve_in_one.data.negatives import nearest_pool
-from twelve_in_one.data.pipeline import Selection, TaskStream
+from twelve_in_one.data.pipeline import Selection, Stream, TaskStream
 from twelve_in_one.data.preprocessing import Preprocessing
+from twelve_in_one.data.pretraining import PretrainingStream
 from twelve_in_one.data.reader import (
     DEFAULT_CACHE_BYTES,
     built_folder,
@@ -106,7 +107,8 @@ def open_stream(
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     max_examples: int = 0,
     encoding_options: Mapping[str, object] | None = None,
-) -> TaskStream:
+    pretraining_options: Mapping[str, object] | None = None,
+) -> Stream:
     """The batches of one task.
 
     Args:
@@ -123,6 +125,7 @@ def open_stream(
       cache_bytes: memory for records.
       max_examples: use about so many, of records drawn by the seed; 0 uses all.
       encoding_options: further fields of `Encoding`.
+      pretraining_options: further fields of `PretrainingStream`, of kind "pretraining".
 
     Raises:
       DataError: the dataset or something that it needs has not been built.
@@ -140,6 +143,13 @@ def open_stream(
             pool = nearest_pool(reader.index.mean_features[records])
         else:
             pool = finish.read_hard_negatives(built, reader.index.image_ids[records, 0])
+    selection = Selection(
+        reader, records, batch_size, training, (seed, task.task_id), host, num_hosts
+    )
+    width = reader.index.feature_dim if feature_dim is None else feature_dim
+    if task.kind == "pretraining":
+        options = pretraining_options or {}
+        return PretrainingStream(selection, task, folder.tokenizer, width, **options)
     answers: tuple[str, ...] = ()
     if task.kind == "answer":
         if task.head not in folder.answers:
@@ -148,13 +158,10 @@ def open_stream(
     labels = NUM_VERDICTS.get(task.head, num_labels or len(answers))
     if len(answers) > labels:
         raise DataError(f"{task.name}: {len(answers)} answers, but the model has {labels} labels")
-    selection = Selection(
-        reader, records, batch_size, training, (seed, task.task_id), host, num_hosts
-    )
     encoding = Encoding(
         task,
         folder.tokenizer,
-        reader.index.feature_dim if feature_dim is None else feature_dim,
+        width,
         {answer: label for label, answer in enumerate(answers)},
         labels,
         training,

@@ -65,7 +65,7 @@ class Table:
 
 def tabulate(stream: TaskStream, max_examples: int) -> Table:
     """The first examples of a stream, by the code that makes its batches."""
-    task = stream.encoding.task
+    task = stream.task
     texts: list[str] = []
     scores, possible = [], []
     selection = stream.selection

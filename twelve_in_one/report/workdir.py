@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from twelve_in_one import metrics_writer
 from twelve_in_one.report.results import Results, parse_results
-from twelve_in_one.tasks.twelve import TWELVE
+from twelve_in_one.tasks.twelve import TASKS
 
 
 class TaskName(NamedTuple):
@@ -104,7 +104,7 @@ def _json(path: Path) -> Any:
 
 def _task_names(named: Sequence[str], results: Results | None) -> tuple[TaskName, ...]:
     """Titles as in the results, else of the twelve, else the name itself."""
-    known = {task.name: TaskName(task.name, task.title, task.group) for task in TWELVE}
+    known = {task.name: TaskName(task.name, task.title, task.group) for task in TASKS.values()}
     order = list(known)
     if results is not None:
         known |= {task.name: TaskName(task.name, task.title, task.group) for task in results.tasks}

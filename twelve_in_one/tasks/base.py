@@ -10,7 +10,7 @@ A batch is a dict (B examples; k trunk rows an example, the axis present only wh
 * targets, by kind of task:
   "answer" float[B, L] soft scores; "verdict" float[B, L] one-hot; "match" int32[B] the option that
   fits; "region" float[B, R] IoU; "choice" float[B, M] IoU with choices int32[B, M] (regions) and
-  choice_mask bool[B, M].
+  choice_mask bool[B, M]. Kind "pretraining" has no targets but what `data/pretraining.py` lists.
 
 Batches made from datasets also carry example_id str[B], for the host only.
 """
@@ -22,10 +22,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from twelve_in_one.tasks import losses
+from twelve_in_one.models.config import PRETRAINING_HEADS
+from twelve_in_one.tasks import losses, pretraining
 
-Kind = Literal["answer", "verdict", "match", "region", "choice"]
-Group = Literal["G1", "G2", "G3", "G4"]
+Kind = Literal["answer", "verdict", "match", "region", "choice", "pretraining"]
+Group = Literal["G1", "G2", "G3", "G4", "pretraining"]
 TRUNK_KEYS = ("tokens", "token_mask", "regions", "boxes", "region_mask")
 
 
@@ -39,7 +40,7 @@ class Task:
       group: the paper's group: G1 vocabulary VQA, G2 retrieval, G3 referring expressions, G4
         verification.
       task_id: row of the task-token table (the number in the reference's task file).
-      head: output head it reads.
+      head: output head it reads; of kind "pretraining" the one that judges whole examples.
       kind: loss and layout of its targets.
       rows_per_example: trunk rows that one example takes (4 retrieval options, 2 images of a pair).
       max_tokens: text positions T, with CLS and SEP, before the task token.
@@ -65,6 +66,11 @@ class Task:
     num_choices: int = 0
     detected_slots: int = 101
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """All output heads it reads."""
+        return PRETRAINING_HEADS if self.kind == "pretraining" else (self.head,)
+
 
 def trunk_inputs(task: Task, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The batch as rows of the trunk: [B, k, ...] unfolded to [B * k, ...], and the task id."""
@@ -74,15 +80,19 @@ def trunk_inputs(task: Task, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     return inputs | {"task_id": batch["task_id"]}
 
 
-def task_loss(task: Task, logits: jax.Array, batch: Mapping[str, Any]) -> losses.Sums:
+def task_loss(
+    task: Task, outputs: Mapping[str, jax.Array], batch: Mapping[str, Any]
+) -> losses.Sums:
     """Loss and score of a batch.
 
     Args:
       task: the task the batch belongs to.
-      logits: output of `task.head` for the rows of `trunk_inputs`.
+      outputs: output of each of `task.heads` for the rows of `trunk_inputs`.
       batch: see the module docstring.
     """
-    targets, mask = batch["targets"], batch["_mask"]
+    if task.kind == "pretraining":
+        return pretraining.loss(outputs, batch)
+    logits, targets, mask = outputs[task.head], batch["targets"], batch["_mask"]
     if task.kind == "answer":
         return losses.answer_loss(logits, targets, mask)
     if task.kind == "verdict":
@@ -95,3 +105,10 @@ def task_loss(task: Task, logits: jax.Array, batch: Mapping[str, Any]) -> losses
     choices = batch["choices"]
     real = jnp.take_along_axis(batch["region_mask"], choices, axis=1) & batch["choice_mask"]
     return losses.choice_loss(logits, targets, choices, real, mask)
+
+
+def task_count(task: Task, batch: Mapping[str, Any]) -> jax.Array:
+    """What the loss of a batch is divided by: `Sums.count` of `task_loss`, known before it."""
+    if task.kind == "pretraining":
+        return pretraining.counts(batch)
+    return jnp.sum(batch["_mask"], dtype=jnp.float32)

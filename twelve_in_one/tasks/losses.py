@@ -23,6 +23,8 @@ Array = jax.Array
 class Sums(NamedTuple):
     """Sufficient statistics of a loss; add them up, then divide.
 
+    A loss of several parts that count different things (pretraining) has arrays of shape [parts].
+
     Attributes:
       loss: float32[] sum of the loss.
       score: float32[] sum of the score (share of right answers, or soft scores).
@@ -34,12 +36,12 @@ class Sums(NamedTuple):
     count: Array
 
     def mean_loss(self) -> Array:
-        """loss / count, and 0 where nothing counted."""
-        return self.loss / jnp.maximum(self.count, 1)
+        """loss / count, and 0 where nothing counted; of several parts the sum of theirs."""
+        return jnp.sum(self.loss / jnp.maximum(self.count, 1))
 
     def mean_score(self) -> Array:
-        """score / count, and 0 where nothing counted."""
-        return self.score / jnp.maximum(self.count, 1)
+        """score / count, and 0 where nothing counted; of several parts that of the first."""
+        return jnp.ravel(self.score / jnp.maximum(self.count, 1))[0]
 
 
 def _keep(x: Array, mask: Array, fill: float = 0.0) -> Array:
@@ -198,7 +200,11 @@ def masked_region_feature_loss(predictions: Array, targets: Array, chosen: Array
 
 
 def masked_region_contrast_loss(
-    predictions: Array, targets: Array, negatives: Array, chosen: Array
+    predictions: Array,
+    targets: Array,
+    negatives: Array,
+    chosen: Array,
+    negative_mask: Array | None = None,
 ) -> Sums:
     """Masked regions, target 2: which feature is the region's own (NCE); counts regions.
 
@@ -209,14 +215,17 @@ def masked_region_contrast_loss(
       targets: float[B, R, F].
       negatives: int32[B, R, K] rows of `targets` flattened to [B * R, F].
       chosen: bool[B, R].
+      negative_mask: bool[B, R, K], False for negatives to leave out; None takes all.
     """
     predictions = _keep(predictions, chosen[..., None])
     targets = targets.astype(jnp.float32)
     # [B, R, F] x [B * R, F] -> [B, R, B * R]: cheaper than gathering K features per region
     scores = jnp.einsum("brf,nf->brn", predictions, targets.reshape(-1, targets.shape[-1]))
     own = jnp.einsum("brf,brf->br", predictions, targets)[..., None]
-    logits = jnp.concatenate([own, jnp.take_along_axis(scores, negatives, axis=-1)], axis=-1)
-    logits = _keep(logits, chosen[..., None])
+    others = jnp.take_along_axis(scores, negatives, axis=-1)
+    if negative_mask is not None:
+        others = jnp.where(negative_mask, others, -jnp.inf)
+    logits = _keep(jnp.concatenate([own, others], axis=-1), chosen[..., None])
     labels = jnp.zeros(chosen.shape, jnp.int32)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return _sum(loss, jnp.argmax(logits, axis=-1) == 0, chosen)

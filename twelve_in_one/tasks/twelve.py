@@ -1,8 +1,10 @@
-"""The twelve tasks of 12-in-1, in the paper's groups.
+"""The twelve tasks of 12-in-1, in the paper's groups, and pretraining.
 
 Sequence lengths, batch sizes and learning rates are those of the released task file; task ids are
 the numbers of its keys. Task ids that are missing belong to datasets outside the twelve.
 """
+
+from collections.abc import Mapping
 
 from twelve_in_one.tasks.base import Task
 
@@ -22,4 +24,10 @@ TWELVE: tuple[Task, ...] = (
     Task("nlvr2",      "NLVR2",              "G4", 12, "image_pair",       "verdict", 2,  40, 101,  64, 2e-5),
     Task("snli_ve",    "SNLI-VE",            "G4", 13, "three_way",        "verdict", 1,  56, 101, 256, 2e-5),
 )
+
+# Its 37 slots and 36 tokens, batch size and learning rate are those of the released script.
+CONCEPTUAL_CAPTIONS = Task("conceptual_captions", "Conceptual Captions", "pretraining", 0,
+                           "alignment", "pretraining", 1, 36, 37, 512, 1e-4)
 # fmt: on
+
+TASKS: Mapping[str, Task] = {task.name: task for task in (*TWELVE, CONCEPTUAL_CAPTIONS)}

@@ -36,6 +36,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"number of different pictures, {make.MIN_IMAGES} to {make.MAX_IMAGES:,}; "
         "default %(default)s",
     )
+    parser.add_argument(
+        "--more_captions",
+        type=int,
+        default=0,
+        help="further pictures with captions for pretraining; default %(default)s",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument(
         "--jobs", type=int, default=_num_cores(), help="processes; default all cores"
@@ -53,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     start = time.perf_counter()
     try:
-        if make.is_made(args.out, args.images, args.seed):
+        if make.is_made(args.out, args.images, args.seed, args.more_captions):
             print(f"{args.out} holds this world already: nothing to do")
             return 0
-        counts = make.make(args.out, args.images, args.seed, args.jobs, _log)
+        counts = make.make(args.out, args.images, args.seed, args.jobs, _log, args.more_captions)
     except (ValueError, OSError) as error:
         _log(f"error: {error}")
         return 1

@@ -133,13 +133,19 @@ def leaves_open(scene: Scene) -> bool:
     return any(entailment.hypothesis(scene, rng, "neutral") for _ in range(_OPEN_TRIES))
 
 
-def make_collections(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Collections:
-    """Distributes the scenes, at least 50, over the collections; ids have random gaps."""
-    counts = divide(len(scenes), _SHARES, _LEAST)
+def make_collections(
+    scenes: tuple[Scene, ...], rng: np.random.Generator, *, more_captions: int = 0
+) -> Collections:
+    """Distributes the scenes, at least 50, over the collections; ids have random gaps.
+
+    The last `more_captions` of them go to Conceptual Captions, whose share comes before them.
+    """
+    counts = divide(len(scenes) - more_captions, _SHARES, _LEAST)
     # NLVR2 needs pairs.
     odd = counts["nlvr2"] % 2
     counts["nlvr2"] -= odd
     counts["train2014"] += odd
+    counts["conceptual_captions"] += more_captions  # whose positions are the last
     ends = np.cumsum(list(counts.values())).tolist()
     positions = {n: range(end - counts[n], end) for n, end in zip(counts, ends, strict=True)}
     scenes = _arranged(scenes, positions["flickr30k"])

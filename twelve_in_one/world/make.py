@@ -52,7 +52,7 @@ class _Chunk(NamedTuple):
     items: Sequence[Any]
 
 
-def is_made(out: Path, images: int, seed: int) -> bool:
+def is_made(out: Path, images: int, seed: int, more_captions: int = 0) -> bool:
     """Whether `out` holds the world of these arguments already.
 
     Raises:
@@ -61,6 +61,8 @@ def is_made(out: Path, images: int, seed: int) -> bool:
     """
     if not MIN_IMAGES <= images <= MAX_IMAGES:
         raise ValueError(f"images must be from {MIN_IMAGES} to {MAX_IMAGES:,}, got {images}")
+    if not 0 <= more_captions <= MAX_IMAGES:
+        raise ValueError(f"more_captions must be from 0 to {MAX_IMAGES:,}, got {more_captions}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -70,13 +72,15 @@ def is_made(out: Path, images: int, seed: int) -> bool:
         found = {"version": about["version"], **about["arguments"]}
     except (OSError, ValueError, TypeError, KeyError):
         raise ValueError(f"{out} is not empty and no generated world; choose another") from None
-    wanted = {"version": VERSION} | _arguments(images, seed)
+    wanted = {"version": VERSION} | _arguments(images, seed, more_captions)
     if found != wanted:
         raise ValueError(f"{out} holds another world, {found}, not {wanted}; choose another")
     return True
 
 
-def make(out: Path, images: int, seed: int, jobs: int, log: Log) -> dict[str, Counts]:
+def make(
+    out: Path, images: int, seed: int, jobs: int, log: Log, more_captions: int = 0
+) -> dict[str, Counts]:
     """Makes a world in a temporary folder beside `out`, and names it `out` when it is complete.
 
     The same images, seed and `VERSION` make the same bytes, whatever the number of jobs (with the
@@ -88,6 +92,8 @@ def make(out: Path, images: int, seed: int, jobs: int, log: Log) -> dict[str, Co
       seed: not negative.
       jobs: processes.
       log: is told how far it is, with rate and time left.
+      more_captions: further pictures, for Conceptual Captions alone; they leave the other datasets
+        as they are.
 
     Returns:
       Dataset -> split -> records and pictures.
@@ -97,20 +103,20 @@ def make(out: Path, images: int, seed: int, jobs: int, log: Log) -> dict[str, Co
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    if is_made(out, images, seed):
+    if is_made(out, images, seed, more_captions):
         raise ValueError(f"{out} holds this world already")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name
         folder.mkdir()
         if jobs == 1:
-            counts = _fill(folder, images, seed, _Runner(seed, None, 1, log))
+            counts = _fill(folder, images, seed, more_captions, _Runner(seed, None, 1, log))
         else:
             # A fork of a process that runs threads, as JAX and TensorFlow do, may hang.
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent)
             try:
-                counts = _fill(folder, images, seed, _Runner(seed, pool, jobs, log))
+                counts = _fill(folder, images, seed, more_captions, _Runner(seed, pool, jobs, log))
             finally:
                 pool.shutdown(cancel_futures=True)
         if out.exists():
@@ -128,20 +134,21 @@ def table(counts: dict[str, Counts]) -> str:
     return "\n".join(lines)
 
 
-def _arguments(images: int, seed: int) -> dict[str, int]:
-    return {"images": images, "seed": seed}
+def _arguments(images: int, seed: int, more_captions: int) -> dict[str, int]:
+    more = {"more_captions": more_captions} if more_captions else {}
+    return {"images": images, "seed": seed} | more
 
 
-def _fill(folder: Path, images: int, seed: int, run: Run) -> dict[str, Counts]:
-    scenes = tuple(run("scenes", _sample, range(images)))
-    collections = make_collections(scenes, _rng(seed, "collections"))
+def _fill(folder: Path, images: int, seed: int, more_captions: int, run: Run) -> dict[str, Counts]:
+    scenes = tuple(run("scenes", _sample, range(images + more_captions)))
+    collections = make_collections(scenes, _rng(seed, "collections"), more_captions=more_captions)
     splits = make_splits(collections, _rng(seed, "splits"))
     _draw_pictures(folder / "images", collections, run)
     counts = _write_datasets(folder, collections, splits, run)
     contact_sheet.draw(folder)
     about = {
         "version": VERSION,
-        "arguments": _arguments(images, seed),
+        "arguments": _arguments(images, seed, more_captions),
         "counts": {
             dataset: {split: count._asdict() for split, count in found.items()}
             for dataset, found in counts.items()

@@ -1,0 +1,41 @@
+r"""Pretraining on captions: masked words, masked regions, alignment (12-in-1 section 4).
+
+    python -m twelve_in_one.train --config=configs/pretrain_cc.py:world --workdir=workdir/pretrained
+    python -m twelve_in_one.train --config=configs/world.py --workdir=DIR \
+        --config.data.dir=workdir/worlds/2000-0-4000/data \
+        --config.init_from.path=workdir/pretrained \
+        --config.init_from.allow_missing="('heads/.*','trunk/text_embedding/task/embedding')"
+    python -m twelve_in_one.train --config=configs/pretrain_cc.py --workdir=DIR \
+        --config.data.dir=DATA --config.data.regions=detected --config.init_from.path=BERT
+    python -m twelve_in_one.train --config=configs/pretrain_cc.py:official --workdir=DIR ...
+    python -m twelve_in_one.train --config=configs/pretrain_cc.py:debug --workdir=workdir/debug
+
+`:world` pretrains a small model on 4,160 captions of a generated world, in which the twelve
+datasets are those of `configs/world.py`. Without an argument it is the paper's run: DATA holds
+Conceptual Captions with a detector's features and class probabilities, as
+`python -m twelve_in_one.data.build conceptual_captions` leaves it, and BERT is a folder made by
+`python -m twelve_in_one.convert BERT-BASE-UNCASED BERT --config base_6l`, whose vocabulary the data
+was built with. `:official` does as the released code where that differs from the paper.
+
+`pretraining.objective`, `pretraining.overlap_iou` and `model.visual_target` choose what is learnt;
+`twelve_in_one/run_config.py` explains them. What to expect of `:world`: see the README.
+"""
+
+import ml_collections
+
+from twelve_in_one import default_config
+
+
+def get_config(mode: str = "") -> ml_collections.ConfigDict:
+    """The config; `mode` is "", "world", "official" or "debug"."""
+    if mode not in ("", "world", "official", "debug"):
+        raise ValueError(f"configs/pretrain_cc.py takes :world, :official or :debug, got {mode!r}")
+    config = default_config.pretraining_config()
+    if mode == "official":
+        config.pretraining.official_overlap = True
+        config.pretraining.official_validation = True
+    if mode == "world":
+        default_config.pretrain_on_world(config)
+    if mode == "debug":
+        default_config.shorten(config)
+    return config

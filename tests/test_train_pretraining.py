@@ -1,0 +1,103 @@
+"""Pretraining by the trainer: parts of the loss, resuming, devices, and what can begin with it."""
+
+import json
+
+import numpy as np
+import pytest
+from test_train import load_config, params_of
+
+from twelve_in_one import loop, metrics_writer, train
+from twelve_in_one.models.config import PRETRAINING_HEADS
+
+NAME = "conceptual_captions"
+
+
+def small_config(world, *, devices=1, rounds=4):
+    config = load_config("pretrain_cc", "debug")
+    config.data.dir, config.data.raw_dir = str(world.data), str(world.raw)
+    config.data.world_images = 0
+    config.compilation_cache = str(world.data.parent / "programs")
+    config.parallel.devices = devices
+    config.schedule.num_rounds = rounds
+    config.task.conceptual_captions.batch_size = 8
+    config.pretraining.num_negatives = 20
+    config.log.tensorboard = False
+    return config
+
+
+@pytest.fixture(scope="module")
+def pretrained(small_world, tmp_path_factory):
+    """A finished run on one device, and its results."""
+    workdir = tmp_path_factory.mktemp("pretraining")
+    return workdir, train.train(small_config(small_world), workdir)
+
+
+def lines_of(workdir, event):
+    lines = metrics_writer.read(workdir / metrics_writer.FILE)
+    return [
+        {k: v for k, v in line.items() if k != "timing"} for line in lines if event in line["event"]
+    ]
+
+
+def test_the_log_has_every_part(pretrained):
+    workdir, results = pretrained
+    parts = [f"{NAME}/{head}" for head in PRETRAINING_HEADS]
+    lines = lines_of(workdir, "train")
+    assert len(lines) == 4
+    for line in lines:
+        assert list(line["loss"]) == list(line["score"]) == [NAME, *parts]
+        np.testing.assert_allclose(
+            line["loss"][NAME], sum(line["loss"][p] for p in parts), rtol=1e-6
+        )
+    found = results["tasks"][NAME]
+    assert found["metric"] == "masked words"
+    assert set(found["metrics"]) == {
+        f"{head}_{x}" for head in PRETRAINING_HEADS for x in ("loss", "score")
+    }
+    losses = [found["metrics"][f"{head}_loss"] for head in PRETRAINING_HEADS]
+    np.testing.assert_allclose(found["loss"], sum(losses), rtol=1e-6)
+    assert found["score"] == found["metrics"]["masked_language_score"]
+    assert json.loads((workdir / "results.json").read_text()) == results
+
+
+def test_eight_devices_and_a_stop_change_nothing(pretrained, small_world, tmp_path, monkeypatch):
+    """Negatives come from the whole batch, however it is spread."""
+    workdir, _ = pretrained
+    config = small_config(small_world, devices=8)
+    save = loop.state.Checkpoints.save
+    with monkeypatch.context() as patch:
+
+        def stop_after_two(self, state, progress):
+            save(self, state, progress)
+            raise KeyboardInterrupt
+
+        patch.setattr(loop.state.Checkpoints, "save", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
+    for one, eight in zip(
+        lines_of(workdir, "train"), lines_of(tmp_path / "run", "train"), strict=True
+    ):
+        for name, loss in one["loss"].items():
+            np.testing.assert_allclose(eight["loss"][name], loss, rtol=1e-4, err_msg=name)
+
+
+def test_the_tasks_begin_with_it(pretrained, small_world, tmp_path):
+    """All of the trunk is taken over but the table of task tokens, which pretraining lacks."""
+    workdir, _ = pretrained
+    config = load_config("world", "debug")
+    config.tasks = ("vqa",)
+    config.data = small_config(small_world).data
+    config.compilation_cache = str(small_world.data.parent / "programs")
+    config.schedule.num_rounds, config.optimizer.learning_rate = 1, 0.0
+    config.init_from.path = str(workdir)
+    config.init_from.allow_missing = ("heads/.*", "trunk/text_embedding/task/embedding")
+    config.evaluation.max_test_examples = 8
+    config.log.tensorboard = False
+    train.train(config, tmp_path / "tuned")
+    before, after = params_of(workdir), params_of(tmp_path / "tuned")
+    trunk = {path for path in after if path[0] == "trunk"}
+    missing = {path for path in trunk if path not in before}
+    assert missing == {("trunk", "text_embedding", "task", "embedding")}
+    for path in trunk - missing:
+        np.testing.assert_array_equal(after[path], before[path], err_msg="/".join(path))
