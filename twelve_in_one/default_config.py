@@ -43,6 +43,7 @@ def task_options(name: str) -> ConfigDict:
             test_splits=_TEST_SPLITS.get(name, ("test",)),
             candidates="detected",
             max_train_examples=0,
+            task_token=0,
         )
     )
 
