@@ -1,9 +1,10 @@
 """What each variant changes, how updates are made equal, and which task converged first."""
 
+import jax
 import numpy as np
 import pytest
 
-from twelve_in_one import config_check, task_plan
+from twelve_in_one import config_check, evaluation, task_plan
 from twelve_in_one.experiments import ablations
 from twelve_in_one.tasks.twelve import TWELVE
 
@@ -40,6 +41,18 @@ def test_variants_change_what_they_are_called(base, pretend):
     # In the pretended histories, later tasks of the list converge sooner.
     assert found["ablation-curriculum"].schedule.order == tuple(base.tasks)[::-1]
     assert found["ablation-anti-curriculum"].schedule.order == tuple(base.tasks)[::-1]
+
+
+def test_without_tokens_the_task_makes_no_difference(tiny_config, random_params, random_batch):
+    config = tiny_config(num_tasks=0)
+    step = jax.jit(evaluation.make_eval_step(config, TASKS["vqa"]))
+    targets = np.eye(4, config.num_vqa_answers, dtype=np.float32)
+    batch = random_batch(config) | {"targets": targets, "_mask": np.ones(4, bool)}
+    first, second = (
+        step(random_params(config), batch | {"task_id": np.int32(number)}) for number in (1, 30)
+    )
+    np.testing.assert_array_equal(first.confidence, second.confidence)
+    assert np.isfinite(first.confidence).all()
 
 
 def test_a_choice_of_variants_trains_no_others(base, pretend):

@@ -71,6 +71,10 @@ def test_gains_are_paired_by_seed(outcomes, tmp_path):
     assert len({line.count("|") for line in lines}) == 1
     summary.plot(outcomes, TITLES, averages, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    alone = [Outcome({"all": outcomes[0].results["all"]}, {"all": 12})]
+    summary.plot(alone, TITLES, averages, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    assert summary.by_task(alone, TITLES, averages).splitlines()[0] == "| task | all tasks |"
 
 
 def test_groups_are_averaged_by_their_tasks():

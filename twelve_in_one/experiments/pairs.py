@@ -16,7 +16,7 @@ from twelve_in_one.experiments.comparison import AVERAGE, Outcome
 from twelve_in_one.experiments.main import batches_used
 from twelve_in_one.experiments.runner import Runner
 from twelve_in_one.experiments.statistics import estimate, show
-from twelve_in_one.experiments.summary import markdown, marked
+from twelve_in_one.experiments.summary import markdown, marked, over_seeds
 
 MODELS = ALWAYS = ()
 REPRESENTATIVES = {"G1": "vqa", "G2": "flickr30k", "G3": "visual7w", "G4": "nlvr2"}
@@ -135,5 +135,5 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("trained with")
     axes.set_ylabel("change of")
-    figure.colorbar(picture, label=f"% of the single-task score (mean of {len(outcomes)} seeds)")
+    figure.colorbar(picture, label=f"% of the single-task score ({over_seeds(outcomes)})")
     figure.savefig(path, format="png", dpi=150)

@@ -84,6 +84,8 @@ def plot(
 ) -> None:
     """Gains of every variant on the first, a line a task, with confidence intervals.
 
+    Of one variant there is nothing to draw, and no file is written.
+
     Args:
       outcomes: a seed each.
       titles: variant -> title.
@@ -91,9 +93,11 @@ def plot(
       path: of the PNG file.
       only_averages: leave the tasks out.
     """
+    first, *others = outcomes[0].results
+    if not others:
+        return
     from matplotlib.figure import Figure
 
-    first, *others = outcomes[0].results
     names = list(averages if only_averages else scores(outcomes, first, averages))
     height = max(0.38, 0.12 * len(others))
     figure = Figure(figsize=(7, 1.4 + height * len(names)), layout="constrained")
@@ -114,9 +118,15 @@ def plot(
     axes.invert_yaxis()
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
-    axes.set_xlabel(f"points above {titles[first]} (mean of {len(outcomes)} seeds, 95 % interval)")
+    axes.set_xlabel(f"points above {titles[first]} ({over_seeds(outcomes)})")
     axes.legend()
     figure.savefig(path, format="png", dpi=150)
+
+
+def over_seeds(outcomes: Sequence[Outcome]) -> str:
+    """What a plot shows of several seeds, in words."""
+    count = len(outcomes)
+    return "one seed" if count == 1 else f"mean of {count} seeds, 95 % interval"
 
 
 def about_tasks(entries: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, str]]:
