@@ -129,7 +129,7 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
             text = show(found, signed=True).replace(" ± ", "\n± ")
             axes.text(where[1], where[0], text, ha="center", va="center", fontsize=9)
     finite = np.abs(matrix[np.isfinite(matrix)])
-    limit = max(finite.max(initial=0.0), 1.0)
+    limit = max(1.5 * finite.max(initial=0.0), 1.0)  # the numbers stay readable
     picture = axes.imshow(matrix, cmap="PiYG", vmin=-limit, vmax=limit)
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
