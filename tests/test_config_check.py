@@ -235,6 +235,12 @@ def test_task_runs_have_the_shapes_of_the_config():
     assert (task.num_choices, task.detected_slots) == (8, 17)
 
 
+def test_tasks_may_share_a_task_token():
+    config = default_config.get_config(("vqa", "vgqa", "gqa"))
+    config.task.vgqa.task_token = 1
+    assert [run.task.task_id for run in task_runs(check(config))] == [1, 1, 15]
+
+
 @pytest.mark.parametrize(
     "path, value, words",
     [
@@ -304,6 +310,7 @@ def test_task_runs_have_the_shapes_of_the_config():
         ("model.heads", ("vqa", "gqa", "image_pair", "image_text_match", "region_score"),
          "model.heads: lacks 'three_way', which snli_ve reads"),
         ("model.num_tasks", 17, "model.num_tasks: 17 rows, guesswhat is number 17"),
+        ("task.vqa.task_token", 20, "task.vqa.task_token: 20, model.num_tasks has 20 rows"),
         ("task.visual7w.detected_slots", 25, "task.visual7w.detected_slots: 25 leaves no room"),
         ("task.visual7w.detected_slots", 0, "task.visual7w.detected_slots: 0 leaves no room"),
         ("task.visual7w.num_choices", 0, "task.visual7w.num_choices: 0, but visual7w chooses amo"),

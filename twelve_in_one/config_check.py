@@ -121,9 +121,13 @@ def _task_run(task: Task, options: TaskOptions) -> TaskRun:
         name: getattr(options, name)
         for name in ("max_tokens", "max_regions", "num_choices", "detected_slots", "batch_size")
     }
-    return TaskRun(
-        dataclasses.replace(task, learning_rate=options.learning_rate, **shapes), options
+    changed = dataclasses.replace(
+        task,
+        task_id=options.task_token or task.task_id,
+        learning_rate=options.learning_rate,
+        **shapes,
     )
+    return TaskRun(changed, options)
 
 
 def _task_names(value: Any, errors: list[str]) -> tuple[str, ...]:
@@ -267,10 +271,12 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
         for head in task.heads:
             if head not in model["heads"]:
                 errors.append(f"model.heads: lacks {head!r}, which {task.name} reads")
-        if 0 < model["num_tasks"] <= task.task_id:
-            errors.append(
-                f"model.num_tasks: {model['num_tasks']} rows, {task.name} is number {task.task_id}"
-            )
+        rows, token = model["num_tasks"], run.task[task.name].task_token
+        if token and token >= rows:
+            path = f"task.{task_key(task.name)}.task_token"
+            errors.append(f"{path}: {token}, model.num_tasks has {rows} rows")
+        if not token and 0 < rows <= task.task_id:
+            errors.append(f"model.num_tasks: {rows} rows, {task.name} is number {task.task_id}")
     unknown = [name for name in run.schedule.order if name not in run.tasks]
     if unknown or len(set(run.schedule.order)) < len(run.schedule.order):
         errors.append(f"schedule.order: {run.schedule.order} should name tasks of the run, once")

@@ -44,6 +44,7 @@ def task_options(name: str) -> ConfigDict:
             test_splits=_TEST_SPLITS.get(name, ("test",)),
             candidates="detected",
             max_train_examples=0,
+            task_token=0,
         )
     )
 
@@ -163,6 +164,8 @@ _WORLD_TOKENS = dict(
 _WORLD_REGIONS = 17  # 16 slots of the pixel extractor and the whole picture
 # Less where an example is of several rows, or its text long.
 _WORLD_BATCHES = dict(coco=24, flickr30k=24, guesswhat=48, nlvr2=48)
+# Pictures with captions beyond the world's own, for pretraining.
+MORE_CAPTIONS = 4000
 _WORLD_CHOICES = dict(visual7w=4, guesswhat=8)
 
 
@@ -223,9 +226,9 @@ def pretraining_config() -> ConfigDict:
     return config
 
 
-def pretrain_on_world(config: ConfigDict, images: int = 2000, more_captions: int = 4000) -> None:
+def pretrain_on_world(config: ConfigDict) -> None:
     """Changes a config of pretraining into one for the world's captions."""
-    use_world(config, images, more_captions=more_captions)
+    use_world(config, images=2000, more_captions=MORE_CAPTIONS)
     config.schedule.num_rounds = 1500
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 250
     config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 250, 0

@@ -80,6 +80,8 @@ class TaskOptions:
       test_splits: scored at the end; those that were not built are left out, and that is said.
       candidates: what tasks that point at a region may choose from, "detected" or "annotated".
       max_train_examples: use only about so many, whole records; 0 uses all.
+      task_token: row of the task-token table; 0 takes the task's own number. Tasks may share one,
+        as those with one head do in the paper's ablation. Random draws follow it, too.
     """
 
     max_tokens: int = _at_least(3)
@@ -97,6 +99,7 @@ class TaskOptions:
         default="detected", metadata={"choices": ("detected", "annotated")}
     )
     max_train_examples: int = _at_least(0, 0)
+    task_token: int = _at_least(0, 0)
 
 
 @dataclasses.dataclass(frozen=True)

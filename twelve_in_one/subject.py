@@ -188,9 +188,15 @@ def splits_to_score(
 
 
 def open_stream(
-    subject: Subject, placement: Placement, task: Task, split: str, batch_size: int
+    subject: Subject,
+    placement: Placement,
+    task: Task,
+    split: str,
+    batch_size: int = 0,
+    *,
+    removed: bool = False,
 ) -> Stream:
-    """This process's rows of a split, not for training."""
+    """This process's rows of a split, not for training; for `removed` see `data.streams`."""
     size = batch_size or subject.options.batch_size or task.batch_size
     multiple = placement.mesh.shape[sharding.DATA]
     feature_dtype = {"feature_dtype": np.dtype(subject.feature_dtype).type}
@@ -208,6 +214,7 @@ def open_stream(
         host=jax.process_index(),
         num_hosts=jax.process_count(),
         cache_bytes=subject.cache_megabytes << 20,
+        removed=removed,
         encoding_options=options,
         pretraining_options=feature_dtype
         | run_inputs.pretraining_options(subject.pretraining, subject.model, training=False),

@@ -480,6 +480,30 @@ def _train(data, name="coco"):
     )
 
 
+@pytest.mark.parametrize("name", ["vqa", "refcoco", "visual7w"])
+def test_what_cleaning_takes_out_can_be_evaluated(folder, small_world, name):
+    """These records and those that are trained on are all that there are."""
+    clean = json.loads((small_world.data / "clean_split.json").read_text())["images"]
+    left_out = open_stream(
+        folder, TASKS[name], "train", batch_size=BATCH, training=False, removed=True
+    ).selection
+    kept = open_stream(folder, TASKS[name], "train", batch_size=BATCH, training=True).selection
+    both = np.concatenate([left_out.records, kept.records])
+    assert sorted(both.tolist()) == list(range(len(left_out.reader.index.counts)))
+    domain = "visual_genome" if name == "visual7w" else "coco"
+    images = left_out.reader.index.image_ids[left_out.records].ravel().tolist()
+    assert set(images) <= set(clean[domain])
+
+
+def test_what_cleaning_takes_out_is_not_for_training(folder, small_world):
+    options = dict(batch_size=BATCH, removed=True)
+    with pytest.raises(ValueError, match="vqa: what cleaning leaves out is not for training"):
+        open_stream(folder, TASKS["vqa"], "train", training=True, **options)
+    leaky = open_folder(small_world.data, "pixels", clean=False)
+    with pytest.raises(DataError, match="vqa/train: no example takes part"):
+        open_stream(leaky, TASKS["vqa"], "train", training=False, **options)
+
+
 def test_without_cleaning_negatives_stay_hard(small_world):
     """Also a run on everything draws captions of images that look alike."""
     leaky = open_folder(small_world.data, "pixels", clean=False)

@@ -1,23 +1,18 @@
-"""The comparison of one model with twelve: grid, statistics, resuming, and a run of all of it."""
+"""Grids, resuming, the command line, and a run of real trainings of the whole way."""
 
 import json
-import math
 
-import numpy as np
 import pytest
-from scipy import stats
+from absl import app
 
 from twelve_in_one import default_config, train
-from twelve_in_one.experiments import grid, main, runner, statistics, summary
+from twelve_in_one.data.reader import open_split
+from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.splits import read_clean_split
+from twelve_in_one.experiments import __main__ as command
+from twelve_in_one.experiments import clean, consistency, grid, main, runner
 
 TASKS = ("vqa", "refcoco+")
-
-
-@pytest.fixture
-def base():
-    config = default_config.world_config()
-    default_config.shorten(config)
-    return config
 
 
 def test_trainings_share_all_settings_but_their_own(base):
@@ -31,6 +26,9 @@ def test_trainings_share_all_settings_but_their_own(base):
     assert single.config.schedule.num_rounds == 17
     assert single.config.schedule.kind == "round_robin"
     assert single.config.optimizer.learning_rate == 2 * base.optimizer.learning_rate
+    leaky = grid.leaky(base, 3).config
+    assert whole.config.data.clean and not leaky.data.clean
+    assert leaky.schedule.to_dict() == whole.config.schedule.to_dict()
     assert base.seed == 0 and len(base.tasks) == 12  # the base is left alone
 
 
@@ -38,101 +36,132 @@ def test_groups_hold_every_task_once():
     assert sorted(sum(grid.GROUPS.values(), ())) == sorted(default_config.world_config().tasks)
 
 
-def test_names_of_trainings_differ(base, tmp_path):
+def test_folders_keep_their_names(base, tmp_path):
+    """Workdirs of trainings that were made before are found again."""
     whole = grid.all_tasks(base, 0)
-    trainings = [
-        whole,
-        *(grid.group(base, name, 0) for name in grid.GROUPS),
-        *(
-            grid.single_task(base, name, 0, updates=3, rate_factor=factor)
-            for name in base.tasks
-            for factor in grid.RATE_FACTORS
-        ),
-        *(grid.fine_tuned(base, name, 0, whole, tmp_path) for name in base.tasks),
-        *(grid.all_tasks(base, seed) for seed in (1, 2)),
-    ]
-    assert len({t.folder(tmp_path) for t in trainings}) == len(trainings)
+    tuned = grid.fine_tuned(base, "refcoco+", 0, whole, tmp_path)
+    found = {
+        "all/seed-2": grid.all_tasks(base, 2),
+        "group-G1/seed-0": grid.group(base, "G1", 0),
+        "single-refcoco_plus/seed-0": grid.single_task(base, "refcoco+", 0, updates=3),
+        "single-vqa-rate-0.5/seed-1": grid.single_task(base, "vqa", 1, updates=3, rate_factor=0.5),
+        "tuned-all-refcoco_plus/seed-0": tuned,
+    }
+    for folder, training in found.items():
+        assert training.folder(tmp_path) == tmp_path / folder
+    assert tuned.config.init_from.path == str(tmp_path / "all" / "seed-0")
 
 
-def test_fine_tuning_begins_with_the_other_model(base, tmp_path):
-    whole = grid.all_tasks(base, 1)
-    tuned = grid.fine_tuned(base, "vqa", 1, whole, tmp_path)
-    assert tuned.config.init_from.path == str(tmp_path / "all" / "seed-1")
+def test_main_trains_every_kind_of_model(base, pretend, forget, tmp_path):
+    total = main.count(base, [0, 1], main.MODELS)
+    good = {"single-vqa-rate-2": 0.9, "single-gqa-rate-0.5": 0.8}
+    pretended, trainer = pretend(lambda name, task, seed: good.get(name, 0.6), total)
+    outcomes = main.run(pretended, base, [0, 1], main.MODELS)
+    assert len(trainer.configs) == total == 3 * 12 + 12 + 2 * (1 + 4 + 2 * 12)
+    # The learning rate of a single-task model is that which validated best with the first seed.
+    assert outcomes[1].results["single"]["vqa"]["score"] == 0.9
+    assert "single-gqa-rate-0.5/seed-1" in trainer.configs
+    assert "single-nlvr2-rate-0.5/seed-1" in trainer.configs, "the first of equals"
+    for name in base.tasks:
+        updates = {model: outcomes[0].results[model][name]["updates"] for model in main.MODELS}
+        assert updates["single"] == updates["all"]
+        assert updates["tuned"] == updates["group-tuned"] == 10  # half of the rounds
+    tuned = trainer.configs["tuned-group-G4-nlvr2/seed-1"]
+    assert tuned.init_from.path == str(tmp_path / "group-G4" / "seed-1")
+    assert outcomes[0].parameters == {
+        "single": 1200, "group": 1200, "all": 1200, "group-tuned": 1200, "tuned": 1200,
+    }  # fmt: skip
+    report = main.report(outcomes)
+    assert report.count("| VQAv2 |") == 1 and "(unverified)" in report
+
+    # Nothing is trained again, not even where a setting was not known yet.
+    forget("task_token")
+    again, trainer = pretend(None)
+    assert main.run(again, base, [0, 1], main.MODELS) == outcomes
+    assert not trainer.configs
+    base.task.vqa.task_token = 2
+    with pytest.raises(ValueError, match=r"task.vqa.task_token is 0 there and 2 here"):
+        main.run(again, base, [0, 1], main.MODELS)
 
 
-@pytest.mark.parametrize("count", [2, 3, 10])
-def test_interval_is_students(count):
-    values = np.random.default_rng(count).normal(0.3, 0.1, count).tolist()
-    found = statistics.estimate(values)
-    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    np.testing.assert_allclose(
-        [found.mean - found.half_width, found.mean + found.half_width], [low, high], rtol=1e-12
-    )
-    assert found.excludes_zero == (stats.ttest_1samp(values, 0).pvalue < 0.05)
+@pytest.mark.parametrize("models", [("all",), ("group", "all"), ("all", "group-tuned")])
+def test_a_choice_of_models_trains_no_others(base, pretend, models):
+    pretended, trainer = pretend()
+    outcomes = main.run(pretended, base, [5], models)
+    assert len(trainer.configs) == main.count(base, [5], models)
+    assert set(outcomes[0].results) == set(models)
 
 
-def test_one_seed_has_no_interval():
-    assert statistics.estimate([0.25]) == statistics.Estimate(0.25, None, 1)
-    assert not statistics.estimate([0.25]).excludes_zero
-    assert statistics.show(statistics.estimate([0.25]), signed=True) == "+25.0"
-    with pytest.raises(ValueError, match="no values"):
-        statistics.estimate([])
-
-
-def outcome(single, whole):
-    def entries(scores):
-        return {
-            name: {"score": score, "title": name.upper(), "metric": "accuracy", "chance": 0.1}
-            for name, score in scores.items()
-        }
-
-    return main.Outcome(
-        {"single": entries(single), "all": entries(whole)}, {"single": 24, "all": 12}
-    )
-
-
-def test_gains_are_paired_by_seed(tmp_path):
-    outcomes = [
-        outcome({"vqa": 0.2, "gqa": 0.5}, {"vqa": 0.3, "gqa": 0.4}),
-        outcome({"vqa": 0.6, "gqa": 0.7}, {"vqa": 0.72, "gqa": 0.6}),
-    ]
-    gains = summary.differences(outcomes, "all", "single")
-    np.testing.assert_allclose(gains["vqa"].mean, 0.11)
-    # Student's t of one degree of freedom; deviation of (0.10, 0.12) over the root of two.
-    half = math.tan(math.pi * 0.475) * 0.01
-    np.testing.assert_allclose(gains["vqa"].half_width, half, rtol=1e-9)
-    np.testing.assert_allclose(gains["average"].mean, 0.005)
-    lines = summary.table(outcomes).splitlines()
-    assert lines[0].startswith("| task | metric | chance | words | single-task | all tasks |")
-    assert "| +11.0 ± 12.7 |" in lines[2]
-    assert "**-10.0 ± 0.0**" in lines[3]  # the interval does not hold 0
-    assert lines[4].startswith("| **average** |")
-    assert "| 24 | 12 |" in lines[5]
-    summary.plot(outcomes, tmp_path / "plot.png")
+def test_clean_says_what_datasets_lose(base, pretend, small_world, tmp_path):
+    base.data.dir, base.tasks = str(small_world.data), ("vqa", "snli_ve")
+    pretended, trainer = pretend()
+    outcomes = clean.run(pretended, base, [0], ())
+    assert len(trainer.configs) == clean.count(base, [0], ()) == 2
+    photos = read_clean_split(small_world.data / "clean_split.json").images
+    lines = clean.report(outcomes).splitlines()
+    for name in base.tasks:
+        index = open_split(small_world.built(name), "train").index
+        banned = photos[SOURCES[name].domain]
+        lost = sum(
+            int(count)
+            for images, count in zip(index.image_ids, index.counts, strict=True)
+            if banned & set(images.tolist())
+        )
+        entry = outcomes[0].results["clean"][name]
+        assert entry["left_out"] == lost > 0
+        assert entry["train_examples"] == index.num_examples
+        assert any(f"| {index.num_examples:,} | {lost:,} (" in line for line in lines)
+    clean.plot(outcomes, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    base.data.clean = False
+    with pytest.raises(ValueError, match="config.data.clean=True, it is False"):
+        clean.count(base, [0], ())
 
 
-def test_whole_comparison_and_again(small_world, tmp_path, base):
-    base.data.dir, base.data.raw_dir = str(small_world.data), str(small_world.raw)
-    base.data.world_images = 0
-    base.compilation_cache = str(small_world.data.parent / "programs")
-    base.schedule.num_rounds = 2
-    base.evaluation.max_validation_examples = base.evaluation.max_test_examples = 8
-    base.log.tensorboard = False
-    base = grid.all_tasks(base, 0).config
-    with base.unlocked():
-        base.tasks = TASKS
+def test_command_line_names_models_and_seeds():
+    assert set(command.EXPERIMENTS) == {"main", "pairs", "ablations", "clean", "consistency"}
+    for name in command.EXPERIMENTS:
+        assert f"\n{name}: " in command.__doc__
+    assert command.chosen_models(main, None) == main.MODELS
+    assert command.chosen_models(main, ["tuned", "single"]) == ("single", "all", "tuned")
+    with pytest.raises(app.UsageError, match="takes single, group, .*; got twelve"):
+        command.chosen_models(main, ["single", "twelve"])
+    with pytest.raises(app.UsageError, match="there is no choice; got all"):
+        command.chosen_models(clean, ["all"])
+    assert command.chosen_seeds(["0", "12"]) == [0, 12]
+    for wrong in ([], ["-1"], ["a"], ["1", "1"]):
+        with pytest.raises(app.UsageError, match="--seeds takes"):
+            command.chosen_seeds(wrong)
+
+
+@pytest.fixture(scope="module")
+def small(small_world):
+    """A config of two tasks that trains for two rounds."""
+    config = default_config.world_config()
+    default_config.shorten(config)
+    config.data.dir, config.data.raw_dir = str(small_world.data), str(small_world.raw)
+    config.data.world_images = 0
+    config.compilation_cache = str(small_world.data.parent / "programs")
+    config.schedule.num_rounds = 2
+    config.evaluation.max_validation_examples = config.evaluation.max_test_examples = 8
+    config.log.tensorboard = False
+    return grid.with_tasks(config, TASKS, 0)
+
+
+def test_whole_comparison_and_again(small, small_world, tmp_path, monkeypatch):
     asked = []
 
     def counting(config, workdir):
         asked.append(workdir.relative_to(tmp_path))
-        # Two of the four models, cut short once: the third training asks to stop.
+        # Two of the models, cut short once: the third training asks to stop.
         return None if len(asked) == 3 else train.train(config, workdir)
 
-    models = ("single", "all")
+    def run():
+        return main.run(runner.Runner(tmp_path, counting, 0), small, [0], ("single", "all"))
+
     with pytest.raises(runner.Stopped):
-        main.run(runner.Runner(tmp_path, counting, 0), base, [0], models)
-    outcomes = main.run(runner.Runner(tmp_path, counting, 0), base, [0], models)
+        run()
+    outcomes = run()
     assert asked[2] == asked[3], "goes on with the training that was cut short"
     assert len(asked) == 8, "1 of all tasks, 2 x 3 learning rates, and the one that was stopped"
     results = json.loads((tmp_path / "all" / "seed-0" / "results.json").read_text())
@@ -151,6 +180,32 @@ def test_whole_comparison_and_again(small_world, tmp_path, base):
     )
     assert found["single"]["vqa"]["validation"] == best["validation"]
 
-    base.schedule.num_rounds = 3
+    judged, judge = {}, consistency.judge
+    monkeypatch.setattr(
+        consistency, "judge", lambda *given: judged.setdefault(given[1], judge(*given))
+    )
+    whole = runner.Runner(tmp_path, counting, 0)
+    (outcome,) = consistency.run(whole, small, [0], ("all",))
+    assert len(asked) == 8, "all that is judged was trained"
+    questions, expressions = judged["vqa"], judged["refcoco+"]
+    _check_nobody_trained_on(small_world, questions, expressions)
+    score = consistency.consistency(questions, expressions).score
+    assert outcome.results["all"]["refcoco+"]["score"] == score
+
+    changed = grid.with_tasks(small, TASKS, 0)
+    changed.schedule.num_rounds = 3
     with pytest.raises(ValueError, match=r"schedule.num_rounds is 2 there and 3 here"):
-        main.run(runner.Runner(tmp_path, counting, 0), base, [0], models)
+        main.run(runner.Runner(tmp_path, counting, 0), changed, [0], ("single", "all"))
+
+
+def _check_nobody_trained_on(small_world, questions, expressions):
+    """Questions are of photos that cleaning takes out, expressions of test photos."""
+    banned = read_clean_split(small_world.data / "clean_split.json").images["coco"]
+    asked = [
+        (str(question["image_id"]), question["question"])
+        for path in (small_world.raw / "vqa").glob("*_questions.json")
+        for question in json.loads(path.read_text())["questions"]
+    ]
+    ours = [(question.image, question.text) for question in questions]
+    assert ours and set(ours) <= {(image, text) for image, text in asked if image in banned}
+    assert expressions and {expression.image for expression in expressions} <= banned

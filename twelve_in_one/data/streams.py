@@ -106,6 +106,7 @@ def open_stream(
     num_hosts: int = 1,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     max_examples: int = 0,
+    removed: bool = False,
     encoding_options: Mapping[str, object] | None = None,
     pretraining_options: Mapping[str, object] | None = None,
 ) -> Stream:
@@ -124,18 +125,26 @@ def open_stream(
       num_hosts: how many there are.
       cache_bytes: memory for records.
       max_examples: use about so many, of records drawn by the seed; 0 uses all.
+      removed: take the records that cleaning leaves out, and no others: annotations that nobody
+        trained on, though their split is trained on (the released code's "mteval" splits).
       encoding_options: further fields of `Encoding`.
       pretraining_options: further fields of `PretrainingStream`, of kind "pretraining".
 
     Raises:
-      DataError: the dataset or something that it needs has not been built.
+      DataError: the dataset or something that it needs has not been built, or cleaning leaves
+        nothing out.
+      ValueError: training on what is left out.
     """
+    if removed and training:
+        raise ValueError(f"{task.name}: what cleaning leaves out is not for training")
     source = SOURCES[task.name]
     built = built_folder(folder.path, task.name, folder.regions)
     reader = open_split(built, split, cache_bytes=cache_bytes)
     kept = np.ones(len(reader.index.counts), bool)
     if folder.clean is not None and split in source.cleaned_splits:
         kept = folder.clean.keeps(source.domain, reader.index)
+    if removed:
+        kept = ~kept
     records = _some(np.flatnonzero(kept), reader.index.counts, max_examples, (seed, task.task_id))
     pool = None  # without region features there is nothing to be near in
     if task.kind == "match" and training and reader.index.feature_dim:

@@ -1,14 +1,26 @@
 r"""The paper's comparisons as tables with seeds and confidence intervals.
 
     python -m twelve_in_one.experiments main --workdir=workdir/experiments
-    python -m twelve_in_one.experiments main --seeds=0 --models=single,all \
+    python -m twelve_in_one.experiments ablations --seeds=0 --models=no-token,vanilla \
         --config=configs/world.py --config.schedule.num_rounds=120 --workdir=DIR
 
 main: one model of all tasks against single-task models of the same size and number of examples,
-models of the paper's groups, and the model of all tasks fine-tuned (paper Table 2).
+  models of the paper's groups, and both fine-tuned on one task each (Table 2).
+  --models: single, group, all, group-tuned, tuned.
+pairs: models of two tasks, of different groups, against single-task models (Table 3).
+ablations: task tokens a head instead of a dataset, or none; round robin, curriculum and
+  anti-curriculum instead of stop-and-go (Table 6).
+  --models: full, head-token, no-token, no-stop, curriculum, anti-curriculum, vanilla.
+pretraining: all tasks begun with random weights, or pretrained on captions with the masking of
+  ViLBERT, that of 12-in-1, or that with masked losses on swapped captions (section 4).
+  --models: none, original, overlap, negatives.
+clean: training without and with images that other tasks are tested on (section 3.2).
+consistency: how often models both answer a question and find what an expression about the same
+  thing means. --models: single, all, tuned.
 
-Trainings lie in folders of their own under the workdir. The same command again goes on where it was
-cut short, and makes table and plot anew: DIR/main.md, DIR/main.json and DIR/main.png.
+Trainings lie in folders of their own under the workdir, NAME/seed-S; experiments in one workdir
+share those that are the same. The same command again goes on where it was cut short, and makes
+table and plot anew: DIR/main.md, DIR/main.json and DIR/main.png, or as the experiment is called.
 """
 
 import dataclasses
@@ -17,55 +29,86 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
-from twelve_in_one import default_config, distributed
+from twelve_in_one import config_check, default_config, distributed
 from twelve_in_one import train as trainer
-from twelve_in_one.experiments import grid, main, summary
+from twelve_in_one.experiments import ablations, clean, consistency, main, pairs, pretraining
 from twelve_in_one.experiments.runner import Runner, Stopped
 
 _log = logging.getLogger("twelve_in_one")
+# What each module offers is said in the package's docstring.
+EXPERIMENTS: dict[str, Any] = {
+    "main": main,
+    "pairs": pairs,
+    "ablations": ablations,
+    "pretraining": pretraining,
+    "clean": clean,
+    "consistency": consistency,
+}
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
-_MODELS = flags.DEFINE_list("models", list(main.MODELS), f"Of {', '.join(main.MODELS)}.")
+_MODELS = flags.DEFINE_list("models", None, "Some of the experiment's models; all by default.")
 
 
 def run(argv: Sequence[str]) -> None:
     """Entry point."""
-    if list(argv[1:]) != ["main"]:
-        raise app.UsageError(f"expected the name of an experiment (main), got {argv[1:]}")
+    name = argv[1] if len(argv) == 2 else None
+    if name not in EXPERIMENTS:
+        raise app.UsageError(f"expected one of {', '.join(EXPERIMENTS)}, got {argv[1:]}")
+    experiment = EXPERIMENTS[name]
+    models = chosen_models(experiment, _MODELS.value)
+    seeds = chosen_seeds(_SEEDS.value)
     trainer.set_up_logging()
     base = flags.FLAGS.config or default_config.world_config()
-    models = [model for model in main.MODELS if model in {*_MODELS.value, "all"}]
-    unknown = set(_MODELS.value) - set(main.MODELS)
-    if unknown or not all(seed.isdecimal() for seed in _SEEDS.value):
-        raise app.UsageError(f"--models takes {', '.join(main.MODELS)}, --seeds takes numbers")
-    seeds = [int(seed) for seed in _SEEDS.value]
     workdir = Path(flags.FLAGS.workdir)
-    runner = Runner(workdir, trainer.train, _count(base.tasks, len(seeds), models))
     try:
-        outcomes = main.run(runner, base, seeds, models)
+        config_check.check(base)
+        runner = Runner(workdir, trainer.train, experiment.count(base, seeds, models))
+        outcomes = experiment.run(runner, base, seeds, models)
+        text = experiment.report(outcomes)
+        (workdir / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+        raw = [dataclasses.asdict(outcome) for outcome in outcomes]
+        (workdir / f"{name}.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+        experiment.plot(outcomes, workdir / f"{name}.png")
     except Stopped as stopped:
         _log.info("stopped in %s; the same command goes on from there", stopped)
         sys.exit(distributed.exit_code_when_stopped())
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    text = summary.table(outcomes)
-    (workdir / "main.md").write_text(text + "\n", encoding="utf-8")
-    raw = [dataclasses.asdict(outcome) for outcome in outcomes]
-    (workdir / "main.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
-    summary.plot(outcomes, workdir / "main.png")
     print(text)
 
 
-def _count(tasks: Sequence[str], seeds: int, models: Sequence[str]) -> int:
-    """Trainings that `main.run` needs; the best learning rate's is one of the first seed's."""
-    groups = sum(bool(set(members) & set(tasks)) for members in grid.GROUPS.values())
-    tuning = len(tasks) * (len(grid.RATE_FACTORS) - 1) if "single" in models else 0
-    each = {"all": 1, "single": len(tasks), "group": groups, "tuned": len(tasks)}
-    return tuning + seeds * sum(each[model] for model in models)
+def chosen_models(experiment: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The experiment's models that are wanted, in its order, with those that others depend on.
+
+    Raises:
+      app.UsageError: the experiment has no such model.
+    """
+    if wanted is None:
+        return experiment.MODELS
+    unknown = [model for model in wanted if model not in experiment.MODELS]
+    if unknown:
+        known = ", ".join(experiment.MODELS) or "nothing: there is no choice"
+        raise app.UsageError(f"--models takes {known}; got {', '.join(unknown)}")
+    return tuple(model for model in experiment.MODELS if model in {*wanted, *experiment.ALWAYS})
+
+
+def chosen_seeds(wanted: Sequence[str]) -> list[int]:
+    """The seeds as numbers.
+
+    Raises:
+      app.UsageError: none, no numbers, or one twice, whose interval would be too narrow.
+    """
+    if not wanted or not all(seed.isdecimal() for seed in wanted):
+        raise app.UsageError(f"--seeds takes numbers, got {','.join(wanted) or 'none'}")
+    seeds = [int(seed) for seed in wanted]
+    if len(set(seeds)) < len(seeds):
+        raise app.UsageError(f"--seeds takes each number once, got {','.join(wanted)}")
+    return seeds
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Training:
 
 def all_tasks(base: Any, seed: int) -> Training:
     """One model of all the config's tasks (paper: AT)."""
-    config = _copy(base, base.tasks, seed)
+    config = with_tasks(base, base.tasks, seed)
     config.evaluation.text_baselines = True
     return Training("all", seed, config)
 
@@ -50,11 +50,35 @@ def all_tasks(base: Any, seed: int) -> Training:
 def group(base: Any, name: str, seed: int) -> Training:
     """One model of a group's tasks, over as many rounds as that of all tasks (paper: GT)."""
     tasks = [task for task in base.tasks if task in GROUPS[name]]
-    return Training(f"group-{name}", seed, _copy(base, tasks, seed))
+    return Training(f"group-{name}", seed, with_tasks(base, tasks, seed))
+
+
+def groups_of(tasks: Sequence[str]) -> list[str]:
+    """The groups that some of the tasks belong to."""
+    return [name for name, members in GROUPS.items() if set(members) & set(tasks)]
+
+
+def pair(base: Any, names: Sequence[str], seed: int) -> Training:
+    """One model of two tasks, over as many rounds as that of all tasks."""
+    keys = "-".join(task_key(name) for name in names)
+    return Training(f"pair-{keys}", seed, with_tasks(base, names, seed))
+
+
+def leaky(base: Any, seed: int) -> Training:
+    """One model of all tasks that also trains on images that other tasks are tested on."""
+    config = with_tasks(base, base.tasks, seed)
+    config.data.clean = False
+    return Training("all-leaky", seed, config)
 
 
 def single_task(
-    base: Any, name: str, seed: int, *, updates: int, rate_factor: float = 1.0
+    base: Any,
+    name: str,
+    seed: int,
+    *,
+    updates: int,
+    rate_factor: float = 1.0,
+    says_updates: bool = False,
 ) -> Training:
     """A model of one task that is trained on a given number of batches (paper: ST).
 
@@ -64,12 +88,14 @@ def single_task(
       seed: of the run.
       updates: batches; none is left out, as the plan is a round robin of one.
       rate_factor: on the learning rate.
+      says_updates: name the folder after the number of batches, as there are several such models.
     """
-    config = _copy(base, [name], seed)
+    config = with_tasks(base, [name], seed)
     config.schedule.kind, config.schedule.num_rounds = "round_robin", updates
     _fit_validations(config)
     config.optimizer.learning_rate *= rate_factor
     suffix = "" if rate_factor == 1.0 else f"-rate-{rate_factor:g}"
+    suffix += f"-updates-{updates}" if says_updates else ""
     return Training(f"single-{task_key(name)}{suffix}", seed, config)
 
 
@@ -78,7 +104,7 @@ def fine_tuned(base: Any, name: str, seed: int, source: Training, workdir: Path)
 
     A quarter of the learning rate and half of the rounds are our choice.
     """
-    config = _copy(base, [name], seed)
+    config = with_tasks(base, [name], seed)
     config.init_from.path = str(source.folder(workdir))
     config.optimizer.learning_rate /= 4
     config.schedule.kind = "round_robin"
@@ -87,15 +113,8 @@ def fine_tuned(base: Any, name: str, seed: int, source: Training, workdir: Path)
     return Training(f"tuned-{source.name}-{task_key(name)}", seed, config)
 
 
-def _fit_validations(config: Any) -> None:
-    """Validates once, at the end: nothing is stopped, and the last score is what is compared."""
-    config.schedule.min_validation_rounds = config.schedule.num_rounds
-    config.schedule.max_validation_rounds = config.schedule.num_rounds
-    config.schedule.official_resets = ()
-    config.evaluation.max_validation_examples = 0
-
-
-def _copy(base: Any, tasks: Sequence[str], seed: int) -> Any:
+def with_tasks(base: Any, tasks: Sequence[str], seed: int) -> Any:
+    """A copy of a config, of some of its tasks, that reports as little as an experiment needs."""
     config = copy.deepcopy(base)
     with config.unlocked():
         config.tasks = tuple(tasks)
@@ -105,3 +124,11 @@ def _copy(base: Any, tasks: Sequence[str], seed: int) -> Any:
     config.evaluation.pictures = 0
     config.evaluation.text_baselines = False
     return config
+
+
+def _fit_validations(config: Any) -> None:
+    """Validates once, at the end: nothing is stopped, and the last score is what is compared."""
+    config.schedule.min_validation_rounds = config.schedule.num_rounds
+    config.schedule.max_validation_rounds = config.schedule.num_rounds
+    config.schedule.official_resets = ()
+    config.evaluation.max_validation_examples = 0

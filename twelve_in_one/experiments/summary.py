@@ -1,92 +1,154 @@
-"""Outcomes of several seeds as a table, a JSON file and a plot."""
+"""Outcomes as Markdown tables and as a plot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from twelve_in_one.experiments.main import TITLES, Outcome
+from twelve_in_one.experiments.comparison import (
+    Averages,
+    Outcome,
+    differences,
+    scores,
+    updates,
+)
 from twelve_in_one.experiments.statistics import Estimate, estimate, show
 
-AVERAGE = "average"
+Titles = Mapping[str, str]
+_MARKERS = "osd^vPX*"
 
 
-def scores(outcomes: Sequence[Outcome], model: str) -> dict[str, list[float]]:
-    """Task -> score of each seed, with the average of the tasks as one more."""
-    found = {
-        name: [outcome.results[model][name]["score"] for outcome in outcomes]
-        for name in outcomes[0].results[model]
-    }
-    columns = zip(*found.values(), strict=True)
-    return {**found, AVERAGE: [sum(column) / len(column) for column in columns]}
+def by_task(
+    outcomes: Sequence[Outcome],
+    titles: Titles,
+    averages: Averages,
+    facts: Mapping[str, Mapping[str, str]] | None = None,
+) -> str:
+    """A row a task: what is known of it, every variant, and each variant's gain on the first.
+
+    Args:
+      outcomes: a seed each.
+      titles: variant -> title.
+      averages: name -> tasks, each a row below the tasks.
+      facts: title of a column -> task -> text, before the scores.
+    """
+    variants, facts = list(outcomes[0].results), facts or {}
+    first, *others = variants
+    header = ["task", *facts, *(titles[variant] for variant in variants)]
+    header += [f"{titles[variant]} − {titles[first]}" for variant in others]
+    per_variant = [scores(outcomes, variant, averages) for variant in variants]
+    gains = [differences(outcomes, variant, first, averages) for variant in others]
+    entries = outcomes[0].results[first]
+    rows = [
+        [
+            entries[name]["title"] if name in entries else f"**{name}**",
+            *(fact.get(name, "") for fact in facts.values()),
+            *(show(estimate(found[name])) for found in per_variant),
+            *(marked(gain[name]) for gain in gains),
+        ]
+        for name in per_variant[0]
+    ]
+    blank = [""] * len(facts)
+    counts = [updates(outcomes, variant) for variant in variants]
+    if None not in counts:
+        rows.append(["updates", *blank, *(f"{n:,.0f}" for n in counts), *[""] * len(gains)])
+    parameters = [f"{outcomes[0].parameters[variant]:,}" for variant in variants]
+    rows.append(["parameters", *blank, *parameters, *[""] * len(gains)])
+    return markdown(header, rows)
 
 
-def differences(outcomes: Sequence[Outcome], model: str, other: str) -> dict[str, Estimate]:
-    """Task -> score of one model less that of another, paired by seed."""
-    ours, theirs = scores(outcomes, model), scores(outcomes, other)
-    return {
-        name: estimate([a - b for a, b in zip(ours[name], theirs[name], strict=True)])
-        for name in ours
-    }
-
-
-def table(outcomes: Sequence[Outcome]) -> str:
-    """A Markdown table: chance, words, every model, and each model's gain on the first."""
-    models = list(outcomes[0].results)
-    first, *others = models
-    header = ["task", "metric", "chance", "words", *(TITLES[m] for m in models)]
-    header += [f"{TITLES[m]} − {TITLES[first]}" for m in others]
-    rows = [header, ["---"] * 2 + ["---:"] * (len(header) - 2)]
-    per_model = {model: scores(outcomes, model) for model in models}
-    gains = [differences(outcomes, model, first) for model in others]
-    for name in per_model[first]:
-        entry = outcomes[0].results["all"].get(name, {})
+def by_variant(outcomes: Sequence[Outcome], titles: Titles, averages: Averages) -> str:
+    """A row a variant: its averages, and their differences from those of the first."""
+    first = next(iter(outcomes[0].results))
+    header = ["variant", *averages, *(f"Δ {name}" for name in averages), "updates"]
+    rows = []
+    for variant in outcomes[0].results:
+        found, count = scores(outcomes, variant, averages), updates(outcomes, variant)
+        gain = differences(outcomes, variant, first, averages)
         rows.append(
             [
-                entry.get("title", f"**{name}**"),
-                entry.get("metric", ""),
-                *(_percent(entry.get(key)) for key in ("chance", "words")),
-                *(show(estimate(per_model[model][name])) for model in models),
-                *(_marked(gain[name]) for gain in gains),
+                titles[variant],
+                *(show(estimate(found[name])) for name in averages),
+                *("" if variant == first else marked(gain[name]) for name in averages),
+                "" if count is None else f"{count:,.0f}",
             ]
         )
-    parameters = [f"{outcomes[0].parameters[model]:,}" for model in models]
-    rows.append(["parameters", "", "", "", *parameters, *[""] * len(gains)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown(header, rows)
 
 
-def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Gains of every model on the first, a line a task, with confidence intervals."""
+def plot(
+    outcomes: Sequence[Outcome],
+    titles: Titles,
+    averages: Averages,
+    path: Path,
+    *,
+    only_averages: bool = False,
+) -> None:
+    """Gains of every variant on the first, a line a task, with confidence intervals.
+
+    Of one variant there is nothing to draw, and no file is written.
+
+    Args:
+      outcomes: a seed each.
+      titles: variant -> title.
+      averages: name -> tasks, each a line below the tasks.
+      path: of the PNG file.
+      only_averages: leave the tasks out.
+    """
+    first, *others = outcomes[0].results
+    if not others:
+        return
     from matplotlib.figure import Figure
 
-    first, *others = outcomes[0].results
-    names = list(scores(outcomes, first))
-    figure = Figure(figsize=(7, 1.2 + 0.38 * len(names)), layout="constrained")
+    names = list(averages if only_averages else scores(outcomes, first, averages))
+    height = max(0.38, 0.12 * len(others))
+    figure = Figure(figsize=(7, 1.4 + height * len(names)), layout="constrained")
     axes = figure.subplots()
-    markers = "osd^"
-    for i, model in enumerate(others):
-        gains = differences(outcomes, model, first)
-        offset = 0.22 * (i - (len(others) - 1) / 2)
+    for i, variant in enumerate(others):
+        gains = differences(outcomes, variant, first, averages)
+        offset = 0.7 / len(others) * (i - (len(others) - 1) / 2)
         axes.errorbar(
             [100 * gains[name].mean for name in names],
             [row + offset for row in range(len(names))],
             xerr=[100 * (gains[name].half_width or 0.0) for name in names],
-            fmt=markers[i],
+            fmt=_MARKERS[i % len(_MARKERS)],
             capsize=2,
-            label=TITLES[model],
+            label=titles[variant],
         )
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
-    axes.set_xlabel(f"points above {TITLES[first]} (mean of {len(outcomes)} seeds, 95 % interval)")
+    axes.set_xlabel(f"points above {titles[first]} ({over_seeds(outcomes)})")
     axes.legend()
     figure.savefig(path, format="png", dpi=150)
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def over_seeds(outcomes: Sequence[Outcome]) -> str:
+    """What a plot shows of several seeds, in words."""
+    count = len(outcomes)
+    return "one seed" if count == 1 else f"mean of {count} seeds, 95 % interval"
 
 
-def _marked(gain: Estimate) -> str:
+def about_tasks(entries: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, str]]:
+    """Metric, chance and words of tasks, as `by_task` takes facts."""
+    return {
+        "metric": {name: str(entry.get("metric", "")) for name, entry in entries.items()},
+        "chance": {name: _percent(entry.get("chance")) for name, entry in entries.items()},
+        "words": {name: _percent(entry.get("words")) for name, entry in entries.items()},
+    }
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its first column to the left."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def marked(gain: Estimate) -> str:
+    """A difference, bold where its interval does not hold 0."""
     text = show(gain, signed=True)
     return f"**{text}**" if gain.excludes_zero else text
+
+
+def _percent(value: object) -> str:
+    return f"{100 * value:.1f}" if isinstance(value, float) else "–"

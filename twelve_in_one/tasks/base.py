@@ -39,7 +39,8 @@ class Task:
       title: name for people.
       group: the paper's group: G1 vocabulary VQA, G2 retrieval, G3 referring expressions, G4
         verification.
-      task_id: row of the task-token table (the number in the reference's task file).
+      task_id: row of the task-token table (the number in the reference's task file, unless a run's
+        config names another).
       head: output head it reads; of kind "pretraining" the one that judges whole examples.
       kind: loss and layout of its targets.
       rows_per_example: trunk rows that one example takes (4 retrieval options, 2 images of a pair).

@@ -1,0 +1,94 @@
+"""Trainings that are only pretended: what an experiment makes of results needs no real ones."""
+
+import json
+
+import pytest
+
+from twelve_in_one import default_config, metrics_writer, state, task_plan
+from twelve_in_one.experiments.runner import Runner
+from twelve_in_one.results import RESULTS
+from twelve_in_one.run_config import task_key
+from twelve_in_one.tasks.twelve import TWELVE
+
+NUMBERS = {task.name: number for number, task in enumerate(TWELVE)}
+
+
+@pytest.fixture
+def base():
+    """A short run of all tasks."""
+    config = default_config.world_config()
+    default_config.shorten(config)
+    config.schedule.num_rounds = 20
+    return config
+
+
+def batches(config):
+    """Of each task; where tasks may stop, every one does at another time."""
+    planned = tuple(task_plan.PlannedTask(name, 1, 1) for name in config.tasks)
+    names = ("kind", "num_rounds", "order", "curriculum_share")
+    schedule = task_plan.Schedule(planned, **{name: config.schedule[name] for name in names})
+    expected = dict(task_plan.expected_updates(schedule))
+    if config.schedule.kind == "stop_and_go":
+        expected = {name: count - NUMBERS[name] % 5 for name, count in expected.items()}
+    return expected
+
+
+class Pretended:
+    """A trainer that writes what a training leaves, without training.
+
+    Attributes:
+      configs: of the trainings it was asked for, by folder below the workdir.
+    """
+
+    def __init__(self, workdir, score):
+        self.workdir, self.configs, self._score = workdir, {}, score
+
+    def __call__(self, config, folder):
+        folder.mkdir(parents=True)
+        state.write_config(folder, config)
+        name = folder.parent.name
+        self.configs[str(folder.relative_to(self.workdir))] = config
+        tasks, records = {}, []
+        for task, updates in batches(config).items():
+            score = self._score(name, task, config.seed)
+            tasks[task] = {
+                "title": task, "metric": "accuracy", "score": score, "validation": score,
+                "updates": updates, "chance": 0.1, "words": None,
+            }  # fmt: skip
+            # The more to the right in the list, the sooner at the best score.
+            for number in range(1, 21):
+                reached = min(number / (20 - NUMBERS[task]), 1)
+                validation = 0.25 + 0.5 * reached
+                records.append(
+                    {"event": "validation", "round": number, "task": task, "score": validation}
+                )
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / metrics_writer.FILE).write_text(lines)
+        results = {"tasks": tasks, "parameters": 100 * len(tasks)}
+        (folder / RESULTS).write_text(json.dumps(results))
+        return results
+
+
+@pytest.fixture
+def pretend(tmp_path):
+    """pretend(score, total) -> (runner, its trainer); score(name of the training, task, seed)."""
+
+    def make(score=lambda name, task, seed: 0.5, total=0):
+        trainer = Pretended(tmp_path, score)
+        return Runner(tmp_path, trainer, total), trainer
+
+    return make
+
+
+@pytest.fixture
+def forget(tmp_path):
+    """forget(task option): takes it out of all config.json, as if it had not been known then."""
+
+    def change(option):
+        for path in tmp_path.glob("*/*/config.json"):
+            config = json.loads(path.read_text())
+            for task in config["tasks"]:
+                del config["task"][task_key(task)][option]
+            path.write_text(json.dumps(config))
+
+    return change

@@ -1,0 +1,142 @@
+"""What pretraining on captions brings, and the paper's two changes to it (12-in-1 section 4).
+
+Every variant is the model of all tasks; they differ in the weights that it begins with. On the
+generated world the captions are further pictures of the same kind, so that all variants train on
+data of their own folder, of which the twelve datasets are those of the other experiments.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twelve_in_one import default_config
+from twelve_in_one.data import build
+from twelve_in_one.experiments import grid, summary
+from twelve_in_one.experiments.comparison import Outcome, all_together, group_averages
+from twelve_in_one.experiments.grid import Training
+from twelve_in_one.experiments.runner import Runner
+
+TITLES = {
+    "none": "random weights",
+    "original": "original masking (ViLBERT)",
+    "overlap": "overlap masking, no masked loss on negatives (12-in-1)",
+    "negatives": "overlap masking, masked loss on negatives",
+}
+MODELS = tuple(TITLES)
+ALWAYS = ("none",)
+_TASK = "conceptual_captions"
+# What a pretrained model lacks.
+_NEW = ("heads/.*", "trunk/text_embedding/task/embedding")
+_NOTE = """\
+One model of all tasks, begun with the weights of the row; averages of the paper's groups and of all
+tasks in percent, mean over seeds ± half of a 95 % interval; Δ is the difference from the first row,
+paired by seed, bold where the interval does not hold 0."""
+
+
+def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
+    """Trainings that `run` needs.
+
+    Raises:
+      ValueError: the config begins with other weights, or there are no captions.
+    """
+    data = base.data
+    if base.init_from.path:
+        raise ValueError(f"pretraining begins with random weights, not {base.init_from.path}")
+    if not data.world_images and not build.is_built(Path(data.dir), _TASK, data.regions):
+        raise ValueError(
+            f"{data.dir}: no {_TASK} with region features {data.regions!r}: build it with "
+            f"`python -m twelve_in_one.data.build {_TASK} --data_dir {data.dir} ...`"
+        )
+    return (2 * len(models) - 1) * len(seeds)
+
+
+def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) -> list[Outcome]:
+    """Trains what is missing, and collects the results of every seed.
+
+    Args:
+      runner: of the trainings.
+      base: config of all tasks.
+      seeds: of the trainings.
+      models: of `MODELS`, "none" among them.
+
+    Raises:
+      ValueError: as of `Runner.run`.
+      Stopped: likewise.
+    """
+    base = with_captions(base)
+    outcomes = []
+    for seed in seeds:
+        found = {}
+        for variant in models:
+            source = None
+            if variant != "none":
+                source = pretraining(base, variant, seed)
+                runner.run(source)
+            found[variant] = runner.run(begun_with(base, variant, seed, source, runner.workdir))
+        outcomes.append(
+            Outcome(
+                {variant: one["tasks"] for variant, one in found.items()},
+                {variant: one["parameters"] for variant, one in found.items()},
+            )
+        )
+    return outcomes
+
+
+def with_captions(base: Any) -> Any:
+    """The config on data that have captions to pretrain on: of a world of pictures, a larger one."""
+    config, data = copy.deepcopy(base), base.data
+    if data.world_images and not data.world_more_captions:
+        more = default_config.MORE_CAPTIONS
+        config.data.world_more_captions = more
+        for name, part in (("raw_dir", "raw"), ("dir", "data")):
+            world = Path(data[name]).parent
+            config.data[name] = str(world.with_name(f"{world.name}-{more}") / part)
+    return config
+
+
+def pretraining(base: Any, variant: str, seed: int) -> Training:
+    """Pretraining of a model of the config's sizes on its captions.
+
+    Args:
+      base: from `with_captions`.
+      variant: of `MODELS` but "none".
+      seed: of the run.
+    """
+    config = default_config.pretraining_config()
+    if base.data.world_images:
+        default_config.pretrain_on_world(config)
+    chosen = {name: config.model[name] for name in ("heads", "num_tasks", "visual_target")}
+    config.model = copy.deepcopy(base.model)
+    config.model.update(chosen)
+    config.data = copy.deepcopy(base.data)
+    config.compilation_cache, config.log = base.compilation_cache, copy.deepcopy(base.log)
+    config.parallel = copy.deepcopy(base.parallel)
+    config.seed = seed
+    if variant == "original":
+        config.pretraining.overlap_iou = 1.0
+    config.pretraining.objective = 1 if variant == "overlap" else 0
+    return Training(f"pretraining-{variant}", seed, config)
+
+
+def begun_with(
+    base: Any, variant: str, seed: int, source: Training | None, workdir: Path
+) -> Training:
+    """The model of all tasks that begins with the weights of a pretraining, or with random ones."""
+    config = grid.with_tasks(base, base.tasks, seed)
+    if source is not None:
+        config.init_from.path = str(source.folder(workdir))
+        config.init_from.allow_missing = _NEW
+    return Training(f"pretrained-{variant}", seed, config)
+
+
+def report(outcomes: Sequence[Outcome]) -> str:
+    """Averages of every variant, and its scores by task."""
+    averages = summary.by_variant(outcomes, TITLES, group_averages(outcomes))
+    tasks = summary.by_task(outcomes, TITLES, all_together(outcomes))
+    return f"{averages}\n\n{_NOTE}\n\n{tasks}"
+
+
+def plot(outcomes: Sequence[Outcome], path: Path) -> None:
+    """What pretraining gains, a line a task."""
+    summary.plot(outcomes, TITLES, all_together(outcomes), path)
