@@ -8,9 +8,9 @@ from twelve_in_one import default_config, metrics_writer, state, task_plan
 from twelve_in_one.experiments.runner import Runner
 from twelve_in_one.results import RESULTS
 from twelve_in_one.run_config import task_key
-from twelve_in_one.tasks.twelve import TWELVE
+from twelve_in_one.tasks.twelve import TASKS
 
-NUMBERS = {task.name: number for number, task in enumerate(TWELVE)}
+NUMBERS = {name: number for number, name in enumerate(TASKS)}
 
 
 @pytest.fixture
