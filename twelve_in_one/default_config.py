@@ -189,7 +189,8 @@ def use_world(
     config.model = model_options("tiny")
     config.model.update(chosen)
     config.model.max_positions = 128
-    config.model.visual_target = 2  # regions of the world come without classes
+    if "conceptual_captions" in config.tasks:
+        config.model.visual_target = 2  # regions of the world come without classes
     for size in DATA_DECIDES:
         config.model[size] = 0
     for stream in (config.model.text, config.model.visual):
