@@ -1,13 +1,17 @@
 """Pretraining by the trainer: parts of the loss, resuming, devices, and what can begin with it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from test_train import load_config, params_of
 
-from twelve_in_one import loop, metrics_writer, train
-from twelve_in_one.models.config import PRETRAINING_HEADS
+from twelve_in_one import checkpoint, loop, metrics_writer, train
+from twelve_in_one.convert import __main__ as convert
+from twelve_in_one.convert.state_dict import to_state_dict
+from twelve_in_one.models.config import PRETRAINING_HEADS, from_json
 
 NAME = "conceptual_captions"
 
@@ -101,3 +105,27 @@ def test_the_tasks_begin_with_it(pretrained, small_world, tmp_path):
     assert missing == {("trunk", "text_embedding", "task", "embedding")}
     for path in trunk - missing:
         np.testing.assert_array_equal(after[path], before[path], err_msg="/".join(path))
+
+
+def test_a_bert_begins_the_text_stream(pretrained, small_world, tmp_path):
+    """As the README says it: converted, then named by `init_from`."""
+    model = pretrained[0] / "model"
+    config = from_json((model / "config.json").read_text())
+    released = dict(to_state_dict(config, checkpoint.load_params(model)[0], {}))
+    text = ("bert.embeddings.", "bert.encoder.layer.", "cls.predictions.")
+    rng = np.random.default_rng(0)
+    bert = {
+        name: rng.normal(0, 0.1, tensor.shape).astype(np.float32)
+        for name, tensor in released.items()
+        if name.startswith(text) and "decoder" not in name
+    }
+    safetensors.numpy.save_file(bert, tmp_path / "bert.safetensors")
+    arguments = ["bert.safetensors", "start", "--config", "sizes.json"]
+    shutil.copy(model / "config.json", tmp_path / "sizes.json")
+    assert convert.main([x if "-" in x else str(tmp_path / x) for x in arguments]) == 0
+    run = small_config(small_world, rounds=1)
+    run.init_from.path, run.optimizer.learning_rate = str(tmp_path / "start"), 0.0
+    train.train(run, tmp_path / "run")
+    after = dict(to_state_dict(config, checkpoint.load_params(tmp_path / "run" / "model")[0], {}))
+    for name, tensor in bert.items():
+        np.testing.assert_array_equal(after[name], tensor, err_msg=name)

@@ -13,7 +13,7 @@ from twelve_in_one.data.mixture import Mixture
 from twelve_in_one.data.pipeline import Selection, TaskStream, as_dataset
 from twelve_in_one.data.pretraining import PretrainingStream
 from twelve_in_one.data.records import Annotation, DataError
-from twelve_in_one.tasks.twelve import TWELVE
+from twelve_in_one.tasks.twelve import CONCEPTUAL_CAPTIONS, TWELVE
 
 TASKS = {
     task.name: dataclasses.replace(task, max_tokens=7, max_regions=6)
@@ -292,10 +292,11 @@ def test_dataset_of_half_floats():
 
 
 def test_dataset_of_pretraining_batches():
-    """Also those whose regions have no classes."""
+    """Of regions without classes."""
     reader = memory_split(COUNTS, feature_dim=FEATURE_DIM)
     selection = Selection(reader, np.arange(len(COUNTS)), 5, True)
-    stream = PretrainingStream(selection, TOKENIZER, FEATURE_DIM, max_tokens=7, max_regions=6)
+    task = dataclasses.replace(CONCEPTUAL_CAPTIONS, max_tokens=7, max_regions=6)
+    stream = PretrainingStream(selection, task, TOKENIZER, FEATURE_DIM, visual_target=2)
     dataset = as_dataset(stream, start=2, stop=7).as_numpy_iterator()
     for number, batch in zip(range(2, 7), dataset, strict=True):
         _assert_same(_as_text(batch), stream.batch(number))
