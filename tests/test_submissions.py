@@ -18,7 +18,8 @@ TASKS = {task.name: task for task in TWELVE}
 
 def stream(name, examples):
     return SimpleNamespace(
-        encoding=SimpleNamespace(task=TASKS[name], answers=ANSWERS),
+        task=TASKS[name],
+        encoding=SimpleNamespace(answers=ANSWERS),
         selection=SimpleNamespace(num_examples=examples),
     )
 
