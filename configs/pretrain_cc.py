@@ -10,7 +10,7 @@ r"""Pretraining on captions: masked words, masked regions, alignment (12-in-1 se
     python -m twelve_in_one.train --config=configs/pretrain_cc.py:official --workdir=DIR ...
     python -m twelve_in_one.train --config=configs/pretrain_cc.py:debug --workdir=workdir/debug
 
-`:world` pretrains a small model on 4,160 captions of a generated world, in which the twelve
+`:world` pretrains a small model on a generated world with 4,160 captioned pictures, in which the twelve
 datasets are those of `configs/world.py`. Without an argument it is the paper's run: DATA holds
 Conceptual Captions with a detector's features and class probabilities, as
 `python -m twelve_in_one.data.build conceptual_captions` leaves it, and BERT is a folder made by
@@ -18,7 +18,7 @@ Conceptual Captions with a detector's features and class probabilities, as
 was built with. `:official` does as the released code where that differs from the paper.
 
 `pretraining.objective`, `pretraining.overlap_iou` and `model.visual_target` choose what is learnt;
-`twelve_in_one/run_config.py` explains them. What to expect of `:world`: see the README.
+`twelve_in_one/run_config.py` explains them. `:world` has been run in debug size only.
 """
 
 import ml_collections

@@ -52,7 +52,7 @@ class PretrainingStream:
         only the mean is divided by fewer.
       region_weight: factor on the loss of masked regions.
       num_negatives: of target 2.
-      feature_dtype: of regions and region_features on their way to the device.
+      feature_dtype: of regions on their way to the device; targets stay float32.
     """
 
     selection: Selection
