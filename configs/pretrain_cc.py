@@ -10,7 +10,7 @@ r"""Pretraining on captions: masked words, masked regions, alignment (12-in-1 se
     python -m twelve_in_one.train --config=configs/pretrain_cc.py:official --workdir=DIR ...
     python -m twelve_in_one.train --config=configs/pretrain_cc.py:debug --workdir=workdir/debug
 
-`:world` pretrains a small model on a generated world with 4,160 captioned pictures, in which the twelve
+`:world` pretrains a small model on a world with 4,160 captioned pictures, in which the twelve
 datasets are those of `configs/world.py`. Without an argument it is the paper's run: DATA holds
 Conceptual Captions with a detector's features and class probabilities, as
 `python -m twelve_in_one.data.build conceptual_captions` leaves it, and BERT is a folder made by
