@@ -31,6 +31,7 @@ from twelve_in_one import (
     results,
     sharding,
     state,
+    workdir_lock,
 )
 from twelve_in_one.data.preprocessing import check_same
 from twelve_in_one.job import Job, compile_job, open_job
@@ -61,7 +62,7 @@ def train(config: Any, workdir: Path, *, only_describe: bool = False) -> dict[st
     Raises:
       ValueError: the config, data or a checkpoint cannot be used.
       FloatingPointError: see `run_rounds`.
-      OSError: something cannot be written.
+      OSError: something cannot be written, or another process trains in the workdir.
     """
     run = config_check.check(config)
     _use_compilation_cache(run)
@@ -85,17 +86,18 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
 
     yield_often()
     run, workdir = job.run, job.workdir
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-    distributed.barrier("workdir")
-    before = state.read_preprocessing(workdir)
-    if before is not None:
-        check_same(before, job.serving.preprocessing)
-    wandb = None
-    if run.log.wandb_project:  # one run there for one workdir, however often it is resumed
-        name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
-        wandb = {"project": run.log.wandb_project, "id": name, "resume": "allow"}
     with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(workdir_lock.held(workdir))
+        distributed.barrier("workdir")
+        before = state.read_preprocessing(workdir)
+        if before is not None:
+            check_same(before, job.serving.preprocessing)
+        wandb = None
+        if run.log.wandb_project:  # one run there for one workdir, however often it is resumed
+            name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
+            wandb = {"project": run.log.wandb_project, "id": name, "resume": "allow"}
         stop = stack.enter_context(distributed.stop_on_signals())
         checkpoints = stack.enter_context(state.Checkpoints(workdir, run.checkpoint))
         compiled, table, abstract = compile_job(job)

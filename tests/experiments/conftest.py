@@ -44,7 +44,7 @@ class Pretended:
         self.workdir, self.configs, self._score = workdir, {}, score
 
     def __call__(self, config, folder):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         state.write_config(folder, config)
         name = folder.parent.name
         self.configs[str(folder.relative_to(self.workdir))] = config

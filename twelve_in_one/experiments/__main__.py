@@ -21,6 +21,7 @@ consistency: how often models both answer a question and find what an expression
 Trainings lie in folders of their own under the workdir, NAME/seed-S; experiments in one workdir
 share those that are the same. The same command again goes on where it was cut short, and makes
 table and plot anew: DIR/main.md, DIR/main.json and DIR/main.png, or as the experiment is called.
+Several commands may run at once: one waits for a training that another is at.
 """
 
 import dataclasses

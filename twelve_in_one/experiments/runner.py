@@ -1,5 +1,6 @@
 """Runs trainings one after the other; what is complete is read, what was cut short goes on."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -10,13 +11,15 @@ from typing import Any
 
 import jax
 
-from twelve_in_one import config_check, state
+from twelve_in_one import config_check, state, workdir_lock
 from twelve_in_one.clock import duration
 from twelve_in_one.experiments.grid import Training
 from twelve_in_one.results import RESULTS
 
 Train = Callable[[Any, Path], dict[str, Any] | None]
 _log = logging.getLogger(__name__)
+# Between looks whether another process has finished a training.
+_WAIT_SECONDS = 10.0
 
 
 class Stopped(Exception):
@@ -25,6 +28,9 @@ class Stopped(Exception):
 
 class Runner:
     """Trains, or reads what was trained before.
+
+    Several may share a workdir, in processes of their own: one waits for a training that another is
+    at.
 
     Attributes:
       workdir: of all trainings.
@@ -66,12 +72,25 @@ class Runner:
             eta,
         )
         start = time.monotonic()
-        results = self._train(training.config, folder)
+        try:
+            results = self._train(training.config, folder)
+        except workdir_lock.Occupied:
+            _log.info("another process is at it: waiting")
+            _wait(complete, folder)
+            return self.run(training)
         jax.clear_caches()  # programs of one training are of no use to the next
         if results is None:
             raise Stopped(str(folder))
         self.trained[training.name, training.seed] = time.monotonic() - start
         return results
+
+
+def _wait(complete: Path, folder: Path) -> None:
+    """Until a training is complete, or nobody is at it any more."""
+    while not complete.is_file():
+        time.sleep(_WAIT_SECONDS)
+        with contextlib.suppress(workdir_lock.Occupied), workdir_lock.held(folder):
+            return
 
 
 def _check_same(training: Training, folder: Path) -> None:
