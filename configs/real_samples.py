@@ -56,7 +56,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
 
     config.optimizer.learning_rate, config.optimizer.head_learning_rate = 1e-3, 1.0
     config.optimizer.schedule, config.optimizer.clip_norm = "cosine", 1.0
-    config.optimizer.weight_decay = 0.1  # over 35,000 updates enough to be felt
+    config.optimizer.weight_decay = 0.2  # over 35,000 updates enough to be felt
     config.schedule.num_rounds = 5500
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 250
     # Of 2,048 answers a score is known to a hundredth: fewer failures in a row mean nothing.
