@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twelve_in_one import optim, steps
+from twelve_in_one import optim, param_groups, steps
 from twelve_in_one.models.config import REMAT_POLICIES, SIZES, TwoStreamConfig, named_size
 from twelve_in_one.models.flops import forward_flops
 from twelve_in_one.models.two_stream import init_params
@@ -116,7 +116,7 @@ def measure(task: Task, config: TwoStreamConfig, params: Any, args: argparse.Nam
     times = seconds(lambda: forward(params, batch), args.repeats)
     results.append(("forward", compile_seconds, times, flops))
 
-    groups = optim.two_stream_groups(head_learning_rate=5.0, weight_decay=0.01)
+    groups = param_groups.two_stream(head_learning_rate=5.0, weight_decay=0.01)
     optimizer = optim.adamw(2e-5, groups)
     # The step donates its state: give it a copy, the next shape needs the parameters again.
     holder = [steps.init_state(jax.tree.map(jnp.copy, params), optimizer)]

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 
-from twelve_in_one import optim, programs, sharding, state, steps
+from twelve_in_one import optim, param_groups, programs, sharding, state, steps
 from twelve_in_one.models.two_stream import abstract_params
 from twelve_in_one.run_config import CheckpointOptions
 from twelve_in_one.state import Checkpoints, Progress
@@ -28,7 +28,7 @@ OPTIMIZERS = {
     "sgd": optax.sgd(0.1),
     "momentum": optax.chain(optax.clip(1.0), optax.sgd(0.1, momentum=0.9)),
     "adamw": optim.adamw(
-        1e-3, [optim.ParamGroup(".*", 1.0, 0.01)], official_unreached="skip_until_touched"
+        1e-3, [param_groups.ParamGroup(".*", 1.0, 0.01)], official_unreached="skip_until_touched"
     ),
 }
 BUMP = jax.jit(

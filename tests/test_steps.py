@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from twelve_in_one import optim, steps
+from twelve_in_one import optim, param_groups, steps
 from twelve_in_one.convert.names import flatten
 from twelve_in_one.models.config import PRETRAINING_HEADS
 from twelve_in_one.models.two_stream import TwoStreamModel
@@ -173,7 +173,7 @@ def test_halves_add_up(task, draw, evaluate):
 @pytest.fixture(scope="module")
 def trainer(config, params):
     """AdamW without decay: `trainer(task)` gives a first state and the compiled train step."""
-    groups = optim.two_stream_groups(head_learning_rate=1.0, weight_decay=0.0)
+    groups = param_groups.two_stream(head_learning_rate=1.0, weight_decay=0.0)
 
     @functools.cache
     def make(task):
@@ -255,7 +255,7 @@ def test_the_gradient_is_that_of_the_scaled_mean_loss(config, draw, trainer):
     slope = (mean_loss(0.003) - mean_loss(-0.003)) / 0.006
     np.testing.assert_allclose(slope, norm, rtol=0.01)
 
-    groups = optim.two_stream_groups(head_learning_rate=1.0, weight_decay=0.0)
+    groups = param_groups.two_stream(head_learning_rate=1.0, weight_decay=0.0)
     doubled = steps.make_train_step(config, task, optim.adamw(3e-3, groups), loss_scale=2.0)
     second, metrics = jax.jit(doubled)(state, batch, key)
     unscaled = step(state, batch, key)[1]
@@ -359,7 +359,7 @@ def test_one_update_from_two_tasks_is_that_of_the_summed_loss(params, still, dra
 
 
 def test_a_gradient_that_is_not_finite_changes_counters_only(params, config, draw):
-    optimizer = optim.adamw(3e-3, optim.two_stream_groups(head_learning_rate=1.0, weight_decay=0.1))
+    optimizer = optim.adamw(3e-3, param_groups.two_stream(head_learning_rate=1.0, weight_decay=0.1))
     step = jax.jit(steps.make_train_step(config, ANSWER, optimizer))
     batch, key = draw(ANSWER), jax.random.key(0)
     state, _ = step(steps.init_state(params, optimizer), batch, key)
@@ -378,7 +378,7 @@ def test_the_clock_ticks_with_the_last_update_of_a_round(params, config, draw):
     def rate(clock):
         return 1e-3 * (clock + 1)
 
-    groups = optim.two_stream_groups(head_learning_rate=1.0, weight_decay=0.0)
+    groups = param_groups.two_stream(head_learning_rate=1.0, weight_decay=0.0)
     for official in (False, True):
         optimizer = optim.adamw(rate, groups)
         gradient, _ = jax.jit(steps.make_grad_step(config, ANSWER))(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from twelve_in_one import config_check, dsg, optim, profiling, programs, task_plan
+from twelve_in_one import config_check, dsg, param_groups, profiling, programs, task_plan
 from twelve_in_one.clock import duration
 from twelve_in_one.job import Job
 from twelve_in_one.models.two_stream import count_parameters
@@ -24,7 +24,7 @@ def describe(
     sections = (
         ("plan", task_plan.format_plan(job.schedule, dsg.init(job.names), 0, rounds)),
         ("batches", _shapes(job, batches)),
-        ("parameters", optim.describe_groups(abstract.params, job.groups)),
+        ("parameters", param_groups.describe(abstract.params, job.groups)),
         ("programs", programs.compile_list(table)),
         ("memory", _memory(job, table, abstract)),
         ("time", _time(job, compiled, abstract, batches)),

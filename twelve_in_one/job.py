@@ -14,6 +14,7 @@ from twelve_in_one import (
     dsg,
     model_folder,
     optim,
+    param_groups,
     programs,
     schedules,
     task_plan,
@@ -33,7 +34,7 @@ class Job:
     data: Any  # data.streams.DataFolder
     serving: model_folder.Serving
     placement: programs.Placement
-    groups: tuple[optim.ParamGroup, ...]
+    groups: tuple[param_groups.ParamGroup, ...]
     optimizer: Any
     rate: schedules.Schedule
     schedule: task_plan.Schedule
@@ -88,11 +89,11 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         for name, stream in streams[0].items()
     )
     schedule, controller = _schedule(run, planned)
-    groups = optim.two_stream_groups(
+    groups = param_groups.two_stream(
         head_learning_rate=run.optimizer.head_learning_rate,
         weight_decay=run.optimizer.weight_decay,
         official_decayed_norms=run.optimizer.official_decayed_norms,
-        extra=[optim.ParamGroup(*group) for group in run.optimizer.groups],
+        extra=[param_groups.ParamGroup(*group) for group in run.optimizer.groups],
     )
     rate, optimizer = _optimizer(run, groups)
     return Job(
@@ -124,7 +125,7 @@ def _schedule(
 
 
 def _optimizer(
-    run: RunConfig, groups: tuple[optim.ParamGroup, ...]
+    run: RunConfig, groups: tuple[param_groups.ParamGroup, ...]
 ) -> tuple[schedules.Schedule, Any]:
     """The learning rate as a function of the clock, and the optimizer."""
     options, rounds = run.optimizer, run.schedule.num_rounds

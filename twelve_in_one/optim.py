@@ -1,9 +1,7 @@
-"""Parameter groups, AdamW, RAdam and clipping.
+"""AdamW and RAdam with parameter groups, and clipping.
 
-A group gives every parameter whose path it matches a learning-rate multiplier and a weight decay;
-the first match wins and every parameter must match one. AdamW follows Loshchilov and Hutter, RAdam
-Liu et al., by default; the `official_*` options give the released code's variants
-(pytorch-transformers 1.x) step for step.
+AdamW follows Loshchilov and Hutter, RAdam Liu et al., by default; the `official_*` options give the
+released code's variants (pytorch-transformers 1.x) step for step.
 
 The learning rate may be a schedule of a *clock* that the caller keeps, since one round of several
 tasks takes several updates (see `schedules`): `update(grads, state, params, clock=rounds)`. Without
@@ -20,10 +18,8 @@ hand the clock on:
 For one that may have been made without a clock, `optax.with_extra_args_support` ignores it.
 """
 
-import dataclasses
 import itertools
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -31,124 +27,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from twelve_in_one.param_groups import ParamGroup, assign
+
 Params = Any
 Unreached = Literal["step", "skip", "skip_until_touched"]
-
-
-@dataclasses.dataclass(frozen=True)
-class ParamGroup:
-    """Hyperparameters of the parameters whose "/"-joined path matches `pattern` (re.fullmatch).
-
-    Attributes:
-      pattern: regular expression.
-      learning_rate: multiplier of the optimizer's learning rate; 0 freezes the group: parameters
-        and moments stay as they are.
-      weight_decay: decoupled weight decay, itself multiplied by the learning rate.
-
-    Raises:
-      ValueError: the pattern is no regular expression, or a number is negative or not finite.
-    """
-
-    pattern: str
-    learning_rate: float = 1.0
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            raise ValueError(f"group {self.pattern!r} is no regular expression: {error}") from error
-        for field in ("learning_rate", "weight_decay"):
-            value = getattr(self, field)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"group {self.pattern!r}: {field}={value} must be 0 or more")
-
-
-# The heads whose released names start with "vil_"; they train at 1e-4 whatever the tasks' rate is.
-VIL_HEADS = r"heads/(vqa|gqa|image_pair|image_text_match|three_way)/.*"
-_NO_DECAY = r".*/(bias|scale|masked_language_bias)"
-# The released rule spares names that contain "bias" or "LayerNorm.weight", which misses the two
-# norms of a connection ("LayerNorm1", "LayerNorm2") and the classifiers' ("logit_fc.2").
-_OFFICIAL_DECAYED_NORMS = (
-    r".*/connection_\d+/(text|visual)_norm/scale|heads/(vqa|gqa|image_pair)/norm/scale"
-)
-
-
-def two_stream_groups(
-    *,
-    head_learning_rate: float,
-    weight_decay: float,
-    extra: Sequence[ParamGroup] = (),
-    official_decayed_norms: bool = False,
-) -> tuple[ParamGroup, ...]:
-    """Groups of the two-stream model: task heads learn faster, biases and norms do not decay.
-
-    Args:
-      head_learning_rate: multiplier for `VIL_HEADS` (released code: 1e-4 over the base rate).
-      weight_decay: of every parameter that decays.
-      extra: groups of the user's own, put before the others so that they win.
-      official_decayed_norms: also decay the norms that the released rule misses.
-    """
-    decays = [(_NO_DECAY, 0.0), (".*", weight_decay)]
-    if official_decayed_norms:
-        decays.insert(0, (_OFFICIAL_DECAYED_NORMS, weight_decay))
-    heads = [ParamGroup(rf"(?={VIL_HEADS}$)({p})", head_learning_rate, d) for p, d in decays]
-    return (*extra, *heads, *(ParamGroup(p, 1.0, d) for p, d in decays))
-
-
-def assign_groups(params: Params, groups: Sequence[ParamGroup]) -> Any:
-    """The group of every parameter: a tree like `params` with a `ParamGroup` at each leaf.
-
-    Raises:
-      ValueError: parameters that no group matches; names them.
-    """
-    compiled = [(re.compile(group.pattern), group) for group in groups]
-    unmatched = []
-
-    def one(path: tuple[Any, ...], _: Any) -> ParamGroup | None:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for pattern, group in compiled:
-            if pattern.fullmatch(name):
-                return group
-        unmatched.append(name)
-        return None
-
-    tree = jax.tree_util.tree_map_with_path(one, params)
-    if unmatched:
-        raise ValueError(
-            f"{len(unmatched)} parameters match no group, first {unmatched[:5]}: "
-            'end the groups with a catch-all ".*"'
-        )
-    return tree
-
-
-def describe_groups(params: Params, groups: Sequence[ParamGroup]) -> str:
-    """A table of what every group holds, a row a group, in the order in which they match.
-
-    Args:
-      params: parameters, or their shapes (`jax.ShapeDtypeStruct`).
-      groups: see `assign_groups`; one that matches no parameter is marked.
-
-    Raises:
-      ValueError: parameters that no group matches.
-    """
-    tensors, sizes = [0] * len(groups), [0] * len(groups)
-    place = {id(group): i for i, group in reversed(list(enumerate(groups)))}
-    assigned = jax.tree.leaves(assign_groups(params, groups))
-    for group, leaf in zip(assigned, jax.tree.leaves(params), strict=True):
-        tensors[place[id(group)]] += 1
-        sizes[place[id(group)]] += math.prod(leaf.shape)
-    total = max(1, sum(sizes))
-    rows = [f"{'tensors':>7}  {'parameters':>13}  {'share':>6}  {'rate':>6}  {'decay':>6}  pattern"]
-    for group, count, size in zip(groups, tensors, sizes, strict=True):
-        rate = f"x{group.learning_rate:g}" if group.learning_rate else "frozen"
-        note = "" if count else "  (matches nothing)"
-        rows.append(
-            f"{count:7,}  {size:13,}  {size / total:6.1%}  {rate:>6}  {group.weight_decay:6g}  "
-            f"{group.pattern}{note}"
-        )
-    rows.append(f"{sum(tensors):7,}  {sum(sizes):13,}  {1:6.1%}")
-    return "\n".join(rows)
 
 
 def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, jax.Array]:
@@ -267,7 +149,7 @@ def radam(
       official_shared_step_size: every step takes the learning rate of the first of `groups` that
         is not frozen, and only decay the parameter's own: the released code computes the step size
         once an update, for its first group. That is the word embedding's; to have it first here
-        pass it as `two_stream_groups(extra=...)`.
+        pass it as `param_groups.two_stream(extra=...)`.
 
     Returns:
       As `adamw`.
@@ -313,7 +195,7 @@ def _optimizer(
     skipping = unreached != "step"
 
     def init(params: Params) -> AdamWState:
-        assign_groups(params, groups)  # fail before training rather than at the first update
+        assign(params, groups)  # fail before training rather than at the first update
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))  # no shared buffers
         touched = jax.tree.map(lambda _: jnp.zeros((), bool), params) if skipping else ()
         return AdamWState(jnp.zeros((), jnp.int32), mu, nu, touched)
@@ -341,9 +223,7 @@ def _optimizer(
             nu = b2 * nu + (1.0 - b2) * jnp.square(grad)
             return rule(mu, nu, param, group), mu, nu
 
-        updates, mu, nu = _map3(
-            one, grads, state.mu, state.nu, params, assign_groups(params, groups)
-        )
+        updates, mu, nu = _map3(one, grads, state.mu, state.nu, params, assign(params, groups))
         touched = state.touched
         if skipping:
             active = jax.tree.map(lambda grad: jnp.any(grad != 0), grads)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from twelve_in_one import optim
+from twelve_in_one import optim, param_groups
 from twelve_in_one.convert import names
 from twelve_in_one.models.encoder import unstack_layers
 from twelve_in_one.parity.fixture import Check, Fixture, absolute, relative, released
@@ -22,7 +22,7 @@ def compare_training(fixture: Fixture) -> Iterator[Check]:
         return
     base, head = (float(f(arrays["train/param_lr"])) for f in (np.min, np.max))
     decay = float(arrays["train/param_wd"].max())
-    groups = optim.two_stream_groups(
+    groups = param_groups.two_stream(
         head_learning_rate=head / base, weight_decay=decay, official_decayed_norms=True
     )
     yield from _compare_groups(fixture, groups, base)
@@ -76,13 +76,13 @@ def _train(
 
 
 def _compare_groups(
-    fixture: Fixture, groups: Sequence[optim.ParamGroup], base: float
+    fixture: Fixture, groups: Sequence[param_groups.ParamGroup], base: float
 ) -> Iterator[Check]:
     """Learning rate and decay of every parameter, by our rules and as recorded."""
     unrolled = fixture.params
     if fixture.config.scan_layers:
         unrolled = unstack_layers(fixture.config, unrolled)
-    assigned = names.flatten(optim.assign_groups(unrolled, groups))
+    assigned = names.flatten(param_groups.assign(unrolled, groups))
     paths = {e.name: e.path for e in names.table(fixture.config) if e.path is not None}
     listed = fixture.arrays["train/param_names"].tolist()
     used = [i for i, name in enumerate(listed) if name in paths]
