@@ -34,6 +34,14 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     if mode == "official":
         config.pretraining.official_overlap = True
         config.pretraining.official_validation = True
+        for name in (
+            "official_schedule",
+            "official_uncorrected_eps",
+            "official_decay_after_update",
+            "official_decayed_norms",
+        ):
+            config.optimizer[name] = True
+        config.optimizer.official_unreached = "skip_until_touched"
     if mode == "world":
         default_config.pretrain_on_world(config)
     if mode == "debug":

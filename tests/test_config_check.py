@@ -11,7 +11,7 @@ import flax.linen as nn
 import ml_collections
 import pytest
 
-from twelve_in_one import default_config, state
+from twelve_in_one import default_config, job, state
 from twelve_in_one.config_check import (
     ConfigError,
     check,
@@ -182,8 +182,15 @@ def test_the_released_pretraining():
     assert run.schedule.num_rounds == 60_920  # 3,119,449 pairs in whole batches, ten times
     assert run.pretraining.objective == 1 and run.pretraining.overlap_iou == 0.4
     assert run.model["num_tasks"] == 0 and run.model["num_region_classes"] == 1601
-    official = check(load("pretrain_cc")("official")).pretraining
-    assert official.official_overlap and official.official_validation
+    official = check(load("pretrain_cc")("official"))
+    assert official.pretraining.official_overlap and official.pretraining.official_validation
+    optimizer = official.optimizer
+    assert optimizer.official_decay_after_update and optimizer.official_uncorrected_eps
+    assert optimizer.official_decayed_norms and not optimizer.official_no_bias_correction
+    # Its scheduler goes before the optimizer; that of the tasks goes within a round.
+    assert optimizer.official_schedule and not job.advances_within_round(official)
+    assert job.advances_within_round(check(load("twelve")("official")))
+    assert not job.advances_within_round(check(load("twelve")()))
 
 
 def test_pretraining_needs_all_of_its_heads():

@@ -20,6 +20,7 @@ from twelve_in_one import (
     task_plan,
 )
 from twelve_in_one.run_config import RunConfig, TaskRun
+from twelve_in_one.tasks.twelve import TASKS
 
 _log = logging.getLogger(__name__)
 
@@ -124,11 +125,18 @@ def _schedule(
     return task_plan.Schedule(planned, seed=run.seed, **options), dsg.Controller(**controller)
 
 
+def advances_within_round(run: RunConfig) -> bool:
+    """Whether the learning rate changes within a round, as of the released task training."""
+    pretrains = any(TASKS[name].kind == "pretraining" for name in run.tasks)
+    return run.optimizer.official_schedule and not pretrains
+
+
 def _optimizer(
     run: RunConfig, groups: tuple[param_groups.ParamGroup, ...]
 ) -> tuple[schedules.Schedule, Any]:
     """The learning rate as a function of the clock, and the optimizer."""
     options, rounds = run.optimizer, run.schedule.num_rounds
+    within_round = advances_within_round(run)
     stepped = options.schedule == "step"
     factor = schedules.make(
         options.schedule,
@@ -136,7 +144,8 @@ def _optimizer(
         options.warmup_share * rounds,
         boundaries=options.step_rounds if stepped else (),
         decay=options.step_factor if stepped else 0.2,
-        official_advance_within_round=options.official_schedule,
+        official_advance_before_update=options.official_schedule and not within_round,
+        official_advance_within_round=within_round,
         official_epoch_rounds=(options.official_epoch_rounds or None) if stepped else None,
     )
 
@@ -172,7 +181,7 @@ def compile_job(job: Job) -> tuple[programs.Programs, tuple[programs.Program, ..
         {name: stream.batch(0) for name, stream in job.val_streams.items()},
         clip_norm=job.run.optimizer.clip_norm,
         fused=job.run.optimizer.update == "fused",
-        official_schedule=job.run.optimizer.official_schedule,
+        official_schedule=advances_within_round(job.run),
         log=_log.info,
     )
     return compiled, table, abstract

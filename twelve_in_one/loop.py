@@ -28,7 +28,7 @@ from twelve_in_one import (
     warm_start,
 )
 from twelve_in_one.clock import Clock, duration
-from twelve_in_one.job import Job
+from twelve_in_one.job import Job, advances_within_round
 from twelve_in_one.log_window import LogWindow
 
 _log = logging.getLogger(__name__)
@@ -256,8 +256,9 @@ def _log_training(
     means, rounds = position.window.means(), position.round
     done, skipped = (int(x) for x in jax.device_get((train_state.clock, train_state.skipped)))
     now = clock.lap(rounds)
-    official = job.run.optimizer.official_schedule
-    last_clock = schedules.update_clock(max(done - 1, 0), official_advance_within_round=official)
+    last_clock = schedules.update_clock(
+        max(done - 1, 0), official_advance_within_round=advances_within_round(job.run)
+    )
     record = {
         "event": "train",
         "round": rounds,

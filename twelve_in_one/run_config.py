@@ -147,7 +147,7 @@ class OptimizerOptions:
       clip_norm: global norm that gradients are cut to; 0 does not.
       on_nonfinite: "raise", or "skip" the update and count it.
       official_schedule: the released code's: after the first update of a round the others have the
-        rate of the next round.
+        rate of the next round. Of pretraining: every update has the rate of the next.
       official_epoch_rounds: of schedule "step": rounds of one of the released code's epochs, at
         whose ends its two schedulers overwrite each other; 0 leaves that out.
     """
