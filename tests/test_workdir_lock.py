@@ -6,6 +6,7 @@ import fcntl
 import logging
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -43,6 +44,16 @@ def test_other_processes_are_refused_until_this_one_is_killed(tmp_path):
         process.wait()
         with workdir_lock.held(tmp_path):
             pass
+
+
+def test_waits_for_another_process(tmp_path):
+    path = tmp_path / "made" / "later" / workdir_lock.FILE
+    with workdir_lock.awaited(path):
+        pass
+    with other_process(path.parent) as process:
+        threading.Timer(0.2, process.kill).start()
+        with workdir_lock.awaited(path):
+            assert process.wait() < 0
 
 
 def test_lock_is_let_go_of_after_an_error(tmp_path):

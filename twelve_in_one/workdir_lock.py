@@ -1,4 +1,4 @@
-"""One training at a time in a workdir: two would overwrite each other's checkpoints and metrics."""
+"""One process at a time in a folder: two would overwrite each other's checkpoints and metrics."""
 
 import contextlib
 import errno
@@ -6,6 +6,7 @@ import fcntl
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 FILE = ".lock"
 _log = logging.getLogger(__name__)
@@ -29,15 +30,36 @@ def held(workdir: Path) -> Iterator[None]:
       Occupied: another process holds it.
     """
     with (workdir / FILE).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file, wait=False):
             raise Occupied(
                 f"another process trains in {workdir}: wait for it, stop it, or choose another "
                 "--workdir"
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            _log.warning("%s has no file locks: do not train there twice at once", workdir)
+            )
         yield
+
+
+@contextlib.contextmanager
+def awaited(path: Path) -> Iterator[None]:
+    """Waits while another process holds a lock, and then holds it itself.
+
+    Args:
+      path: of the lock's file, made if missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        if not _locked(file, wait=False):
+            _log.info("another process holds %s: waiting", path)
+            _locked(file, wait=True)
+        yield
+
+
+def _locked(file: IO[str], *, wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        _log.warning("%s has no file locks: nothing keeps two processes apart there", file.name)
+    return True

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from twelve_in_one import workdir_lock
 from twelve_in_one.data import build
 from twelve_in_one.data.records import DataError
 from twelve_in_one.run_config import RunConfig
@@ -18,9 +19,28 @@ def missing_datasets(run: RunConfig) -> tuple[str, ...]:
 def prepare(run: RunConfig) -> None:
     """Makes what is missing; does nothing where all is there. For one process only.
 
+    Where another process is making it, waits for that.
+
     Raises:
       DataError: datasets are missing, and the run does not say what to make them of.
     """
+    makes = bool(run.data.samples_dir or run.data.world_images)
+    if makes and (missing_datasets(run) or run.data.held_out_dir):
+        folder = Path(run.data.dir).absolute()
+        with workdir_lock.awaited(folder.with_name(f".{folder.name}.lock")):
+            _make(run)
+    missing = missing_datasets(run)
+    if missing:
+        raise DataError(
+            f"{run.data.dir}: not built with region features {run.data.regions!r}: "
+            f"{', '.join(missing)}. Run `python -m twelve_in_one.data.build NAME --data_dir "
+            f"{run.data.dir} ...` for each, leave them out of config.tasks, or say what to make "
+            "them of: data.samples_dir (configs/real_samples.py takes $TWELVE_IN_ONE_SAMPLES) or "
+            "data.world_images"
+        )
+
+
+def _make(run: RunConfig) -> None:
     missing = missing_datasets(run)
     raw, data = run.data.raw_dir, run.data.dir
     if run.data.samples_dir and (missing or run.data.held_out_dir):
@@ -36,14 +56,6 @@ def prepare(run: RunConfig) -> None:
         }
         _command("world", "--out", raw, *(str(x) for pair in sizes.items() for x in pair))
         _command("data.build", "all", "--manual_dir", raw, "--data_dir", data)
-    missing = missing_datasets(run)
-    if missing:
-        raise DataError(
-            f"{data}: not built with region features {run.data.regions!r}: {', '.join(missing)}. "
-            f"Run `python -m twelve_in_one.data.build NAME --data_dir {data} ...` for each, leave "
-            "them out of config.tasks, or say what to make them of: data.samples_dir "
-            "(configs/real_samples.py takes $TWELVE_IN_ONE_SAMPLES) or data.world_images"
-        )
 
 
 def _command(module: str, *arguments: str) -> None:
