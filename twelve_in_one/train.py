@@ -156,7 +156,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with all misspelt `--config.x.y` at once and without a traceback."""
     overrides = [argument for argument in argv if argument.startswith(("--config.", "-config."))]
     files = [argument for argument in argv if argument.startswith(("--config=", "-config="))]
-    if overrides and files:
+    if overrides and not files:
+        sys.exit(f"error: {overrides[0]}: say which config this changes, --config=configs/NAME.py")
+    if overrides:
         probe = flags.FlagValues()
         config_flags.DEFINE_config_file("config", None, "", flag_values=probe)
         given, sys.argv = sys.argv, [argv[0], files[-1]]  # where the library looks for overrides

@@ -5,7 +5,7 @@ import json
 import pytest
 from absl import app
 
-from twelve_in_one import default_config, train
+from twelve_in_one import config_check, default_config, train
 from twelve_in_one.data.reader import open_split
 from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.data.splits import read_clean_split
@@ -30,6 +30,32 @@ def test_trainings_share_all_settings_but_their_own(base):
     assert whole.config.data.clean and not leaky.data.clean
     assert leaky.schedule.to_dict() == whole.config.schedule.to_dict()
     assert base.seed == 0 and len(base.tasks) == 12  # the base is left alone
+
+
+def test_tasks_keep_their_rates_in_smaller_models():
+    """At the paper's settings: task rate = base rate x loss scale, whoever else trains."""
+    paper = default_config.get_config()
+    for config in (
+        grid.all_tasks(paper, 0).config,
+        grid.group(paper, "G1", 0).config,
+        grid.pair(paper, ("vqa", "nlvr2"), 0).config,
+        grid.single_task(paper, "vqa", 0, updates=5).config,
+    ):
+        run = config_check.check(config)
+        scales = config_check.loss_scales(config_check.task_runs(run))
+        for name, options in run.task.items():
+            assert run.optimizer.learning_rate * scales[name] == options.learning_rate
+        heads = run.optimizer.learning_rate * run.optimizer.head_learning_rate
+        assert heads == pytest.approx(1e-4)
+
+
+def test_fine_tuning_takes_all_weights(base, tmp_path):
+    base.init_from.path, base.init_from.exclude = "captions", ("heads/.*",)
+    base.init_from.allow_missing = ("heads/.*",)
+    whole = grid.all_tasks(base, 0)
+    assert whole.config.init_from.path == "captions"
+    tuned = grid.fine_tuned(base, "vqa", 0, whole, tmp_path).config.init_from
+    assert (tuned.exclude, tuned.allow_missing) == ((), ())
 
 
 def test_groups_hold_every_task_once():
@@ -93,13 +119,16 @@ def test_a_choice_of_models_trains_no_others(base, pretend, models):
 
 
 def test_clean_says_what_datasets_lose(base, pretend, small_world, tmp_path):
-    base.data.dir, base.tasks = str(small_world.data), ("vqa", "snli_ve")
+    base.data.dir, base.tasks = str(small_world.data), ("vqa", "vgqa", "snli_ve")
     pretended, trainer = pretend()
     outcomes = clean.run(pretended, base, [0], ())
+    # Cleaning takes from what Visual Genome QA is tested on.
+    for entries in outcomes[0].results.values():
+        assert list(entries) == ["vqa", "snli_ve"]
     assert len(trainer.configs) == clean.count(base, [0], ()) == 2
     photos = read_clean_split(small_world.data / "clean_split.json").images
     lines = clean.report(outcomes).splitlines()
-    for name in base.tasks:
+    for name in ("vqa", "snli_ve"):
         index = open_split(small_world.built(name), "train").index
         banned = photos[SOURCES[name].domain]
         lost = sum(
@@ -116,6 +145,16 @@ def test_clean_says_what_datasets_lose(base, pretend, small_world, tmp_path):
     base.data.clean = False
     with pytest.raises(ValueError, match="config.data.clean=True, it is False"):
         clean.count(base, [0], ())
+
+
+def test_a_task_without_a_built_test_split_is_named_before_training(base, small_world):
+    base.data.dir = str(small_world.data)
+    grid.check_tested(base)
+    base.task.gqa.test_splits = ("challenge",)
+    with pytest.raises(ValueError, match=r"gqa is tested on challenge, which was not built: .*gqa"):
+        grid.check_tested(base)
+    base.data.dir = str(small_world.data / "nowhere")  # to be made
+    grid.check_tested(base)
 
 
 def test_command_line_names_models_and_seeds():

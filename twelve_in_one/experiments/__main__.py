@@ -36,9 +36,11 @@ from absl import app, flags
 
 from twelve_in_one import config_check, default_config, distributed
 from twelve_in_one import train as trainer
-from twelve_in_one.experiments import ablations, clean, consistency, main, pairs, pretraining
+from twelve_in_one.experiments import ablations, clean, consistency, grid, main, pairs, pretraining
 from twelve_in_one.experiments.runner import Runner, Stopped
 
+# Flags that come with the trainer's and mean nothing to a grid of trainings.
+_OF_ONE_TRAINING = ("dry_run", "coordinator", "num_processes", "process_id")
 _log = logging.getLogger("twelve_in_one")
 # What each module offers is said in the package's docstring.
 EXPERIMENTS: dict[str, Any] = {
@@ -60,13 +62,20 @@ def run(argv: Sequence[str]) -> None:
     if name not in EXPERIMENTS:
         raise app.UsageError(f"expected one of {', '.join(EXPERIMENTS)}, got {argv[1:]}")
     experiment = EXPERIMENTS[name]
+    from twelve_in_one.data.pipeline import hide_accelerators
+
     models = chosen_models(experiment, _MODELS.value)
     seeds = chosen_seeds(_SEEDS.value)
+    ignored = [flag for flag in _OF_ONE_TRAINING if flags.FLAGS[flag].present]
+    if ignored:
+        raise app.UsageError(f"--{ignored[0]} is for a training: python -m twelve_in_one.train")
     trainer.set_up_logging()
+    hide_accelerators()
     base = flags.FLAGS.config or default_config.world_config()
     workdir = Path(flags.FLAGS.workdir)
     try:
         config_check.check(base)
+        grid.check_tested(base)
         runner = Runner(workdir, trainer.train, experiment.count(base, seeds, models))
         outcomes = experiment.run(runner, base, seeds, models)
         text = experiment.report(outcomes)

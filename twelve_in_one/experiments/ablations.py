@@ -45,7 +45,8 @@ Averages of the paper's groups and of all tasks in percent, mean over seeds ± h
 interval; Δ is the difference from the first row, paired by seed, bold where the interval does not
 hold 0. Variants without stop-and-go train for as many rounds as give the updates of the first row;
 the others for as many rounds. Curricula begin with the tasks that converged first in the first row,
-anti-curricula with the last."""
+anti-curricula with the last; the rate falls with the rounds, of which they have more, so that tasks
+that come late train at lower rates."""
 
 
 def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from twelve_in_one import default_config
+from twelve_in_one.data import build, reader
 from twelve_in_one.run_config import task_key
 from twelve_in_one.tasks.twelve import TWELVE
 
@@ -38,6 +40,24 @@ class Training:
     def folder(self, workdir: Path) -> Path:
         """Workdir of the run."""
         return workdir / self.name / f"seed-{self.seed}"
+
+
+def check_tested(base: Any) -> None:
+    """Looks, as far as data is built, whether every task will have a score to compare.
+
+    Raises:
+      ValueError: none of a task's test splits was built.
+    """
+    folder, regions = Path(base.data.dir), base.data.regions
+    for name in base.tasks:
+        splits = base.task[task_key(name)].test_splits
+        if build.is_built(folder, name, regions):
+            built = reader.built_folder(folder, name, regions)
+            if not any(reader.has_split(built, split) for split in splits):
+                raise ValueError(
+                    f"{built}: {name} is tested on {', '.join(splits)}, which was not built: build "
+                    f"it, or set config.task.{task_key(name)}.test_splits to a split with answers"
+                )
 
 
 def all_tasks(base: Any, seed: int) -> Training:
@@ -105,6 +125,7 @@ def fine_tuned(base: Any, name: str, seed: int, source: Training, workdir: Path)
     A quarter of the learning rate and half of the rounds are our choice.
     """
     config = with_tasks(base, [name], seed)
+    config.init_from = copy.deepcopy(default_config.get_config().init_from)  # takes everything
     config.init_from.path = str(source.folder(workdir))
     config.optimizer.learning_rate /= 4
     config.schedule.kind = "round_robin"
@@ -121,9 +142,25 @@ def with_tasks(base: Any, tasks: Sequence[str], seed: int) -> Any:
         options: Mapping[str, Any] = base.task
         config.task = type(base)({task_key(t): copy.deepcopy(options[task_key(t)]) for t in tasks})
     config.seed = seed
+    _fit_rate(config, base)
     config.evaluation.pictures = 0
     config.evaluation.text_baselines = False
     return config
+
+
+def _fit_rate(config: Any, base: Any) -> None:
+    """The base rate is the lowest of the tasks' rates where these decide the loss scales.
+
+    As of the released code: fewer tasks may have a higher base rate and lower scales. Heads keep
+    their rate.
+    """
+    if not any(options.loss_scale for options in config.task.values()):
+        lowest, before = (
+            min(options.learning_rate for options in one.task.values()) for one in (config, base)
+        )
+        if lowest and before:
+            config.optimizer.learning_rate *= lowest / before
+            config.optimizer.head_learning_rate *= before / lowest
 
 
 def _fit_validations(config: Any) -> None:

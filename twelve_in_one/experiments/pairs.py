@@ -2,7 +2,8 @@
 
 Every group is represented by one of its tasks. A single-task model sees as many batches of its task
 as the model of two did, at the same learning rate; as stop-and-go may stop a task sooner in one
-pair than in another, there is a single-task model for every such number.
+pair than in another, there is a single-task model for every such number. Changes are in points: the
+paper's are relative, which says nothing where a single-task model is at chance.
 """
 
 import itertools
@@ -21,9 +22,9 @@ from twelve_in_one.experiments.summary import markdown, marked, over_seeds
 MODELS = ALWAYS = ()
 REPRESENTATIVES = {"G1": "vqa", "G2": "flickr30k", "G3": "visual7w", "G4": "nlvr2"}
 _NOTE = """\
-Change of the row's task in percent of its single-task score when it is trained with the column's
-task, mean over seeds ± half of a 95 % interval, paired by seed; bold where the interval does not
-hold 0. A single-task model sees as many batches of its task as the model of two."""
+Change of the row's task in points when it is trained with the column's task, mean over seeds ± half
+of a 95 % interval, paired by seed; bold where the interval does not hold 0. A single-task model
+sees as many batches of its task as the model of two."""
 
 
 def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
@@ -75,38 +76,37 @@ def _one_seed(runner: Runner, base: Any, seed: int) -> Outcome:
     return Outcome(results, parameters)
 
 
-def relative_changes(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], list[float]]:
+def changes(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], list[float]]:
     """(row, column) -> change of the row's task when trained with the column's, of each seed.
 
-    As shares of the single-task score, NaN where that is 0. The row of `AVERAGE` is the mean effect
-    of a task on the others, its column the mean effect of the others on a task.
+    The row of `AVERAGE` is the mean effect of a task on the others, its column the mean effect of
+    the others on a task.
     """
-    changes = [_changes_of(outcome) for outcome in outcomes]
-    return {cell: [change[cell] for change in changes] for cell in changes[0]}
+    found = [_changes_of(outcome) for outcome in outcomes]
+    return {cell: [change[cell] for change in found] for cell in found[0]}
 
 
 def _changes_of(outcome: Outcome) -> dict[tuple[str, str], float]:
-    changes = {}
+    found = {}
     for variant, together in outcome.results.items():
         if f"{variant} alone" in outcome.results:
             alone = outcome.results[f"{variant} alone"]
             for name, other in itertools.permutations(together):
-                before, after = alone[name]["score"], together[name]["score"]
-                changes[name, other] = after / before - 1 if before else math.nan
+                found[name, other] = together[name]["score"] - alone[name]["score"]
     names = REPRESENTATIVES.values()
-    rows = {(name, AVERAGE): [changes[name, x] for x in names if x != name] for name in names}
-    columns = {(AVERAGE, name): [changes[x, name] for x in names if x != name] for name in names}
-    return changes | {cell: math.fsum(x) / len(x) for cell, x in (rows | columns).items()}
+    rows = {(name, AVERAGE): [found[name, x] for x in names if x != name] for name in names}
+    columns = {(AVERAGE, name): [found[x, name] for x in names if x != name] for name in names}
+    return found | {cell: math.fsum(x) / len(x) for cell, x in (rows | columns).items()}
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """The matrix of relative changes, with the paper's below it."""
-    cells = {cell: estimate(values) for cell, values in relative_changes(outcomes).items()}
+    """The matrix of changes, with the paper's below it."""
+    cells = {cell: estimate(values) for cell, values in changes(outcomes).items()}
     names = [*REPRESENTATIVES.values(), AVERAGE]
     rows = []
     for row in names:
         found = (cells.get((row, column)) for column in names)
-        texts = ["" if x is None else "–" if math.isnan(x.mean) else marked(x) for x in found]
+        texts = ["" if x is None else marked(x) for x in found]
         rows.append([f"**{row}**" if row == AVERAGE else row, *texts])
     table = markdown(["trained with", *names], rows)
     return f"{table}\n\n{_NOTE}\n\n{paper.table_3()}"
@@ -117,7 +117,7 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    cells = {cell: estimate(values) for cell, values in relative_changes(outcomes).items()}
+    cells = {cell: estimate(values) for cell, values in changes(outcomes).items()}
     names = [*REPRESENTATIVES.values(), AVERAGE]
     matrix = np.full((len(names), len(names)), np.nan)
     figure = Figure(figsize=(6.5, 5), layout="constrained")
@@ -125,15 +125,13 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
     for (row, column), found in cells.items():
         where = names.index(row), names.index(column)
         matrix[where] = 100 * found.mean
-        if math.isfinite(found.mean):
-            text = show(found, signed=True).replace(" ± ", "\n± ")
-            axes.text(where[1], where[0], text, ha="center", va="center", fontsize=9)
-    finite = np.abs(matrix[np.isfinite(matrix)])
-    limit = max(1.5 * finite.max(initial=0.0), 1.0)  # the numbers stay readable
+        text = show(found, signed=True).replace(" ± ", "\n± ")
+        axes.text(where[1], where[0], text, ha="center", va="center", fontsize=9)
+    limit = max(1.5 * np.nanmax(np.abs(matrix)), 1.0)  # the numbers stay readable
     picture = axes.imshow(matrix, cmap="PiYG", vmin=-limit, vmax=limit)
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("trained with")
     axes.set_ylabel("change of")
-    figure.colorbar(picture, label=f"% of the single-task score ({over_seeds(outcomes)})")
+    figure.colorbar(picture, label=f"points above the single-task score ({over_seeds(outcomes)})")
     figure.savefig(path, format="png", dpi=150)

@@ -58,12 +58,12 @@ def table_2(titles: Mapping[str, str], models: Sequence[str]) -> str:
 
 
 def table_3() -> str:
-    """Table 3: relative change in percent."""
+    """Table 3: change in percent of the single-task score."""
     rows = [
         [name, *_numbers(row, "+.2f")]
         for name, row in zip((*_PAIRED, "average"), _TABLE_3, strict=True)
     ]
-    return _under_note(["Table 3", *_PAIRED, "average"], rows)
+    return _under_note(["Table 3, relative change in %", *_PAIRED, "average"], rows)
 
 
 def table_6(titles: Mapping[str, str], variants: Sequence[str]) -> str:

@@ -49,15 +49,16 @@ class Runner:
         """The results of a training.
 
         Raises:
-          ValueError: its folder holds a run of another config.
+          ValueError: its folder holds a run of another config, or a task has no score to compare.
           Stopped: it was asked to stop.
         """
         folder = training.folder(self.workdir)
         self._asked.add(folder)
         complete = folder / RESULTS
-        if complete.is_file():
+        if (folder / state.CONFIG).is_file():
             _check_same(training, folder)
-            return json.loads(complete.read_text(encoding="utf-8"))
+        if complete.is_file():
+            return _with_all_tasks(training, json.loads(complete.read_text(encoding="utf-8")))
         done = len(self._asked)
         left = self._total - done + 1
         eta = ""
@@ -82,7 +83,7 @@ class Runner:
         if results is None:
             raise Stopped(str(folder))
         self.trained[training.name, training.seed] = time.monotonic() - start
-        return results
+        return _with_all_tasks(training, results)
 
 
 def _wait(complete: Path, folder: Path) -> None:
@@ -93,9 +94,24 @@ def _wait(complete: Path, folder: Path) -> None:
             return
 
 
+def _with_all_tasks(training: Training, results: dict[str, Any]) -> dict[str, Any]:
+    missing = [name for name in training.config.tasks if name not in results["tasks"]]
+    if missing:
+        raise ValueError(
+            f"{training.name}, seed {training.seed}: no score of {', '.join(missing)}, as the test "
+            "split has no answers: leave the task out of config.tasks, or set its test_splits to "
+            "one with answers"
+        )
+    return results
+
+
 def _check_same(training: Training, folder: Path) -> None:
     before = dataclasses.asdict(state.read_config(folder))
-    differing = _differences(before, dataclasses.asdict(config_check.check(training.config)))
+    now = dataclasses.asdict(config_check.check(training.config))
+    begun, begins = (Path(one["init_from"]["path"]) for one in (before, now))
+    if begun.parts[-2:] == begins.parts[-2:]:  # NAME/seed-S of a workdir that may have moved
+        before["init_from"]["path"] = now["init_from"]["path"]
+    differing = _differences(before, now)
     if differing:
         raise ValueError(
             f"{folder} holds a training of other settings ({'; '.join(differing[:3])}): choose "
