@@ -27,7 +27,7 @@ from twelve_in_one.models.two_stream import abstract_params
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = "vqa vgqa gqa coco flickr30k refcoco refcoco+ refcocog visual7w guesswhat nlvr2 snli_ve"
 ARGUMENTS = {
-    "world": ("", "debug"),
+    "world": ("", "small", "debug"),
     "twelve": ("", "official", "debug"),
     "group": ("G1", "G2", "G3", "G4", "G1,G3", "debug", "G2,G4,debug"),
     "single_task": (*NAMES.split(), "debug", "refcoco+,debug"),
@@ -36,7 +36,7 @@ ARGUMENTS = {
     "pretrain_cc": ("", "world", "official", "debug"),
 }
 WRONG = {
-    "world": ("official", "debug,debug"),
+    "world": ("official", "debug,debug", "small,debug"),
     "twelve": ("Official", "world", "debug,official"),
     "group": ("G5", "G1,G1", "g1", "G1G2"),
     "single_task": ("VQA", "vqa,gqa", "vqa2", "refcoco_plus"),

@@ -215,6 +215,13 @@ def world_config(tasks: Sequence[str] = tuple(task.name for task in TWELVE)) -> 
     return config
 
 
+def use_small_world(config: ConfigDict) -> None:
+    """Changes a config of the world so that tasks converge at different times within its rounds."""
+    use_world(config, images=600)
+    config.schedule.min_validation_rounds, config.schedule.max_validation_rounds = 10, 20
+    config.schedule.patience = 2
+
+
 def pretraining_config() -> ConfigDict:
     """Pretraining on Conceptual Captions as the released script does it (spec section 4)."""
     config = get_config(("conceptual_captions",))

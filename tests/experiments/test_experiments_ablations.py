@@ -17,7 +17,7 @@ def test_variants_change_what_they_are_called(base, pretend):
     assert list(outcome.results) == list(ablations.MODELS)
     assert len(trainer.configs) == ablations.count(base, [2], ablations.MODELS)
     found = {name.split("/")[0]: config for name, config in trainer.configs.items()}
-    assert list(found) == ["all", *(f"ablation-{name}" for name in ablations.MODELS[1:])]
+    assert list(found) == [f"ablation-{name}" for name in ablations.MODELS]
     kinds = [config.schedule.kind for config in found.values()]
     go = "stop_and_go"
     robin = "round_robin"
@@ -58,7 +58,16 @@ def test_without_tokens_the_task_makes_no_difference(tiny_config, random_params,
 def test_a_choice_of_variants_trains_no_others(base, pretend):
     runner, trainer = pretend()
     ablations.run(runner, base, [0], ("full", "no-token"))
-    assert list(trainer.configs) == ["all/seed-0", "ablation-no-token/seed-0"]
+    assert list(trainer.configs) == ["ablation-full/seed-0", "ablation-no-token/seed-0"]
+
+
+def test_nothing_is_compared_where_nothing_stopped(base, pretend):
+    base.tasks = ("vqa", "flickr30k")  # of which the pretended trainer stops one
+    assert ablations.run(pretend()[0], base, [1], ("full", "no-stop"))
+    base.tasks = ("vqa",)
+    with pytest.raises(ValueError, match="no task was stopped, so no-stop would be the same run"):
+        ablations.run(pretend()[0], base, [0], ("full", "no-stop"))
+    assert ablations.run(pretend()[0], base, [0], ("full", "no-token"))
 
 
 @pytest.mark.parametrize("kind", ["round_robin", "curriculum", "anti_curriculum"])

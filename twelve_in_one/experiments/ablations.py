@@ -1,5 +1,8 @@
 """What task tokens and stop-and-go are good for (paper Table 6).
 
+By default on a small world, on which tasks converge; where none is stopped, stop-and-go is a round
+robin, and there is nothing to compare.
+
 Variants without stop-and-go train for so many rounds that their updates come as close as whole
 rounds allow to those of the full variant of that seed, whose tasks were stopped now and then. Of
 the curricula, tasks come in by how soon they converged in the full variant (`convergence_order`).
@@ -12,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one import metrics_writer, task_plan
+from twelve_in_one import default_config, metrics_writer, task_plan
 from twelve_in_one.experiments import grid, paper, summary
 from twelve_in_one.experiments.comparison import Outcome, group_averages
 from twelve_in_one.experiments.grid import Training
@@ -49,6 +52,13 @@ anti-curricula with the last; the rate falls with the rounds, of which they have
 that come late train at lower rates."""
 
 
+def default() -> Any:
+    """The config where none is given."""
+    config = default_config.world_config()
+    default_config.use_small_world(config)
+    return config
+
+
 def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
     """Trainings that `run` needs.
 
@@ -81,14 +91,21 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
       models: of `MODELS`, "full" among them.
 
     Raises:
-      ValueError: as of `Runner.run`, or there is no history of validations.
+      ValueError: as of `Runner.run`, or there is no history of validations, or nothing was stopped
+        that a round robin could be compared with.
       Stopped: as of `Runner.run`.
     """
     outcomes = []
     for seed in seeds:
-        full = grid.all_tasks(base, seed)
+        full = Training("ablation-full", seed, grid.with_tasks(base, base.tasks, seed))
         found = {"full": runner.run(full)}
         updates = sum(entry["updates"] for entry in found["full"]["tasks"].values())
+        if "no-stop" in models and updates == len(base.tasks) * base.schedule.num_rounds:
+            raise ValueError(
+                f"{full.folder(runner.workdir)}: no task was stopped, so no-stop would be the same "
+                "run: take data on which tasks converge, such as that of configs/world.py:small, "
+                "validate oftener, or leave no-stop out of --models"
+            )
         order: tuple[str, ...] = ()
         if {"curriculum", "anti-curriculum"} & set(models):
             history = metrics_writer.read(full.folder(runner.workdir) / metrics_writer.FILE)
