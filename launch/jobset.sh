@@ -14,20 +14,24 @@
 #   --accelerator=A        of the node pool, such as tpu-v5-lite-podslice, tpu-v6e-slice (run, render)
 #   --topology=T           of the node pool, such as 4x4 (run, render)
 #   --chips_per_host=4  --slices=1
+#   --bucket=NAME          Cloud Storage bucket to mount at /mnt/bucket, without gs:// (run, render)
+#   --service_account=A    Kubernetes service account of the pods, one that may use the bucket; else
+#                          the namespace's default (run, render)
 #   --max_restarts=10      failures allowed; preemptions do not count
 #   --grace_seconds=120    between SIGTERM and SIGKILL
 #   --dry_run              only print the manifest and the commands
 #
 #   launch/jobset.sh run --name=vl --image=REGISTRY/twelve_in_one --accelerator=tpu-v5-lite-podslice \
-#       --topology=4x4 -- \
+#       --topology=4x4 --bucket=NAME -- \
 #       python -m twelve_in_one.train --config=configs/twelve.py --workdir=/mnt/bucket/DIR
 set -euo pipefail
 usage() { sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"; }
-fail() { echo "launch/jobset.sh: $*" >&2; exit 2; }
+say() { echo "launch/jobset.sh: $*" >&2; }
+fail() { say "$*"; exit 2; }
 
 # In capitals: what stands in launch/jobset.yaml.
 NAME='' IMAGE='' ACCELERATOR='' TOPOLOGY='' CHIPS_PER_HOST=4 SLICES=1 MAX_RESTARTS=10
-GRACE_SECONDS=120 HOSTS='' COMMAND='' dry_run=false
+GRACE_SECONDS=120 HOSTS='' COMMAND='' BUCKET='' SERVICE_ACCOUNT='' dry_run=false
 if [ $# -eq 0 ]; then usage >&2; exit 2; fi
 if [ "$1" = --help ]; then usage; exit; fi
 action=$1
@@ -41,6 +45,17 @@ while [ $# -gt 0 ]; do
         --topology=*) TOPOLOGY=${1#*=} ;;
         --chips_per_host=*) CHIPS_PER_HOST=${1#*=} ;;
         --slices=*) SLICES=${1#*=} ;;
+        --bucket=*)
+            BUCKET=${1#*=}
+            # An empty one, from a variable that is not set, must not train without a mount.
+            [[ $BUCKET =~ ^[a-z0-9][a-z0-9._-]*[a-z0-9]$ ]] ||
+                fail "--bucket must be a bucket's name, without gs:// and folders, got '$BUCKET'"
+            ;;
+        --service_account=*)
+            SERVICE_ACCOUNT=${1#*=}
+            [[ $SERVICE_ACCOUNT =~ ^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$ ]] ||
+                fail "--service_account must be a Kubernetes service account's name, got '$SERVICE_ACCOUNT'"
+            ;;
         --max_restarts=*) MAX_RESTARTS=${1#*=} ;;
         --grace_seconds=*) GRACE_SECONDS=${1#*=} ;;
         --dry_run) dry_run=true ;;
@@ -62,7 +77,7 @@ quoted() { # the arguments as a YAML (and JSON) list without its brackets
 }
 
 render() {
-    local text key chips=1 size template missing=''
+    local text key chips=1 size missing=''
     COMMAND=$(quoted "$@")
     if [ -n "$TOPOLOGY" ]; then
         [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] || fail "--topology must be like 4x4, got $TOPOLOGY"
@@ -71,8 +86,18 @@ render() {
             fail "--topology=$TOPOLOGY has $chips chips, not a multiple of --chips_per_host=$CHIPS_PER_HOST"
         HOSTS=$((chips / CHIPS_PER_HOST))
     fi
-    template="$(dirname "$0")/jobset.yaml"
-    text=$(cat "$template")
+    text=$(cat "$(dirname "$0")/jobset.yaml")
+    # Lines that end with such a comment are there only when the option is given.
+    if [ -z "$BUCKET" ]; then
+        text=$(grep -v '# --bucket$' <<< "$text")
+        case "$*" in
+            */mnt/bucket | */mnt/bucket[/\ ]*)
+                say "warning: without --bucket nothing mounts /mnt/bucket: what is saved there is on" \
+                    "the pods' own disks and is lost with them"
+                ;;
+        esac
+    fi
+    if [ -z "$SERVICE_ACCOUNT" ]; then text=$(grep -v '# --service_account$' <<< "$text"); fi
     for key in NAME IMAGE ACCELERATOR TOPOLOGY CHIPS_PER_HOST SLICES MAX_RESTARTS GRACE_SECONDS COMMAND; do
         if [ -z "${!key}" ]; then
             if [ "$key" = COMMAND ]; then missing+=' the training command (after --)'
@@ -80,7 +105,7 @@ render() {
         fi
     done
     [ -z "$missing" ] || fail "missing:$missing"
-    for key in $(grep -o '\${[A-Z_]*}' "$template" | tr -d '${}' | sort -u); do
+    for key in $(grep -o '\${[A-Z_]*}' <<< "$text" | tr -d '${}' | sort -u); do
         [ -n "${!key:-}" ] || fail "launch/jobset.yaml: nothing is known to fill in for \${$key}"
         [ "$key" = COMMAND ] || text=${text//"\${$key}"/"${!key}"}
     done

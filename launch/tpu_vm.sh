@@ -6,7 +6,7 @@
 #   train    create, setup and run, again after every preemption, until the run is finished; what
 #            it finds done already it does not repeat, so it can itself be ended and started again
 #   create   ask for the slice (a queued resource) and wait until it is there
-#   setup    copy this checkout to all workers and install it there
+#   setup    copy this checkout to all workers, install it there and mount the bucket
 #   run      start the training command on all workers and leave it running
 #   status   state of the slice, and of the run on every worker
 #   logs     follow the log of a worker
@@ -14,11 +14,15 @@
 #   delete   give the slice back
 #
 #   --project=PROJECT  --type=v5litepod-16  --version=v2-alpha-tpuv5-lite  --spot
+#   --bucket=NAME      Cloud Storage bucket that setup, run and train mount at /mnt/bucket on all
+#                      workers; its name without gs://
+#   --gcsfuse_deb=FILE  package of gcsfuse (a file here) that setup copies to the workers, for an
+#                      image that neither has gcsfuse nor knows where to get it
 #   --worker=0         whose log to follow
 #   --max_restarts=3   how often `train` tries again what failed by itself; preemptions do not count
 #   --dry_run          only print the gcloud commands
 #
-#   launch/tpu_vm.sh train --name=vl --zone=us-west4-a --spot -- \
+#   launch/tpu_vm.sh train --name=vl --zone=us-west4-a --spot --bucket=NAME -- \
 #       python -m twelve_in_one.train --config=configs/twelve.py --workdir=/mnt/bucket/DIR
 set -euo pipefail
 usage() { sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"; }
@@ -26,7 +30,7 @@ say() { echo "launch/tpu_vm.sh: $*" >&2; }
 fail() { say "$*"; exit 2; }
 
 name='' zone='' project='' type=v5litepod-16 version=v2-alpha-tpuv5-lite spot=false worker=0
-max_restarts=3 dry_run=false poll_seconds=${TPU_POLL_SECONDS:-30}
+bucket='' gcsfuse_deb='' max_restarts=3 dry_run=false poll_seconds=${TPU_POLL_SECONDS:-30}
 if [ $# -eq 0 ]; then usage >&2; exit 2; fi
 if [ "$1" = --help ]; then usage; exit; fi
 action=$1
@@ -39,6 +43,16 @@ while [ $# -gt 0 ]; do
         --project=*) project=${1#*=} ;;
         --type=*) type=${1#*=} ;;
         --version=*) version=${1#*=} ;;
+        --bucket=*)
+            bucket=${1#*=}
+            # An empty one, from a variable that is not set, must not train without a mount.
+            [[ $bucket =~ ^[a-z0-9][a-z0-9._-]*[a-z0-9]$ ]] ||
+                fail "--bucket must be a bucket's name, without gs:// and folders, got '$bucket'"
+            ;;
+        --gcsfuse_deb=*)
+            gcsfuse_deb=${1#*=}
+            [ -f "$gcsfuse_deb" ] || fail "--gcsfuse_deb: there is no file '$gcsfuse_deb'"
+            ;;
         --worker=*) worker=${1#*=} ;;
         --max_restarts=*) max_restarts=${1#*=} ;;
         --spot) spot=true ;;
@@ -56,6 +70,16 @@ case $action in
     *) fail "unknown command $action, see --help" ;;
 esac
 training=("$@")
+case $action:$bucket in
+    run: | train:)
+        case "$*" in
+            */mnt/bucket | */mnt/bucket[/\ ]*)
+                say "warning: without --bucket nothing mounts /mnt/bucket: what is saved there is on" \
+                    "the workers' own disks and is lost with the slice"
+                ;;
+        esac
+        ;;
+esac
 where=("--zone=$zone")
 if [ -n "$project" ]; then where+=("--project=$project"); fi
 
@@ -90,6 +114,27 @@ create() {
     done
 }
 
+# What mounts $bucket, which is set before it, at /mnt/bucket on a worker.
+# shellcheck disable=SC2016  # expanded there
+{
+    mount='set -e; at=/mnt/bucket; if mountpoint -q $at; then exit 0; fi; '
+    # A new VM updates itself at first, and packages are locked meanwhile.
+    mount+='apt="sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300"; '
+    mount+='if ! command -v gcsfuse > /dev/null; then package=gcsfuse; '
+    mount+='if [ -f gcsfuse.deb ]; then package=./gcsfuse.deb; fi; '
+    mount+='$apt update || true; $apt install -y $package || { '
+    mount+='echo "$(hostname): there is no gcsfuse and none to install: give --gcsfuse_deb=FILE" >&2; '
+    mount+='exit 1; }; fi; '
+    # A mount whose gcsfuse has died is no mount point any more, but is still in the way.
+    mount+='sudo umount -l $at 2> /dev/null || true; '
+    mount+='sudo mkdir -p $at; sudo chown "$(id -u):$(id -g)" $at; '
+    # Orbax renames folders; in a bucket without real ones that needs the limit.
+    mount+='gcsfuse --implicit-dirs --rename-dir-limit=200000 $bucket $at'
+}
+mount_bucket() { # on all workers, if there is one to mount
+    [ -z "$bucket" ] || on all "bucket=$bucket; $mount"
+}
+
 setup() {
     local archive root
     archive=/tmp/twelve_in_one.tgz
@@ -100,13 +145,18 @@ setup() {
     if $dry_run; then printf '%q ' "${pack[@]}" && echo; else "${pack[@]}"; fi
     tpus tpu-vm scp "$archive" "$name:twelve_in_one.tgz" --worker=all
     $dry_run || rm -f "$archive"
+    if [ -n "$gcsfuse_deb" ]; then
+        tpus tpu-vm scp "$gcsfuse_deb" "$name:gcsfuse.deb" --worker=all
+    fi
     # The images' own Python may be older than ours: uv brings one.
     # shellcheck disable=SC2016  # expanded there
-    on all 'set -e; mkdir -p twelve_in_one; tar -xzf twelve_in_one.tgz -C twelve_in_one; cd twelve_in_one; export PATH="$HOME/.local/bin:$PATH"; command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh; [ -d .venv ] || uv venv --quiet --python 3.12 .venv; uv pip install --quiet --python .venv/bin/python -e ".[tpu,data]"; touch .venv/installed'
+    on all 'set -e; mkdir -p twelve_in_one; tar -xzf twelve_in_one.tgz -C twelve_in_one; cd twelve_in_one; export PATH="$HOME/.local/bin:$PATH"; command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh; [ -d .venv ] || uv venv --quiet --python 3.12 .venv; uv pip install --quiet --python .venv/bin/python -e ".[tpu,data]"; touch .venv/installed' && mount_bucket
 }
 
 run() {
     local inner
+    # Again, because a worker that was restarted for maintenance is set up but has lost its mount.
+    mount_bucket || return
     # The process's own number is kept, not the shell's, so that `stop` reaches it.
     inner="TWELVE_IN_ONE_STOPPED_EXIT_CODE=75 $(printf '%q ' "${training[@]}")>> run.log 2>&1 & echo \$! > run.pid; wait \$!; echo \$? > run.exit"
     on all "cd twelve_in_one && if [ -f run.pid ] && kill -0 \$(cat run.pid) 2> /dev/null; then echo already running; else rm -f run.exit run.pid; export PATH=\$PWD/.venv/bin:\$PATH; nohup setsid bash -c $(printf '%q' "$inner") > /dev/null 2>&1 < /dev/null & fi"

@@ -16,6 +16,12 @@
 #   --grace_seconds=120  between SIGTERM and SIGKILL
 #   --dry_run            only print the commands
 #
+# xpk mounts a bucket in the pods of all workloads of a cluster once it is attached to it:
+#
+#   xpk storage attach STORAGE --cluster=c --project=PROJECT --zone=ZONE --type=gcsfuse \
+#       --bucket=NAME --mount-point=/mnt/bucket --readonly=false --size=1 --auto-mount=true \
+#       --mount-options=implicit-dirs,rename-dir-limit=200000
+#
 #   launch/xpk.sh run --cluster=c --name=vl --image=REGISTRY/twelve_in_one -- \
 #       python -m twelve_in_one.train --config=configs/twelve.py --workdir=/mnt/bucket/DIR
 set -euo pipefail

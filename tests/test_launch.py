@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ COMMAND = [
 ]
 TPU = ("--name=vl", "--zone=us-west4-a")
 JOBSET = ("--name=vl", "--image=r/i:1", "--accelerator=tpu-v5-lite-podslice", "--topology=4x8")
+IN_BUCKET = ["python", "-m", "twelve_in_one.train", "--workdir=/mnt/bucket/a"]
 
 
 def run(script, *arguments, path=None, **environ):
@@ -87,11 +89,24 @@ def test_scripts_parse_and_explain_themselves(script):
         *[("xpk.sh", [a, "--cluster=c", "--name=vl"]) for a in ("status", "logs", "delete")],
         ("jobset.sh", ["run", *JOBSET, "--", *COMMAND]),
         *[("jobset.sh", [a, "--name=vl"]) for a in ("status", "logs", "delete")],
+        *[("tpu_vm.sh", [a, *TPU, "--bucket=bkt", "--", *IN_BUCKET]) for a in ("train", "setup")],
+        ("jobset.sh", ["run", *JOBSET, "--bucket=bkt", "--", *IN_BUCKET]),
         ("slurm.sbatch", COMMAND),
     ],
 )
 def test_a_dry_run_calls_nothing(script, arguments, stubs):
-    names = ("gcloud", "xpk", "kubectl", "srun", "scontrol", "tar", "mktemp", "curl", "python")
+    names = (
+        "gcloud",
+        "xpk",
+        "kubectl",
+        "srun",
+        "scontrol",
+        "tar",
+        "mktemp",
+        "curl",
+        "python",
+        "sudo",
+    )
     path, calls = stubs(dict.fromkeys(names, ""))
     at = 1 if script in ("tpu_vm.sh", "xpk.sh", "jobset.sh") else 0
     done = run(script, *arguments[:at], "--dry_run", *arguments[at:], path=path)
@@ -110,6 +125,13 @@ def test_a_dry_run_calls_nothing(script, arguments, stubs):
         ("tpu_vm.sh", ["train", *TPU], "train: the training command is missing, after --"),
         ("tpu_vm.sh", ["fly", *TPU], "unknown command fly"),
         ("tpu_vm.sh", ["run", *TPU, *COMMAND], "unknown option python"),
+        (
+            "tpu_vm.sh",
+            ["setup", *TPU, "--bucket=gs://b"],
+            "without gs:// and folders, got 'gs://b'",
+        ),
+        ("tpu_vm.sh", ["setup", *TPU, "--bucket="], "--bucket must be a bucket's name"),
+        ("tpu_vm.sh", ["setup", *TPU, "--gcsfuse_deb=/no.deb"], "there is no file '/no.deb'"),
         ("xpk.sh", ["run", "--name=n"], "--cluster is missing"),
         ("xpk.sh", ["run", "--cluster=c", "--name=n", "--", "true"], "--image is missing"),
         ("jobset.sh", ["render", "--", "true"], "--name is missing"),
@@ -122,6 +144,13 @@ def test_a_dry_run_calls_nothing(script, arguments, stubs):
         ("jobset.sh", ["run", *JOBSET, "--topology=16", "--", "true"], "--topology must be like"),
         ("jobset.sh", ["run", *JOBSET, "--chips_per_host=3", "--", "true"], "has 32 chips, not a"),
         ("jobset.sh", ["run", *JOBSET, "--", "a\nb"], "control character"),
+        ("jobset.sh", ["run", *JOBSET, "--bucket=b/c", "--", "true"], "folders, got 'b/c'"),
+        (
+            "jobset.sh",
+            ["run", *JOBSET, "--bucket=", "--", "true"],
+            "--bucket must be a bucket's name",
+        ),
+        ("jobset.sh", ["run", *JOBSET, "--service_account=A b", "--", "true"], "got 'A b'"),
         ("slurm.sbatch", ["true"], "hand it to sbatch"),
     ],
 )
@@ -130,6 +159,34 @@ def test_says_what_is_missing_or_wrong(script, arguments, message, stubs):
     done = run(script, *arguments, path=path)
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert calls() == []
+
+
+@pytest.mark.parametrize(
+    "script, arguments",
+    [
+        ("tpu_vm.sh", ["train", *TPU, "--dry_run"]),
+        ("tpu_vm.sh", ["run", *TPU, "--dry_run"]),
+        ("jobset.sh", ["run", *JOBSET, "--dry_run"]),
+        ("jobset.sh", ["render", *JOBSET]),
+    ],
+)
+def test_warns_where_nothing_mounts_the_bucket(script, arguments):
+    for command in (IN_BUCKET, ["python", "--workdir", "/mnt/bucket"], ["sh", "-c", *IN_BUCKET]):
+        done = run(script, *arguments, "--", *command)
+        assert done.returncode == 0 and "without --bucket nothing mounts" in done.stderr
+        assert done.stdout and "gcsfuse" not in done.stdout
+        done = run(script, *arguments, "--bucket=my-bucket_1.x", "--", *command)
+        assert done.returncode == 0 and done.stderr == ""
+        assert "gcsfuse" in done.stdout and "my-bucket_1.x" in done.stdout
+    done = run(script, *arguments, "--", "python", "--workdir=/mnt/buckets/a")
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_the_readme_attaches_a_bucket_as_xpk_sh_does():
+    text = " ".join((LAUNCH / "README.md").read_text().split())
+    shown = run("xpk.sh", "--help").stdout
+    [attach] = re.findall(r"xpk storage attach(?:[^\\\n]*\\\n)+.*", shown)
+    assert " ".join(attach.split()) in text
 
 
 # ---------------------------------------------------------------------------------- local.sh
@@ -239,6 +296,94 @@ def test_tpu_vm_trains_through_a_preemption_until_the_run_is_finished(stubs):
     assert all("--zone=us-west4-a" in call for call in calls())
 
 
+@pytest.mark.parametrize("deb", [False, True])
+def test_tpu_vm_mounts_the_bucket_on_every_slice_before_it_trains(deb, stubs, tmp_path):
+    states = ["ACTIVE", "ACTIVE", "SUSPENDED", "", "ACTIVE"]
+    path, calls = stubs({"gcloud": gcloud(states, ["empty", "75", "empty", "0"])})
+    options = ["--bucket=bkt"]
+    if deb:
+        (tmp_path / "g.deb").touch()
+        options.append(f"--gcsfuse_deb={tmp_path}/g.deb")
+    done = run(
+        "tpu_vm.sh", "train", *TPU, *options, "--", *IN_BUCKET, path=path, TPU_POLL_SECONDS="0"
+    )
+    assert done.returncode == 0, done.stderr
+    did = []
+    for call in calls():
+        text = " ".join(call)
+        for name, sign in {
+            "create": " create ",
+            "deb": "g.deb vl:gcsfuse.deb --worker=all",
+            "install": "touch .venv/installed",
+            "mount": "--worker=all --command=bucket=bkt; set -e; at=/mnt/bucket; ",
+            "train": "setsid",
+        }.items():
+            if sign in text:
+                did.append(name)
+    setup = [*["deb"] * deb, "install", "mount"]
+    again = ["mount", "train"]
+    assert did == [*setup, *again, *again, "create", *setup, *again]
+
+
+def test_tpu_vm_does_not_train_where_the_mount_fails(stubs):
+    fails = 'case "$*" in *"at=/mnt/bucket"*) exit 1 ;; esac'
+    path, calls = stubs({"gcloud": f"{fails}\n{gcloud(['ACTIVE'], ['empty', 'new'])}"})
+    options = (*TPU, "--bucket=bkt", "--max_restarts=1", "--", *IN_BUCKET)
+    done = run("tpu_vm.sh", "train", *options, path=path, TPU_POLL_SECONDS="0")
+    assert done.returncode == 1 and "setting up failed" in done.stderr
+    assert "run" not in actions(calls())
+
+
+INSTALLS = ["apt-get update", "apt-get gcsfuse"]
+MOUNTS = ["umount", "mkdir", "chown", "gcsfuse"]
+
+
+@pytest.mark.parametrize(
+    "worker, does",
+    [
+        ("mounted", []),
+        ("has gcsfuse", MOUNTS),
+        ("has a source", [*INSTALLS, *MOUNTS]),
+        ("has a package", ["apt-get update", "apt-get ./gcsfuse.deb", *MOUNTS]),
+        ("has nothing", INSTALLS),
+    ],
+)
+def test_tpu_vm_mounts_what_is_not_mounted(worker, does, stubs, tmp_path):
+    """Runs what `setup` would run on a worker to mount the bucket, here, without its programs."""
+    if worker.startswith("has ") and worker != "has gcsfuse" and shutil.which("gcsfuse"):
+        pytest.skip("this machine has gcsfuse")
+    home = tmp_path / "home"
+    home.mkdir()
+    if worker == "has a package":
+        (home / "gcsfuse.deb").touch()
+    ssh = 'case $a in --command=bucket=*) bash -c "${a#--command=}" || exit ;; esac'
+    installs = "false" if worker == "has nothing" else 'mv "${0%/*}/later" "${0%/*}/gcsfuse"'
+    path, calls = stubs(
+        {
+            "gcloud": f'cd {home}; for a in "$@"; do {ssh}; done',
+            "mountpoint": f"[ '{worker}' = mounted ]",
+            "sudo": f'case "$*" in umount*) exit 1 ;; *install*) {installs} ;; esac',
+            "gcsfuse" if worker == "has gcsfuse" else "later": "",
+        }
+    )
+    done = run("tpu_vm.sh", "setup", *TPU, "--bucket=bkt", path=path)
+    did = []
+    for program, *arguments in calls():
+        if "apt-get" in arguments:
+            did.append(f"apt-get {arguments[-1]}")
+        elif program == "sudo":
+            did.append(arguments[0])
+        elif program in ("gcsfuse", "later"):
+            did.append("gcsfuse")
+            assert arguments[-2:] == ["bkt", "/mnt/bucket"]
+            assert set(arguments[:-2]) == {"--implicit-dirs", "--rename-dir-limit=200000"}
+    assert did == does
+    if worker == "has nothing":
+        assert done.returncode == 1 and "none to install: give --gcsfuse_deb=FILE" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
 def test_tpu_vm_gives_up_on_a_run_that_fails_by_itself(stubs):
     path, calls = stubs({"gcloud": gcloud(["ACTIVE"], ["new", "1"])})
     options = (*TPU, "--max_restarts=2", "--", *COMMAND)
@@ -345,6 +490,35 @@ def test_jobset_renders_a_complete_manifest():
     env = {entry["name"]: entry["value"] for entry in container["env"]}
     assert codes == {"containerName": container["name"], "operator": "In", "values": [75]}
     assert env == {"TWELVE_IN_ONE_STOPPED_EXIT_CODE": "75"}
+
+
+@pytest.mark.parametrize("bucket", [None, "123"])
+@pytest.mark.parametrize("account", [None, "trainer"])
+def test_jobset_has_a_bucket_and_an_account_exactly_when_asked(bucket, account):
+    yaml = pytest.importorskip("yaml")
+    options = [f"--bucket={bucket}"] * bool(bucket) + [f"--service_account={account}"] * bool(
+        account
+    )
+    done = run("jobset.sh", "render", *JOBSET, *options, "--", *COMMAND)
+    assert done.returncode == 0, done.stderr
+    [slices] = yaml.safe_load(done.stdout)["spec"]["replicatedJobs"]
+    template = slices["template"]["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    assert template["spec"].get("serviceAccountName") == account
+    if not bucket:
+        assert "metadata" not in template and "volumes" not in template["spec"]
+        assert "volumeMounts" not in container and "gcsfuse" not in done.stdout
+        return
+    assert template["metadata"] == {"annotations": {"gke-gcsfuse/volumes": "true"}}
+    [volume] = template["spec"]["volumes"]
+    assert volume["csi"] == {
+        "driver": "gcsfuse.csi.storage.gke.io",
+        "volumeAttributes": {
+            "bucketName": bucket,
+            "mountOptions": "implicit-dirs,rename-dir-limit=200000",
+        },
+    }
+    assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/mnt/bucket"}]
 
 
 def test_jobset_applies_what_it_renders(stubs, tmp_path):
