@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import zipfile
 
 import jax
 import numpy as np
@@ -216,10 +217,10 @@ def test_a_failure_removes_the_folders_that_it_made(tmp_path):
 
 def test_what_cannot_be_replaced_stays(tmp_path):
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "old").touch()
+    (tmp_path / "model" / "files.json").touch()
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "model", overwrite=True):
         pass  # nothing was written, so there is nothing to rename
-    assert os.listdir(tmp_path / "model") == ["old"]
+    assert os.listdir(tmp_path / "model") == ["files.json"]
     with replacing(tmp_path / "model", overwrite=True) as temporary:
         temporary.write_text("a file in place of a directory")
     assert (tmp_path / "model").is_file()
@@ -229,13 +230,79 @@ def test_what_cannot_be_replaced_stays(tmp_path):
 def test_replacing_a_file(tmp_path):
     path = tmp_path / "deep" / "file"
     with replacing(path) as temporary:
-        temporary.write_text("one")
+        write_state_dict(temporary, "one")
         assert not path.exists()
     with pytest.raises(RuntimeError), replacing(path, overwrite=True) as temporary:
-        temporary.write_text("two")
+        write_state_dict(temporary, "two")
         raise RuntimeError
-    assert path.read_text() == "one"
+    assert b"one" in path.read_bytes()
     with replacing(path, overwrite=True) as temporary:
-        temporary.write_text("three")
-    assert path.read_text() == "three"
+        write_state_dict(temporary, "three")
+    assert b"three" in path.read_bytes()
     assert os.listdir(path.parent) == ["file"]
+
+
+def write_state_dict(path, content):
+    """As `torch.save` arranges it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        ("files.json", "config.json", "params/x"),
+        ("config.json", "params/x"),
+        ("config.json", "model.safetensors"),
+        ("config.json", "signature.json", "run.py"),
+    ],
+)
+def test_empty_folders_and_models_are_replaced(tmp_path, names):
+    path = tmp_path / "out"
+    path.mkdir()
+    for name in names:
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).touch()
+    with replacing(path, overwrite=True) as temporary:
+        temporary.mkdir()
+    assert os.listdir(path) == []
+
+
+@pytest.mark.parametrize(
+    "names, listed",
+    [
+        (("thesis.txt",), "a folder with thesis.txt, no model"),
+        (("d", "a", "c", "b"), "a folder with a, b, c ..., no model"),
+        # A run: its model is in a folder of it.
+        (("config.json", "model/config.json", "checkpoints/1/x"), "with checkpoints, config.json,"),
+        (("config.json", "index.html"), "a folder with config.json, index.html, no model"),
+    ],
+)
+def test_other_folders_are_not_replaced(tmp_path, names, listed):
+    path = tmp_path / "mine"
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    message = f"{path} is .*{listed}.*delete it first"
+    with pytest.raises(FileExistsError, match=message), replacing(path, overwrite=True):
+        pytest.fail("was to be replaced")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_files_are_not_replaced(tmp_path):
+    for name, content in (("thesis.txt", b"text"), ("thesis.docx", None)):
+        path = tmp_path / name
+        if content is None:
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("word/document.xml", "text")
+        else:
+            path.write_bytes(content)
+        message = f"{name} is another file, no model"
+        with pytest.raises(FileExistsError, match=message), replacing(path, overwrite=True):
+            pytest.fail("was to be replaced")
+        assert path.exists()
+    (tmp_path / "empty").touch()
+    with replacing(tmp_path / "empty", overwrite=True) as temporary:
+        temporary.mkdir()

@@ -150,6 +150,35 @@ def test_splits_by_default():
     assert given.split == "test"
 
 
+def test_following_waits_for_a_run_to_describe_itself(tmp_path, monkeypatch, capsys):
+    """The workdir comes with the third look at it; what then is read fails."""
+    config, looks = tmp_path / "run" / state.CONFIG, []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            config.parent.mkdir()
+            config.write_text("{")
+
+    monkeypatch.setattr(evaluate.time, "sleep", sleep)
+    argv = ["--workdir", str(config.parent), "--follow", "--poll_seconds", "7"]
+    assert evaluate.main(argv) == 1
+    assert looks == [7, 7, 7]
+    waiting, error = capsys.readouterr().err.splitlines()
+    assert waiting.startswith(f"waiting for {config}, which a run writes")
+    assert error.startswith(f"error: {config}: Expecting property name")
+
+
+def test_following_gives_up_on_a_run_that_does_not_come(tmp_path, capsys):
+    argv = ["--workdir", str(tmp_path), "--follow", "--poll_seconds", "0.01"]
+    assert evaluate.main([*argv, "--idle_minutes", "0.0005"]) == 1
+    waiting, error = capsys.readouterr().err.splitlines()
+    assert waiting.startswith("waiting for ")
+    assert f"{tmp_path / state.CONFIG}: not there after 0.0005 minutes" in error
+    assert evaluate.main(argv[:2]) == 1
+    assert "waiting" not in capsys.readouterr().err
+
+
 def test_help_shows_how_to_use_it(capsys):
     with pytest.raises(SystemExit) as ended:
         evaluate.parse_arguments(["--help"])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -170,7 +171,7 @@ def assert_same(ours, theirs):
 
 def test_another_process_runs_it_without_the_package(tmp_path, jax_dir, expected):
     """Isolated from PYTHONPATH and from what is installed; only where jax lies is put back."""
-    assert len((jax_dir / "run.py").read_text().splitlines()) <= 30
+    assert len((jax_dir / "run.py").read_text().splitlines()) <= 45
     code = (
         "import runpy, sys\n"
         "_, site, script, task, inputs = sys.argv\n"
@@ -199,6 +200,25 @@ def test_another_process_runs_it_without_the_package(tmp_path, jax_dir, expected
     random, given = (np.array(json.loads(line)) for line in run.stdout.splitlines())
     assert random.shape == (2, 5) and np.isfinite(random).all()
     np.testing.assert_allclose(given, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "arguments, code",
+    [([], 2), (["vqq"], 2), (["vqa", "a.npz", "b.npz"], 2), (["--help"], 0), (["vqa", "-h"], 0)],
+)
+def test_its_usage_lists_the_tasks(arguments, code, jax_dir, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(jax_dir / "run.py"), run_name="__main__")
+    assert ended.value.code == code
+    usage = "usage: python run.py TASK [INPUTS.npz]\nTASK is one of vqa, coco, refcoco, refcoco+\n"
+    assert capsys.readouterr() == ((usage, "") if code == 0 else ("", usage))
+
+
+def test_loading_an_unknown_task_names_the_known(jax_dir):
+    load = runpy.run_path(str(jax_dir / "run.py"))["load"]
+    with pytest.raises(ValueError, match="has no task 'vqq'; it has vqa, coco, refcoco, refcoco"):
+        load(jax_dir, "vqq")
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
@@ -406,11 +426,15 @@ def test_rounds_of_a_run(name, factor, tmp_path, workdir, deep, random_params, s
         ("model", ["--to", "there"], "there exists; pass --overwrite to replace it"),
         ("bare", [], "preprocessing.json"),
         ("model", ["--overwrite", "--to", "model"], "would replace what --from reads"),
+        ("model", ["--overwrite", "--to", "mine"], "mine is a folder with thesis.txt, no model"),
+        ("model", ["--overwrite", "--to", "run"], "no model that this package wrote"),
     ],
 )
 def test_user_errors(source, options, message, tmp_path, capsys, model_dir, workdir):
     (tmp_path / "empty").mkdir()
     (tmp_path / "there").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
     shutil.copytree(model_dir, tmp_path / "bare")
     (tmp_path / "bare" / "preprocessing.json").unlink()
     known = {"model": model_dir, "run": workdir}
@@ -453,7 +477,7 @@ def test_wrong_usage(options, message, tmp_path, capsys, model_dir):
 def test_replaces_only_on_request(tmp_path, config, params, serving):
     for write in (export_params, export_safetensors):
         out = tmp_path / write.__name__
-        out.mkdir()
+        write(out, params, config, serving)
         (out / "old").touch()
         with pytest.raises(FileExistsError, match="exists"):
             write(out, params, config, serving)

@@ -22,6 +22,7 @@ from twelve_in_one.data.regions.extractor import PixelExtractor
 from twelve_in_one.models.two_stream import TwoStreamModel
 from twelve_in_one.predict import __main__ as command
 from twelve_in_one.predict import forward
+from twelve_in_one.predict.wording import describe, lines
 from twelve_in_one.tasks.twelve import TWELVE
 
 F, T, R, SLOTS = FEATURE_DIM, 9, 10, 6  # of all models, which so share what is compiled
@@ -263,6 +264,18 @@ def test_candidates_can_be_given(model, images, boxes):
     np.testing.assert_array_equal(detected.candidates, np.concatenate([whole, images[0].boxes]))
 
 
+def test_the_whole_image_is_named_where_it_is_a_candidate(model, images, boxes):
+    found = model.ground(images[0], TEXTS[0], boxes=boxes[2])
+    shown = [line for line in lines(found, 9) if " box " in line]
+    assert len(shown) == 1 + len(boxes[2].boxes)
+    assert [line.endswith(" (whole image)") for line in shown] == [" box 0: " in x for x in shown]
+    whole = dataclasses.replace(found, best=0, box=tuple(map(float, found.candidates[0])))
+    assert f"box 0 [0, 0, {WIDTH}, {HEIGHT}] (whole image) (" in describe(whole)
+    assert "whole" not in describe(dataclasses.replace(found, best=1))
+    pointed = model.point(images[0], TEXTS[0], boxes[2])
+    assert not any("whole" in line for line in [describe(pointed), *lines(pointed, 9)])
+
+
 def test_only_choices_are_chosen(model, images, boxes):
     four = boxes[3]
     free = model.point(images[1], TEXTS[0], four)
@@ -412,7 +425,10 @@ def test_bad_arguments_say_what_is_wrong(model, pixel_model, images, boxes, pict
     refused("can be used here: vqa, vgqa, gqa", lambda: model.answer(images[0], "a", "refcoco"))
     refused("can be used here: snli_ve", lambda: model.entails(images[0], "a", "nlvr2"))
     refused("text was expected, got 7", lambda: model.answer(images[0], 7))
-    refused("top must be positive", lambda: model.answer(images[0], "a", top=0))
+    for top in (0, "3", 2.5, None, True):
+        refused(
+            f"top must be .*, got {top!r}", lambda top=top: model.answer(images[0], "a", top=top)
+        )
     refused("list of images", lambda: model.rank(images[0], "a"))
     refused("boxes of each", lambda: model.point(images[:2], "a", boxes[0]))
     refused("from 0 to 1", lambda: model.point(images[0], "a", boxes[1], choices=[2]))
@@ -543,6 +559,31 @@ def test_requests_come_back_in_order_with_their_errors(workdir, pixel_model, pic
     assert found[3]["answer"] == pixel_model.answer(pictures[2], "word4").answer
 
 
+def test_a_top_that_is_no_number_costs_only_its_line(workdir, pictures, tmp_path):
+    path = tmp_path / "requests.jsonl"
+    tops = ["3", 2.5, None, True, [1], 2]
+    asked = [{"image": pictures[0], "text": "word1", "top": top} for top in tops]
+    path.write_text("\n".join(map(json.dumps, asked)) + "\n")
+    code, out, err = run("answer", "--model", workdir, "--requests", path)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and "5 of 6 requests" in err
+    assert [value["line"] for value in found] == [1, 2, 3, 4, 5, 6]
+    for value, top in zip(found[:5], tops, strict=False):
+        assert value["error"] == f"top must be a whole number from 1 on, got {top!r}"
+    assert len(found[5]["top"]) == 2
+
+
+@pytest.mark.parametrize("name", ["ground", "point"])
+def test_boxes_that_are_null_cost_only_their_line(workdir, pictures, tmp_path, name):
+    path = tmp_path / "requests.jsonl"
+    asked = [{"image": pictures[0], "text": "word1", "boxes": boxes} for boxes in (None, BOXES)]
+    path.write_text("\n".join(map(json.dumps, asked)) + "\n")
+    code, out, _ = run(name, "--model", workdir, "--requests", path)
+    first, second = map(json.loads, out.splitlines())
+    assert code == 1 and "boxes of image 0 are None: pass some" in first["error"]
+    assert second["line"] == 2 and "error" not in second
+
+
 @pytest.mark.parametrize(
     "name, request_of",
     [
@@ -607,6 +648,7 @@ def test_help_explains_every_command():
         code, out, _ = run(name, "--help")
         assert code == 0
         assert f"python -m twelve_in_one.predict {name} --model" in out and "a request: {" in out
+    assert "or among --boxes and the whole image, which is box 0" in run("ground", "--help")[1]
 
 
 def test_neither_tensorflow_nor_the_data_libraries_are_needed_for_regions():

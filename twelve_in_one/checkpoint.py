@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,12 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     On an error what was written is removed, and `path` is as it was before.
 
     Raises:
-      FileExistsError: `path` exists and `overwrite` is False.
+      FileExistsError: `path` exists, and `overwrite` is False or it is nothing of ours.
     """
     path = Path(os.path.abspath(path))
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another path or allow overwriting it")
+    check_replaceable(path)
     primary = jax.process_index() == 0
     new_parents = [parent for parent in path.parents if not parent.exists()]
     if jax.process_count() == 1:
@@ -163,6 +165,45 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
                     with contextlib.suppress(OSError):  # something else may have come into it
                         parent.rmdir()
     _sync("renamed")
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Refuses to overwrite what is neither empty nor a model as this package writes them.
+
+    Raises:
+      FileExistsError: names what would be lost.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(entry.name for entry in path.iterdir())
+        if not found or _is_model_folder(path):
+            return
+        holds = f"a folder with {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}"
+    elif not path.exists() or not path.stat().st_size or _is_state_dict(path):
+        return
+    else:
+        holds = "another file"
+    raise FileExistsError(
+        f"{path} is {holds}, no model that this package wrote, and is not replaced: choose another "
+        "path, or delete it first"
+    )
+
+
+def _is_model_folder(path: Path) -> bool:
+    """Whether it is a checkpoint, a model folder or an export; a workdir, with its run, is not."""
+    if (path / FILES).is_file() or (path / "signature.json").is_file():
+        return True
+    weights = (path / PARAMS).is_dir() or (path / "model.safetensors").is_file()
+    return (path / CONFIG).is_file() and weights
+
+
+def _is_state_dict(path: Path) -> bool:
+    """Whether a file is what `torch.save` writes: an archive with a pickle."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _rename(new: Path, path: Path, aside: Path) -> None:

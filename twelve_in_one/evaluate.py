@@ -6,15 +6,16 @@
 Retrieval ranks all images of the split for every caption. The score of RefCOCO, RefCOCO+ and
 RefCOCOg is the share of predicted boxes with IoU > 0.5 among detected regions, beside what the
 detector's best box would score. Prints a table and writes the same as JSON. `--follow` evaluates
-every new checkpoint of a job that is running, until it is complete. `--submissions` also writes the
-predictions, in the form of the test servers for VQA, GQA and NLVR2. Several processes share the
-work, see launch/.
+every new checkpoint of a job that is running or yet to start, until it is complete. `--submissions`
+also writes the predictions, in the form of the test servers for VQA, GQA and NLVR2. Several
+processes share the work, see launch/.
 """
 
 import argparse
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from twelve_in_one import distributed, model_folder, protocols, sharding, state,
 from twelve_in_one.data.pipeline import TaskStream, hide_accelerators
 from twelve_in_one.data.report import Progress
 from twelve_in_one.follow import follow, seen_by_first
+from twelve_in_one.paths import local_path
 from twelve_in_one.programs import Placement
 from twelve_in_one.report.results import results_table
 from twelve_in_one.subject import (
@@ -48,9 +50,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", type=Path, help="of a run, complete or not")
-    source.add_argument("--model", type=Path, help="a model folder, as training leaves it")
-    add("--data_dir", type=Path, help="built datasets; that of the run by default")
+    source.add_argument("--workdir", type=local_path, help="of a run, complete or not")
+    source.add_argument("--model", type=local_path, help="a model folder, as training leaves it")
+    add("--data_dir", type=local_path, help="built datasets; that of the run by default")
     add("--features", help="name of the region features; those of the run by default")
     add("--tasks", help="comma-separated; all by default")
     add(
@@ -62,7 +64,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--follow", action="store_true", help="evaluate each new checkpoint of a running job")
     add("--idle_minutes", type=float, default=60.0, help="--follow gives up after; default 60")
     add("--poll_seconds", type=float, default=10.0, help="--follow looks every; default 10")
-    add("--submissions", type=Path, help="folder for the predictions, a file a task and split")
+    add(
+        "--submissions", type=local_path, help="folder for the predictions, a file a task and split"
+    )
     add(
         "--candidates",
         choices=("detected", "annotated"),
@@ -75,7 +79,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--model_axis", type=int, default=0, help="devices along the mesh's model axis")
     add(
         "--output",
-        type=Path,
+        type=local_path,
         help="results as JSON; default evaluation-<round>-<split>.json in the workdir, or "
         "<model>-<split>.json beside the model",
     )
@@ -111,6 +115,8 @@ def run(args: argparse.Namespace) -> None:
     if args.model:
         subject = of_model(args.model, args.data_dir, args.features)
     else:
+        if args.follow:
+            _await_config(args)
         subject, last_round = of_workdir(args.workdir, args.data_dir, args.features)
     if args.candidates:
         everywhere = {task.name: args.candidates for task in subject.tasks}
@@ -166,6 +172,25 @@ def run(args: argparse.Namespace) -> None:
         _of_rounds(args, subject, placement, score, last_round)
     for path in written:
         _say(f"wrote {path}")
+
+
+def _await_config(args: argparse.Namespace) -> None:
+    """Returns once the job has described itself, which it does when its programs are compiled.
+
+    Raises:
+      ValueError: it did not within `--idle_minutes`.
+    """
+    path, start, told = args.workdir / state.CONFIG, time.monotonic(), False
+    while not seen_by_first(path.is_file):
+        if distributed.broadcast(time.monotonic() - start >= 60 * args.idle_minutes):
+            raise ValueError(
+                f"{path}: not there after {args.idle_minutes:g} minutes; is {args.workdir} the "
+                "workdir of a run?"
+            )
+        if not told:
+            _say(f"waiting for {path}, which a run writes once it has compiled its programs")
+            told = True
+        time.sleep(args.poll_seconds)
 
 
 def _of_rounds(

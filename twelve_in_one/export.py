@@ -32,6 +32,7 @@ from twelve_in_one.jax_artefact import (
 )
 from twelve_in_one.model_folder import Serving
 from twelve_in_one.models.config import TwoStreamConfig, from_json, to_json
+from twelve_in_one.paths import local_path
 from twelve_in_one.run_config import RunConfig
 
 FORMATS = ("params", "safetensors", "jax")
@@ -217,8 +218,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--from", dest="source", required=True, help="a workdir or a model folder")
-    add("--to", type=Path, required=True, help="folder to make")
+    add("--from", dest="source", type=local_path, required=True, help="a workdir or a model folder")
+    add("--to", type=local_path, required=True, help="folder to make")
     add("--format", choices=FORMATS, required=True, help="what to write")
     add("--round", help="of a workdir: a number, best or latest (default: its final weights)")
     add("--heads", help="format jax: some of the heads, with commas (default: all of its tasks)")
@@ -226,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
         "--platforms",
         help=f"format jax: some of {','.join(PLATFORMS)} (default: {','.join(DEFAULT_PLATFORMS)})",
     )
-    add("--overwrite", action="store_true", help="replace what is there")
+    add("--overwrite", action="store_true", help="replace the model that is there")
     return parser
 
 
@@ -239,8 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.to.exists() and not args.overwrite:
             raise ValueError(f"{args.to} exists; pass --overwrite to replace it")
-        if args.to.resolve() in (p.resolve() for p in _inside(Path(args.source))):
+        if args.to.resolve() in (p.resolve() for p in _inside(args.source)):
             raise ValueError(f"--to {args.to} would replace what --from reads")
+        checkpoint.check_replaceable(args.to)  # before the work
         _run(args)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,21 +10,34 @@ from jax import export
 from safetensors.numpy import load_file
 
 
+def read_signature(folder):
+    """What signature.json says of the function of each task."""
+    entries = json.loads((folder / "signature.json").read_text(encoding="utf-8"))["artefacts"]
+    return {task: entry for entry in entries for task in entry["task_ids"]}
+
+
 def load(folder, task):
     """The function from a dict of inputs to scores, and what signature.json says of it."""
-    entries = json.loads((folder / "signature.json").read_text(encoding="utf-8"))["artefacts"]
-    entry = next(entry for entry in entries if task in entry["task_ids"])
-    score = jax.jit(export.deserialize((folder / entry["file"]).read_bytes()).call)
+    known = read_signature(folder)
+    if task not in known:
+        raise ValueError(f"{folder} has no task {task!r}; it has {', '.join(known)}")
+    score = jax.jit(export.deserialize((folder / known[task]["file"]).read_bytes()).call)
     params = jax.device_put(load_file(folder / "params.safetensors"))
-    return lambda inputs: np.asarray(score(params, inputs)), entry
+    return lambda inputs: np.asarray(score(params, inputs)), known[task]
 
 
 if __name__ == "__main__":
-    score, entry = load(pathlib.Path(__file__).parent, sys.argv[1])
+    folder, arguments = pathlib.Path(__file__).parent, sys.argv[1:]
+    known, asked = read_signature(folder), {"-h", "--help"} & set(arguments)
+    if asked or len(arguments) not in (1, 2) or arguments[0] not in known:
+        usage = f"usage: python run.py TASK [INPUTS.npz]\nTASK is one of {', '.join(known)}"
+        print(usage, file=sys.stdout if asked else sys.stderr)
+        sys.exit(0 if asked else 2)
+    score, entry = load(folder, arguments[0])
     rng, sizes = np.random.default_rng(0), {"b": 2, "2*b": 4, "m": 2, "n": 3}
     shapes = {k: [sizes.get(n, n) for n in x["shape"]] for k, x in entry["inputs"].items()}
     noise = {k: rng.uniform(0, 2, shape) for k, shape in shapes.items()}
-    noise["task_id"] = entry["task_ids"][sys.argv[1]]
-    given = np.load(sys.argv[2]) if len(sys.argv) > 2 else noise
+    noise["task_id"] = entry["task_ids"][arguments[0]]
+    given = np.load(arguments[1]) if len(arguments) > 1 else noise
     inputs = {k: np.asarray(given[k], x["dtype"]) for k, x in entry["inputs"].items()}
     print(json.dumps(score(inputs).tolist()))

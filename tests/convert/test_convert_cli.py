@@ -72,6 +72,7 @@ def test_bin_there_and_back(official, tmp_path, assert_same):
     (tmp_path / "config.json").write_text(to_json(config))
     assert run(tmp_path / "a.bin", tmp_path / "ours") == 0
     assert run(tmp_path / "ours", tmp_path / "b.bin") == 0
+    assert run(tmp_path / "ours", tmp_path / "b.bin", "--overwrite") == 0
     for name in ("a.bin", "b.bin"):
         content = torch.load(tmp_path / name, weights_only=True)
         assert_same({key: value.numpy() for key, value in content.items()}, tensors)
@@ -221,6 +222,13 @@ def test_dry_run_and_overwrite(official, tmp_path, capsys):
     error = usage_error(capsys, directory, tmp_path / "out.safetensors")
     assert "out.safetensors exists; pass --overwrite" in error
     assert run(directory, tmp_path / "out.safetensors", "--overwrite") == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    capsys.readouterr()
+    assert run(directory, tmp_path / "mine", "--overwrite") == 1
+    captured = capsys.readouterr()
+    assert "mine is a folder with thesis.txt, no model" in captured.err and not captured.out
+    assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
 
 
 def test_wrong_usage(official, tmp_path, capsys):

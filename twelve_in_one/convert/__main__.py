@@ -20,6 +20,7 @@ from twelve_in_one.convert.source import Source, choose_config, open_source
 from twelve_in_one.convert.state_dict import Loaded, from_state_dict, to_state_dict
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.models.reference_config import from_reference, load, to_reference
+from twelve_in_one.paths import local_path
 
 _PROGRESS_SECONDS = 2.0
 _KIND_NAMES = {
@@ -60,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("source", type=Path, help="directory of ours, directory with safetensors, or a file")
-    add("destination", type=Path, help="what to write")
+    add("source", type=local_path, help="directory of ours, directory with safetensors, or a file")
+    add("destination", type=local_path, help="what to write")
     add("--config", help="a shipped size (base_6l) or a .json; by default what comes with SOURCE")
     add("--model", choices=("downstream", "pretraining"), help="heads to make; by default SOURCE's")
     add(
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow_missing", help="entries that may be absent and are initialised", **regex)
     add("--allow_unexpected", help="unknown entries that may be left out", **regex)
     add("--seed", type=int, default=0, help="of what is initialised (default: 0)")
-    add("--overwrite", action="store_true", help="replace DESTINATION")
+    add("--overwrite", action="store_true", help="replace DESTINATION, if it is a model")
     add("--dry_run", action="store_true", help="report, write nothing")
     return parser
 
@@ -87,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if problem:
         parser.error(problem)
     try:
+        if not args.dry_run:
+            checkpoint.check_replaceable(args.destination)  # before the work
         config, loaded = _read(args)
         _print_idle(args, loaded.report)
         if args.dry_run:

@@ -33,6 +33,7 @@ from twelve_in_one.data.reader import (
 )
 from twelve_in_one.data.records import DataError, Skipped
 from twelve_in_one.data.sources import SOURCES, Source
+from twelve_in_one.paths import local_path
 
 _PIXELS = ("pixels", "photos")
 
@@ -45,8 +46,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=["all", *SOURCES], help="dataset, or all that RAW holds")
-    parser.add_argument("--manual_dir", type=Path, required=True, help="RAW, the official files")
-    parser.add_argument("--data_dir", type=Path, required=True, help="DATA, where to build")
+    parser.add_argument(
+        "--manual_dir", type=local_path, required=True, help="RAW, the official files"
+    )
+    parser.add_argument("--data_dir", type=local_path, required=True, help="DATA, where to build")
     parser.add_argument(
         "--features",
         default="pixels",
@@ -62,13 +65,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="what the features of stores are called; datasets that are trained together share it, "
         f"whatever stores they come from; default {region_inputs.STORED}",
     )
-    parser.add_argument("--images", type=Path, help="pictures; default RAW/images")
+    parser.add_argument("--images", type=local_path, help="pictures; default RAW/images")
     parser.add_argument(
         "--num_regions", type=int, help="most regions from pixels, default 16, or from photos, 36"
     )
-    parser.add_argument("--vqa_answers", type=Path, help="answer vocabulary of vqa and vgqa")
-    parser.add_argument("--gqa_answers", type=Path, help="answer vocabulary of gqa")
-    parser.add_argument("--vocab", type=Path, help="WordPiece vocabulary, one token a line")
+    parser.add_argument("--vqa_answers", type=local_path, help="answer vocabulary of vqa and vgqa")
+    parser.add_argument("--gqa_answers", type=local_path, help="answer vocabulary of gqa")
+    parser.add_argument("--vocab", type=local_path, help="WordPiece vocabulary, one token a line")
     parser.add_argument(
         "--max_skipped_share", type=float, default=0.05, help="of unusable records before giving up"
     )

@@ -47,6 +47,7 @@ from twelve_in_one.data.real_sets import RealSet
 from twelve_in_one.data.records import AnnotationSet, DataError
 from twelve_in_one.data.region_inputs import RegionInputs
 from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.paths import local_path
 
 SAMPLES_VARIABLE = "TWELVE_IN_ONE_SAMPLES"
 REGIONS = "real"  # name of the region features of all sets
@@ -63,16 +64,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--samples",
-        type=Path,
+        type=local_path,
         default=os.environ.get(SAMPLES_VARIABLE),
         help=f"SAMPLES; default ${SAMPLES_VARIABLE}",
     )
-    parser.add_argument("--held_out", type=Path, help="MORE, files to be tested on")
-    parser.add_argument("--data_dir", type=Path, required=True, help="DATA, where to build")
+    parser.add_argument("--held_out", type=local_path, help="MORE, files to be tested on")
+    parser.add_argument("--data_dir", type=local_path, required=True, help="DATA, where to build")
     parser.add_argument(
         "--words", type=int, default=_NUM_WORDS, help=f"of the tokenizer; default {_NUM_WORDS:,}"
     )
-    parser.add_argument("--vocab", type=Path, help="WordPiece vocabulary to use instead")
+    parser.add_argument("--vocab", type=local_path, help="WordPiece vocabulary to use instead")
     parser.add_argument("--num_regions", type=int, default=36, help="most of a photo; default 36")
     parser.add_argument(
         "--max_skipped_share", type=float, default=0.05, help="of unusable records before giving up"

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.data.regions import open_store
+from twelve_in_one.paths import local_path
 from twelve_in_one.predict.loading import load
 from twelve_in_one.predict.pictures import picture
 from twelve_in_one.predict.request_file import TEXT_ARGUMENT, answer_requests, read_requests
@@ -56,8 +57,8 @@ Tasks: coco (default), flickr30k.
         "finds what a phrase means",
         """
 --text is a phrase. Prints the box, x1,y1,x2,y2 in pixels, and the next best up to --top. Chooses
-among the regions of the image, or among --boxes if they are given. Tasks: refcoco (default),
-refcoco+, refcocog.
+among the regions of the image, or among --boxes and the whole image, which is box 0: those given
+are numbered from 1. Tasks: refcoco (default), refcoco+, refcocog.
 
   python -m twelve_in_one.predict ground --model run --image a.jpg --text "the man on the left"
   a request: {"image": "a.jpg", "text": "the man on the left"}, and perhaps "id", "task",
@@ -122,7 +123,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="PATH", help="model folder or workdir"
+        "--model", type=local_path, required=True, metavar="PATH", help="model folder or workdir"
     )
     parser.add_argument("--image", metavar="IMAGE", help='picture, id, or "none"', **many)
     parser.add_argument("--text", metavar="TEXT", help="question, caption, ...", **many)
@@ -133,10 +134,13 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("--box_regions", metavar="STORE", help="boxes and their features")
     parser.add_argument("--task", help="which of the model's tasks answers")
     parser.add_argument("--top", type=int, default=5, help="how many to list; default %(default)s")
-    parser.add_argument("--requests", type=Path, metavar="FILE", help="JSON lines, see above")
+    parser.add_argument("--requests", type=local_path, metavar="FILE", help="JSON lines, see above")
     parser.add_argument("--regions", metavar="STORE", help="regions of the images, by id")
     parser.add_argument(
-        "--picture", type=Path, metavar="OUT.png", help="draw results; of several as OUT-1.png, ..."
+        "--picture",
+        type=local_path,
+        metavar="OUT.png",
+        help="draw results; of several as OUT-1.png, ...",
     )
     parser.add_argument(
         "--attention", action="store_true", help="also say, or draw, which regions the text read"

@@ -43,7 +43,7 @@ def boxes_of_each(image: Any, boxes: Any) -> Any:
     """Boxes for `paired`: one set goes with one image, a list of sets with a list of images.
 
     Raises:
-      ValueError: several images without a set each.
+      ValueError: several images without a set each; names the first that has None.
     """
     if boxes is None:
         return None
@@ -52,6 +52,9 @@ def boxes_of_each(image: Any, boxes: Any) -> Any:
     if not is_list(boxes) or len(boxes) != len(image):
         got = f"{len(boxes)} elements" if is_list(boxes) else type(boxes).__name__
         raise ValueError(f"{len(image)} images need a list of the boxes of each, got {got}")
+    for number, one in enumerate(boxes):
+        if one is None:
+            raise ValueError(f"boxes of image {number} are None: pass some, or leave boxes out")
     return list(boxes)
 
 

@@ -106,8 +106,8 @@ class Predictor:
           attention: also return attention maps.
         """
         shape = self._engine.task(task, kind="answer")
-        if top < 1:
-            raise ValueError(f"top must be positive, got {top}")
+        if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
+            raise ValueError(f"top must be a whole number from 1 on, got {top!r}")
         if shape.head not in self.serving.answers:
             raise ValueError(f"the model came without answers of head {shape.head!r}")
         answers = self.serving.answers[shape.head]
@@ -192,9 +192,9 @@ class Predictor:
           image: one or several.
           phrase: one or several.
           task: "refcoco", "refcoco+" or "refcocog".
-          boxes: choose among these, and the whole image, instead of the detected regions, as models
-            do that were trained on annotated boxes; [G, 4] corners in pixels or `Regions`, for
-            several images a list with those of each.
+          boxes: choose among these, numbered from 1, and the whole image, instead of the detected
+            regions, as models do that were trained on annotated boxes; [G, 4] corners in pixels or
+            `Regions`, for several images a list with those of each.
           attention: also return attention maps.
         """
         shape = self._engine.task(task, kind="region")

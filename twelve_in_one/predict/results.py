@@ -101,7 +101,7 @@ class Grounding(Result):
       box: the best candidate.
       score: its.
       best: its position among the candidates.
-      candidates: float32[N, 4]; candidate 0 is the whole image.
+      candidates: float32[N, 4]; candidate 0 is the whole image, given boxes count from 1.
       scores: float32[N], the IoU with the right box that the model expects.
     """
 

@@ -23,7 +23,8 @@ def describe(result: Result) -> str:
         best = int(result.order[0])
         return f"image {best + 1} of {len(result.images)}: {result.images[best].name}"
     if isinstance(result, Grounding | Pointing):
-        return f"box {result.best} [{_corners(result.box, ', ')}] ({result.score:.2f})"
+        corners = f"[{_corners(result.box, ', ')}]{_whole(result, result.best)}"
+        return f"box {result.best} {corners} ({result.score:.2f})"
     if isinstance(result, Verdict):
         return f"{result.label} ({result.probability:.2f})"
     raise ValueError(f"no prediction: {type(result).__name__}")
@@ -49,10 +50,17 @@ def _scored(result: Result, top: int) -> list[tuple[str, float]]:
         # Numbers that are none sort last.
         order = np.argsort(-result.scores, kind="stable")[: int(np.isfinite(result.scores).sum())]
         boxes, scores = result.candidates, result.scores
-        return [(f"box {i}: {_corners(boxes[i])}", scores[i]) for i in order[:top]]
+        return [
+            (f"box {i}: {_corners(boxes[i])}{_whole(result, i)}", scores[i]) for i in order[:top]
+        ]
     if isinstance(result, Verdict):
         return sorted(result.probabilities.items(), key=lambda item: -item[1])
     raise ValueError(f"no prediction: {type(result).__name__}")
+
+
+def _whole(result: Result, candidate: int) -> str:
+    """Says of a candidate that nobody gave or found what it is."""
+    return " (whole image)" if isinstance(result, Grounding) and candidate == 0 else ""
 
 
 def _attended(attention: Attention, top: int) -> Iterator[str]:

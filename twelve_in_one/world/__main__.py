@@ -15,9 +15,9 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
+from twelve_in_one.paths import local_path
 from twelve_in_one.world import make
 
 
@@ -28,7 +28,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="RAW, a new or empty folder")
+    parser.add_argument("--out", type=local_path, required=True, help="RAW, a new or empty folder")
     parser.add_argument(
         "--images",
         type=int,

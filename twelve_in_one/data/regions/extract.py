@@ -24,6 +24,7 @@ from twelve_in_one.data.processes import end_with_parent
 from twelve_in_one.data.records import DataError, Regions, Skipped
 from twelve_in_one.data.regions.extractor import PixelExtractor, RegionExtractor, load_image
 from twelve_in_one.data.regions.records import missing_shards, write_shard
+from twelve_in_one.paths import local_path
 
 PARAMETERS = "extraction.json"  # what a folder was made with, beside its shards
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
@@ -208,8 +209,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--images", type=Path, required=True, help="folder; file names without suffix are the ids")
-    add("--out", type=Path, required=True, help="folder for the shards; resumed where begun")
+    add(
+        "--images",
+        type=local_path,
+        required=True,
+        help="folder; file names without suffix are the ids",
+    )
+    add("--out", type=local_path, required=True, help="folder for the shards; resumed where begun")
     add("--jobs", type=int, default=1, help="processes (default: 1)")
     add("--num_regions", type=int, default=16, help="an image, at most (default: 16)")
     add("--cluttered", action="store_true", help="photos: look everywhere, not only on the ground")
