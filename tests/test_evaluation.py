@@ -123,6 +123,13 @@ def candidates(one, logits, batch, b):
     return {i: (logits[b][batch["choices"][b][i]], float(i == right)) for i in real}
 
 
+def test_a_model_that_scores_all_alike_matches_nothing(config, params, draw, step):
+    head = jax.tree.map(np.zeros_like, params["heads"]["image_text_match"])
+    blind = params | {"heads": params["heads"] | {"image_text_match": head}}
+    batch = draw("match") | {"targets": np.zeros(B, np.int32)}
+    assert not np.asarray(step("match")(blind, arrays(batch)).score).any()
+
+
 @EVERY_KIND
 def test_what_a_row_predicts(kind, config, params, draw, step):
     one, count = TASKS[kind], B - 2

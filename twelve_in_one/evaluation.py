@@ -122,6 +122,10 @@ def _judged(
         logits = jnp.where(real, logits, -jnp.inf)
     credit = jnp.where(mask[:, None], credit, 0).astype(jnp.float32)
     best = jnp.argmax(logits, axis=1).astype(jnp.int32)
+    if task.kind == "match":  # the right option comes first: of those scored alike another is taken
+        others = jnp.where(credit > 0, -jnp.inf, logits)
+        wrong = jnp.argmax(others, axis=1).astype(jnp.int32)
+        best = jnp.where(jnp.max(logits, axis=1) > jnp.max(others, axis=1), best, wrong)
     softmax = task.kind in ("match", "pretraining")
     probability = jax.nn.softmax(logits) if softmax else jax.nn.sigmoid(logits)
 

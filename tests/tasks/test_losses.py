@@ -189,6 +189,16 @@ CASES = {
 }  # fmt: skip
 
 
+def test_options_that_are_scored_alike_are_not_right():
+    rows, zeros = np.ones(3, bool), np.zeros(3, np.int32)
+    assert losses.match_loss(np.zeros((3, 4), np.float32), zeros, rows).score == 0
+    assert losses.match_loss(np.eye(3, 4, dtype=np.float32), zeros, rows).score == 1
+    features = np.ones((3, 2, 5), np.float32)
+    negatives, chosen = np.zeros((3, 2, 4), np.int32), np.ones((3, 2), bool)
+    found = losses.masked_region_contrast_loss(features, features, negatives, chosen)
+    assert found.score == 0 and found.count == 6
+
+
 @pytest.fixture(params=CASES)
 def case(request):
     return CASES[request.param]

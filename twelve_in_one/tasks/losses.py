@@ -93,6 +93,17 @@ def verdict_loss(logits: Array, targets: Array, mask: Array) -> Sums:
     return sums._replace(loss=sums.loss / logits.shape[-1])
 
 
+def _stands_out(logits: Array, labels: Array) -> Array:
+    """bool[...], whether the label's logit [..., C] is above all others.
+
+    The right option always comes first, so that a model that scores all alike would be right by the
+    rule that the first of the best counts.
+    """
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    right = jnp.max(jnp.where(own, logits, -jnp.inf), axis=-1)
+    return right > jnp.max(jnp.where(own, -jnp.inf, logits), axis=-1, initial=-jnp.inf)
+
+
 def match_loss(logits: Array, targets: Array, mask: Array) -> Sums:
     """Which of the options matches (COCO and Flickr30k retrieval): softmax cross-entropy.
 
@@ -104,7 +115,7 @@ def match_loss(logits: Array, targets: Array, mask: Array) -> Sums:
     logits = _keep(logits, mask[:, None])
     targets = jnp.where(mask, targets, 0)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return _sum(loss, jnp.argmax(logits, axis=-1) == targets, mask)
+    return _sum(loss, _stands_out(logits, targets), mask)
 
 
 def region_loss(logits: Array, targets: Array, region_mask: Array, mask: Array) -> Sums:
@@ -228,7 +239,7 @@ def masked_region_contrast_loss(
     logits = _keep(jnp.concatenate([own, others], axis=-1), chosen[..., None])
     labels = jnp.zeros(chosen.shape, jnp.int32)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return _sum(loss, jnp.argmax(logits, axis=-1) == 0, chosen)
+    return _sum(loss, _stands_out(logits, labels), chosen)
 
 
 def alignment_loss(logits: Array, labels: Array, mask: Array) -> Sums:
