@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from twelve_in_one import dsg, loop, metrics_writer, model_folder, state, train
 from twelve_in_one.convert.names import flatten
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "world.py"
 TASKS = ("vqa", "refcoco", "flickr30k")
 
 
@@ -66,6 +68,7 @@ def test_files_of_a_run(finished):
     found = set(os.listdir(workdir))
     expected = {"checkpoints", "config.json", "events", "examples", "metrics.jsonl", "model"}
     assert found == expected | {
+        ".lock",
         "plots",
         "preprocessing.json",
         "report.html",
@@ -74,6 +77,9 @@ def test_files_of_a_run(finished):
     assert json.loads((workdir / "results.json").read_text()) == results
     assert list(results["tasks"]) == list(TASKS)
     assert results["round"] == 6
+    assert results["split"] == (
+        "val (also validated on) of vqa; testA+testB of refcoco; test of flickr30k"
+    )
     assert state.all_rounds(workdir)[-1] == 6
     assert (workdir / "report.html").read_text().count("<img") >= 4
     assert len(list((workdir / "examples").glob("*.png"))) == len(TASKS)
@@ -141,10 +147,15 @@ def test_a_stopped_run_resumes_to_the_bit(finished, small_world, tmp_path, monke
         np.testing.assert_array_equal(ours[path], value)
 
 
-def test_a_finished_run_is_only_evaluated_again(finished, small_world, tmp_path):
+def test_a_finished_run_is_only_evaluated_again(finished, small_world, tmp_path, caplog):
     workdir, results = finished
     copy = shutil.copytree(workdir, tmp_path / "copy")
-    again = train.train(small_config(small_world), copy)
+    config = small_config(small_world)
+    config.optimizer.clip_norm = 2.5  # which no update sees any more
+    with caplog.at_level(logging.WARNING):
+        again = train.train(config, copy)
+    assert "another setting: optimizer.clip_norm is 0.0 there and 2.5 here" in caplog.text
+    assert caplog.text.count("another setting") == 1
     assert again["tasks"] == results["tasks"]
     assert deterministic(copy) == deterministic(workdir)
 
@@ -183,6 +194,24 @@ def test_misspelt_settings_are_all_named_before_any_work(command, tmp_path):
     assert "did you mean schedule?" in error and "did you mean vqa" in error
     assert "Traceback" not in error
     assert not (tmp_path / "workdir").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/wrld.py"], "there is no file configs/wrld.py"),
+        ([f"--config={CONFIG}:debugg"], "takes no argument, :small or :debug, got 'debugg'"),
+        (["--config", f"{CONFIG}", "--config.optimizer.learning_rate=abc"], "learning_rate=abc"),
+        ([f"--config={CONFIG}", "--dryrun"], "Did you mean: dry_run"),
+        (["--config.seed=1"], "--config.seed=1: say which config this changes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+def test_slips_of_the_command_line_get_a_line(arguments, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])  # where overrides are looked for
+    with pytest.raises(SystemExit) as ended:
+        train.parse_flags(["train", *arguments])
+    assert message in str(ended.value) and "Traceback" not in str(ended.value)
 
 
 def test_missing_data_is_named(command, tmp_path):

@@ -137,7 +137,9 @@ def _task_names(value: Any, errors: list[str]) -> tuple[str, ...]:
         return ()
     for name in value:
         if name not in names:
-            errors.append(f"tasks: no task {name!r}{_near(name, names)}")
+            listed = str(tuple(str(name).split(",")))
+            hint = f'; for several write --config.tasks="{listed}"' if "," in str(name) else ""
+            errors.append(f"tasks: no task {name!r}{hint or _near(name, names)}")
     found = tuple(name for name in value if name in names)
     if len(set(found)) < len(found):
         errors.append(f"tasks: each may be named once, got {', '.join(found)}")

@@ -190,7 +190,7 @@ def use_world(
     config.model.update(chosen)
     config.model.max_positions = 128
     if "conceptual_captions" in config.tasks:
-        config.model.visual_target = 2  # regions of the world come without classes
+        config.model.visual_target = 1  # regions of the world come without classes
     for size in DATA_DECIDES:
         config.model[size] = 0
     for stream in (config.model.text, config.model.visual):
@@ -237,6 +237,8 @@ def pretraining_config() -> ConfigDict:
 def pretrain_on_world(config: ConfigDict) -> None:
     """Changes a config of pretraining into one for the world's captions."""
     use_world(config, images=2000, more_captions=MORE_CAPTIONS)
+    # So few rounds with so high a rate leave weights that tasks hardly learn from, without.
+    config.optimizer.clip_norm = 1.0
     config.schedule.num_rounds = 1500
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 250
     config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 250, 0

@@ -17,6 +17,7 @@ from twelve_in_one import (
     param_groups,
     programs,
     schedules,
+    state,
     task_plan,
 )
 from twelve_in_one.run_config import RunConfig, TaskRun
@@ -52,10 +53,13 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
     """Data, devices and plan of a run; nothing is compiled yet.
 
     Raises:
-      ValueError: settings and data do not fit each other, or data is missing.
+      ValueError: settings and data do not fit each other, or data or `init_from` is missing.
     """
     from twelve_in_one.data import prepare, run_inputs
 
+    source = run.init_from.path
+    if source and not Path(source).exists() and not (workdir / state.CHECKPOINTS).exists():
+        raise ValueError(f"config.init_from.path: there is no {source}")
     if jax.process_index() == 0:
         prepare.prepare(run)
     distributed.barrier("data prepared")

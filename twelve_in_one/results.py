@@ -24,7 +24,7 @@ def finish(
     updates: Mapping[str, int],
     writer: metrics_writer.MetricsWriter,
 ) -> dict[str, Any]:
-    """Scores the model on the test splits, writes and prints what came of the run.
+    """Scores the model on `TaskOptions.test_splits`, writes and prints what came of the run.
 
     Args:
       job: the run.
@@ -90,8 +90,9 @@ def finish(
         progress=report.Progress("test") if jax.process_index() == 0 else None,
     )
     evaluation_seconds = found.pop("seconds")
+    scored = {name: "+".join(splits[name]) for name in found["tasks"]}
     results = {
-        "split": "test",
+        "split": _describe(scored, {name: task.options.val_split for name, task in tasks.items()}),
         "round": position.round,
         "updates": sum(updates.values()),
         **found,
@@ -101,12 +102,27 @@ def finish(
         entry |= {"updates": updates[name], "validation": position.scores.get(name)}
         numbers = {key: entry[key] for key in ("score", "metrics", "examples")}
         writer.write(
-            {"event": "result", "round": position.round, "split": "test", "task": name, **numbers}
+            {
+                "event": "result",
+                "round": position.round,
+                "split": scored[name],
+                "task": name,
+                **numbers,
+            }
         )
     writer.flush()
     if jax.process_index() == 0:
         _write(job.workdir, results, pictures)
     return results
+
+
+def _describe(scored: Mapping[str, str], validated: Mapping[str, str]) -> str:
+    """Which tasks were scored on what: "test of gqa, nlvr2; val (also validated on) of vqa"."""
+    groups: dict[str, list[str]] = {}
+    for name, split in scored.items():
+        seen = " (also validated on)" if split == validated[name] else ""
+        groups.setdefault(split + seen, []).append(name)
+    return "; ".join(f"{split} of {', '.join(names)}" for split, names in groups.items())
 
 
 def _write(workdir: Path, results: dict[str, Any], pictures: list[Any]) -> None:

@@ -33,6 +33,7 @@ from twelve_in_one import (
     state,
     workdir_lock,
 )
+from twelve_in_one.config_diff import differences
 from twelve_in_one.data.preprocessing import check_same
 from twelve_in_one.job import Job, compile_job, open_job
 from twelve_in_one.loop import begin, run_rounds
@@ -40,6 +41,11 @@ from twelve_in_one.models.two_stream import count_parameters
 from twelve_in_one.run_config import RunConfig
 
 _log = logging.getLogger(__name__)
+# What a run learns does not depend on these.
+_MAY_CHANGE = (
+    "checkpoint", "compilation_cache", "data.cache_megabytes", "data.dir", "data.held_out_dir",
+    "data.prefetch", "data.raw_dir", "data.samples_dir", "log",
+)  # fmt: skip
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the run.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, made if missing.")
@@ -103,6 +109,8 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
         compiled, table, abstract = compile_job(job)
         train_state, position, used = begin(job, checkpoints, abstract)
         if jax.process_index() == 0:
+            if position.round:
+                _tell_changes(state.read_config(workdir), run)
             state.write_config(workdir, config)
             state.write_preprocessing(workdir, job.serving.preprocessing)
             # Of a run that was killed before its first checkpoint nothing is left.
@@ -141,6 +149,12 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
         return results.finish(job, compiled, train_state, position, mixture.positions, writer)
 
 
+def _tell_changes(before: RunConfig, run: RunConfig) -> None:
+    """Says what a resumed run does otherwise than before; its results are then of no one config."""
+    for line in differences(before, run, ignore=_MAY_CHANGE):
+        _log.warning("resumed with another setting: %s", line)
+
+
 def _use_compilation_cache(run: RunConfig) -> None:
     """Keeps compiled programs on disk: what was compiled once is loaded at the next start."""
     if not run.compilation_cache:
@@ -155,21 +169,47 @@ def _use_compilation_cache(run: RunConfig) -> None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with all misspelt `--config.x.y` at once and without a traceback."""
     overrides = [argument for argument in argv if argument.startswith(("--config.", "-config."))]
-    files = [argument for argument in argv if argument.startswith(("--config=", "-config="))]
-    if overrides and not files:
+    file = _config_file(argv)
+    if overrides and file is None:
         sys.exit(f"error: {overrides[0]}: say which config this changes, --config=configs/NAME.py")
-    if overrides:
+    if file is not None:
+        name = file.partition(":")[0]
+        if not Path(name).is_file():
+            sys.exit(f"error: --config={file}: there is no file {name}")
         probe = flags.FlagValues()
         config_flags.DEFINE_config_file("config", None, "", flag_values=probe)
-        given, sys.argv = sys.argv, [argv[0], files[-1]]  # where the library looks for overrides
+        # Where the library looks for overrides.
+        given, sys.argv = sys.argv, [argv[0], f"--config={file}"]
         try:
             probe(sys.argv)
+        except flags.Error as error:
+            sys.exit(f"error: --config={file}: {_innermost(error)}")
         finally:
             sys.argv = given
         errors = config_check.unknown_overrides(overrides, probe.config)
         if errors:
             sys.exit("error: " + "\n".join(errors))
-    return flags.FLAGS(argv)
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"error: {error}\n--help lists the options")
+
+
+def _config_file(argv: Sequence[str]) -> str | None:
+    """What `--config` is, in one word or two; the last counts."""
+    found = None
+    for argument, following in zip(argv, (*argv[1:], ""), strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name == "config" and argument.startswith("-"):
+            found = value if equals else following
+    return found
+
+
+def _innermost(error: BaseException) -> str:
+    """The cause's own words: the library puts a traceback around them."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return str(error)
 
 
 def main(argv: Sequence[str]) -> None:

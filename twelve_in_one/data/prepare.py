@@ -8,6 +8,7 @@ from twelve_in_one import workdir_lock
 from twelve_in_one.data import build
 from twelve_in_one.data.records import DataError
 from twelve_in_one.run_config import RunConfig
+from twelve_in_one.world import make
 
 
 def missing_datasets(run: RunConfig) -> tuple[str, ...]:
@@ -17,18 +18,35 @@ def missing_datasets(run: RunConfig) -> tuple[str, ...]:
 
 
 def prepare(run: RunConfig) -> None:
-    """Makes what is missing; does nothing where all is there. For one process only.
+    """Makes what is missing; what is there must be made of what the run says. For one process only.
 
     Where another process is making it, waits for that.
 
     Raises:
-      DataError: datasets are missing, and the run does not say what to make them of.
+      DataError: datasets are missing, and the run does not say what to make them of; or they were
+        made of something else.
     """
-    makes = bool(run.data.samples_dir or run.data.world_images)
-    if makes and (missing_datasets(run) or run.data.held_out_dir):
+    if run.data.held_out_dir and not run.data.samples_dir:
+        raise DataError(
+            f"config.data.held_out_dir={run.data.held_out_dir} needs config.data.samples_dir, what "
+            "to train on: set TWELVE_IN_ONE_SAMPLES"
+        )
+    for name in ("samples_dir", "held_out_dir"):
+        folder = getattr(run.data, name)
+        if folder and not Path(folder).is_dir():
+            raise DataError(f"config.data.{name}={folder}: no such folder")
+    if run.data.samples_dir or (run.data.world_images and missing_datasets(run)):
         folder = Path(run.data.dir).absolute()
         with workdir_lock.awaited(folder.with_name(f".{folder.name}.lock")):
             _make(run)
+    raw = Path(run.data.raw_dir)
+    if run.data.world_images and run.data.raw_dir and raw.exists():
+        try:
+            make.is_made(
+                raw, run.data.world_images, run.data.world_seed, run.data.world_more_captions
+            )
+        except ValueError as error:
+            raise DataError(f"config.data.raw_dir: {error}, and another config.data.dir") from error
     missing = missing_datasets(run)
     if missing:
         raise DataError(
@@ -43,7 +61,7 @@ def prepare(run: RunConfig) -> None:
 def _make(run: RunConfig) -> None:
     missing = missing_datasets(run)
     raw, data = run.data.raw_dir, run.data.dir
-    if run.data.samples_dir and (missing or run.data.held_out_dir):
+    if run.data.samples_dir:  # also where all is there: it refuses data of other files
         held_out = ["--held_out", run.data.held_out_dir] if run.data.held_out_dir else []
         _command(
             "data.real_samples", "--samples", run.data.samples_dir, "--data_dir", data, *held_out

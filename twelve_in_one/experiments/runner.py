@@ -1,7 +1,6 @@
 """Runs trainings one after the other; what is complete is read, what was cut short goes on."""
 
 import contextlib
-import dataclasses
 import json
 import logging
 import time
@@ -13,8 +12,10 @@ import jax
 
 from twelve_in_one import config_check, state, workdir_lock
 from twelve_in_one.clock import duration
+from twelve_in_one.config_diff import differences
 from twelve_in_one.experiments.grid import Training
 from twelve_in_one.results import RESULTS
+from twelve_in_one.run_config import RunConfig
 
 Train = Callable[[Any, Path], dict[str, Any] | None]
 _log = logging.getLogger(__name__)
@@ -106,12 +107,10 @@ def _with_all_tasks(training: Training, results: dict[str, Any]) -> dict[str, An
 
 
 def _check_same(training: Training, folder: Path) -> None:
-    before = dataclasses.asdict(state.read_config(folder))
-    now = dataclasses.asdict(config_check.check(training.config))
-    begun, begins = (Path(one["init_from"]["path"]) for one in (before, now))
-    if begun.parts[-2:] == begins.parts[-2:]:  # NAME/seed-S of a workdir that may have moved
-        before["init_from"]["path"] = now["init_from"]["path"]
-    differing = _differences(before, now)
+    before, now = state.read_config(folder), config_check.check(training.config)
+    # NAME/seed-S of a workdir that may have moved
+    same_source = _source(before).parts[-2:] == _source(now).parts[-2:]
+    differing = differences(before, now, ignore=("init_from.path",) if same_source else ())
     if differing:
         raise ValueError(
             f"{folder} holds a training of other settings ({'; '.join(differing[:3])}): choose "
@@ -119,10 +118,5 @@ def _check_same(training: Training, folder: Path) -> None:
         )
 
 
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for key in sorted(before.keys() | now.keys()):
-            found += _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-        return found
-    return [] if before == now else [f"{name} is {before!r} there and {now!r} here"]
+def _source(run: RunConfig) -> Path:
+    return Path(run.init_from.path)

@@ -20,8 +20,8 @@ _JPEG_QUALITY = 88  # a tenth of PNG's size for photographs, text still sharp
 _CAPTIONS = {
     "results": "Score of each task beside chance, the text alone, and the commonest answer.",
     "loss": "Training loss; grey where stop-and-go had stopped the task.",
-    "validation": "Score on the validation split, with what was scored on the test split without "
-    "looking; grey where the task was stopped.",
+    "validation": "Score on the validation split, with what words alone and chance reach on what "
+    "the run is scored on; grey where the task was stopped.",
     "stop_and_go": "When each task was trained, and its share of the rounds.",
 }
 
