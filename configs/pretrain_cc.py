@@ -4,7 +4,8 @@ r"""Pretraining on captions: masked words, masked regions, alignment (12-in-1 se
     python -m twelve_in_one.train --config=configs/world.py --workdir=DIR \
         --config.data.dir=workdir/worlds/2000-0-4000/data \
         --config.init_from.path=workdir/pretrained \
-        --config.init_from.allow_missing="('heads/.*','trunk/text_embedding/task/embedding')"
+        --config.init_from.exclude="('.*pooler/.*',)" \
+        --config.init_from.allow_missing="('heads/.*','.*task/embedding','.*pooler/.*')"
     python -m twelve_in_one.train --config=configs/pretrain_cc.py --workdir=DIR \
         --config.data.dir=DATA --config.data.regions=detected --config.init_from.path=BERT
     python -m twelve_in_one.train --config=configs/pretrain_cc.py:official --workdir=DIR ...
@@ -18,7 +19,9 @@ Conceptual Captions with a detector's features and class probabilities, as
 was built with. `:official` does as the released code where that differs from the paper.
 
 `pretraining.objective`, `pretraining.overlap_iou` and `model.visual_target` choose what is learnt;
-`twelve_in_one/run_config.py` explains them. `:world` has been run in debug size only.
+`twelve_in_one/run_config.py` explains them. `:world` takes six minutes on one core, and then
+guesses 0.60 of the masked words, but hardly which captions fit (0.52): the tasks of the world do no
+better for it (0.474 on average against 0.506 from random weights, seed 0).
 """
 
 import ml_collections
