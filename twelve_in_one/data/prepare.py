@@ -46,7 +46,10 @@ def prepare(run: RunConfig) -> None:
                 raw, run.data.world_images, run.data.world_seed, run.data.world_more_captions
             )
         except ValueError as error:
-            raise DataError(f"config.data.raw_dir: {error}, and another config.data.dir") from error
+            raise DataError(
+                f"config.data.raw_dir: {error}, and another config.data.dir; or take what is there "
+                "with config.data.world_images=0"
+            ) from error
     missing = missing_datasets(run)
     if missing:
         raise DataError(
