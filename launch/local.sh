@@ -65,11 +65,18 @@ if $dry_run; then
     exit
 fi
 
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-prefix() { # lines of the pipe $2 with process $1 before them; outlives what ends the process
+# The script opens both ends of a pipe itself: were they left to the processes to open, one that is
+# ended before it did would leave its reader waiting.
+pipe() { # whose end to read is then fd 4, and that to write fd 5
+    local folder
+    folder=$(mktemp -d)
+    mkfifo "$folder/pipe"
+    exec 3<> "$folder/pipe" 4< "$folder/pipe" 5> "$folder/pipe" 3>&-
+    rm -r "$folder"
+}
+prefix() { # lines of the input with process $1 before them; outlives what ends the process
     trap '' INT TERM
-    while IFS= read -r line || [ -n "$line" ]; do printf '[%s] %s\n' "$1" "$line"; done < "$2"
+    while IFS= read -r line || [ -n "$line" ]; do printf '[%s] %s\n' "$1" "$line"; done
 }
 pids=() readers=()
 stop() { # with signal $1
@@ -79,11 +86,14 @@ stop() { # with signal $1
 }
 trap 'stop TERM' INT TERM
 for ((i = 0; i < num_processes; i++)); do
-    mkfifo "$scratch/$i.out" "$scratch/$i.err"
-    prefix "$i" "$scratch/$i.out" & readers+=($!)
-    prefix "$i" "$scratch/$i.err" >&2 & readers+=($!)
+    pipe
+    exec 6>&5
+    prefix "$i" <&4 5>&- 6>&- & readers+=($!)
+    pipe
+    prefix "$i" <&4 5>&- 6>&- >&2 & readers+=($!)
     # shellcheck disable=SC2046
-    env $(settings "$i") "$@" > "$scratch/$i.out" 2> "$scratch/$i.err" & pids+=($!)
+    env $(settings "$i") "$@" >&6 2>&5 4<&- 5>&- 6>&- & pids+=($!)
+    exec 4<&- 5>&- 6>&-
 done
 
 # A run that was stopped and has saved may say so with a code of its own; others do as well.
@@ -108,10 +118,6 @@ while [ "$left" -gt 0 ]; do
     if [ "$left" -gt 0 ]; then sleep 0.1; fi
 done
 for reader in "${readers[@]}"; do
-    while kill -0 "$reader" 2> /dev/null; do
-        # A process that was ended before it opened its pipes has left their readers waiting.
-        for pipe in "$scratch"/*; do : <> "$pipe"; done
-        sleep 0.02
-    done
+    while kill -0 "$reader" 2> /dev/null; do sleep 0.02; done
 done
 exit "$status"
