@@ -2,16 +2,15 @@ r"""Pretraining on captions: masked words, masked regions, alignment (12-in-1 se
 
     python -m twelve_in_one.train --config=configs/pretrain_cc.py:world --workdir=workdir/pretrained
     python -m twelve_in_one.train --config=configs/world.py --workdir=DIR \
-        --config.data.dir=workdir/worlds/2000-0-4000/data \
+        --config.data.dir=workdir/worlds/2000-0-16000/data \
         --config.init_from.path=workdir/pretrained \
-        --config.init_from.exclude="('.*pooler/.*',)" \
-        --config.init_from.allow_missing="('heads/.*','.*task/embedding','.*pooler/.*')"
+        --config.init_from.allow_missing="('heads/.*','.*task/embedding')"
     python -m twelve_in_one.train --config=configs/pretrain_cc.py --workdir=DIR \
         --config.data.dir=DATA --config.data.regions=detected --config.init_from.path=BERT
     python -m twelve_in_one.train --config=configs/pretrain_cc.py:official --workdir=DIR ...
     python -m twelve_in_one.train --config=configs/pretrain_cc.py:debug --workdir=workdir/debug
 
-`:world` pretrains a small model on a world with 4,160 captioned pictures, in which the twelve
+`:world` pretrains a small model on a world with 16,160 captioned pictures, in which the twelve
 datasets are those of `configs/world.py`. Without an argument it is the paper's run: DATA holds
 Conceptual Captions with a detector's features and class probabilities, as
 `python -m twelve_in_one.data.build conceptual_captions` leaves it, and BERT is a folder made by

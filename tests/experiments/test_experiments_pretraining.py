@@ -55,8 +55,8 @@ def test_all_variants_have_the_data_of_their_own_world(base, pretend):
         for name in ("pretrained-none", "pretraining-overlap", "pretrained-overlap")
     }
     folders = {config.data.dir for config in trainer.configs.values()}
-    assert folders == {"workdir/worlds/150-0-4000/data"} != {base.data.dir}
-    assert {config.data.world_more_captions for config in trainer.configs.values()} == {4000}
+    assert folders == {"workdir/worlds/150-0-16000/data"} != {base.data.dir}
+    assert {config.data.world_more_captions for config in trainer.configs.values()} == {16_000}
     assert base.data.world_more_captions == 0, "the base is left alone"
 
 
