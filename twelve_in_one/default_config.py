@@ -240,6 +240,9 @@ def pretrain_on_world(config: ConfigDict) -> None:
     use_world(config, images=2000, more_captions=MORE_CAPTIONS)
     # So few rounds with so high a rate leave weights that tasks hardly learn from, without.
     config.optimizer.clip_norm = 1.0
+    # Poolers see noise until alignment is learnt, after some 2,500 updates. At the full rate few of
+    # their units are left by then, and sometimes it never is.
+    config.optimizer.groups = (("trunk/(text|visual)_pooler/.*", 0.1, 0.0),)
     config.schedule.num_rounds = 4400
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 550
     config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 250, 0
