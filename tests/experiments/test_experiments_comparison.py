@@ -77,6 +77,23 @@ def test_gains_are_paired_by_seed(outcomes, tmp_path):
     assert summary.by_task(alone, TITLES, averages).splitlines()[0] == "| task | all tasks |"
 
 
+def test_fine_tuned_models_are_also_compared_with_what_they_began_with(outcomes):
+    def tuned(one):
+        better = {name: e | {"score": e["score"] + 0.05} for name, e in one.results["all"].items()}
+        return Outcome(one.results | {"tuned": better}, one.parameters | {"tuned": 24})
+
+    more, titles = [tuned(one) for one in outcomes], TITLES | {"tuned": "tuned"}
+    averages = comparison.all_together(more)
+    lines = summary.by_task(more, titles, averages, begun_with={"tuned": "all"}).splitlines()
+    assert lines[0].endswith("| tuned − all tasks |")
+    assert all(line.endswith("| **+5.0 ± 0.0** |") for line in lines[2:5])
+    assert len({line.count("|") for line in lines}) == 1
+    # Not where it is the first variant, which all are compared with anyway, or left out.
+    for without in ({"tuned": "single"}, {"tuned": "group"}, {"group-tuned": "all"}):
+        plain = summary.by_task(more, titles, averages, begun_with=without)
+        assert plain == summary.by_task(more, titles, averages)
+
+
 def test_groups_are_averaged_by_their_tasks():
     scores = {"vqa": 0.1, "coco": 0.5, "gqa": 0.4, "flickr30k": 0.7, "vgqa": 0.7}
     outcomes = [outcome(scores, {name: 2 * score for name, score in scores.items()}, updates=3)]

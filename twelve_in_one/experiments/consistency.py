@@ -27,7 +27,7 @@ from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.experiments import grid, summary
 from twelve_in_one.experiments.comparison import Outcome
 from twelve_in_one.experiments.grid import Training
-from twelve_in_one.experiments.main import batches_used, best_factor
+from twelve_in_one.experiments.main import BEGUN_WITH, batches_used, best_factor
 from twelve_in_one.experiments.runner import Runner
 from twelve_in_one.programs import Placement
 from twelve_in_one.subject import of_workdir, open_stream, splits_to_score
@@ -268,7 +268,7 @@ def report(outcomes: Sequence[Outcome]) -> str:
         "pairs": {name: f"{entry['examples']:,}" for name, entry in entries.items()},
         "images": {name: f"{entry['images']:,}" for name, entry in entries.items()},
     }
-    return f"{summary.by_task(outcomes, TITLES, {}, facts)}\n\n{_NOTE}"
+    return f"{summary.by_task(outcomes, TITLES, {}, facts, BEGUN_WITH)}\n\n{_NOTE}"
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:

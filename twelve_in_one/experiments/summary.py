@@ -21,6 +21,7 @@ def by_task(
     titles: Titles,
     averages: Averages,
     facts: Mapping[str, Mapping[str, str]] | None = None,
+    begun_with: Mapping[str, str] | None = None,
 ) -> str:
     """A row a task: what is known of it, every variant, and each variant's gain on the first.
 
@@ -29,13 +30,20 @@ def by_task(
       titles: variant -> title.
       averages: name -> tasks, each a row below the tasks.
       facts: title of a column -> task -> text, before the scores.
+      begun_with: fine-tuned variant -> the one that it began with, on which its gain is shown, too.
     """
     variants, facts = list(outcomes[0].results), facts or {}
     first, *others = variants
+    pairs = [(variant, first) for variant in others]
+    pairs += [
+        (variant, origin)
+        for variant, origin in (begun_with or {}).items()
+        if variant in others and origin in others
+    ]
     header = ["task", *facts, *(titles[variant] for variant in variants)]
-    header += [f"{titles[variant]} − {titles[first]}" for variant in others]
+    header += [f"{titles[variant]} − {titles[origin]}" for variant, origin in pairs]
     per_variant = [scores(outcomes, variant, averages) for variant in variants]
-    gains = [differences(outcomes, variant, first, averages) for variant in others]
+    gains = [differences(outcomes, variant, origin, averages) for variant, origin in pairs]
     entries = outcomes[0].results[first]
     rows = [
         [
