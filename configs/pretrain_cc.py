@@ -18,10 +18,9 @@ Conceptual Captions with a detector's features and class probabilities, as
 was built with. `:official` does as the released code where that differs from the paper.
 
 `pretraining.objective`, `pretraining.overlap_iou` and `model.visual_target` choose what is learnt;
-`twelve_in_one/run_config.py` explains them. `:world` takes fifteen minutes on one core,
-once its world is made (twelve minutes on one core), and then guesses 0.70 of the masked words, and
-for 0.70 to 0.78 of the pairs whether the caption was swapped. What the tasks gain is in
-EXPERIMENTS.md.
+`twelve_in_one/run_config.py` explains them. `:world` takes fifteen minutes on one core, once its
+world is made (twelve minutes), and then guesses 0.70 to 0.74 of the masked words, and for 0.70 to
+0.83 of the pairs whether the caption was swapped. What the tasks gain is in EXPERIMENTS.md.
 """
 
 import ml_collections

@@ -164,8 +164,8 @@ _WORLD_TOKENS = dict(
 _WORLD_REGIONS = 17  # 16 slots of the pixel extractor and the whole picture
 # Less where an example is of several rows, or its text long.
 _WORLD_BATCHES = dict(coco=24, flickr30k=24, guesswhat=48, nlvr2=48)
-# Pictures with captions beyond the world's own, for pretraining. Which captions fit is learnt last:
-# hardly from the 1,500 updates that 4,000 allow before words are known by heart.
+# Pictures with captions beyond the world's own, for pretraining: `pretrain_on_world` sees those it
+# trains on twenty times.
 MORE_CAPTIONS = 16_000
 _WORLD_CHOICES = dict(visual7w=4, guesswhat=8)
 
