@@ -7,6 +7,7 @@ counted skip.
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -173,3 +174,29 @@ def shorten(value: Any, limit: int = 60) -> str:
     except ValueError:  # an integer of thousands of digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Files below a folder in the order of their names; links are followed, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        about = os.stat(parent)
+        if (about.st_dev, about.st_ino) in seen:  # a loop, or a second link
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders.sort()
+        yield from (path for name in sorted(names) if (path := Path(parent, name)).is_file())
+
+
+def stamp(path: Path) -> str:
+    """Size and time of a file, or of the files in a folder; "" where there is neither.
+
+    Locks are left out: readers change them.
+    """
+    try:
+        entries = os.scandir(path) if path.is_dir() else [path]
+        about = [entry.stat() for entry in entries if entry.name != "lock.mdb"]
+    except OSError:
+        return ""
+    return f"{sum(a.st_size for a in about)}-{max((a.st_mtime_ns for a in about), default=0)}"

@@ -1,4 +1,4 @@
-"""Pickles and .npy files of strangers, read without running anything that they ask for.
+"""Pickles, .npy and .npz files of strangers, read without running anything that they ask for.
 
 The released code keeps labels, referring expressions and region features in pickles. Here the
 opcodes are interpreted by our own `pickle_machine`: it looks no name up, imports nothing and calls
@@ -8,9 +8,13 @@ plain types as numpy 1 and 2 write them. Numpy scalars come out as Python's, arr
 read-only.
 """
 
+import io
 import os
 import re
 import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ from twelve_in_one.data.records import DataError
 _MAX_DEPTH = 64
 _MAX_SHARING = 8
 _MAX_HEADER_BYTES = 1 << 16
+_MAX_MEMBER_BYTES = 1 << 28
 
 _NPY_MAGIC = b"\x93NUMPY"
 # Numpy always writes the three keys in this order; integers of Python 2 end in L.
@@ -44,6 +49,8 @@ _DAMAGE = (
     ValueError, TypeError, LookupError, ArithmeticError, AssertionError, RecursionError,
     MemoryError, struct.error, Warning,
 )  # fmt: skip
+# What zipfile raises besides.
+_ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -76,13 +83,39 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
       DataError: missing, no .npy file, of a composed dtype, a shape that does not fit the file's
         size, or see `load`.
     """
-    path = Path(path)
-    data = _read(path)
+    return _array(_read(Path(path)), str(path))
+
+
+def load_npz(path: str | os.PathLike[str], names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Arrays of a .npz file: those of `names` that it has; others are not read.
+
+    Raises:
+      DataError: missing, damaged, an array of more than a quarter GiB, or see `load_npy`.
+    """
+    data = _read(Path(path))
+    arrays = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            there = {name: f"{name}.npy" for name in names if f"{name}.npy" in archive.namelist()}
+            for name, member in there.items():
+                with archive.open(member) as stream:
+                    content = stream.read(_MAX_MEMBER_BYTES + 1)
+                if len(content) > _MAX_MEMBER_BYTES:
+                    raise ValueError(f"{member} has more than {_MAX_MEMBER_BYTES} bytes")
+                arrays[name] = _array(content, f"{path}: {member}")
+    except DataError:
+        raise
+    except (*_DAMAGE, *_ZIP_DAMAGE) as error:
+        raise DataError(f"{path}: damaged or no .npz file: {_describe(error)}") from error
+    return arrays
+
+
+def _array(data: bytes, where: str) -> np.ndarray:
     try:
         dtype, shape, order, start = _npy_header(data)
         content = data[start:]
         if dtype.hasobject:
-            value = loads(content, str(path))
+            value = loads(content, where)
             if type(value) is not np.ndarray or value.shape != shape:
                 raise ValueError(f"the header says objects {shape}, the pickle disagrees")
             return value
@@ -90,9 +123,9 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
     except DataError:
         raise
     except Refused as error:
-        raise DataError(f"{path}: holds {error}; only plain types can be read") from error
+        raise DataError(f"{where}: holds {error}; only plain types can be read") from error
     except _DAMAGE as error:
-        raise DataError(f"{path}: damaged or no .npy file: {_describe(error)}") from error
+        raise DataError(f"{where}: damaged or no .npy file: {_describe(error)}") from error
 
 
 class _Plain:

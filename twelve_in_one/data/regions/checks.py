@@ -17,9 +17,35 @@ _MIN_ANNOTATED_IOU = 0.9
 _PROB_TOLERANCE = 0.02
 # Of boxes in x, y, width, height more than this share is no box if read as corners.
 _MIN_EMPTY_SHARE = 0.2
+# Detectors that give shares of the picture leave it by no more than this.
+_UNIT_SLACK = 0.01
+_TINY_PICTURE = 2  # pixels, in which boxes of a pixel are nothing strange
 # Damaged values may be so large that areas and sums overflow, which is no news of its own.
 _QUIETLY = np.errstate(over="ignore", invalid="ignore")
 _CONVERT = "looks like x, y, width, height: store x1, y1, x + width, y + height instead"
+
+
+@_QUIETLY
+def normalised(boxes: np.ndarray, width: int, height: int) -> str:
+    """What is wrong with boxes that are given as shares of a picture's size, not in pixels.
+
+    Args:
+      boxes: real[N, 4], all that are known of a picture.
+      width: of the picture, pixels.
+      height: of the picture, pixels.
+
+    Returns:
+      A clause with the factors to apply; "" where the boxes are not of this kind.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    if min(width, height) <= _TINY_PICTURE or not (boxes > 0).any():
+        return ""
+    if (boxes < -_UNIT_SLACK).any() or (boxes > 1 + _UNIT_SLACK).any():
+        return ""
+    return (
+        f"all boxes lie within 0 and 1 of a picture of {width} x {height} pixels, so they are "
+        f"normalised: multiply x by {width} and y by {height}"
+    )
 
 
 @_QUIETLY
@@ -36,8 +62,8 @@ def check_regions(
 
     Raises:
       DataError: rows that disagree in number, another feature size, NaN or infinity, no width or
-        height, a box that is empty or more than a pixel outside the picture, boxes that are given
-        as x, y, width, height, class probabilities that do not add up to 1.
+        height, a box that is empty or more than a pixel outside the picture, boxes that are
+        normalised or given as x, y, width, height, class probabilities that do not add up to 1.
     """
     where = f"{store}: image {image_id!r}"
     width, height = regions.width, regions.height
@@ -71,6 +97,8 @@ def _check_arrays(regions: Regions, where: str) -> None:
 
 def _check_boxes(regions: Regions, where: str) -> None:
     boxes, width, height = regions.boxes, regions.width, regions.height
+    if problem := normalised(boxes, width, height):
+        raise DataError(f"{where}: {problem}")
     empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
     outside = _outside(boxes, width, height)
     if not (empty | outside).any():
@@ -107,9 +135,10 @@ def check_annotated(regions: Regions, image: AnnotatedImage, store: str) -> Regi
     annotated one, clipped to the picture as extraction does it, from an IoU of 0.9 on.
 
     Raises:
-      DataError: another number of boxes; NaN or infinity; a box that is another, with what it looks
-        like: given as x, y, width, height (as the released extraction script stores them if its
-        documentation is followed), in another order, or of a picture of another size.
+      DataError: another number of boxes; NaN or infinity; normalised boxes; a box that is another,
+        with what it looks like: given as x, y, width, height (as the released extraction script
+        stores them if its documentation is followed), in another order, or of a picture of another
+        size.
     """
     where = f"{store}: image {image.image_id!r}"
     count, expected = len(regions.boxes), len(image.box_ids)
@@ -118,6 +147,8 @@ def check_annotated(regions: Regions, image: AnnotatedImage, store: str) -> Regi
     _check_arrays(regions, where)
     if not count:
         return regions
+    if problem := normalised(regions.boxes, regions.width, regions.height):
+        raise DataError(f"{where}: {problem}")
     annotated = np.asarray(image.boxes, np.float32)
     limit = np.array([regions.width, regions.height] * 2, np.float32)
     clipped = np.clip(annotated, 0, limit)

@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.data.files import shorten
-from twelve_in_one.data.records import DataError, Regions
+from twelve_in_one.data.records import DataError, Regions, Skipped
 from twelve_in_one.data.regions import msgpack
 from twelve_in_one.data.regions.lmdb import TENSORPACK_KEY
 from twelve_in_one.data.regions.lmdb_file import LmdbFile
-from twelve_in_one.data.regions.store import RegionStore, make_regions, missing_image
+from twelve_in_one.data.regions.store import (
+    RegionStore,
+    make_regions,
+    missing_image,
+    unique_places,
+)
 
 _NUM_FIELDS = 8
 
 
 class ConcapStore(RegionStore):
-    """See the module. All regions have class probabilities.
+    """See the module. All regions have class probabilities; images with two records are `damaged`.
 
     Args:
       path: the file (training_feat_all.lmdb), or the folder that holds data.mdb.
@@ -77,16 +82,19 @@ class ConcapStore(RegionStore):
         listed = self._file.find(TENSORPACK_KEY) is not None
         return max(self._file.num_entries - listed, 0)
 
-    @functools.cached_property
+    @property
+    def damaged(self) -> tuple[Skipped, ...]:
+        return self._places[1]
+
+    @property
     def _key_of(self) -> dict[str, bytes]:
-        keys: dict[str, bytes] = {}
-        for key, span in self._items():
-            image_id = self._fields(key, span)[6]
-            if image_id in keys:
-                first = keys[image_id].decode("utf-8", "replace")
-                raise DataError(f"{self._where(key)}: image {image_id!r} is in record {first}, too")
-            keys[image_id] = key
-        return keys
+        return self._places[0]
+
+    @functools.cached_property
+    def _places(self) -> tuple[dict[str, bytes], tuple[Skipped, ...]]:
+        return unique_places(
+            self.name, ((self._fields(key, span)[6], key) for key, span in self._items())
+        )
 
     def _items(self) -> Iterator[tuple[bytes, tuple[int, int]]]:
         return ((key, span) for key, span in self._file.items() if key != TENSORPACK_KEY)

@@ -26,6 +26,7 @@ from twelve_in_one.data.regions.store import (
     image_key,
     make_regions,
     missing_image,
+    unique_places,
 )
 
 # Of one array: a compressed file may claim any size.
@@ -40,11 +41,13 @@ _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, IndexError, M
 class Hdf5Store(RegionStore):
     """See the module. The id is the group's name or the entry of `image_id`, after `image_key`.
 
+    Images with two entries are `damaged`.
+
     Args:
       path: the file.
 
     Raises:
-      DataError: unreadable, of another layout, or two entries of one image.
+      DataError: unreadable, or of another layout.
       ImportError: h5py is not installed.
     """
 
@@ -61,30 +64,22 @@ class Hdf5Store(RegionStore):
             raise DataError(f"{path}: truncated or no HDF5 file: {error}") from error
         try:
             self._flat = self._has(self._file, "image_features")
-            self._places = self._index()
+            self._places, self.damaged = unique_places(self.name, self._index())
         except BaseException:
             self._file.close()
             raise
 
-    def _index(self) -> dict[str, Any]:
-        """Row (flat layout) or name of the group of each image."""
+    def _index(self) -> list[tuple[str, Any]]:
+        """Image ids, each with its row (flat layout) or the name of its group."""
         if self._flat:
             for name in _FLAT:
                 self._dataset(self._file, name, self.name)
             ids = self._read(self._file, "image_id", self.name)
             if ids.ndim != 1:
                 raise DataError(f"{self.name}: image_id has shape {ids.shape}, must have one axis")
-            named = [(self._text(value), row) for row, value in enumerate(ids.tolist())]
-        else:
-            names = self._guard(self.name, lambda: list(self._file))
-            named = [(self._text(name), name) for name in names]
-        places: dict[str, Any] = {}
-        for text, place in named:
-            image_id = image_key(text)
-            if image_id in places:
-                raise DataError(f"{self.name}: {places[image_id]} and {place} are of {image_id!r}")
-            places[image_id] = place
-        return places
+            return [(image_key(self._text(value)), row) for row, value in enumerate(ids.tolist())]
+        names = self._guard(self.name, lambda: list(self._file))
+        return [(image_key(self._text(name)), name) for name in names]
 
     def _text(self, value: Any) -> str:
         if isinstance(value, bytes):

@@ -2,16 +2,24 @@
 
 Key: the image id as text. Value: a pickled dict with image_id, image_h, image_w, num_boxes, boxes
 (N, 4) and features (N, F). The key "keys" holds a pickled list of the ids, which may be missing or
-wrong and is not read: the tree knows its keys. `num_boxes` is ignored as in the released reader.
+wrong and is not read: the tree knows its keys. `num_boxes` is ignored as in the released reader;
+only an earlier release, which wrote boxes and features as base64 of float32, needs it.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from twelve_in_one.data import safe_pickle
+from twelve_in_one.data.files import shorten
 from twelve_in_one.data.records import DataError, Regions
 from twelve_in_one.data.regions.lmdb_file import LmdbFile
-from twelve_in_one.data.regions.store import RegionStore, entry, make_regions, missing_image
+from twelve_in_one.data.regions.store import (
+    RegionStore,
+    base64_arrays,
+    entry,
+    make_regions,
+    missing_image,
+)
 
 _LIST_KEY = b"keys"
 TENSORPACK_KEY = b"__keys__"
@@ -46,10 +54,16 @@ class LmdbStore(RegionStore):
             raise missing_image(self, image_id)
         where = f"{self.name}: image {image_id!r}"
         record = safe_pickle.loads(self._file.get(image_id.encode()) or b"", where)
+        boxes, features = entry(record, "boxes", where), entry(record, "features", where)
+        if isinstance(boxes, bytes | str) and isinstance(features, bytes | str):
+            count = entry(record, "num_boxes", where)
+            if type(count) is not int:
+                raise DataError(f"{where}: num_boxes {shorten(count)} is no count")
+            boxes, features = base64_arrays(boxes, features, count, where)
         return make_regions(
             where,
-            boxes=entry(record, "boxes", where),
-            features=entry(record, "features", where),
+            boxes=boxes,
+            features=features,
             width=entry(record, "image_w", where),
             height=entry(record, "image_h", where),
         )

@@ -1,51 +1,71 @@
-"""Region features as the released extraction script writes them, one .npy file an image.
+"""Region features in a folder of NumPy files, one image each, as three kinds of scripts write them.
 
-Each holds a dict in a 0-d object array: bbox (N, 4), features (N, F), image_width, image_height,
-cls_prob (N, C) and others that are not needed. `num_boxes` counts the boxes of non-zero confidence
-only and is ignored.
+* `ID.npy` of the released extraction script: a dict in a 0-d object array, with bbox (N, 4),
+  features (N, F), image_width, image_height, cls_prob (N, C) and others that are not needed.
+* `ID.npy` with `ID_info.npy` beside it, of MMF: features (N, F), and such a dict of all the rest.
+  Its cls_prob may lack the background class, which leaves no distribution, and is not read.
+* `ID.npz` of bottom-up-attention.pytorch and OpenVQA: x (N, F) or (F, N), bbox (N, 4), image_w and
+  image_h; the names of the other two are taken as well.
+
+`num_boxes` counts the boxes of non-zero confidence only and is ignored.
 """
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from twelve_in_one.data import safe_pickle
-from twelve_in_one.data.records import DataError, Regions
+from twelve_in_one.data.records import DataError, Regions, Skipped
 from twelve_in_one.data.regions.store import (
     RegionStore,
     entry,
     image_key,
     make_regions,
     missing_image,
+    unique_places,
 )
 
-SUFFIX = ".npy"
+SUFFIXES = (".npy", ".npz")
+_INFO = "_info.npy"
+# Of .npz files: our name of an array, then those by which others call it.
+_NAMES = {
+    "features": ("x", "features"),
+    "boxes": ("bbox", "boxes"),
+    "width": ("image_w", "image_width"),
+    "height": ("image_h", "image_height"),
+}
 
 
 class NpyStore(RegionStore):
     """See the module. The id is the file's stem, after `image_key`.
 
+    Images with two files, and an info without features, are `damaged`.
+
     Args:
       path: the folder.
 
     Raises:
-      DataError: no folder, or two files of one image.
+      DataError: no folder.
     """
 
     def __init__(self, path: Path):
         self.name = str(path)
-        self._files: dict[str, str] = {}
         try:
             names = sorted(entry.name for entry in os.scandir(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
-        for name in names:
-            if name.endswith(SUFFIX):
-                image_id = image_key(name.removesuffix(SUFFIX))
-                if image_id in self._files:
-                    first = self._files[image_id]
-                    raise DataError(f"{path}: both {first} and {name} are of image {image_id!r}")
-                self._files[image_id] = name
+        self._infos = {name for name in names if name.endswith(_INFO)}
+        parts = ((name, *os.path.splitext(name)) for name in names if name not in self._infos)
+        self._files, several = unique_places(
+            self.name, ((image_key(stem), name) for name, stem, end in parts if end in SUFFIXES)
+        )
+        alone = []
+        for info in sorted(self._infos):
+            if (name := info.removesuffix(_INFO) + ".npy") not in names:
+                image_id = image_key(info.removesuffix(_INFO))
+                alone.append(Skipped(self.name, image_id, f"{info} is there, {name} is not"))
+        self.damaged = (*several, *alone)
 
     def ids(self) -> Iterator[str]:
         return iter(self._files)
@@ -53,19 +73,24 @@ class NpyStore(RegionStore):
     def get(self, image_id: str) -> Regions:
         if image_id not in self._files:
             raise missing_image(self, image_id)
-        path = Path(self.name, self._files[image_id])
+        name = self._files[image_id]
+        path = Path(self.name, name)
+        where = f"{path}: image {image_id!r}"
+        if name.endswith(".npz"):
+            return _of_npz(path, where)
         content = safe_pickle.load_npy(path)
-        if content.shape != () or not content.dtype.hasobject:
-            raise DataError(f"{path}: must hold one dict, holds {content.dtype}{content.shape}")
-        record, where = content.item(), f"{path}: image {image_id!r}"
-        return make_regions(
-            where,
-            boxes=entry(record, "bbox", where),
-            features=entry(record, "features", where),
-            width=entry(record, "image_width", where),
-            height=entry(record, "image_height", where),
-            class_probs=record.get("cls_prob"),
-        )
+        info = f"{name.removesuffix('.npy')}{_INFO}"
+        if info in self._infos:
+            record = _dict(safe_pickle.load_npy(path.with_name(info)), path.with_name(info))
+            return _regions(record, where, features=content, class_probs=None)
+        if content.dtype.kind == "f" and content.ndim == 2:
+            raise DataError(
+                f"{where}: holds features only, and {info}, which would say the boxes and the "
+                "picture's size, is not beside it"
+            )
+        record = _dict(content, path)
+        features = entry(record, "features", where)
+        return _regions(record, where, features=features, class_probs=record.get("cls_prob"))
 
     def close(self) -> None:
         """Files are open only while they are read."""
@@ -75,3 +100,34 @@ class NpyStore(RegionStore):
 
     def __len__(self) -> int:
         return len(self._files)
+
+
+def _dict(content: Any, path: Path) -> Any:
+    if content.shape != () or not content.dtype.hasobject:
+        raise DataError(f"{path}: must hold one dict, holds {content.dtype}{content.shape}")
+    return content.item()
+
+
+def _regions(record: Any, where: str, *, features: Any, class_probs: Any) -> Regions:
+    return make_regions(
+        where,
+        boxes=entry(record, "bbox", where),
+        features=features,
+        width=entry(record, "image_width", where),
+        height=entry(record, "image_height", where),
+        class_probs=class_probs,
+    )
+
+
+def _of_npz(path: Path, where: str) -> Regions:
+    arrays = safe_pickle.load_npz(path, [name for names in _NAMES.values() for name in names])
+    found = {}
+    for part, names in _NAMES.items():
+        there = [name for name in names if name in arrays]
+        if not there:
+            raise DataError(f"{where}: no array {' or '.join(names)}; has {', '.join(arrays)}")
+        found[part] = arrays[there[0]]
+    features, count = found["features"], len(found["boxes"]) if found["boxes"].ndim else -1
+    if features.ndim == 2 and features.shape[0] != count == features.shape[1]:
+        found["features"] = features.T
+    return make_regions(where, **found)

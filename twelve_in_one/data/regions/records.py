@@ -142,19 +142,22 @@ class RecordStore(RegionStore):
 
     Args:
       path: the folder.
+      only: index of the shard to read; all if None.
 
     Raises:
       DataError: no shards, not all of them, shards of several counts, a damaged one, another
         version, or an image in two shards.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, only: int | None = None):
         self.name = str(path)
         shards = _shards(path)
         if not shards:
             raise DataError(f"{path}: no shards named regions-00000-of-00008.safetensors")
         count = shards[0][1]
         missing = missing_shards(path, count)
+        if only is not None:
+            shards, missing = [(only, count)], [index for index in missing if index == only]
         if missing:
             listed = ", ".join(map(str, missing[:10]))
             raise DataError(f"{path}: {len(missing)} of {count} shards are missing: {listed}")

@@ -4,16 +4,18 @@ A store gives the `Regions` of an image by its id. Its arrays have the right typ
 they leave it; whether their values make sense is for `regions.checks` to say.
 """
 
+import base64
+import binascii
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from twelve_in_one.data.files import shorten
-from twelve_in_one.data.records import DataError, Regions
+from twelve_in_one.data.records import DataError, Regions, Skipped
 
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})")
 _PICTURE_SUFFIX = re.compile(r"\.(?:jpe?g|png)$", re.IGNORECASE)
@@ -28,9 +30,17 @@ class RegionStore(Protocol):
 
     Attributes:
       name: what messages call the store, usually its path.
+      damaged: entries that cannot be used, by the image id that they have or seem to have; such
+        images count as missing, unless another entry has them.
     """
 
     name: str
+    damaged: tuple[Skipped, ...] = ()
+
+    @property
+    def parts(self) -> tuple["RegionStore", ...]:
+        """The stores that this one searches, in order; itself if it is no more than one."""
+        return (self,)
 
     def ids(self) -> Iterator[str]:
         """Ids of all images."""
@@ -100,7 +110,10 @@ def image_key(text: str) -> str:
 
 
 def missing_image(store: RegionStore, image_id: str) -> DataError:
-    """The error that `get` raises for an image that is not there, with ids that are."""
+    """The error that `get` raises for an image that is not there, with the reason or ids that are."""
+    for skip in store.damaged:
+        if skip.record == image_id:
+            return DataError(f"{store.name}: no image {image_id!r}: {skip.reason}")
     digits = _digits(image_id)
     alike = (other for other in store.ids() if digits and _digits(other) == digits)
     hint = list(itertools.islice(alike, 3))
@@ -114,6 +127,33 @@ def missing_image(store: RegionStore, image_id: str) -> DataError:
 
 def _digits(image_id: str) -> str:
     return re.sub(r"\D", "", image_id).lstrip("0")
+
+
+def unique_places(
+    store: str, found: Iterable[tuple[str, Any]]
+) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
+    """Where each image's entry is; images with several are left out.
+
+    Args:
+      store: its name.
+      found: image id and place of all entries.
+
+    Returns:
+      Place by image id, and the images that were left out.
+    """
+    places: dict[str, Any] = {}
+    several: dict[str, list[Any]] = {}
+    for image_id, place in found:
+        if image_id in several:
+            several[image_id].append(place)
+        elif image_id in places:
+            several[image_id] = [places.pop(image_id), place]
+        else:
+            places[image_id] = place
+    return places, tuple(
+        Skipped(store, image_id, f"{' and '.join(map(str, named))} are both of it")
+        for image_id, named in several.items()
+    )
 
 
 def entry(record: Any, key: str, where: str) -> Any:
@@ -156,6 +196,50 @@ def make_regions(
         class_probs = _float32(_matrix(where, "class probabilities", class_probs))
     size = _pixels(where, "width", width), _pixels(where, "height", height)
     return Regions(boxes, features, *size, class_probs)
+
+
+def base64_arrays(
+    boxes: bytes | str, features: bytes | str, count: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes and features that a file holds as base64 of little-endian float32, or float64.
+
+    Args:
+      boxes: of `count` boxes, which tells the type of the numbers.
+      features: of as many regions.
+      count: N.
+      where: store and image, for messages.
+
+    Returns:
+      float[N, 4] and float[N, F].
+
+    Raises:
+      DataError: no base64, or not as many numbers as N regions need.
+    """
+    cells = [_base64(cell, where) for cell in (boxes, features)]
+    dtype = np.dtype("<f8" if count and len(cells[0]) == 32 * count else "<f4")
+    if count < 0 or any(len(cell) % dtype.itemsize for cell in cells):
+        raise DataError(f"{where}: {len(cells[0])} and {len(cells[1])} bytes are no float32")
+    flat = [np.frombuffer(cell, dtype) for cell in cells]
+    if len(flat[0]) != 4 * count or len(flat[1]) % max(count, 1):
+        raise DataError(
+            f"{where}: {len(flat[0])} numbers of boxes and {len(flat[1])} of features do not make "
+            f"{count} regions"
+        )
+    dim = len(flat[1]) // max(count, 1)
+    return flat[0].reshape(count, 4), flat[1][: count * dim].reshape(count, dim)
+
+
+def _base64(cell: bytes | str, where: str) -> bytes:
+    data = cell.encode("utf-8", "surrogatepass") if isinstance(cell, str) else cell
+    if data[:2] in (b"b'", b'b"'):
+        raise DataError(
+            f"{where}: {shorten(data.decode('latin-1'))} is how Python 3 prints bytes: write the "
+            "file again with base64.b64encode(array).decode(), or without b and quotes"
+        )
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"{where}: {shorten(cell)} is no base64 of float32: {error}") from error
 
 
 def _matrix(where: str, name: str, value: Any) -> np.ndarray:

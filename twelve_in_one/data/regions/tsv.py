@@ -1,6 +1,7 @@
 """Region features in the TSV files of bottom-up attention, with LXMERT's columns or the original's.
 
-One line an image, no heading; arrays are little-endian float32 in base64:
+One line an image, with or without a heading; arrays are little-endian float32 (or float64, which
+their lengths tell) in base64:
 
 * 10 columns (LXMERT): img_id, img_h, img_w, objects_id, objects_conf, attrs_id, attrs_conf,
   num_boxes, boxes, features;
@@ -10,31 +11,41 @@ Mind the order of height and width. Files have tens of gigabytes, so opening one
 once to note where each image's line is; nothing else is kept.
 """
 
-import base64
-import binascii
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from twelve_in_one.data.files import MAX_LINE_BYTES, shorten
-from twelve_in_one.data.records import DataError, Regions
-from twelve_in_one.data.regions.store import RegionStore, image_key, make_regions, missing_image
+from twelve_in_one.data.records import DataError, Regions, Skipped
+from twelve_in_one.data.regions.store import (
+    RegionStore,
+    base64_arrays,
+    image_key,
+    make_regions,
+    missing_image,
+)
 
 # Columns of width, height, number of boxes, boxes and features by the number of columns.
 _COLUMNS = {10: (2, 1, 7, 8, 9), 6: (1, 2, 3, 4, 5)}
+_HEADINGS = {
+    10: "img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features",
+    6: "image_id image_w image_h num_boxes boxes features",
+}
+_WORD = re.compile(r"[A-Za-z]\w*")
 
 
 class TsvStore(RegionStore):
     """See the module. The id is the first column, after `image_key`.
 
+    Lines of another number of columns, as where two lost the break between them, and images with
+    two different lines are `damaged`.
+
     Args:
       path: the file.
 
     Raises:
-      DataError: unreadable, a line of another number of columns (the last one, where the file is
-        truncated), or two different lines of one image.
+      DataError: unreadable, a heading of other columns, or no line at all that could be used.
     """
 
     def __init__(self, path: Path):
@@ -44,34 +55,59 @@ class TsvStore(RegionStore):
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
         try:
-            self._spans = self._index()
+            self._spans, self.damaged = self._index()
         except BaseException:
             self._stream.close()
             raise
 
-    def _index(self) -> dict[str, tuple[int, int]]:
-        """Where each image's line begins and how long it is."""
+    def _index(self) -> tuple[dict[str, tuple[int, int]], tuple[Skipped, ...]]:
+        """Where each image's line begins and how long it is, and lines that cannot be used."""
         spans: dict[str, tuple[int, int]] = {}
+        lines: dict[str, int] = {}
+        damaged: list[Skipped] = []
         number = begin = 0
         while line := self._stream.readline(MAX_LINE_BYTES):
             number += 1
-            where = f"{self.name}: line {number}"
             if len(line) == MAX_LINE_BYTES:
-                raise DataError(f"{where} exceeds {MAX_LINE_BYTES} bytes")
-            if line.strip():
+                raise DataError(f"{self.name}: line {number} exceeds {MAX_LINE_BYTES} bytes")
+            if line.strip() and not (number == 1 and self._is_heading(line)):
+                image_id = image_key(line.split(b"\t", 1)[0].strip().decode("utf-8", "replace"))
                 columns = line.count(b"\t") + 1
                 if columns not in _COLUMNS:
-                    raise DataError(
-                        f"{where} has {columns} columns; must have 10 (LXMERT) or 6 (bottom-up "
-                        "attention); truncated if it is the last line"
+                    damaged.append(
+                        Skipped(
+                            self.name,
+                            image_id if columns > 1 else f"line {number}",
+                            f"line {number} has {columns} columns, not 10 (LXMERT) or 6 (bottom-up "
+                            "attention): cut off, or two lines in one",
+                        )
                     )
-                image_id = image_key(line[: line.index(b"\t")].decode("utf-8", "replace"))
-                if image_id not in spans:
-                    spans[image_id] = begin, len(line)
-                elif self._read(*spans[image_id]).strip() != line.strip():
-                    raise DataError(f"{where} gives image {image_id!r} anew, and differently")
+                elif image_id not in lines:
+                    spans[image_id], lines[image_id] = (begin, len(line)), number
+                elif (
+                    image_id in spans and self._read(*spans[image_id]).strip() != line.strip()
+                ):
+                    del spans[image_id]
+                    reason = f"lines {lines[image_id]} and {number} give it differently"
+                    damaged.append(Skipped(self.name, image_id, reason))
             begin += len(line)
-        return spans
+        if damaged and not spans:
+            raise DataError(f"{self.name}: no line can be used; the first: {damaged[0].reason}")
+        return spans, tuple(damaged)
+
+    def _is_heading(self, line: bytes) -> bool:
+        """Whether a line names the columns; raises DataError if these are others than ours."""
+        cells = line.strip().split(b"\t")
+        names = _HEADINGS.get(len(cells), "").split()
+        found = [cell.decode("latin-1") for cell in cells]
+        if not names or not all(map(_WORD.fullmatch, found)):
+            return False
+        if found != names:
+            raise DataError(
+                f"{self.name}: line 1 names the columns {', '.join(found)}; they must be "
+                f"{', '.join(names)}"
+            )
+        return True
 
     def _read(self, begin: int, size: int) -> bytes:
         return os.pread(self._stream.fileno(), size, begin)
@@ -88,20 +124,8 @@ class TsvStore(RegionStore):
             raise DataError(f"{where}: the file was changed while it was open")
         columns = _COLUMNS[len(cells)]
         width, height, count = (_whole(cells[column], where) for column in columns[:3])
-        boxes, features = (_numbers(cells[column], where) for column in columns[3:])
-        if len(boxes) != 4 * count or len(features) % max(count, 1):
-            raise DataError(
-                f"{where}: {len(boxes)} numbers of boxes and {len(features)} of features do not "
-                f"make {count} regions"
-            )
-        feature_dim = len(features) // max(count, 1)
-        return make_regions(
-            where,
-            boxes=boxes.reshape(count, 4),
-            features=features[: count * feature_dim].reshape(count, feature_dim),
-            width=width,
-            height=height,
-        )
+        boxes, features = base64_arrays(cells[columns[3]], cells[columns[4]], count, where)
+        return make_regions(where, boxes=boxes, features=features, width=width, height=height)
 
     def close(self) -> None:
         self._stream.close()
@@ -117,10 +141,3 @@ def _whole(cell: bytes, where: str) -> int:
     if not cell.isdigit() or len(cell) > 9:
         raise DataError(f"{where}: {shorten(cell)} is no size or count")
     return int(cell)
-
-
-def _numbers(cell: bytes, where: str) -> np.ndarray:
-    try:
-        return np.frombuffer(base64.b64decode(cell, validate=True), "<f4")
-    except (binascii.Error, ValueError) as error:
-        raise DataError(f"{where}: {shorten(cell)} is no base64 of float32: {error}") from error
