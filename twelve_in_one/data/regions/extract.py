@@ -2,12 +2,15 @@
 
     python -m twelve_in_one.data.regions.extract --images photos --out regions --jobs 8 --cluttered
 
-A run that was interrupted is resumed by starting it again: shards that exist are kept, and what is
-written is the same however often that happens and however many processes take part.
+A run that was interrupted is resumed by starting it again. Beside each shard lies a list of its
+images with the size and time of their files: images that were added or changed since are read, and
+those that could not be read before are tried again; regions of all others are kept. What is written
+is the same however often that happens and however many processes take part.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -19,41 +22,77 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data.files import read_json
+from twelve_in_one.data.files import read_json, stamp
 from twelve_in_one.data.processes import end_with_parent
 from twelve_in_one.data.records import DataError, Regions, Skipped
-from twelve_in_one.data.regions.extractor import PixelExtractor, RegionExtractor, load_image
-from twelve_in_one.data.regions.records import missing_shards, write_shard
+from twelve_in_one.data.regions.extractor import (
+    PixelExtractor,
+    RegionExtractor,
+    load_image,
+    orientation,
+)
+from twelve_in_one.data.regions.records import (
+    MAX_SHARDS,
+    RecordStore,
+    is_shard_name,
+    missing_shards,
+    write_shard,
+)
 from twelve_in_one.paths import local_path
 
 PARAMETERS = "extraction.json"  # what a folder was made with, beside its shards
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+)
+_LISTS = "images-*.json"
 
-Shard = list[tuple[str, Path]]
+Images = Mapping[str, Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Noted:
+    """What is noted of an image: its file's `stamp`, EXIF orientation, and why it has no regions."""
+
+    stamp: str
+    orientation: int = 1
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """A shard to write: its images, and which of them to read anew."""
+
+    index: int
+    images: Images
+    new: tuple[str, ...]
 
 
 def extract_folder(
-    images: Mapping[str, Path],
+    images: Images,
     out: Path,
     extractor: RegionExtractor,
     *,
     jobs: int = 1,
     shard_size: int = 256,
+    upright: bool = True,
+    overwrite: bool = False,
 ) -> tuple[Skipped, ...]:
     """Extracts the regions of images that `out` does not hold yet. Progress goes to stderr.
 
     Args:
-      images: files by image id, in any order.
+      images: files by image id, in any order. Regions of others are removed.
       out: folder of the store; is made if missing.
       extractor: must be picklable where there are several jobs.
       jobs: processes.
-      shard_size: images a shard, which must fit in memory.
+      shard_size: images a shard, about, which must fit in memory.
+      upright: turned as EXIF data say, or as they are stored.
+      overwrite: read all images, whatever `out` holds.
 
     Returns:
-      Images that could not be read, also those of earlier runs, by ascending id.
+      Images that could not be read, by ascending id.
 
     Raises:
-      DataError: no images, or `out` was begun with other images, extractor or shard size.
+      DataError: no images, or `out` was begun with another extractor, frame or shard size.
       ValueError: `jobs` or `shard_size` is not positive, or an id cannot be stored.
       OSError: `out` cannot be written.
     """
@@ -64,39 +103,81 @@ def extract_folder(
     for image_id in images:
         if not image_id or "/" in image_id:
             raise ValueError(f"image id {image_id!r} must not be empty or contain '/'")
-    ordered = sorted(images.items())
-    shards = [ordered[i : i + shard_size] for i in range(0, len(ordered), shard_size)]
-    _check_parameters(out, _parameters([name for name, _ in ordered], extractor, shard_size))
-    missing = missing_shards(out, len(shards))
-    total = sum(len(shards[index]) for index in missing)
-    done, start = 0, time.monotonic()
-    for number in _extracted(out, shards, missing, extractor, jobs):
+    if overwrite:
+        _clear(out)
+    count = _begin(out, extractor, shard_size, upright, -(-len(images) // shard_size))
+    shards: list[dict[str, Path]] = [{} for _ in range(count)]
+    for image_id, path in sorted(images.items()):
+        shards[_shard_of(image_id, count)][image_id] = path
+    missing = set(missing_shards(out, count))
+    plan = [_work(out, index, shards[index], index in missing) for index in range(count)]
+    works = [work for work in plan if work is not None]
+    total, done, start = sum(len(work.new) for work in works), 0, time.monotonic()
+    for number in _extracted(out, count, works, extractor, upright, jobs):
         done += number
         rate = done / max(time.monotonic() - start, 1e-9)
-        left = (total - done) / rate
+        left = (total - done) / rate if rate else 0
         print(
-            f"{len(ordered) - total + done}/{len(ordered)} images, {rate:.1f} a second, "
+            f"{len(images) - total + done}/{len(images)} images, {rate:.1f} a second, "
             f"{left // 60:.0f}:{left % 60:02.0f} left",
             file=sys.stderr,
         )
-    return tuple(skip for i in range(len(shards)) for skip in _read_skipped(out, i))
+    return tuple(
+        Skipped(str(images[image_id]), image_id, noted.reason)
+        for image_id, noted in sorted(_noted(out).items())
+        if noted.reason
+    )
+
+
+def turned_images(out: Path) -> frozenset[str]:
+    """Ids of the images in a store that EXIF data say are to be turned or mirrored."""
+    return frozenset(image_id for image_id, x in _noted(out).items() if x.orientation != 1)
+
+
+def _shard_of(image_id: str, count: int) -> int:
+    """Where an image belongs, whichever others there are."""
+    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) % count
+
+
+def _work(out: Path, index: int, images: Images, missing: bool) -> _Work | None:
+    """What is to be done about a shard; None where nothing is."""
+    if missing:
+        return _Work(index, images, tuple(images))
+    noted = _read_list(out, index)
+    new = tuple(image_id for image_id, path in images.items() if _is_new(path, noted.get(image_id)))
+    return _Work(index, images, new) if new or noted.keys() != images.keys() else None
+
+
+def _is_new(path: Path, noted: _Noted | None) -> bool:
+    if noted is None or noted.stamp != stamp(path):
+        return True
+    if not noted.reason:
+        return False
+    with contextlib.suppress(DataError):
+        load_image(path)
+        return True
+    return False
 
 
 def _extracted(
-    out: Path, shards: Sequence[Shard], missing: list[int], extractor: RegionExtractor, jobs: int
+    out: Path,
+    count: int,
+    works: Sequence[_Work],
+    extractor: RegionExtractor,
+    upright: bool,
+    jobs: int,
 ) -> Iterator[int]:
-    """Writes the missing shards; how many images each has, in the order in which they are done."""
-    count, jobs = len(shards), min(jobs, len(missing))
+    """Writes shards; how many images of each were read, in the order in which they are done."""
+    jobs = min(jobs, len(works))
     if jobs <= 1:
-        for index in missing:
-            yield _extract_shard(out, index, count, shards[index], extractor)
+        for work in works:
+            yield _extract_shard(out, count, work, extractor, upright)
         return
     # A forked child of a process that runs threads, as those of JAX, may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
         futures = [
-            pool.submit(_extract_shard, out, index, count, shards[index], extractor)
-            for index in missing
+            pool.submit(_extract_shard, out, count, work, extractor, upright) for work in works
         ]
         try:
             for future in as_completed(futures):
@@ -107,71 +188,94 @@ def _extracted(
 
 
 def _extract_shard(
-    out: Path, index: int, count: int, shard: Shard, extractor: RegionExtractor
+    out: Path, count: int, work: _Work, extractor: RegionExtractor, upright: bool
 ) -> int:
+    noted = _read_list(out, work.index)
+    kept = [image_id for image_id in work.images if image_id not in work.new]
     items: dict[str, Regions] = {}
-    skipped: list[Skipped] = []
-    for image_id, path in shard:
+    if kept:
+        with RecordStore(out, only=work.index) as store:
+            items = {image_id: store.get(image_id) for image_id in kept if image_id in store}
+    found = {i: noted[i] for i in kept if i in items or noted[i].reason}
+    for image_id in work.images.keys() - found.keys():
+        path = work.images[image_id]
+        before = stamp(path)
         try:
-            image = load_image(path)
+            image = load_image(path, upright=upright)
         except DataError as error:
-            skipped.append(Skipped(str(path), image_id, str(error)))
+            found[image_id] = _Noted(before, reason=str(error))
         else:
+            found[image_id] = _Noted(before, orientation(path))
             items[image_id] = extractor.extract(image)
-    # Before the shard: where there is a shard, the list of what it lacks is complete.
-    path = _skipped_path(out, index)
-    if skipped:
-        _write_json(path, [[skip.file, skip.record, skip.reason] for skip in skipped])
-    else:
-        path.unlink(missing_ok=True)
-    write_shard(out, index, count, items)
-    return len(shard)
+    # The shard first: a list that is older than its shard has files read again, no more.
+    write_shard(out, work.index, count, dict(sorted(items.items())))
+    listed = {image_id: dataclasses.astuple(x) for image_id, x in sorted(found.items())}
+    _write_json(_list_path(out, work.index), listed)
+    return len(work.new)
 
 
-def _skipped_path(out: Path, index: int) -> Path:
-    return out / f"skipped-{index:05d}.json"
+def _list_path(out: Path, index: int) -> Path:
+    return out / f"images-{index:05d}.json"
 
 
-def _read_skipped(out: Path, index: int) -> list[Skipped]:
-    path = _skipped_path(out, index)
+def _read_list(out: Path, index: int) -> dict[str, _Noted]:
+    path = _list_path(out, index)
     if not path.exists():
-        return []
+        return {}
     try:
-        return [Skipped(file, record, reason) for file, record, reason in read_json(path, list)]
+        return {image_id: _Noted(*values) for image_id, values in read_json(path, dict).items()}
     except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a list of skipped images: {error}; delete {out}") from error
+        raise DataError(f"{path}: not a list of images: {error}; delete {out}") from error
 
 
-def _parameters(ids: list[str], extractor: RegionExtractor, shard_size: int) -> dict[str, Any]:
-    """What must not change between the runs that fill a folder; images may move elsewhere."""
-    return {
+def _noted(out: Path) -> dict[str, _Noted]:
+    lists = (int(path.stem.rpartition("-")[2]) for path in out.glob(_LISTS))
+    return {key: value for index in lists for key, value in _read_list(out, index).items()}
+
+
+def _clear(out: Path) -> None:
+    """Removes what earlier runs wrote."""
+    ours = {PARAMETERS, *(path.name for path in out.glob(_LISTS))}
+    for path in list(out.iterdir()) if out.is_dir() else []:
+        if path.name in ours or is_shard_name(path.name):
+            path.unlink()
+
+
+def _begin(
+    out: Path, extractor: RegionExtractor, shard_size: int, upright: bool, num_shards: int
+) -> int:
+    """Records what a new folder is made with; the number of shards, of an old one as it is.
+
+    Raises:
+      DataError: an old folder was made otherwise.
+    """
+    path = out / PARAMETERS
+    parameters = {
         "extractor": extractor.name,
         "feature_dim": extractor.feature_dim,
         "num_regions": extractor.num_regions,
+        "upright": upright,
         "shard_size": shard_size,
-        "num_images": len(ids),
-        "image_ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
     }
-
-
-def _check_parameters(out: Path, parameters: dict[str, Any]) -> None:
-    """Records what a new folder is made with; raises DataError where an old one differs."""
-    path = out / PARAMETERS
     for partial in out.glob(".*.partial"):  # a run that was killed while it wrote
-        partial.unlink()
+        partial.unlink(missing_ok=True)
     if not path.exists():
         if out.is_dir() and any(out.iterdir()):
             raise DataError(f"{out}: not empty, but without {PARAMETERS}; use another folder")
         out.mkdir(parents=True, exist_ok=True)
-        _write_json(path, parameters)
-        return
+        _write_json(path, parameters | {"num_shards": num_shards})
+        return num_shards
     recorded = read_json(path, dict)
     for name, value in parameters.items():
         if recorded.get(name) != value:
             raise DataError(
                 f"{path}: begun with {name} {recorded.get(name)!r}, not {value!r}; use another "
-                "folder, or delete this one"
+                "folder, or pass --overwrite"
             )
+    count = recorded.get("num_shards")
+    if type(count) is not int or not 0 < count <= MAX_SHARDS:
+        raise DataError(f"{path}: num_shards is {count!r}; pass --overwrite to replace it")
+    return count
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -192,13 +296,13 @@ def find_images(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in _SUFFIXES or not path.is_file():
+            if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
                 continue
             if path.stem in found:
                 raise DataError(f"{path}: same id as {found[path.stem].name}; rename one of them")
             found[path.stem] = path
     if not found:
-        raise DataError(f"{folder}: no folder with images ({', '.join(sorted(_SUFFIXES))})")
+        raise DataError(f"{folder}: no folder with images ({', '.join(sorted(PICTURE_SUFFIXES))})")
     return found
 
 
@@ -219,6 +323,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, default=1, help="processes (default: 1)")
     add("--num_regions", type=int, default=16, help="an image, at most (default: 16)")
     add("--cluttered", action="store_true", help="photos: look everywhere, not only on the ground")
+    add("--overwrite", action="store_true", help="read all images again")
     return parser
 
 
@@ -228,7 +333,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         extractor = PixelExtractor(args.num_regions, args.cluttered)
         images = find_images(args.images)
-        skipped = extract_folder(images, args.out, extractor, jobs=args.jobs)
+        skipped = extract_folder(
+            images, args.out, extractor, jobs=args.jobs, overwrite=args.overwrite
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ from twelve_in_one.data.files import shorten
 from twelve_in_one.data.records import DataError, Regions
 from twelve_in_one.data.regions.store import RegionStore, make_regions, missing_image
 
+MAX_SHARDS = 99_999
 _NAME = re.compile(r"regions-(\d{5})-of-(\d{5})\.safetensors")
 # One entry, since the library writes several in random order and equal shards would differ.
 _FORMAT = "twelve_in_one regions, version 1"
@@ -34,7 +35,7 @@ def shard_path(folder: Path, index: int, count: int) -> Path:
     Raises:
       ValueError: not one of `count` shards, or more shards than the name has digits for.
     """
-    if not 0 <= index < count <= 99_999:
+    if not 0 <= index < count <= MAX_SHARDS:
         raise ValueError(f"shard {index} of {count}")
     return folder / f"regions-{index:05d}-of-{count:05d}.safetensors"
 

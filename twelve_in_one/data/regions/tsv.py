@@ -84,9 +84,7 @@ class TsvStore(RegionStore):
                     )
                 elif image_id not in lines:
                     spans[image_id], lines[image_id] = (begin, len(line)), number
-                elif (
-                    image_id in spans and self._read(*spans[image_id]).strip() != line.strip()
-                ):
+                elif image_id in spans and self._read(*spans[image_id]).strip() != line.strip():
                     del spans[image_id]
                     reason = f"lines {lines[image_id]} and {number} give it differently"
                     damaged.append(Skipped(self.name, image_id, reason))
