@@ -67,11 +67,12 @@ def random_regions(compressible: bool) -> RegionInputs:
             return constant[:count]
         return rng.standard_normal((count, FEATURE_DIM), np.float32).astype(np.float16)
 
-    def detected(image_id: str) -> Regions:
+    def detected(image: AnnotatedImage) -> Regions:
         return Regions(boxes.astype(np.float32), features(NUM_REGIONS), WIDTH, HEIGHT)
 
-    def annotated(image: AnnotatedImage) -> np.ndarray:
-        return features(len(image.box_ids))
+    def annotated(image: AnnotatedImage) -> Regions:
+        corners = np.asarray(image.boxes, np.float32).reshape(-1, 4)
+        return Regions(corners, features(len(corners)), WIDTH, HEIGHT)
 
     return RegionInputs(NAME, NAME, lambda image_id: True, detected, annotated)
 

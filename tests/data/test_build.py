@@ -631,7 +631,7 @@ def test_check_finds_a_truncated_picture(raw_copy, tmp_path, run_build, census):
     path.write_bytes(path.read_bytes()[:1500])
     outcome = run_build("snli_ve", raw, tmp_path / "data", "--check")
     assert outcome.code == 1
-    assert re.search(rf"skipped: snli_ve: pictures: .*{lost}\.jpg: .*cannot be read", outcome.out)
+    assert re.search(rf"skipped: snli_ve: regions: .*{lost}\.jpg: .*cannot be read", outcome.out)
     assert re.search(rf"skipped: snli_ve/test: .*no image '{lost}'", outcome.out)
     examples = census.examples["snli_ve"]["test"]
     assert _rows(outcome)["snli_ve", "test"][0] == len(set(examples)) - 1

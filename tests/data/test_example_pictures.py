@@ -366,7 +366,7 @@ def test_only_what_is_shown_is_read(stream_of, small_world, monkeypatch):
         reads.append(position)
         return reader.record(position)
 
-    def load_image(path):
+    def load_image(path, upright):
         loaded.append(path)
         return np.zeros((128, 160, 3), np.uint8)
 

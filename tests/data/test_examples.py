@@ -45,6 +45,7 @@ def _record(rng, *, regions=4, boxes=0, images=1, feature_dim=F, annotated_dim=N
         "box_ids": np.arange(boxes) * 3 + 10,
         "annotated_boxes": annotated.boxes,
         "annotated_features": annotated.features,
+        "annotated_size": np.array((WIDTH, HEIGHT), np.int32),
         "annotations": (),
     }
     return schema.Record(**values | fields)

@@ -99,7 +99,7 @@ def shown(small_world, folder, model):
         task = TASKS[name]
         stream = open_stream(folder, task, "val", batch_size=BATCH, training=False)
         selection = stream.selection
-        files = picture_files(small_world.raw / "images" / SOURCES[name].domain)
+        files, _ = picture_files(small_world.raw / "images" / SOURCES[name].domain)
         places = [selection.locate(number) for _, number in selection.rows(0)]
         positions = [int(selection.records[image]) for image, _ in places]
         records = [selection.reader.record(position) for position in positions]

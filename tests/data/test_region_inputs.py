@@ -63,7 +63,7 @@ def test_stores(store):
     inputs = region_inputs.from_stores(SOURCES["refcoco"], detected, annotated, "mine")
     assert (inputs.name, inputs.describes) == ("mine", "detected")
     assert [inputs.has(image_id) for image_id in "789"] == [True, True, False]
-    assert region_inputs.missing_images(inputs, "987") == ["9"]
+    assert region_inputs.missing_images(inputs, "987") == {"9": ""}
     record = _record(SOURCES["refcoco"], inputs)
     assert (record.features == 1).all() and (record.annotated_features == 2).all()
     # Only training on RefCOCO uses features of annotated boxes; where there are none, it does
@@ -145,7 +145,7 @@ def test_ids_of_pictures(tmp_path, collection, name, image_id):
     path.parent.mkdir(parents=True)
     path.touch()
     (path.parent / "notes.txt").touch()
-    assert region_inputs.picture_files(tmp_path / collection) == {image_id: path}
+    assert region_inputs.picture_files(tmp_path / collection) == ({image_id: path}, ())
 
 
 def test_pictures_of_the_same_id(tmp_path):
@@ -166,19 +166,22 @@ def test_pictures(small_world, tmp_path, capsys):
     shutil.copytree(small_world.raw / "images/flickr30k", images / "flickr30k")
     inputs = _from_pixels("snli_ve", images, tmp_path / "cache")
     assert (inputs.name, inputs.unreadable) == ("pixels", ())
-    paths = region_inputs.picture_files(images / "flickr30k")
+    paths, _ = region_inputs.picture_files(images / "flickr30k")
     assert not region_inputs.missing_images(inputs, paths)
     image_id = min(paths)
-    regions = inputs.detected(image_id)
+    regions = inputs.detected(AnnotatedImage(image_id))
     assert regions.features.shape == (len(regions.boxes), FEATURE_DIM)
-    assert inputs.annotated(AnnotatedImage(image_id)).shape == (0, 0)
+    assert inputs.annotated(AnnotatedImage(image_id)).features.shape == (0, 0)
     assert "images" in capsys.readouterr().err
     # The same again, by another dataset of the collection: nothing is extracted.
     again = _from_pixels("flickr30k", images, tmp_path / "cache")
     assert capsys.readouterr().err == ""
-    np.testing.assert_array_equal(again.detected(image_id).boxes, regions.boxes)
+    np.testing.assert_array_equal(again.detected(AnnotatedImage(image_id)).boxes, regions.boxes)
     fewer = _from_pixels("flickr30k", images, tmp_path / "cache", num_regions=2)
-    assert len(fewer.detected(image_id).boxes) <= 2 and fewer.describes != again.describes
+    assert (
+        len(fewer.detected(AnnotatedImage(image_id)).boxes) <= 2
+        and fewer.describes != again.describes
+    )
     photos = _from_pixels("flickr30k", images, tmp_path / "cache", cluttered=True)
     assert photos.name == "photos" and photos.describes != inputs.describes
 
@@ -186,13 +189,13 @@ def test_pictures(small_world, tmp_path, capsys):
 def test_candidates_of_a_picture(small_world, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(small_world.raw / "images/visual_genome", images / "visual_genome")
-    paths = region_inputs.picture_files(images / "visual_genome")
+    paths, _ = region_inputs.picture_files(images / "visual_genome")
     image_id = min(paths)
     inputs = _from_pixels("visual7w", images, tmp_path / "cache")
-    found = inputs.detected(image_id)
+    found = inputs.detected(AnnotatedImage(image_id))
     boxes = tuple(map(tuple, found.boxes.tolist()))
     image = AnnotatedImage(image_id, box_ids=tuple(range(len(boxes))), boxes=boxes)
-    features = inputs.annotated(image)
+    features = inputs.annotated(image).features
     # A box has the same features whoever names it; the store keeps half precision.
     np.testing.assert_allclose(features, found.features, rtol=2e-3, atol=1e-3)
     elsewhere = dataclasses.replace(
@@ -200,13 +203,13 @@ def test_candidates_of_a_picture(small_world, tmp_path):
     )
     with pytest.raises(DataError, match=rf"{re.escape(str(paths[image_id]))}: annotated box 0 .*"):
         inputs.annotated(elsewhere)
-    assert _from_pixels("gqa", images, tmp_path / "cache").annotated(image).shape[1] == 0
+    assert _from_pixels("gqa", images, tmp_path / "cache").annotated(image).features.shape[1] == 0
 
 
 def test_unreadable_picture(small_world, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(small_world.raw / "images/flickr30k", images / "flickr30k")
-    image_id, path = min(region_inputs.picture_files(images / "flickr30k").items())
+    image_id, path = min(region_inputs.picture_files(images / "flickr30k")[0].items())
     path.write_bytes(path.read_bytes()[:1000])
     for _ in range(2):  # also when regions are kept
         inputs = _from_pixels("snli_ve", images, tmp_path / "cache")

@@ -88,7 +88,7 @@ def test_same_seed_same_bytes(world, tmp_path):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_readers_take_everything(world, sets, name):
-    pictures = picture_files(world / "images" / SOURCES[name].domain)
+    pictures, _ = picture_files(world / "images" / SOURCES[name].domain)
     for split in SOURCES[name].splits:
         found = sets[name, split]
         assert found.annotations, split
@@ -172,8 +172,8 @@ def test_every_named_file_exists(world):
 
 
 def test_twins_are_the_same_photo(world):
-    files = picture_files(world / "images/visual_genome")
-    coco = picture_files(world / "images/coco")
+    files, _ = picture_files(world / "images/visual_genome")
+    coco, _ = picture_files(world / "images/coco")
     twins, own = 0, set()
     for image in _json(world / "visual_genome/image_data.json"):
         content = files[str(image["image_id"])].read_bytes()

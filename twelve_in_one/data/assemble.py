@@ -1,5 +1,6 @@
 """Joins annotations and regions to records, the unit that is stored and read."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from twelve_in_one.data.records import (
     MissingFile,
     Regions,
 )
-from twelve_in_one.data.region_inputs import RegionInputs
+from twelve_in_one.data.region_inputs import RegionInputs, missing_images
+from twelve_in_one.data.regions.checks import normalised
 from twelve_in_one.data.schema import Record
 from twelve_in_one.data.sources import Source
+
+_SHOWN_REASONS = 3
 
 
 def read_splits(source: Source, folder: Path) -> tuple[dict[str, AnnotationSet], dict[str, str]]:
@@ -42,6 +46,40 @@ def read_splits(source: Source, folder: Path) -> tuple[dict[str, AnnotationSet],
     return found, missing
 
 
+def splits_without_regions(
+    source: Source, found: Mapping[str, AnnotationSet], inputs: RegionInputs
+) -> dict[str, str]:
+    """Splits none of whose images has regions, as where a store is of others only, and why.
+
+    Raises:
+      DataError: no image of any split has regions.
+    """
+    lacking = {}
+    for split, annotations in found.items():
+        images = annotations.images
+        if images and not any(map(inputs.has, images)):
+            missing = missing_images(inputs, images)
+            lacking[split] = f"region features {inputs.name} lack {describe_missing(missing)}"
+    if len(lacking) == len(found):
+        split, reason = next(iter(lacking.items()))
+        raise DataError(f"{source.name}/{split}: {reason}. Are they of another dataset?")
+    return lacking
+
+
+def describe_missing(missing: Mapping[str, str], total: int | None = None) -> str:
+    """Says how many images have no regions, the first of them, and reasons that are known.
+
+    Args:
+      missing: image id -> reason or "", at least one.
+      total: of how many; None if these are all.
+    """
+    known = [f"{image_id} ({reason})" for image_id, reason in missing.items() if reason]
+    text = f"{len(missing)} of {total or len(missing)} images, the first: {next(iter(missing))}"
+    if known:
+        text += f"; known reasons of {len(known)}: {'; '.join(known[:_SHOWN_REASONS])}"
+    return text
+
+
 def make_record(
     key: str,
     images: list[AnnotatedImage],
@@ -53,12 +91,18 @@ def make_record(
     Raises:
       DataError: the regions of an image are unusable.
     """
-    regions = [inputs.detected(image.image_id) for image in images]
+    regions = [inputs.detected(image) for image in images]
     features = _features(key, [found.features for found in regions])
-    sizes = [_size(image, found, inputs) for image, found in zip(images, regions, strict=True)]
     single = images[0] if len(images) == 1 else AnnotatedImage(key)
+    given = inputs.annotated(single)
+    sizes = [
+        _size(image, found, given if image is single else None, inputs)
+        for image, found in zip(images, regions, strict=True)
+    ]
+    own_size = (given.width, given.height) if all((given.width, given.height)) else sizes[0]
     boxes = np.asarray(single.boxes, np.float32).reshape(-1, 4)
-    annotated = _features(key, [inputs.annotated(single)])
+    _check_annotated_boxes(single, annotations, sizes[0])
+    annotated = _features(key, [given.features])
     if annotated.shape[1] not in (0, features.shape[1]):
         raise DataError(
             f"{key}: region features of annotated boxes have size {annotated.shape[1]}, those of "
@@ -76,26 +120,49 @@ def make_record(
         box_ids=np.array(single.box_ids, np.int64),
         annotated_boxes=boxes,
         annotated_features=annotated,
+        annotated_size=np.array(own_size, np.int32),
         annotations=annotations,
     )
 
 
-def _size(image: AnnotatedImage, regions: Regions, inputs: RegionInputs) -> tuple[int, int]:
-    """Width and height: of the file that the regions come from, else as annotated."""
-    found, stated = (regions.width, regions.height), (image.width, image.height)
-    if all(found) and all(stated) and found != stated:
-        raise DataError(
-            f"image {image.image_id}: regions {inputs.name} were found in {found[0]} x {found[1]} "
-            f"pixels, annotations say {stated[0]} x {stated[1]}"
-        )
-    if all(found) or all(stated):
-        return found if all(found) else stated
-    if image.box_ids:
-        raise DataError(
-            f"image {image.image_id} has annotated boxes, but neither its annotations nor its "
-            "regions say how large it is"
-        )
-    return (1, 1)  # no box will ever be placed in it
+def _check_annotated_boxes(
+    image: AnnotatedImage, annotations: Sequence[Annotation], size: tuple[int, int]
+) -> None:
+    targets = [annotation.box for annotation in annotations if annotation.box is not None]
+    boxes = np.asarray([*image.boxes, *targets], np.float32).reshape(-1, 4)
+    if problem := normalised(boxes, *size):
+        raise DataError(f"image {image.image_id}: of the annotations, {problem}")
+
+
+def _size(
+    image: AnnotatedImage, detected: Regions, annotated: Regions | None, inputs: RegionInputs
+) -> tuple[int, int]:
+    """Width and height: of the file that the regions come from, else as annotated.
+
+    Raises:
+      DataError: they are stated differently, or not at all although there are boxes.
+    """
+    stated = {
+        f"regions {inputs.name} were found in": (detected.width, detected.height),
+        "annotations say": (image.width, image.height),
+    }
+    if annotated is not None:
+        stated["annotated regions are of"] = (annotated.width, annotated.height)
+    known = {who: size for who, size in stated.items() if all(size)}
+    if not known:
+        if image.box_ids:
+            raise DataError(
+                f"image {image.image_id} has annotated boxes, but neither its annotations nor its "
+                "regions say how large it is"
+            )
+        return (1, 1)  # no box will ever be placed in it
+    first = next(iter(known.values()))
+    if len(set(known.values())) > 1 and not inputs.official_sizes:
+        sizes = ", ".join(f"{who} {size[0]} x {size[1]} pixels" for who, size in known.items())
+        swapped = all(size in (first, first[::-1]) for size in known.values())
+        hint = ": in one of them width and height are exchanged" if swapped else ""
+        raise DataError(f"image {image.image_id}: {sizes}{hint}")
+    return first
 
 
 def _features(key: str, parts: list[np.ndarray]) -> np.ndarray:

@@ -17,14 +17,15 @@ import multiprocessing
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data import finish, processes, region_inputs, report, splits
-from twelve_in_one.data.assemble import make_record, read_splits
+from twelve_in_one.data import files, finish, processes, region_inputs, report, splits
+from twelve_in_one.data.assemble import make_record, read_splits, splits_without_regions
 from twelve_in_one.data.reader import (
     built_folder,
     open_split,
@@ -52,13 +53,22 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data_dir", type=local_path, required=True, help="DATA, where to build")
     parser.add_argument(
         "--features",
-        default="pixels",
+        action="append",
         help="region features: lmdb:PATH, npy:DIR, tsv:FILE, hdf5:FILE, records:DIR, a path whose "
-        "format can be told; pixels (found in the pictures, things on an even ground; the "
-        "default), photos (the same for photos), or none",
+        "format can be told (may be given several times: the first that has an image gives it); "
+        "pixels (found in the pictures, things on an even ground; the default), photos (the same "
+        "for photos), or none",
     )
     parser.add_argument(
-        "--annotated_features", help="features of annotated boxes, for visual7w and guesswhat"
+        "--annotated_features",
+        action="append",
+        help="features of annotated boxes, for visual7w and guesswhat; also several",
+    )
+    parser.add_argument(
+        "--official_sizes",
+        action="store_true",
+        help="accept that stores and annotations state different sizes of a picture, as the "
+        "released loader does; an error otherwise",
     )
     parser.add_argument(
         "--name_of_features",
@@ -76,7 +86,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--max_skipped_share", type=float, default=0.05, help="of unusable records before giving up"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--overwrite", action="store_true", help="build again what is there")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="build again what is there, also regions from pictures",
+    )
     parser.add_argument(
         "--check",
         action="store_true",
@@ -84,6 +98,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     args.images = args.images or args.manual_dir / "images"
+    args.features = ",".join(args.features or ["pixels"])
+    args.annotated_features = ",".join(args.annotated_features or []) or None
     for name in ("jobs", "num_regions"):
         number = getattr(args, name)
         if number is not None and number < 1:
@@ -97,6 +113,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--name_of_features takes letters, digits and _, got {args.name_of_features}")
     if args.name_of_features and args.features in (*_PIXELS, "none"):
         parser.error(f"--name_of_features is for stores; --features is {args.features}")
+    if args.official_sizes and args.features in (*_PIXELS, "none"):
+        parser.error(f"--official_sizes is for stores; --features is {args.features}")
     if not 0 <= args.max_skipped_share <= 1:
         parser.error(f"--max_skipped_share must be from 0 to 1, got {args.max_skipped_share}")
     return args
@@ -111,8 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for domain in dict.fromkeys(SOURCES[name].domain for name in names):
                 report.log(f"regions of {domain}")
                 source = next(s for s in SOURCES.values() if s.domain == domain)
-                with contextlib.suppress(DataError):  # its datasets say it below
-                    _regions(args, source)
+                with contextlib.suppress(ValueError, OSError):  # its datasets say it below
+                    _regions(args, source, overwrite=args.overwrite and not args.check)
         outcomes = _outcomes(check_dataset if args.check else build_dataset, names, args)
         failed = [outcome for outcome in outcomes if "error" in outcome]
         done = [outcome for outcome in outcomes if "error" not in outcome]
@@ -167,7 +185,9 @@ def _names(args: argparse.Namespace) -> list[str]:
     return there
 
 
-def _regions(args: argparse.Namespace, source: Source) -> region_inputs.RegionInputs:
+def _regions(
+    args: argparse.Namespace, source: Source, *, overwrite: bool = False
+) -> region_inputs.RegionInputs:
     if args.features == "none":
         return region_inputs.no_regions()
     if args.features in _PIXELS:
@@ -178,18 +198,26 @@ def _regions(args: argparse.Namespace, source: Source) -> region_inputs.RegionIn
             cluttered=args.features == "photos",
             num_regions=args.num_regions,
             jobs=args.jobs,
+            overwrite=overwrite,
         )
     return region_inputs.from_stores(
-        source, args.features, args.annotated_features, _regions_name(args)
+        source,
+        args.features,
+        args.annotated_features,
+        _regions_name(args),
+        official_sizes=args.official_sizes,
     )
 
 
 def _guarded(name: str, args: argparse.Namespace, work: Any) -> dict[str, Any]:
-    """Runs a worker; one dataset's bad file must not stop the others."""
+    """Runs a worker; whatever is wrong with one dataset must not stop the others."""
     try:
         return work(name, args)
     except (DataError, OSError) as error:
         return {"name": name, "error": str(error)}
+    except Exception as error:  # of ours or a library's: where it came from must be seen
+        report.log(traceback.format_exc())
+        return {"name": name, "error": f"{type(error).__name__}: {error}"}
 
 
 def _build_inputs(name: str, args: argparse.Namespace) -> Any:
@@ -229,7 +257,10 @@ def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
     inputs = _build_inputs(name, args)
     reports = {}
     sets, absent = read_splits(SOURCES[name], inputs.folder)
+    absent |= splits_without_regions(SOURCES[name], sets, inputs.regions)
     for split, found in sets.items():
+        if split in absent:
+            continue
         start = time.perf_counter()
         skipped, records = [*found.skipped], 0
         grouped = list(found.by_image())
@@ -271,7 +302,7 @@ def is_built(data_dir: Path, name: str, regions: str) -> bool:
 def file_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder of annotations."""
     hashes = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in files.walk_files(folder):
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         hashes[str(path.relative_to(folder))] = digest

@@ -32,7 +32,7 @@ _VERDICTS = {
 }
 _log = logging.getLogger(__name__)
 # Six of the twelve tasks share COCO's folder, which takes a while to list.
-_listed = functools.lru_cache(maxsize=4)(picture_files)
+_listed = functools.lru_cache(maxsize=4)(lambda folder: picture_files(folder)[0])
 
 
 class _Photo(NamedTuple):
@@ -89,7 +89,8 @@ def example_pictures(
         else:
             photos = _photos(selection, selection.locate(number)[0])
             fields = _answered(encoding, example, predictions, number)
-        images = [_pixels(files, photo.image_id) for photo in photos]
+        has_boxes = encoding.task.kind in ("region", "choice")
+        images = [_pixels(files, photo, has_boxes) for photo in photos]
         fields["boxes"] = _fitted(fields.get("boxes", ()), photos[0].size, images[0])
         made.append(
             ExamplePicture(
@@ -210,16 +211,18 @@ def _files(raw_dir: Path | None, domain: str) -> Mapping[str, Path]:
         return {}
 
 
-def _pixels(files: Mapping[str, Path], image_id: str) -> np.ndarray | None:
+def _pixels(files: Mapping[str, Path], photo: _Photo, has_boxes: bool) -> np.ndarray | None:
+    image_id = photo.image_id
     if image_id not in files:
         if files:
             beside = next(iter(files.values()))
             _log.warning("no picture of image %s among those like %s", image_id, beside)
         return None
-    from twelve_in_one.data.regions.extractor import load_image  # needs pillow
+    from twelve_in_one.data.regions.extractor import load_image, means_stored  # needs pillow
 
+    path = files[image_id]
     try:
-        return load_image(files[image_id])
+        return load_image(path, upright=not means_stored(path, photo.size, has_boxes))
     except DataError as error:
         _log.warning("a picture is left blank: %s", error)
         return None

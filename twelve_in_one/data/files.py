@@ -17,6 +17,9 @@ from twelve_in_one.data.records import DataError, MissingFile
 
 # A line of the longest official record (a GuessWhat game with segments) has under 1 MB.
 MAX_LINE_BYTES = 64 << 20
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+)
 
 
 class RecordError(ValueError):

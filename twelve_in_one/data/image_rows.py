@@ -95,7 +95,7 @@ def load(record: Record, where: str) -> LoadedRecord:
                 f"image of {width} x {height}"
             )
         images.append(rows)
-    width, height = map(int, record.sizes[0])
+    width, height = map(int, record.annotated_size)
     alone = Regions(
         record.annotated_boxes, np.zeros((len(record.box_ids), 0), np.float32), width, height
     )

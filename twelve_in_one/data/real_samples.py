@@ -205,6 +205,7 @@ def _regions(args: argparse.Namespace) -> RegionInputs:
             cluttered=True,
             num_regions=args.num_regions,
             jobs=args.jobs,
+            overwrite=args.overwrite,
         )
         for folder, cache in ((args.samples, "regions"), (args.held_out, "regions_held_out"))
         if folder is not None and (folder / "coco/images").is_dir()
@@ -218,8 +219,9 @@ def _regions(args: argparse.Namespace) -> RegionInputs:
         REGIONS,
         photos[0].describes if photos else none.describes,
         none.has,
-        detected=lambda image_id: of(image_id).detected(image_id),
+        detected=lambda image: of(image.image_id).detected(image),
         annotated=lambda image: of(image.image_id).annotated(image),
+        stamp=lambda image_id: of(image_id).stamp(image_id),
         unreadable=tuple(skip for found in photos for skip in found.unreadable),
     )
 

@@ -213,7 +213,7 @@ def read_held_out(folder: Path) -> tuple[dict[str, RealSet], list[Path]]:
     Raises:
       DataError: no file has such a name; or one is unusable or lacks its companion.
     """
-    named = {path: _stem(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    named = {path: _stem(path) for path in files.walk_files(folder)}
     parts = []
     for name, read, pattern in (
         ("vqa", vqa.read_files, r"vqa_questions_\w+"),

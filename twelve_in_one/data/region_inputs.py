@@ -1,16 +1,19 @@
 """Which region features a dataset is built with: a store of a detector's, the pixels, or none.
 
-"lmdb:PATH", "npy:DIR", "tsv:FILE", "hdf5:FILE", "records:DIR"   a store, see `data/regions/`
+"lmdb:PATH", "npy:DIR", "tsv:FILE", "hdf5:FILE", "records:DIR"   a store, see `data/regions/`; or
+                                                                several, with commas between them
 "pixels"                                                        found in the pictures by us
 "none"                                                          text and boxes only
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 import numpy as np
 
+from twelve_in_one.data import files
 from twelve_in_one.data.annotations import conceptual_captions, visual7w
 from twelve_in_one.data.records import AnnotatedImage, DataError, Regions, Skipped
 from twelve_in_one.data.regions import open_store
@@ -20,7 +23,8 @@ from twelve_in_one.data.sources import Source
 
 STORED = "detected"  # default name of a detector's features
 _GROUND_REGIONS, _PHOTO_REGIONS = 16, 36
-_PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
+# How systems name a copy of "1": "1 (1)", "1 - Copy (2)", "1-copy", "1 copy 2", "Copy of 1".
+_COPY = re.compile(r"(.*\S) *(?:\(\d+\)|[-_ ] *copy(?: ?\(?\d+\)?)?)|copy of (.*)", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,33 +36,55 @@ class RegionInputs:
         share it.
       describes: what made them, as it travels with checkpoints.
       has: image id -> whether there are regions.
-      detected: image id -> regions, checked.
-      annotated: image -> features of its annotated boxes float[G, F], [G, 0] where there are none.
-      unreadable: pictures that no region could be taken from.
+      detected: image -> regions, checked.
+      annotated: image -> regions that are its annotated boxes, of which the features and the size
+        of the picture (0 where unknown) count; features float[G, 0] where there are none.
+      stamp: image id -> what changes with the files that its regions come from.
+      unreadable: what no region could be taken from, by image id where it is known.
+      official_sizes: accept that detected and annotated regions, and the annotations, state
+        different sizes of a picture, as the released loader does: each kind of box is then placed
+        in the size of its own store.
     """
 
     name: str
     describes: str
     has: Callable[[str], bool]
-    detected: Callable[[str], Regions]
-    annotated: Callable[[AnnotatedImage], np.ndarray]
+    detected: Callable[[AnnotatedImage], Regions]
+    annotated: Callable[[AnnotatedImage], Regions]
+    stamp: Callable[[str], str] = lambda image_id: ""
     unreadable: tuple[Skipped, ...] = ()
+    official_sizes: bool = False
 
 
-def _no_features(image: AnnotatedImage) -> np.ndarray:
-    return np.zeros((len(image.box_ids), 0), np.float16)
+def _no_features(image: AnnotatedImage) -> Regions:
+    boxes = np.asarray(image.boxes, np.float32).reshape(-1, 4)
+    return Regions(boxes, np.zeros((len(boxes), 0), np.float16), 0, 0)
 
 
 def no_regions() -> RegionInputs:
     """Neither detected boxes nor features: what can be learnt from text and annotated boxes."""
     store = NoRegions()
-    return RegionInputs("none", "none", store.__contains__, store.get, _no_features)
+    return RegionInputs(
+        "none", "none", store.__contains__, lambda image: store.get(image.image_id), _no_features
+    )
 
 
 def from_stores(
-    source: Source, features: str, annotated_features: str | None, name: str = STORED
+    source: Source,
+    features: str,
+    annotated_features: str | None,
+    name: str = STORED,
+    *,
+    official_sizes: bool = False,
 ) -> RegionInputs:
     """Regions of a detector, and of its pass over the annotated boxes.
+
+    Args:
+      source: the dataset.
+      features: of detected regions, see `open_store`.
+      annotated_features: of annotated boxes.
+      name: of the features.
+      official_sizes: see `RegionInputs`.
 
     Raises:
       DataError: a store cannot be opened; or the dataset needs features of annotated boxes and no
@@ -71,26 +97,38 @@ def from_stores(
             "--annotated_features"
         )
     annotated_store = open_store(annotated_features) if annotated_features else None
+    stores = [store] if annotated_store is None else [store, annotated_store]
+    stamps = {part.name: files.stamp(Path(part.name)) for each in stores for part in each.parts}
 
-    def detected(image_id: str) -> Regions:
-        key = store_key(store, source, image_id)
+    def detected(image: AnnotatedImage) -> Regions:
+        key = store_key(store, source, image.image_id)
         return check_regions(store.get(key), store=store.name, image_id=key)
 
-    def annotated(image: AnnotatedImage) -> np.ndarray:
+    def annotated(image: AnnotatedImage) -> Regions:
         if annotated_store is None or not image.box_ids:
             return _no_features(image)
         key = store_key(annotated_store, source, image.image_id)
         if not source.scores_annotated_boxes and key not in annotated_store:
             return _no_features(image)
-        regions = annotated_store.get(key)
-        return check_annotated(regions, image, annotated_store.name).features
+        return check_annotated(annotated_store.get(key), image, annotated_store.name)
+
+    def stamp(image_id: str) -> str:
+        return " ".join(
+            stamps[part.name]
+            for each in stores
+            for part in each.parts
+            if store_key(each, source, image_id) in part
+        )
 
     return RegionInputs(
         name=name,
-        describes=Path(features.split(":", 1)[-1]).name,
+        describes=" + ".join(Path(part.name).name for part in store.parts),
         has=lambda image_id: store_key(store, source, image_id) in store,
         detected=detected,
         annotated=annotated,
+        stamp=stamp,
+        unreadable=tuple(skip for each in stores for skip in each.damaged),
+        official_sizes=official_sizes,
     )
 
 
@@ -113,8 +151,11 @@ def from_pixels(
     cluttered: bool,
     num_regions: int | None,
     jobs: int,
+    overwrite: bool = False,
 ) -> RegionInputs:
     """Regions found in the pictures of the dataset's collection; those found before are kept.
+
+    Pictures are upright, but where annotations mean them as they are stored (`means_stored`).
 
     Args:
       source: the dataset.
@@ -123,62 +164,113 @@ def from_pixels(
       cluttered: photos rather than things on an even ground.
       num_regions: most regions an image; None for what suits the kind of picture.
       jobs: processes.
+      overwrite: find the regions anew.
 
     Raises:
       DataError: there are no pictures.
     """
-    from twelve_in_one.data.regions.extract import extract_folder
-    from twelve_in_one.data.regions.extractor import PixelExtractor, load_image
+    from twelve_in_one.data.regions.extract import extract_folder, turned_images
+    from twelve_in_one.data.regions.extractor import PixelExtractor, load_image, means_stored
 
     if not images_dir.is_dir():
         raise DataError(f"{images_dir}: no such folder; pass --images, or other --features")
     count = num_regions or (_PHOTO_REGIONS if cluttered else _GROUND_REGIONS)
     extractor = PixelExtractor(num_regions=count, cluttered=cluttered)
-    pictures = picture_files(images_dir / source.domain)
+    pictures, left_out = picture_files(images_dir / source.domain)
     folder = cache_dir / extractor.name / source.domain
-    unreadable = extract_folder(pictures, folder, extractor, jobs=jobs)
-    store = open_store(f"records:{folder}")
+    options = {"jobs": jobs, "overwrite": overwrite}
+    unreadable = extract_folder(pictures, folder, extractor, **options)
+    upright = stored = open_store(f"records:{folder}")
+    if turned := turned_images(folder):
+        as_stored = folder.with_name(f"{folder.name}-stored")
+        files_of = {image_id: pictures[image_id] for image_id in turned}
+        extract_folder(files_of, as_stored, extractor, upright=False, **options)
+        stored = open_store(f"records:{as_stored}")
 
-    def annotated(image: AnnotatedImage) -> np.ndarray:
+    def is_stored(image: AnnotatedImage) -> bool:
+        size, key = (image.width, image.height), image.image_id
+        return key in turned and means_stored(pictures[key], size, bool(image.boxes))
+
+    def detected(image: AnnotatedImage) -> Regions:
+        return (stored if is_stored(image) else upright).get(image.image_id)
+
+    def annotated(image: AnnotatedImage) -> Regions:
         if not source.scores_annotated_boxes or not image.box_ids:
             return _no_features(image)
-        pixels = load_image(pictures[image.image_id])
+        path = pictures[image.image_id]
+        pixels, boxes = load_image(path, upright=not is_stored(image)), _no_features(image).boxes
         try:
-            return extractor.describe(pixels, np.asarray(image.boxes, np.float32))
+            features = extractor.describe(pixels, boxes)
         except ValueError as error:
-            raise DataError(f"{pictures[image.image_id]}: annotated {error}") from error
+            raise DataError(f"{path}: annotated {error}") from error
+        return Regions(boxes, features, pixels.shape[1], pixels.shape[0])
 
     return RegionInputs(
         name="photos" if cluttered else "pixels",
         describes=extractor.name,
-        has=store.__contains__,
-        detected=store.get,
+        has=upright.__contains__,
+        detected=detected,
         annotated=annotated,
-        unreadable=unreadable,
+        stamp=lambda image_id: files.stamp(pictures[image_id]) if image_id in pictures else "",
+        unreadable=(*unreadable, *left_out),
     )
 
 
-def picture_files(folder: Path) -> dict[str, Path]:
+def picture_files(folder: Path) -> tuple[dict[str, Path], tuple[Skipped, ...]]:
     """Pictures below a folder by image id: the file's stem, or the number that ends COCO's names.
 
+    Links are followed. Two pictures of one id are taken for the same if they have the same size.
+
+    Returns:
+      File by image id, and pictures that are left out, with reasons: copies by their names, other
+      names than COCO's among COCO's, and pictures of one id that differ.
+
     Raises:
-      DataError: there is none, or two pictures have the same id.
+      DataError: there is none.
     """
+    paths = [p for p in files.walk_files(folder) if p.suffix.lower() in files.PICTURE_SUFFIXES]
+    stems, coco = {path.stem for path in paths}, folder.name == "coco"
+    named, left_out = [], []
+    for path in paths:
+        try:
+            named.append((_image_id(path.stem, stems, coco), path))
+        except ValueError as error:
+            left_out.append(Skipped(str(path), path.stem, str(error)))
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in _PICTURES:
-            continue
-        image_id = path.stem
-        if image_id.startswith("COCO_") or (image_id.isdecimal() and folder.name == "coco"):
-            image_id = str(int(image_id.rsplit("_", 1)[-1]))
-        if image_id in found:
-            raise DataError(f"{path}: image {image_id} is also at {found[image_id]}")
-        found[image_id] = path
-    if not found:
-        raise DataError(f"{folder}: no pictures; pass --images, or other --features")
-    return found
+    differing: set[str] = set()
+    for image_id, path in named:
+        first = found.setdefault(image_id, path)
+        if first is not path:
+            same = first.stat().st_size == path.stat().st_size
+            what = "has the same size and is used" if same else "is another picture: remove one"
+            left_out.append(Skipped(str(path), image_id, f"image {image_id}: {first} {what}"))
+            if not same:
+                differing.add(image_id)
+    pictures = {image_id: path for image_id, path in found.items() if image_id not in differing}
+    if not pictures:
+        reason = (
+            f"; the first of {len(left_out)} left out: {left_out[0].reason}" if left_out else ""
+        )
+        raise DataError(f"{folder}: no pictures{reason}; pass --images, or other --features")
+    return pictures, tuple(left_out)
 
 
-def missing_images(inputs: RegionInputs, image_ids: Iterable[str]) -> list[str]:
-    """Images that there are no regions of."""
-    return [image_id for image_id in image_ids if not inputs.has(image_id)]
+def _image_id(stem: str, stems: Container[str], coco: bool) -> str:
+    """The id of a picture by its name without suffix; ValueError where it has none."""
+    copy = _COPY.fullmatch(stem)
+    if copy and (original := copy[1] or copy[2]) in stems:
+        raise ValueError(f"named like a copy of {original}: remove it")
+    if stem.startswith("COCO_") or (coco and stem.isdecimal()):
+        number = stem.rsplit("_", 1)[-1]
+        if not (number.isascii() and number.isdecimal()):
+            raise ValueError("does not end in a number, as names of COCO do: rename it")
+        return str(int(number))
+    return stem
+
+
+def missing_images(inputs: RegionInputs, image_ids: Iterable[str]) -> dict[str, str]:
+    """Images that there are no regions of, each with the reason, "" where it is not known."""
+    reasons = {skip.record: skip.reason for skip in inputs.unreadable}
+    return {
+        image_id: reasons.get(image_id, "") for image_id in image_ids if not inputs.has(image_id)
+    }

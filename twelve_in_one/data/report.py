@@ -56,7 +56,7 @@ def print_reports(outcomes: Sequence[dict[str, Any]]) -> None:
             print(f"  absent: {outcome['name']}/{split}: {reason}")
         for split, report in outcome["splits"].items():
             _print_skipped(f"{outcome['name']}/{split}", report["skipped"])
-        _print_skipped(f"{outcome['name']}: pictures", outcome["unreadable"])
+        _print_skipped(f"{outcome['name']}: regions", outcome["unreadable"])
 
 
 def _print_skipped(what: str, skipped: Sequence[dict[str, str]]) -> None:

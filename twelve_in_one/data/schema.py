@@ -35,6 +35,8 @@ class Record:
       box_ids: int64[G], ascending.
       annotated_boxes: float32[G, 4], corners in pixels.
       annotated_features: float16[G, F], or [G, 0] without.
+      annotated_size: int32[2], width and height in which the annotated boxes are placed; another
+        than that of the image only with `RegionInputs.official_sizes`.
       annotations: in the order of their files.
     """
 
@@ -49,6 +51,7 @@ class Record:
     box_ids: np.ndarray
     annotated_boxes: np.ndarray
     annotated_features: np.ndarray
+    annotated_size: np.ndarray
     annotations: tuple[Annotation, ...]
 
 
@@ -73,6 +76,7 @@ def features_dict() -> Any:
             "box_ids": tfds.features.Tensor(shape=(None,), dtype=np.int64),
             "annotated_boxes": numbers(np.float32),
             "annotated_features": numbers(np.float16),
+            "annotated_size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
             "annotations": tfds.features.Sequence(
                 {
                     "example_id": tfds.features.Text(),
@@ -157,6 +161,8 @@ def record_of(example: Mapping[str, Any], where: str) -> Record:
             image_ids=tuple(image_id.decode() for image_id in example["image_ids"]),
             annotations=annotations,
             **{name: example[name] for name in ("coco_ids", "sizes", "num_regions", "box_ids")},
+            # Datasets that were built before it was stored have one size.
+            annotated_size=example.get("annotated_size", example["sizes"][0]),
             **matrices,
         )
     except ValueError as error:

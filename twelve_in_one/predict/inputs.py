@@ -18,7 +18,7 @@ from twelve_in_one.data.image_rows import LoadedRecord, load
 from twelve_in_one.data.preprocessing import Preprocessing
 from twelve_in_one.data.records import AnnotatedImage, Regions
 from twelve_in_one.data.region_inputs import RegionInputs
-from twelve_in_one.data.regions.checks import check_regions
+from twelve_in_one.data.regions.checks import check_regions, normalised
 
 # str or Path of a picture, PIL.Image.Image, uint8[H, W, 3], Regions, or None: no image at all, for
 # models that were trained on questions without one.
@@ -125,6 +125,11 @@ class ImageReader:
             self._check(boxes, f"boxes of {image.name}")
             if not len(boxes.boxes):
                 raise ValueError(f"{image.name}: no boxes to choose from")
+            if all(image.size) and image.size != (boxes.width, boxes.height):
+                raise ValueError(
+                    f"{image.name}: the image has {image.size[0]} x {image.size[1]} pixels, the "
+                    f"boxes are of one of {boxes.width} x {boxes.height}"
+                )
             return boxes
         corners = _checked_boxes(image, boxes)
         width, height = image.size
@@ -197,9 +202,9 @@ def make_loaded(images: Sequence[SeenImage], boxes: Regions | None = None) -> Lo
       ValueError: regions lie outside their image, or differ in feature size.
     """
     annotated = [AnnotatedImage(str(position)) for position in range(len(images))]
-    features = np.zeros((0, 0), np.float16)
+    given = _no_regions(0, 0)
     if boxes is not None:
-        features = boxes.features
+        given = boxes
         annotated[0] = dataclasses.replace(
             annotated[0],
             box_ids=tuple(range(len(boxes.boxes))),
@@ -209,8 +214,8 @@ def make_loaded(images: Sequence[SeenImage], boxes: Regions | None = None) -> Lo
         name="given",
         describes="",
         has=lambda image_id: True,
-        detected=lambda image_id: images[int(image_id)].regions,
-        annotated=lambda image: features,
+        detected=lambda image: images[int(image.image_id)].regions,
+        annotated=lambda image: given,
     )
     name = " and ".join(image.name for image in images)
     return load(make_record(name, annotated, (), inputs), name)
@@ -273,14 +278,16 @@ def _checked_boxes(image: SeenImage, boxes: Boxes) -> np.ndarray:
     width, height = image.size
     if not width or not height:
         raise ValueError(f"{image.name}: boxes need an image, or Regions that say how large it is")
+    if problem := normalised(corners, width, height):
+        raise ValueError(f"{image.name}: {problem}")
     limit = np.array([width, height, width, height], np.float32) + _BOX_SLACK
     with np.errstate(invalid="ignore"):
         usable = ((corners >= -_BOX_SLACK) & (corners <= limit)).all(axis=1)
-        usable &= (corners[:, :2] <= corners[:, 2:]).all(axis=1)
+        usable &= (corners[:, :2] < corners[:, 2:]).all(axis=1)
     if not usable.all():
         row = int(np.argmin(usable))
         raise ValueError(
-            f"{image.name}: box {row} {corners[row].tolist()} must be x1 <= x2, y1 <= y2 in pixels "
+            f"{image.name}: box {row} {corners[row].tolist()} must be x1 < x2, y1 < y2 in pixels "
             f"of an image of {width} x {height}"
         )
     return corners

@@ -119,15 +119,14 @@ def test_stored_order_is_mixed(small_world, census):
 def _regions_of(sizes):
     """Regions of which image "i" has `sizes[i]` features."""
 
-    def detected(image_id):
-        if image_id not in sizes:
-            raise DataError(f"no image {image_id}")
+    def detected(image):
+        if image.image_id not in sizes:
+            raise DataError(f"no image {image.image_id}")
         box = np.array([[0, 0, 5, 5]], np.float32)
-        return Regions(box, np.ones((1, sizes[image_id]), np.float32), 10, 10)
+        return Regions(box, np.ones((1, sizes[image.image_id]), np.float32), 10, 10)
 
-    return RegionInputs(
-        "given", "given", sizes.__contains__, detected, lambda image: np.zeros((0, 0), np.float16)
-    )
+    none = no_regions()
+    return RegionInputs("given", "given", sizes.__contains__, detected, none.annotated)
 
 
 @pytest.fixture

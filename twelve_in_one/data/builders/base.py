@@ -18,7 +18,13 @@ from absl import logging
 
 from twelve_in_one.data import index as index_module
 from twelve_in_one.data import schema
-from twelve_in_one.data.assemble import make_record, read_splits
+from twelve_in_one.data.assemble import (
+    describe_missing,
+    make_record,
+    read_splits,
+    splits_without_regions,
+)
+from twelve_in_one.data.files import read_json
 from twelve_in_one.data.reader import (
     BUILD_INFO,
     built_folder,
@@ -34,6 +40,7 @@ from twelve_in_one.data.sources import Source
 MAX_SKIPPED_SHARE = 0.05
 _STORED_ORDER_SEED = 1912
 _SHOWN_FILES = 5
+_STAMPS = "region_stamps.json"  # of all images that a dataset was built of, also without regions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +91,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         self.inputs = inputs
         self.reports: dict[str, SplitReport] = {}
         self.absent: dict[str, str] = {}
+        self._stamps: dict[str, str] = {}
         config = tfds.core.BuilderConfig(
             name=inputs.regions.name,
             version=self.VERSION,
@@ -102,7 +110,11 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Any]]]:
         found, self.absent = read_splits(self.source, self.inputs.folder)
-        return {split: self._generate_examples(split, found[split]) for split in found}
+        regions = self.inputs.regions
+        self._stamps = {i: regions.stamp(i) for each in found.values() for i in each.images}
+        self.absent |= splits_without_regions(self.source, found, regions)
+        present = (split for split in found if split not in self.absent)
+        return {split: self._generate_examples(split, found[split]) for split in present}
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         super()._download_and_prepare(*args, **kwargs)
@@ -114,6 +126,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             "unreadable": [dataclasses.asdict(skip) for skip in self.inputs.regions.unreadable],
         }
         (Path(self.data_dir) / BUILD_INFO).write_text(json.dumps(info, indent=1))
+        (Path(self.data_dir) / _STAMPS).write_text(json.dumps(self._stamps))
 
     def _generate_examples(
         self, split: str, annotations: AnnotationSet
@@ -167,14 +180,15 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         if len(missing) > self.inputs.max_skipped_share * len(annotations.images):
             raise DataError(
                 f"{self.source.name}/{split}: region features {self.inputs.regions.name} lack "
-                f"{len(missing)} of {len(annotations.images)} images, the first: {missing[0]}. Are "
-                "they of another dataset? Pass --max_skipped_share to go on without these images"
+                f"{describe_missing(missing, len(annotations.images))}. Are they of another "
+                "dataset? Pass --max_skipped_share to go on without these images"
             )
 
 
 def made_of(inputs: BuildInputs) -> dict[str, Any]:
     """What tells whether a built dataset is up to date."""
-    return {"features": inputs.regions.describes, "files": dict(inputs.file_hashes)}
+    made = {"features": inputs.regions.describes, "files": dict(inputs.file_hashes)}
+    return made | ({"official_sizes": True} if inputs.regions.official_sizes else {})
 
 
 def build_with(
@@ -204,6 +218,7 @@ def build_with(
                 f"{there}: built from {_difference(info['made_of'], made_of(inputs))}; pass "
                 "--overwrite to replace it"
             )
+        _check_stamps(there, inputs.regions)
         return info | {"name": name, "kept": True}
     modes = tfds.GenerateMode
     mode = modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS
@@ -222,10 +237,24 @@ def build_with(
     return read_build_info(Path(builder.data_dir)) | {"name": name, "kept": False}
 
 
+def _check_stamps(folder: Path, regions: RegionInputs) -> None:
+    """Raises DataError where files that the regions come from were changed or added since."""
+    stamps = read_json(folder / _STAMPS, dict) if (folder / _STAMPS).exists() else {}
+    changed = [image_id for image_id, stamp in stamps.items() if regions.stamp(image_id) != stamp]
+    if changed:
+        raise DataError(
+            f"{folder}: built before the pictures or stored regions of {len(changed)} of "
+            f"{len(stamps)} images were changed or added, the first: {changed[0]}; pass "
+            "--overwrite to replace it"
+        )
+
+
 def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
     """How that which a dataset was built from differs from that which it would be built from."""
     if there["features"] != here["features"]:
         return f"region features {there['features']}, not {here['features']}"
+    if there.get("official_sizes") != here.get("official_sizes"):
+        return f"{'with' if 'official_sizes' in there else 'without'} --official_sizes"
     files = [there["files"], here["files"]]
     changed = sorted(
         file for file in files[0] | files[1] if files[0].get(file) != files[1].get(file)

@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data.files import read_json, stamp
+from twelve_in_one.data.files import PICTURE_SUFFIXES, read_json, stamp
 from twelve_in_one.data.processes import end_with_parent
 from twelve_in_one.data.records import DataError, Regions, Skipped
 from twelve_in_one.data.regions.extractor import (
@@ -41,9 +41,6 @@ from twelve_in_one.data.regions.records import (
 from twelve_in_one.paths import local_path
 
 PARAMETERS = "extraction.json"  # what a folder was made with, beside its shards
-PICTURE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
-)
 _LISTS = "images-*.json"
 
 Images = Mapping[str, Path]
@@ -51,7 +48,7 @@ Images = Mapping[str, Path]
 
 @dataclasses.dataclass(frozen=True)
 class _Noted:
-    """What is noted of an image: its file's `stamp`, EXIF orientation, and why it has no regions."""
+    """Of an image: its file's `stamp`, EXIF orientation, and why it has no regions."""
 
     stamp: str
     orientation: int = 1

@@ -110,7 +110,7 @@ def image_key(text: str) -> str:
 
 
 def missing_image(store: RegionStore, image_id: str) -> DataError:
-    """The error that `get` raises for an image that is not there, with the reason or ids that are."""
+    """The error that `get` raises for an image that is not there, with why, or ids that are."""
     for skip in store.damaged:
         if skip.record == image_id:
             return DataError(f"{store.name}: no image {image_id!r}: {skip.reason}")
