@@ -65,10 +65,13 @@ def _lmdb(folder: Path, items: Mapping[str, Regions], variant: str) -> str:
             "boxes": regions.boxes,
             "features": regions.features,
         }
+        if variant == "base64":
+            record["num_boxes"] = len(regions.boxes)
+            record |= {name: _base64(record[name]) for name in ("boxes", "features")}
         values[image_id.encode()] = pickle.dumps(record)
     if not variant:  # the list is not to be relied on
         values[b"keys"] = pickle.dumps([b"11", b"no such image"])
-    return "lmdb:" + str(_write_lmdb(folder / "a.lmdb", values, subdir=not variant))
+    return "lmdb:" + str(_write_lmdb(folder / "a.lmdb", values, subdir=variant != "file"))
 
 
 def _write_lmdb(path: Path, values: Mapping[bytes, bytes], *, subdir: bool = True) -> Path:
@@ -82,10 +85,24 @@ def _write_lmdb(path: Path, values: Mapping[bytes, bytes], *, subdir: bool = Tru
     return path
 
 
-def _npy(folder: Path, items: Mapping[str, Regions], _: str) -> str:
+def _base64(array: np.ndarray) -> bytes:
+    return base64.b64encode(array.tobytes())
+
+
+def _npy(folder: Path, items: Mapping[str, Regions], variant: str) -> str:
     folder = folder / "npy"
     folder.mkdir()
     for image_id, regions in items.items():
+        if variant == "npz":  # OpenVQA has the regions in columns
+            np.savez_compressed(
+                folder / f"{image_id}.npz",
+                x=regions.features if int(image_id) % 2 else regions.features.T,
+                bbox=regions.boxes,
+                image_w=regions.width,
+                image_h=regions.height,
+                info={"image_id": image_id},
+            )
+            continue
         record = {
             "bbox": regions.boxes,
             "num_boxes": 1,
@@ -97,13 +114,16 @@ def _npy(folder: Path, items: Mapping[str, Regions], _: str) -> str:
             "features": regions.features,
         }
         name = f"COCO_val2014_{int(image_id):012d}"
+        if variant == "pairs":
+            np.save(folder / f"{name}.npy", record.pop("features"))
+            name += "_info"
         np.save(folder / f"{name}.npy", np.array(record, object))
     return f"npy:{folder}"
 
 
 def _tsv(folder: Path, items: Mapping[str, Regions], variant: str) -> str:
     def encode(array: np.ndarray) -> str:
-        return base64.b64encode(array.tobytes()).decode()
+        return _base64(array.astype(np.float64) if variant == "float64" else array).decode()
 
     lines = []
     for image_id, regions in items.items():

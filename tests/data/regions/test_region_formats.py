@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from twelve_in_one.data import safe_pickle
 from twelve_in_one.data.records import DataError, Regions
 from twelve_in_one.data.regions.checks import check_regions
 from twelve_in_one.data.regions.concap_lmdb import ConcapStore
@@ -108,10 +109,59 @@ def test_npy_files_are_described_when_wrong(tmp_path):
             store.get(image_id)
         assert f"{image_id}.npy" in str(caught.value)
     np.save(tmp_path / "COCO_val2014_000000000002.npy", 1)
-    with pytest.raises(DataError, match=r"both 2\.npy and COCO_val2014|both COCO_val2014"):
-        NpyStore(tmp_path)
+    store = NpyStore(tmp_path)
+    assert list(store.ids()) == ["1", "3"]
+    with pytest.raises(DataError, match=r"'2': 2\.npy and COCO.*npy are both|'2': COCO.* and 2"):
+        store.get("2")
     with pytest.raises(DataError, match="cannot be read"):
         NpyStore(tmp_path / "missing")
+
+
+def test_numpy_pairs_and_archives_are_described_when_wrong(tmp_path, monkeypatch):
+    box, feature = np.ones((1, 4), np.float32), np.ones((1, 3), np.float32)
+    info = {"bbox": box, "image_width": 5, "image_height": 6, "cls_prob": np.ones((1, 1600))}
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {canary}",)
+
+    infos = {"good": info, "evil": info | {"bbox": Evil()}, "poor": {"bbox": box}, "flat": info}
+    for name, value in infos.items():
+        np.save(tmp_path / f"{name}.npy", np.ones(3) if name == "flat" else feature)
+        np.save(tmp_path / f"{name}_info.npy", np.array(value, object))
+    np.save(tmp_path / "bare.npy", feature)
+    np.save(tmp_path / "lost_info.npy", np.array(info, object))
+    arrays = {"x": feature, "bbox": box, "image_w": 5, "image_h": 6}
+    np.savez(tmp_path / "sizeless.npz", x=feature, bbox=box)
+    np.savez(tmp_path / "hostile.npz", **arrays | {"x": np.array(Evil(), object)})
+    np.savez(tmp_path / "aside.npz", **arrays, info=np.array(Evil(), object))
+    np.savez(tmp_path / "other.npz", **arrays | {"x": np.ones((7, 3), np.float32)})
+    np.savez_compressed(tmp_path / "bomb.npz", **arrays | {"x": np.zeros((1, 1 << 20))})
+    monkeypatch.setattr(safe_pickle, "_MAX_MEMBER_BYTES", 1 << 20)
+    store = NpyStore(tmp_path)
+    assert [skip.record for skip in store.damaged] == ["lost"]
+    messages = {
+        "evil": r"evil_info\.npy: wants \w+\.system",
+        "poor": "no 'image_width'; keys: 'bbox'",
+        "flat": r"features must be a matrix .* float64\[3\]",
+        "bare": r"holds features only, and bare_info\.npy, which",
+        "lost": r"no image 'lost': lost_info\.npy is there, lost\.npy is not",
+        "sizeless": "no array image_w or image_width; has x, bbox",
+        "hostile": r"hostile\.npz: x\.npy: wants \w+\.system",
+        "bomb": r"x\.npy has more than 1048576 bytes",
+    }
+    for image_id, message in messages.items():
+        with pytest.raises(DataError, match=message) as caught:
+            store.get(image_id)
+        assert image_id in str(caught.value)
+    for image_id in ("good", "aside"):
+        regions = store.get(image_id)
+        assert (regions.width, regions.height, regions.class_probs) == (5, 6, None)
+        np.testing.assert_array_equal(regions.features, feature)
+    with pytest.raises(DataError, match="1 rows of boxes, 7 of features"):
+        check_regions(store.get("other"), store="s", image_id="other")
+    assert not canary.exists()
 
 
 def _tsv_line(image_id="1", boxes=1, count="1", size=b"5", dim=3):
@@ -136,11 +186,33 @@ def test_tsv_files_are_described_when_wrong(tmp_path):
         with TsvStore(path) as store, pytest.raises(DataError, match=message):
             store.get("1")
     path.write_bytes(_tsv_line() + b"\n" + _tsv_line("2")[:20])
-    with pytest.raises(DataError, match=r"a\.tsv: line 2 has [1-5] columns; must have 10 .* or 6"):
+    with TsvStore(path) as store:
+        (cut,) = store.damaged
+        assert (cut.file, cut.record) == (str(path), "2")
+        with pytest.raises(DataError, match=r"'2': line 2 has [1-5] columns, not 10 .* or 6"):
+            store.get("2")
+        assert list(store.ids()) == ["1"]
+    glued, other = _tsv_line("2") + _tsv_line("3"), _tsv_line("000000000001")
+    path.write_bytes(b"\n".join([_tsv_line(), b"", other, _tsv_line(), glued, _tsv_line("4")]))
+    with TsvStore(path) as store:
+        assert list(store.ids()) == ["4"]
+        assert [skip.record for skip in store.damaged] == ["1", "2"]
+        for image_id, reason in (("1", "lines 1 and 3 give it diff"), ("2", "line 5 has 11 col")):
+            with pytest.raises(DataError, match=f"no image '{image_id}': {reason}"):
+                store.get(image_id)
+    path.write_bytes(b"a,b,c\n1,2,3")
+    with pytest.raises(DataError, match="no line can be used; the first: line 1 has 1 columns"):
         TsvStore(path)
-    path.write_bytes(_tsv_line() + b"\n\n" + _tsv_line("000000000001"))
-    with pytest.raises(DataError, match="line 3 gives image '1' anew"):
+    names = b"image_id\timage_w\timage_h\tnum_boxes\tboxes\tfeatures\n"
+    path.write_bytes(names + _tsv_line())
+    with TsvStore(path) as store:
+        assert list(store.ids()) == ["1"] and not store.damaged
+    path.write_bytes(names.replace(b"w\timage_h", b"h\timage_w") + _tsv_line())
+    with pytest.raises(DataError, match="columns image_id, image_h, .*must be image_id, image_w"):
         TsvStore(path)
+    path.write_bytes(b"\t".join([b"1", b"5", b"6", b"1", b"b'AAAA'", b"b'AAAA'"]))
+    with TsvStore(path) as store, pytest.raises(DataError, match=r"Python 3 prints .*\.decode\(\)"):
+        store.get("1")
     path.write_bytes(_tsv_line() + b"\n" + _tsv_line())
     with TsvStore(path) as store:
         assert len(store) == 1
@@ -206,8 +278,10 @@ def test_hdf5_files_are_described_when_wrong(tmp_path):
         Hdf5Store(path)
     with h5py.File(path, "a") as file:
         file["image_id"], file["image_w"], file["image_h"] = [1, 1], [5, 5], [5, 5]
-    with pytest.raises(DataError, match="0 and 1 are of '1'"):
-        Hdf5Store(path)
+    with Hdf5Store(path) as store:
+        assert list(store.ids()) == []
+        with pytest.raises(DataError, match="no image '1': record 0 and record 1 are both of it"):
+            store.get("1")
     with h5py.File(path, "a") as file:
         file["image_id"][:] = [1, 2]
         file["pos_boxes"] = [[1, 0], [0, 1]]
@@ -313,7 +387,10 @@ def test_concap_padding_is_cut_and_ids_are_unique(tmp_path, make_regions, write_
             np.testing.assert_array_equal(store.get("a").features, regions.features[:2])
             assert len(store.get("a").boxes) == len(store.get("a").class_probs) == 2
     path = write_lmdb(tmp_path / "both", {b"0": records[0], b"1": records[1]})
-    with ConcapStore(path) as store, pytest.raises(DataError, match="is in record 0, too"):
+    with (
+        ConcapStore(path) as store,
+        pytest.raises(DataError, match="record 0 and record 1 are both of it"),
+    ):
         store.get("a")
 
 

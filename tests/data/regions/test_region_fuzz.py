@@ -59,17 +59,17 @@ def _read_all(spec):
 @pytest.mark.parametrize(
     "kind",
     [
-        "lmdb", "npy", "tsv lxmert", "tsv original", "hdf5 groups", "hdf5 ragged", "concap",
-        "records",
+        "lmdb", "lmdb base64", "npy", "npy pairs", "npy npz", "tsv lxmert", "tsv original",
+        "hdf5 groups", "hdf5 ragged", "concap", "records",
     ],
 )  # fmt: skip
 def test_damaged_files(write_store, make_regions, kind):
     spec = write_store(kind, make_regions(3, rows=2))
     path = Path(spec.partition(":")[2])
-    if kind == "lmdb":
+    if kind.startswith("lmdb"):
         path = path / "data.mdb"
     elif path.is_dir():
-        path = sorted(path.iterdir())[0]
+        path = sorted(path.iterdir())[kind == "npy pairs"]  # the info
     data, rng, outcomes = path.read_bytes(), random.Random(kind), set()
     began = time.monotonic()
     for _ in range(ROUNDS):

@@ -1,6 +1,12 @@
 import base64
+import bz2
+import dataclasses
+import gzip
+import lzma
 import os
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +20,9 @@ from twelve_in_one.data.regions.store import NoRegions, image_key
 from twelve_in_one.data.regions.tsv import TsvStore
 
 FORMATS = (
-    "lmdb", "lmdb file", "npy", "tsv lxmert", "tsv original", "hdf5 groups", "hdf5 attributes",
-    "hdf5 flat", "hdf5 ragged", "concap", "records",
+    "lmdb", "lmdb file", "lmdb base64", "npy", "npy pairs", "npy npz", "tsv lxmert",
+    "tsv original", "tsv float64", "hdf5 groups", "hdf5 attributes", "hdf5 flat", "hdf5 ragged",
+    "concap", "records",
 )  # fmt: skip
 WITH_PROBS = ("npy", "hdf5 groups", "hdf5 attributes", "concap", "records")
 
@@ -127,6 +134,87 @@ def test_unknown_stores(tmp_path):
     for spec in ("lmdb:", "tsv:nowhere", "nowhere", "zip:a"):
         with pytest.raises(DataError, match=r"no such file or folder; formats: lmdb:PATH"):
             open_store(spec)
+
+
+def test_several_stores(write_store, make_regions, tmp_path):
+    items = make_regions(4)
+    first = write_store("tsv original", {i: items[i] for i in ("11", "12")})
+    again = dataclasses.replace(items["12"], width=999)
+    second = write_store("npy pairs", {"12": again, "13": items["13"]})
+    with open_store(f"{first},{second}") as store:
+        assert list(store.ids()) == ["11", "12", "13"] and len(store) == 3
+        assert [store.get(i).width for i in store.ids()] == [100, 101, 102]
+        assert [part.name for part in store.parts] == [s.partition(":")[2] for s in (first, second)]
+        assert "14" not in store
+        with pytest.raises(DataError, match=r"regions\.tsv, .*npy: no image '14'; its 3 images"):
+            store.get("14")
+    # An entry that is damaged in one store may be whole in the other.
+    path = Path(first.partition(":")[2])
+    path.write_text(path.read_text() + "13\tcut off\n14\tcut off\n")
+    with open_store(f"{first},{second}") as store:
+        assert store.get("13").width == 102
+        assert [skip.record for skip in store.damaged] == ["14"]
+        with pytest.raises(DataError, match="no image '14': line 4 has 2 columns"):
+            store.get("14")
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_store(f"{first},nowhere")
+    for spec in (f"{first},none", f"{first},"):
+        with pytest.raises(DataError, match="each must be one"):
+            open_store(spec)
+    named = path.rename(tmp_path / "a,b.tsv")
+    with open_store(f"tsv:{named}") as store, open_store(str(named)) as bare:
+        assert store.name == bare.name == str(named)
+
+
+@pytest.mark.parametrize("prefix", ["", "tsv:", "lmdb:"])
+@pytest.mark.parametrize(
+    ("name", "pack", "what"),
+    [
+        ("a.tsv.gz", gzip.compress, r"packed with gzip; unpack it \(gunzip .*a\.tsv\.gz\)"),
+        ("a.tsv", bz2.compress, "packed with bzip2"),
+        ("a.mdb", lzma.compress, "packed with xz"),
+        ("a.zip", lambda data: b"PK\x03\x04" + data, "packed with zip"),
+    ],
+)
+def test_packed_stores_are_named(tmp_path, prefix, name, pack, what):
+    (tmp_path / name).write_bytes(pack(b"1\t2"))
+    with pytest.raises(DataError, match=what):
+        open_store(f"{prefix}{tmp_path / name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "problem"),
+    [
+        ("good.tsv", 64, None),
+        ("good10.tsv", 64, None),
+        ("header.tsv", 64, None),
+        ("float64.tsv", 64, None),
+        ("zero_boxes.tsv", 64, None),
+        ("normalised.tsv", 0, "normalised: multiply x by 640 and y by 480"),
+        ("py3repr.tsv", 0, "how Python 3 prints bytes"),
+        ("nan.tsv", 63, r"features\[0, 0\] is nan"),
+        ("cut_base64.tsv", 63, "no base64"),
+        ("glued.tsv", 62, "line 6 has 11 columns"),
+        ("twice_differently.tsv", 63, "lines 5 and 6 give it differently"),
+    ],
+)
+def test_defects_of_public_files(shared_dir, name, good, problem):
+    with open_store(str(shared_dir / "cases/02-tsv" / name)) as store:
+        problems = check_store(store, store.ids(), feature_dim=None)
+        assert len(store) - len(problems) == good
+        problems += [skip.reason for skip in store.damaged]
+        assert len(problems) == (0 if problem is None else max(1, 64 - good - (good == 62)))
+        assert all(re.search(problem, text) for text in problems)
+        with open_store(str(shared_dir / "cases/02-tsv/good.tsv")) as whole:
+            if good and name != "zero_boxes.tsv":
+                _assert_equal(store.get("8"), whole.get("8"), probs=False)
+
+
+def test_earlier_release(shared_dir):
+    with open_store(str(shared_dir / "cases/04-lmdb-base64/beta.lmdb")) as store:
+        regions = store.get("7")
+    np.testing.assert_array_equal(regions.boxes, np.array([[1, 2, 30, 40]], np.float32))
+    np.testing.assert_array_equal(regions.features, np.ones((1, 8), np.float32))
 
 
 def test_no_regions():

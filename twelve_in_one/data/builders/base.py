@@ -154,7 +154,8 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             raise DataError(
                 f"{self.source.name}/{split}: {len(skipped)} of {total} records cannot be used, "
                 f"more than {self.inputs.max_skipped_share:.0%}; the first: {skipped[0].file}: "
-                f"{skipped[0].record}: {skipped[0].reason}. Pass --max_skipped_share to go on"
+                f"{skipped[0].record}: {skipped[0].reason}"
+                + (". Pass --max_skipped_share to go on" if len(rows) else "")
             )
         if not len(rows):  # which TFDS cannot store
             raise DataError(

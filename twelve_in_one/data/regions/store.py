@@ -151,9 +151,14 @@ def unique_places(
         else:
             places[image_id] = place
     return places, tuple(
-        Skipped(store, image_id, f"{' and '.join(map(str, named))} are both of it")
+        Skipped(store, image_id, f"{' and '.join(map(_name, named))} are both of it")
         for image_id, named in several.items()
     )
+
+
+def _name(place: Any) -> str:
+    text = place.decode("utf-8", "replace") if isinstance(place, bytes) else str(place)
+    return text if isinstance(place, str) else f"record {text}"
 
 
 def entry(record: Any, key: str, where: str) -> Any:
@@ -218,7 +223,10 @@ def base64_arrays(
     cells = [_base64(cell, where) for cell in (boxes, features)]
     dtype = np.dtype("<f8" if count and len(cells[0]) == 32 * count else "<f4")
     if count < 0 or any(len(cell) % dtype.itemsize for cell in cells):
-        raise DataError(f"{where}: {len(cells[0])} and {len(cells[1])} bytes are no float32")
+        raise DataError(
+            f"{where}: no base64 of float32: {len(cells[0])} bytes of boxes, {len(cells[1])} of "
+            "features"
+        )
     flat = [np.frombuffer(cell, dtype) for cell in cells]
     if len(flat[0]) != 4 * count or len(flat[1]) % max(count, 1):
         raise DataError(
