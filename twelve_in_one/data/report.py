@@ -55,6 +55,11 @@ def print_reports(outcomes: Sequence[dict[str, Any]]) -> None:
         for split, reason in outcome["absent"].items():
             print(f"  absent: {outcome['name']}/{split}: {reason}")
         for split, report in outcome["splits"].items():
+            if report.get("empty"):
+                print(
+                    f"  without regions: {outcome['name']}/{split}: {report['empty']:,} of "
+                    f"{report['images']:,} images, in which the detector found nothing"
+                )
             _print_skipped(f"{outcome['name']}/{split}", report["skipped"])
         _print_skipped(f"{outcome['name']}: regions", outcome["unreadable"])
 

@@ -8,7 +8,13 @@ from PIL import Image
 
 from twelve_in_one.data.records import DataError
 from twelve_in_one.data.regions.descriptor import lab_from_rgb
-from twelve_in_one.data.regions.extractor import PixelExtractor, load_image
+from twelve_in_one.data.regions.extractor import (
+    PixelExtractor,
+    load_image,
+    means_stored,
+    orientation,
+    rgb_array,
+)
 from twelve_in_one.tasks.metrics.boxes import iou_matrix
 from twelve_in_one.world.render import render
 from twelve_in_one.world.scenes import sample_scene
@@ -200,6 +206,11 @@ def test_boxes_that_mean_nothing(box):
         EXTRACTOR.describe(_noise(40, 50), np.array([[0, 0, 9, 9], box], np.float32))
 
 
+def test_normalised_boxes():
+    with pytest.raises(ValueError, match="normalised: multiply x by 50 and y by 40"):
+        EXTRACTOR.describe(_noise(40, 50), np.array([[0, 0, 0.5, 1], [0.2, 0.3, 1, 0.8]]))
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"must be uint8\[H, W, 3\], is float64"):
         EXTRACTOR.extract(np.zeros((40, 40, 3)))
@@ -239,6 +250,67 @@ def test_transparent_is_white_and_deep_grey_is_reduced(tmp_path):
     deep = np.tile(np.arange(30, dtype=np.uint16) * 2000, (20, 1))
     got = _save(Image.fromarray(deep), tmp_path / "deep.png")
     np.testing.assert_array_equal(got[..., 1], deep >> 8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "wanted"),
+    [
+        ("I", [0, 7, 255], [0, 7, 255]),
+        ("I", [0, 256, 65_535], [0, 1, 255]),
+        ("I;16", [0, 7, 255], [0, 7, 255]),
+        ("I;16", [0, 256, 65_535], [0, 1, 255]),
+        ("F", [0, 0.5, 1], [0, 128, 255]),
+        ("F", [0, 0.5, 255], [0, 0, 255]),
+        ("I", [0, 7, 65_536], None),
+        ("I", [-1, 7, 9], None),
+        ("F", [0, 7, 256], None),
+        ("F", [-0.1, 0, 1], None),
+        ("F", [0, 1, np.nan], None),
+    ],
+)
+def test_numbers_are_scaled_by_their_range(tmp_path, mode, values, wanted):
+    dtype = {"I": np.int32, "I;16": np.uint16, "F": np.float32}[mode]
+    picture = Image.fromarray(np.resize(np.array(values, dtype), (21, 30)))
+    assert picture.mode == mode
+    path = tmp_path / "x.tif"
+    picture.save(path)
+    if wanted is None:
+        with pytest.raises(DataError, match=r"x\.tif: .*values from .* convert it to 8 bits"):
+            load_image(path)
+        with pytest.raises(ValueError, match="values from .* to .* are not 0 to"):
+            rgb_array(picture)
+        return
+    for got in (load_image(path), rgb_array(picture)):
+        assert got.shape == (21, 30, 3) and got.dtype == np.uint8
+        np.testing.assert_array_equal(got[0, :3], np.repeat(np.array(wanted)[:, None], 3, 1))
+
+
+# Orientation, size that is stated, whether there are boxes: is the stored frame of 30 x 20 meant?
+@pytest.mark.parametrize(
+    ("turned", "size", "has_boxes", "stored"),
+    [
+        (6, (30, 20), True, True),
+        (6, (30, 20), False, True),
+        (8, (20, 30), True, False),
+        (5, (0, 0), True, True),
+        (7, (0, 0), False, False),
+        (6, (99, 99), True, True),
+        (3, (30, 20), True, True),
+        (3, (30, 20), False, False),
+        (2, (0, 0), True, True),
+        (1, (20, 30), True, False),
+        (None, (30, 20), True, False),
+        (99, (30, 20), True, False),
+    ],
+)
+def test_frame_that_annotations_mean(tmp_path, turned, size, has_boxes, stored):
+    image, exif, path = _noise(20, 30), Image.Exif(), tmp_path / "x.png"
+    if turned is not None:
+        exif[0x0112] = turned
+    Image.fromarray(image).save(path, exif=exif)
+    assert orientation(path) == (turned if turned in range(1, 9) else 1)
+    assert means_stored(path, size, has_boxes) == stored
+    np.testing.assert_array_equal(load_image(path, upright=False), image)
 
 
 def test_orientation_is_applied(tmp_path):

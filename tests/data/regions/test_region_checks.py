@@ -5,7 +5,12 @@ import pytest
 
 from twelve_in_one.data.records import AnnotatedImage, DataError, Regions
 from twelve_in_one.data.regions import open_store
-from twelve_in_one.data.regions.checks import check_annotated, check_regions, check_store
+from twelve_in_one.data.regions.checks import (
+    check_annotated,
+    check_regions,
+    check_store,
+    normalised,
+)
 
 
 def _check(regions, **options):
@@ -77,6 +82,20 @@ def test_xywh_is_recognised(regions):
         boxes = np.array([[60, 70, 30, 20], *[rest] * 9], np.float32)
         with pytest.raises(DataError, match=r"box 0 \[60, 70, 30, 20\] has no area$"):
             _check(Regions(boxes, np.ones((10, 2), np.float32), 100, 120))
+
+
+def test_normalised_boxes_are_recognised(regions):
+    factors = r"all boxes lie within 0 and 1 of a picture of 100 x 120 .* x by 100 and y by 120$"
+    for scale in ((100, 120, 100, 120), (99.5, 119.5, 99.5, 119.5)):
+        shares = dataclasses.replace(regions, boxes=regions.boxes / np.array(scale, np.float32))
+        with pytest.raises(DataError, match=rf"^a\.lmdb: image '7': {factors}"):
+            _check(shares)
+        with pytest.raises(DataError, match=rf"^gt\.lmdb: image '7': {factors}"):
+            check_annotated(shares, _annotated(regions.boxes), "gt.lmdb")
+    assert normalised(np.array([[0, 0, 1, 1], [0, 0, 2, 1]]), 100, 120) == ""
+    assert normalised(np.array([[0, 0, 1, 1]]), 2, 2) == ""  # a pixel of a picture of four
+    assert normalised(np.zeros((0, 4)), 100, 120) == normalised(np.zeros((3, 4)), 100, 120) == ""
+    assert normalised(np.full((1, 4), np.nan), 100, 120) == ""
 
 
 def _annotated(boxes, **fields):

@@ -72,6 +72,7 @@ class SplitReport:
       annotations: examples.
       skipped: records that were left out, with reasons.
       seconds: taken.
+      empty: images in which the detector found nothing.
     """
 
     records: int = 0
@@ -79,6 +80,7 @@ class SplitReport:
     annotations: int = 0
     skipped: tuple[Skipped, ...] = ()
     seconds: float = 0.0
+    empty: int = 0
 
 
 class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -169,6 +171,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             int(sum(rows.counts)),
             tuple(skipped),
             time.perf_counter() - start,
+            rows.num_empty,
         )
 
     def _require_regions(self, split: str, annotations: AnnotationSet) -> None:
@@ -272,11 +275,17 @@ class _IndexRows:
         self._texts: list[str] = []
         self._means: list[np.ndarray] = []
         self._feature_dim = 0
+        self._empty: set[str] = set()
         self.counts: list[int] = []
 
     @property
     def num_images(self) -> int:
         return len({image_id for _, image_ids, _ in self._records for image_id in image_ids})
+
+    @property
+    def num_empty(self) -> int:
+        """Images without any region, where others have some."""
+        return len(self._empty) if self._feature_dim else 0
 
     def __len__(self) -> int:
         return len(self._records)
@@ -296,6 +305,8 @@ class _IndexRows:
         self._feature_dim = self._feature_dim or size
         self._records.append((record.record_id, record.image_ids, record.coco_ids))
         self.counts.append(len(record.annotations))
+        pairs = zip(record.image_ids, record.num_regions, strict=True)
+        self._empty.update(image_id for image_id, count in pairs if not count)
         if self._keeps_texts:
             self._texts += [annotation.text for annotation in record.annotations]
             count = max(len(record.features), 1)
