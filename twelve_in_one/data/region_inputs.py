@@ -248,10 +248,8 @@ def picture_files(folder: Path) -> tuple[dict[str, Path], tuple[Skipped, ...]]:
                 differing.add(image_id)
     pictures = {image_id: path for image_id, path in found.items() if image_id not in differing}
     if not pictures:
-        reason = (
-            f"; the first of {len(left_out)} left out: {left_out[0].reason}" if left_out else ""
-        )
-        raise DataError(f"{folder}: no pictures{reason}; pass --images, or other --features")
+        why = f" that can be used: {left_out[0].file}: {left_out[0].reason}" if left_out else ""
+        raise DataError(f"{folder}: no pictures{why}; pass --images, or other --features")
     return pictures, tuple(left_out)
 
 
