@@ -350,6 +350,33 @@ def test_boxes_of_pictures_are_described(pixel_model, pictures):
     )
 
 
+def test_boxes_that_are_none_are_refused(pixel_model, model, pictures, images):
+    """Before a box without a size can win, and shares of the picture pass for its first pixel."""
+    shares = np.array(BOXES) / (100, 80, 100, 80)
+    features = np.ones((len(BOXES), F), np.float32)
+    for ask in (pixel_model.point, lambda *a: pixel_model.ground(*a[:2], boxes=a[2])):
+        for box in ([5, 5, 5, 9], [5, 5, 9, 5], [5, 5, 5, 5]):
+            call = functools.partial(ask, pictures[0], "word1", [*BOXES, box])
+            refused(rf"box {len(BOXES)} .* must be x1 < x2, y1 < y2", call)
+        refused(
+            r"0\.png: .*normalised: multiply x by 100 and y by 80",
+            functools.partial(ask, pictures[0], "word1", shares.tolist()),
+        )
+    given = Regions(shares.astype(np.float32), features, 100, 80)
+    refused("normalised: multiply x by 100", lambda: model.point(images[0], "word1", given))
+    refused("normalised: multiply x by 100", lambda: model.answer(given, "word1"))
+    flat = dataclasses.replace(given, boxes=np.full((len(BOXES), 4), 5, np.float32))
+    refused("box 0 .* has no area", lambda: model.point(images[0], "word1", flat))
+
+
+def test_boxes_of_another_picture_are_refused(model, images, boxes):
+    image = dataclasses.replace(images[0], width=images[0].width + 1)
+    refused(
+        "the image has .* pixels, the boxes are of one of",
+        lambda: model.point(image, "word1", boxes[0]),
+    )
+
+
 def test_a_model_of_words_and_boxes_needs_no_features(parts, pictures):
     model = predict.Predictor(
         *parts(region_source="none", image_descriptor="none", region_feature_dim=0),

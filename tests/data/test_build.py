@@ -1,5 +1,6 @@
 """The build command on a small world and on the reference's feature stores."""
 
+import base64
 import dataclasses
 import json
 import re
@@ -18,6 +19,7 @@ import tensorflow_datasets as tfds
 from safetensors.numpy import save_file
 
 from twelve_in_one.data import build, splits
+from twelve_in_one.data.builders import BUILDERS
 from twelve_in_one.data.index import read_index
 from twelve_in_one.data.reader import built_folder
 from twelve_in_one.data.records import DataError
@@ -338,6 +340,7 @@ def test_one_split_alone(nlvr2, census):
         (["vqa", "--vqa_answers", "/no/a.json"], "--vqa_answers /no/a.json: no such file"),
         (["nlvr2", "--name_of_features", "a"], "--name_of_features is for stores"),
         (["nlvr2", "--features", "x", "--name_of_features", "a/b"], "takes letters, digits and _"),
+        (["nlvr2", "--official_sizes"], "--official_sizes is for stores; --features is pixels"),
     ],
 )
 def test_wrong_options(small_world, tmp_path, run_build, options, message):
@@ -539,13 +542,13 @@ def test_choices_need_features_of_annotated_boxes(shared_dir, tmp_path, run_buil
 def flickr_store(small_world, tmp_path):
     """Writes a store of the world's Flickr30k images, changed: image id -> new regions or None."""
 
-    def write(changes):
+    def write(changes, name="store"):
         with open_store(f"records:{small_world.regions / 'flickr30k'}") as store:
             items = {image_id: store.get(image_id) for image_id in store.ids()}
         items |= changes(items)
         items = {image_id: regions for image_id, regions in items.items() if regions is not None}
-        write_shard(tmp_path / "store", 0, 1, items)
-        return f"records:{tmp_path / 'store'}"
+        write_shard(tmp_path / name, 0, 1, items)
+        return f"records:{tmp_path / name}"
 
     return write
 
@@ -579,6 +582,101 @@ def test_missing_regions(small_world, census, flickr_store, tmp_path, run_build)
         lost
         not in read_index(built_folder(tmp_path / "data", "snli_ve", "detected"), "train").image_ids
     )
+
+
+def test_split_without_regions_is_left_out(small_world, census, flickr_store, tmp_path, run_build):
+    """As where a store is of training images; a second store may have the others."""
+    examples = {split: set(found) for split, found in census.examples["snli_ve"].items()}
+    tested = {image_id for (image_id,) in examples["test"]}
+    train = flickr_store(lambda items: dict.fromkeys(tested), "train")
+    test = flickr_store(lambda items: dict.fromkeys(items.keys() - tested), "test")
+    arguments = "snli_ve", small_world.raw, tmp_path / "data", "--features", train
+    outcome = run_build(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert {split for _, split in _rows(outcome)} == {"train", "val"}
+    count = len(examples["test"])
+    message = rf"absent: snli_ve/test: region features detected lack {count} of {count} images"
+    assert re.search(message, outcome.out)
+    assert re.search(message, run_build(*arguments, "--check").out)
+    both = *arguments, "--features", test
+    refused = run_build(*both)
+    assert refused.code == 1
+    assert "built from region features train, not train + test; pass --over" in refused.err
+    outcome = run_build(*both, "--overwrite")
+    assert outcome.code == 0, outcome.err
+    wanted = {key: row for key, row in _rows(small_world.outcome).items() if key[0] == "snli_ve"}
+    assert _rows(outcome) == wanted
+    strange = flickr_store(lambda items: {"x": items.pop(min(items))} | dict.fromkeys(items), "no")
+    refused = run_build(*arguments[:-1], strange, "--overwrite")
+    assert re.search(r"snli_ve/train: .* lack (\d+) of \1 images.* of another dataset", refused.err)
+
+
+def test_damaged_lines_count_as_missing(small_world, census, tmp_path, run_build):
+    path = tmp_path / "flickr.tsv"
+    with (
+        open_store(f"records:{small_world.regions / 'flickr30k'}") as store,
+        path.open("wb") as file,
+    ):
+        for image_id in store.ids():
+            regions = store.get(image_id)
+            arrays = regions.boxes, regions.features.astype(np.float32)
+            cells = [image_id, regions.width, regions.height, len(regions.boxes)]
+            text = [str(cell).encode() for cell in cells]
+            file.write(b"\t".join([*text, *(base64.b64encode(x.tobytes()) for x in arrays)]))
+            lost = image_id == census.examples["snli_ve"]["train"][0][0]
+            file.write(b"\tand more\n" if lost else b"\n")
+    (lost,) = census.examples["snli_ve"]["train"][0]
+    arguments = "snli_ve", small_world.raw, tmp_path / "data", "--features", path
+    refused = run_build(*arguments)
+    reason = r"line \d+ has 7 columns"
+    assert re.search(rf"lack 1 of .*known reasons of 1: {lost} \({reason}", refused.err)
+    outcome = run_build(*arguments, "--max_skipped_share", "0.5")
+    assert outcome.code == 0, outcome.err
+    assert re.search(rf"skipped: snli_ve: regions: {path}: {lost}: {reason}", outcome.out)
+    assert re.search(rf"skipped: snli_ve/train: .*no image '{lost}': {reason}", outcome.out)
+
+
+def test_changed_pictures(raw_copy, census, tmp_path, run_build):
+    """What was built of other pictures is named, and --overwrite reaches the regions."""
+    raw, data = raw_copy("snli_ve", "images/flickr30k"), tmp_path / "data"
+    lost, other = (image_id for (image_id,) in sorted(set(census.examples["snli_ve"]["train"]))[:2])
+    path = raw / f"images/flickr30k/{lost}.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1500])
+    options = "snli_ve", raw, data, "--max_skipped_share", "0.5"
+    assert run_build(*options).code == 0
+    shards = list((data / "regions").rglob("regions-*"))
+    built = built_folder(data, "snli_ve", "pixels")
+    before = {path: path.stat().st_mtime_ns for path in [*shards, *built.iterdir()]}
+    assert run_build(*options).out.count("  was there\n") == 3
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    path.write_bytes(whole)
+    refused = run_build(*options)
+    assert refused.code == 1
+    assert re.search(rf"of 1 of \d+ images were changed .*, first: {lost}; p", refused.err)
+    outcome = run_build(*options, "--overwrite")
+    assert outcome.code == 0 and "skipped:" not in outcome.out
+    count = len(list((raw / "images/flickr30k").iterdir()))
+    assert f"{count}/{count} images" in outcome.err
+    assert lost in read_index(built, "train").image_ids
+    (raw / f"images/flickr30k/{other}.jpg").unlink()
+    assert f"were changed or added, the first: {other};" in run_build(*options).err
+
+
+def test_error_of_a_library_stops_no_other(small_world, raw_copy, tmp_path, run_build, monkeypatch):
+    def read(folder, split):
+        raise ValueError("no such thing")
+
+    monkeypatch.setitem(SOURCES, "nlvr2", dataclasses.replace(SOURCES["nlvr2"], read=read))
+    monkeypatch.setattr(BUILDERS["nlvr2"], "source", SOURCES["nlvr2"])
+    raw = raw_copy("nlvr2", "snli_ve")
+    options = "all", raw, tmp_path / "data", "--features", "none"
+    for more in ([], ["--check"]):
+        outcome = run_build(*options, *more)
+        assert outcome.code == 1
+        assert "error: nlvr2: ValueError: no such thing\n" in outcome.err
+        assert 'raise ValueError("no such thing")' in outcome.err  # of ours perhaps
+        assert {name for name, _ in _rows(outcome)} == {"snli_ve"}
 
 
 def test_no_features(small_world, tmp_path, run_build):
@@ -632,7 +730,7 @@ def test_check_finds_a_truncated_picture(raw_copy, tmp_path, run_build, census):
     outcome = run_build("snli_ve", raw, tmp_path / "data", "--check")
     assert outcome.code == 1
     assert re.search(rf"skipped: snli_ve: regions: .*{lost}\.jpg: .*cannot be read", outcome.out)
-    assert re.search(rf"skipped: snli_ve/test: .*no image '{lost}'", outcome.out)
+    assert re.search(rf"skipped: snli_ve/test: .*no image '{lost}': .*cannot be", outcome.out)
     examples = census.examples["snli_ve"]["test"]
     assert _rows(outcome)["snli_ve", "test"][0] == len(set(examples)) - 1
     assert not (tmp_path / "data/snli_ve").exists()

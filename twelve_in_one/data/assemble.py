@@ -57,8 +57,10 @@ def splits_without_regions(
     lacking = {}
     for split, annotations in found.items():
         images = annotations.images
-        if images and not any(map(inputs.has, images)):
-            missing = missing_images(inputs, images)
+        if not images or any(map(inputs.has, images)):
+            continue
+        missing = missing_images(inputs, images)
+        if not any(missing.values()):  # damage is another matter than regions of others
             lacking[split] = f"region features {inputs.name} lack {describe_missing(missing)}"
     if len(lacking) == len(found):
         split, reason = next(iter(lacking.items()))

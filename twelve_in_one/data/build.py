@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -132,15 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 with contextlib.suppress(ValueError, OSError):  # its datasets say it below
                     _regions(args, source, overwrite=args.overwrite and not args.check)
         outcomes = _outcomes(check_dataset if args.check else build_dataset, names, args)
-        failed = [outcome for outcome in outcomes if "error" in outcome]
-        done = [outcome for outcome in outcomes if "error" not in outcome]
-        report.print_reports(done)
-        for outcome in failed:
-            report.log(f"error: {outcome['name']}: {outcome['error']}")
+        complete = report.print_outcomes(outcomes)
         if args.check:
-            return 1 if failed or any(map(_has_problem, done)) else 0
+            return 0 if complete and not any(map(_has_problem, outcomes)) else 1
         _finish(args)
-        return 1 if failed else 0
+        return 0 if complete else 1
     except BrokenProcessPool:
         report.log("error: a process was killed, perhaps for want of memory; try fewer --jobs")
         return 1
@@ -153,14 +148,14 @@ def _outcomes(work: Any, names: list[str], args: argparse.Namespace) -> list[dic
     """What `build_dataset` or `check_dataset` returns, or an error, of each dataset."""
     arguments = names, [args] * len(names), [work] * len(names)
     if args.jobs == 1 or len(names) == 1:
-        return list(map(_guarded, *arguments))
+        return list(map(_attempt, *arguments))
     with ProcessPoolExecutor(
         min(args.jobs, len(names)),
         # TensorFlow does not survive a fork.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=processes.end_with_parent,
     ) as pool:
-        return list(pool.map(_guarded, *arguments))
+        return list(pool.map(_attempt, *arguments))
 
 
 def _has_problem(outcome: dict[str, Any]) -> bool:
@@ -209,15 +204,8 @@ def _regions(
     )
 
 
-def _guarded(name: str, args: argparse.Namespace, work: Any) -> dict[str, Any]:
-    """Runs a worker; whatever is wrong with one dataset must not stop the others."""
-    try:
-        return work(name, args)
-    except (DataError, OSError) as error:
-        return {"name": name, "error": str(error)}
-    except Exception as error:  # of ours or a library's: where it came from must be seen
-        report.log(traceback.format_exc())
-        return {"name": name, "error": f"{type(error).__name__}: {error}"}
+def _attempt(name: str, args: argparse.Namespace, work: Any) -> dict[str, Any]:
+    return report.attempt(name, lambda: work(name, args))
 
 
 def _build_inputs(name: str, args: argparse.Namespace) -> Any:

@@ -101,14 +101,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 if everything could be built."""
     args = parse_arguments(argv)
     try:
-        _run(args)
+        return 0 if _run(args) else 1
     except (DataError, OSError) as error:
         report.log(f"error: {error}")
         return 1
-    return 0
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> bool:
+    """Whether all sets could be built."""
     found = real_sets.read_samples(args.samples)
     tests: dict[str, RealSet] = {}
     if args.held_out is not None:
@@ -127,10 +127,13 @@ def _run(args: argparse.Namespace) -> None:
         if name in tests:
             hashes |= _hashes(tests[name].files, args.held_out, _HELD_OUT)
         if parts:
-            outcomes.append(_build(args, functools.reduce(operator.or_, parts), hashes, regions))
+            real = functools.reduce(operator.or_, parts)
+            work = functools.partial(_build, args, real, hashes, regions)
+            outcomes.append(report.attempt(name, work))
     print()
-    report.print_reports(outcomes)
+    complete = report.print_outcomes(outcomes)
     _finish(args, words, answers)
+    return complete
 
 
 def _print_read(sets: Iterable[RealSet]) -> None:

@@ -181,6 +181,7 @@ def from_pixels(
     options = {"jobs": jobs, "overwrite": overwrite}
     unreadable = extract_folder(pictures, folder, extractor, **options)
     upright = stored = open_store(f"records:{folder}")
+    upright.damaged = (*unreadable, *left_out)
     if turned := turned_images(folder):
         as_stored = folder.with_name(f"{folder.name}-stored")
         files_of = {image_id: pictures[image_id] for image_id in turned}
@@ -212,7 +213,7 @@ def from_pixels(
         detected=detected,
         annotated=annotated,
         stamp=lambda image_id: files.stamp(pictures[image_id]) if image_id in pictures else "",
-        unreadable=(*unreadable, *left_out),
+        unreadable=upright.damaged,
     )
 
 

@@ -2,10 +2,12 @@
 
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twelve_in_one.data.reader import BUILD_INFO
+from twelve_in_one.data.records import DataError
 
 _LOG_SECONDS = 2.0
 _SHOWN_REASONS = 5
@@ -37,6 +39,26 @@ class Progress:
             left = f"  ETA {(total - done) / rate:,.0f} s" if 0 < done < total else ""
             line += f"  {rate:,.1f}/s{left}"
         log(line)
+
+
+def attempt(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` returns of a dataset, or its error: it must not stop the other datasets."""
+    try:
+        return work()
+    except (DataError, OSError) as error:
+        return {"name": name, "error": str(error)}
+    except Exception as error:  # of ours or a library's: where it came from must be seen
+        log(traceback.format_exc())
+        return {"name": name, "error": f"{type(error).__name__}: {error}"}
+
+
+def print_outcomes(outcomes: Sequence[dict[str, Any]]) -> bool:
+    """Prints the reports of all datasets, then the errors; whether there are none."""
+    failed = [outcome for outcome in outcomes if "error" in outcome]
+    print_reports([outcome for outcome in outcomes if "error" not in outcome])
+    for outcome in failed:
+        log(f"error: {outcome['name']}: {outcome['error']}")
+    return not failed
 
 
 def print_reports(outcomes: Sequence[dict[str, Any]]) -> None:
