@@ -235,7 +235,9 @@ def _build(
         return real.splits[split]
 
     official = BUILDERS[real.name]
-    source = dataclasses.replace(official.source, read=read, splits=tuple(real.splits))
+    source = dataclasses.replace(
+        official.source, read=read, splits=tuple(real.splits), official=real.official
+    )
     about = {"source": source, "__doc__": f"Samples of real records. {official.__doc__}"}
     kind = type(official.__name__, (official,), about, skip_registration=True)
     progress, skipped = report.Progress(real.name), args.max_skipped_share
