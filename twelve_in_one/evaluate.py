@@ -16,7 +16,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from twelve_in_one.subject import (
     open_stream,
     splits_to_score,
 )
+from twelve_in_one.tasks.base import Task
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,6 +74,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="of referring expressions; 'annotated' is another protocol, with higher numbers",
     )
     add("--max_examples", type=int, default=0, help="of a split; 0 (default) takes all")
+    add(
+        "--keep_trained_on",
+        action="store_true",
+        help="also score records that the model was trained on, which are left out by default",
+    )
     add("--text_baselines", action="store_true", help="also score chance, majority and words; slow")
     add("--batch_size", type=int, default=0, help="0 (default) takes each task's own")
     add("--layout", choices=tuple(sharding.LAYOUTS), help="of the parameters on the devices")
@@ -121,6 +127,11 @@ def run(args: argparse.Namespace) -> None:
     if args.candidates:
         everywhere = {task.name: args.candidates for task in subject.tasks}
         subject = dataclasses.replace(subject, candidates=everywhere)
+    subject = dataclasses.replace(
+        subject, folder=dataclasses.replace(subject.folder, keep_trained_on=args.keep_trained_on)
+    )
+    for note in subject.notes:
+        _say(f"note: {note}")
     hide_accelerators()  # slow, so that a wrong path is reported before
     known = {task.name: task for task in subject.tasks}
     names = args.tasks.split(",") if args.tasks else list(known)
@@ -144,6 +155,9 @@ def run(args: argparse.Namespace) -> None:
 
     def keep(stream: TaskStream, split: str, predictions: Any) -> None:
         written.append(submissions.write(args.submissions, stream, split, predictions))
+
+    if args.submissions and not args.keep_trained_on:
+        _refuse_gaps(subject, placement, known, splits)
 
     def score(params: Any) -> dict[str, Any]:
         found = protocols.evaluate_all(
@@ -172,6 +186,23 @@ def run(args: argparse.Namespace) -> None:
         _of_rounds(args, subject, placement, score, last_round)
     for path in written:
         _say(f"wrote {path}")
+
+
+def _refuse_gaps(
+    subject: Subject,
+    placement: Placement,
+    known: Mapping[str, Task],
+    splits: Mapping[str, Sequence[str]],
+) -> None:
+    """Files for submission need all records, also those that the model was trained on."""
+    for name, wanted in splits.items():
+        for split in wanted:
+            seen = open_stream(subject, placement, known[name], split).selection.seen
+            if seen is not None and seen.left_out:
+                raise ValueError(
+                    f"{name}/{split}: {seen.records:,} of {seen.of_records:,} records were trained "
+                    "on and would be left out, but --submissions needs all: add --keep_trained_on"
+                )
 
 
 def _await_config(args: argparse.Namespace) -> None:
@@ -267,6 +298,10 @@ def _table(found: dict[str, Any]) -> str:
     lines = [results_table(found)] if found["tasks"] else []
     for name, count in found["unscored"].items():
         lines.append(f"{name}: {count:,} examples without public answers: not scored")
+    for name, count in found["trained_on_only"].items():
+        lines.append(
+            f"{name}: all {count:,} records were trained on: not scored; --keep_trained_on does"
+        )
     return "\n".join(lines)
 
 

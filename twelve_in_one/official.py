@@ -25,7 +25,6 @@ from twelve_in_one.tasks.metrics import gqa, vqa
 
 # Fewer people than this never agree enough: one is left out, and three count as one right answer.
 _FEWEST_ANSWERS = 4
-_ASKED_PEOPLE = 10
 _RANKS = ("median_rank", "mean_rank")
 
 
@@ -54,6 +53,9 @@ def figures(
       is quoted and its value, all figures by name, how many examples they are of, figure -> why it
       is missing, and tables by kind of question, {name: {kind: value}}. None where there are no
       answers, or no official program is known.
+
+    Raises:
+      ValueError: the records are not those of the examples.
     """
     if task.kind == "pretraining" or summary["score"] is None:
         return None
@@ -69,6 +71,12 @@ def figures(
                 predictions.example_ids, predictions.prediction, strict=True
             )
         }
+        unknown = answers.keys() - records.records.keys()
+        if unknown:
+            raise ValueError(
+                f"{task.name}: the official records lack {len(unknown)} of {len(answers)} "
+                f"examples, the first {min(unknown)}: run the build again with --overwrite"
+            )
         known = {example_id: records.records[example_id] for example_id in answers}
         return (_vqa if records.program == "vqa" else _gqa)(answers, known)
     found = {"accuracy": 100 * summary["metrics"]["accuracy"]}
@@ -142,14 +150,8 @@ def _vqa(answers: Mapping[str, str], records: Mapping[str, Mapping[str, Any]]) -
         ),
     )
     types = {kind: value for kind, value in found["per_answer_type"].items() if kind}
-    fewer = sum(count < _ASKED_PEOPLE for count in people)
-    missing = {}
-    if fewer:
-        missing["accuracy of ten"] = f"{fewer:,} questions have fewer than {_ASKED_PEOPLE} answers"
     by = {"question_type": found["per_question_type"]} if types else {}
-    return _result(
-        program, "accuracy", {"accuracy": found["overall"]} | types, len(people), missing, by
-    )
+    return _result(program, "accuracy", {"accuracy": found["overall"]} | types, len(people), by=by)
 
 
 def _gqa(answers: Mapping[str, str], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -157,7 +159,9 @@ def _gqa(answers: Mapping[str, str], records: Mapping[str, Mapping[str, Any]]) -
     lacking = [key for key in gqa.QUESTION_FIELDS if any(key not in r for r in records.values())]
     if lacking or not any(record["isBalanced"] for record in records.values()):
         reason = (
-            f"the question file has no {', '.join(lacking)}" if lacking else "no question is balanced"
+            f"the question file has no {', '.join(lacking)}"
+            if lacking
+            else "no question is balanced"
         )
         return _result(program, "accuracy", {}, len(records), {"accuracy": reason})
     with_choices = all("choices" in r for r in records.values() if r["isBalanced"])
@@ -176,6 +180,9 @@ def _gqa(answers: Mapping[str, str], records: Mapping[str, Mapping[str, Any]]) -
         if not counts[name]:
             missing[name] = "there is no such question"
             del numbers[name]
+    if all(record["groups"]["global"] is None for record in records.values()):
+        missing["distribution"] = "no question belongs to a global group"
+        del numbers["distribution"]
     if counts["consistency"]:
         numbers["consistency"] = found["consistency"]
     if counts["entailed_absent"]:

@@ -208,7 +208,11 @@ def build_with(
                 f"{there}: built from {_difference(info['made_of'], made_of(inputs))}; pass "
                 "--overwrite to replace it"
             )
-        return info | {"name": name, "kept": True, "unofficial": _keep_official(kind, inputs, there)}
+        return info | {
+            "name": name,
+            "kept": True,
+            "unofficial": _keep_official(kind, inputs, there),
+        }
     modes = tfds.GenerateMode
     mode = modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS
     tfds.disable_progress_bar()
@@ -272,6 +276,7 @@ class _IndexRows:
         self._texts: list[str] = []
         self._means: list[np.ndarray] = []
         self._feature_dim = 0
+        self._keys: list[int] = []
         self.counts: list[int] = []
 
     @property
@@ -296,6 +301,8 @@ class _IndexRows:
         self._feature_dim = self._feature_dim or size
         self._records.append((record.record_id, record.image_ids, record.coco_ids))
         self.counts.append(len(record.annotations))
+        ids = (annotation.example_id for annotation in record.annotations)
+        self._keys += index_module.example_keys(ids, record.image_ids)
         if self._keeps_texts:
             self._texts += [annotation.text for annotation in record.annotations]
             count = max(len(record.features), 1)
@@ -311,6 +318,7 @@ class _IndexRows:
             texts=tuple(self._texts),
             mean_features=self._mean_features(),
             feature_dim=self._feature_dim,
+            example_keys=np.array(self._keys, np.uint64),
         )
 
     def _mean_features(self) -> np.ndarray:
