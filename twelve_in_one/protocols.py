@@ -184,9 +184,9 @@ def evaluate_all(
       "majority", "words", "metrics", "official": {split: figures}, ...}}, "average", "parameters",
       "seconds"}. Several splits of a task are averaged by their numbers of examples, and "metrics"
       has those of each as "split/name"; official figures, and "trained_on": {split: how much of it
-      the model has seen, see `pipeline.Seen`}, are of each alone. Splits that the model has seen all
-      of are not scored but in "trained_on_only", with their number of examples. Tasks whose answers nobody published are not in "tasks" but in "unscored", with
-      their number of examples.
+      the model has seen, see `pipeline.Seen`}, are of each alone. Tasks whose answers nobody
+      published are not in "tasks" but in "unscored", and splits that the model has seen all of in
+      "trained_on_only", with their number of examples.
     """
     start = time.perf_counter()
     tasks: dict[str, Any] = {}

@@ -160,7 +160,7 @@ def _trained_on(job: Job, round: int, before: inputs_record.Record | None) -> Tr
     now = trained_on.of_streams(job.train_streams.values())
     if round:  # of data that may have been others
         known = before.serving.trained_on if before is not None and before.serving else None
-        early = known or trained_on.nothing("what the first rounds were trained on")
+        early = known or now | trained_on.nothing("what the first rounds were trained on")
         return early if round >= job.run.schedule.num_rounds else early | now
     source = job.run.init_from.path
     return now | trained_on_of(Path(source)) if source else now

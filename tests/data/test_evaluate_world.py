@@ -16,6 +16,7 @@ from twelve_in_one.model_folder import Serving
 from twelve_in_one.models.config import named_size
 from twelve_in_one.models.two_stream import init_params
 from twelve_in_one.run_config import task_key
+from twelve_in_one.tasks.metrics import vqa
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = {
@@ -112,6 +113,56 @@ def test_predicted_boxes_are_those_that_were_scored(results):
         lines = rows(files / f"{name}-test.jsonl")
         share = np.mean([row["rank"] == 1 for row in lines])
         assert share == pytest.approx(found["tasks"][name]["score"])
+
+
+def official_of(results, name, split="test"):
+    return results[0]["tasks"][name]["official"][split]
+
+
+def test_official_figures_of_questions(results, small_world):
+    """From the submitted files and the raw annotations."""
+    found, files = results
+    raw = json.loads((small_world.raw / "vqa/v2_mscoco_val2014_annotations.json").read_text())
+    annotated = {record["question_id"]: record for record in raw["annotations"]}
+    points = {}
+    for row in json.loads((files / "vqa-val.json").read_text()):
+        record = annotated[row["question_id"]]
+        people = [given["answer"] for given in record["answers"]]
+        points.setdefault(record["answer_type"], []).append(vqa.accuracy(row["answer"], people))
+    by_type = {kind: 100 * np.mean(scores) for kind, scores in points.items()}
+    overall = 100 * np.mean([score for scores in points.values() for score in scores])
+    official = official_of(results, "vqa", "val")
+    assert official["figures"] == pytest.approx({"accuracy": overall} | by_type, abs=0.006)
+    assert official["score"] == official["figures"]["accuracy"]
+    questions = json.loads((small_world.raw / "gqa/testdev_balanced_questions.json").read_text())
+    rows = json.loads((files / "gqa-test.json").read_text())
+    right = {}
+    for row in rows:
+        question = questions[row["questionId"]]
+        kind = "open" if question["types"]["structural"] == "query" else "binary"
+        right.setdefault(kind, []).append(row["prediction"] == question["answer"])
+    official = official_of(results, "gqa")
+    for kind, hits in right.items():
+        assert official["figures"][kind] == pytest.approx(100 * np.mean(hits))
+    assert "testdev" in official["not_computed"]["validity, plausibility"]
+    assert found["tasks"]["vgqa"]["official"] == {}  # it has no program
+
+
+def test_official_figures_of_other_tasks(results):
+    files = results[1]
+    for split in ("testA", "testB"):
+        share = np.mean([row["iou"] > 0.5 for row in rows(files / f"refcoco-{split}.jsonl")])
+        assert official_of(results, "refcoco", split)["score"] == pytest.approx(100 * share)
+    for name in ("coco", "flickr30k"):
+        ranks = np.array([row["rank"] for row in rows(files / f"{name}-test.jsonl")])
+        figures = official_of(results, name)["figures"]
+        for k in (1, 5, 10):
+            assert figures[f"R@{k}"] == pytest.approx(100 * np.mean(ranks <= k))
+        assert figures["median_rank"] == np.floor(np.median(ranks))
+    lines = rows(files / "guesswhat-test.jsonl")
+    share = np.mean([row["choice"] == row["target"] for row in lines])
+    assert official_of(results, "guesswhat")["figures"] == {"accuracy": pytest.approx(100 * share)}
+    assert official_of(results, "nlvr2")["figures"].keys() == {"accuracy", "consistency"}
 
 
 def test_the_same_as_scoring_batches_by_hand(small_world, trained, results):

@@ -1,7 +1,7 @@
 """What the official evaluation programs know of a question, kept beside the records of a split.
 
-`official-<split>.json.gz` in the folder of a built dataset holds {"program", "records"}, a record an
-example by its id. Nothing that trains reads it, so that it is kept of all splits but "train".
+`official-<split>.json.gz` in the folder of a built dataset holds {"program", "records"}, a record
+an example by its id. Nothing that trains reads it, so that it is kept of all splits but "train".
 
 | program | record |
 |---|---|
