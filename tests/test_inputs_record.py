@@ -9,8 +9,10 @@ from twelve_in_one import inputs_record, model_folder
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.preprocessing import Preprocessing, answers_sha256
 from twelve_in_one.data.text import SPECIALS, Tokenizer
+from twelve_in_one.models.config import named_size
 from twelve_in_one.tasks.twelve import TASKS
 
+MODEL = named_size("tiny")
 ANSWERS = ("yes", "no", "red", "two")
 
 
@@ -34,7 +36,7 @@ def serving(answers=ANSWERS, words=("a", "b", "c"), tasks=("vqa", "refcoco"), **
 
 @pytest.fixture
 def workdir(tmp_path):
-    inputs_record.write(tmp_path, serving())
+    inputs_record.write(tmp_path, serving(), MODEL)
     return tmp_path
 
 
@@ -45,7 +47,8 @@ def check(workdir, offered):
 def test_the_same_is_accepted(workdir):
     check(workdir, serving())
     check(workdir, serving(tasks=("vqa", "gqa")))  # of what both have
-    assert inputs_record.read(workdir).serving == serving()
+    record = inputs_record.read(workdir)
+    assert (record.serving, record.model) == (serving(), MODEL)
     assert inputs_record.read(workdir / "elsewhere") is None
 
 
@@ -102,5 +105,5 @@ def test_a_workdir_of_an_earlier_version(tmp_path):
 
 def test_what_was_trained_on_goes_along(tmp_path):
     seen = trained_on.nothing("what came before")
-    inputs_record.write(tmp_path, dataclasses.replace(serving(), trained_on=seen))
+    inputs_record.write(tmp_path, dataclasses.replace(serving(), trained_on=seen), MODEL)
     assert inputs_record.read(tmp_path).serving.trained_on.unknown == ("what came before",)

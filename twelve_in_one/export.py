@@ -106,25 +106,18 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
         config = from_json((final / checkpoint.CONFIG).read_text(encoding="utf-8"))
         serving = model_folder.load_serving(final)
     else:
-        config, serving = _of_record(folder, run) or _of_data(run, folder)
+        config, serving = _of_record(folder) or _of_data(run, folder)
     config = dataclasses.replace(config, scan_layers=run.model.get("scan_layers", False))
     params = state.restore_params(folder, chosen, config)
     return Model(*for_inference(params, config), serving, f"{folder}, round {chosen}")
 
 
-def _of_record(folder: Path, run: RunConfig) -> tuple[TwoStreamConfig, Serving] | None:
+def _of_record(folder: Path) -> tuple[TwoStreamConfig, Serving] | None:
     """Model and inputs of a run that has not ended, as it noted them when it began."""
     record = inputs_record.read(folder)
     if record is None or record.serving is None:
         return None
-    serving = record.serving
-    config = resolve_model(
-        run.model,
-        vocab_size=serving.tokenizer.vocab_size,
-        answers={head: len(answers) for head, answers in serving.answers.items()},
-        region_feature_dim=serving.preprocessing.region_feature_dim,
-    )
-    return config, serving
+    return record.model, record.serving
 
 
 def _of_data(run: RunConfig, folder: Path) -> tuple[TwoStreamConfig, Serving]:

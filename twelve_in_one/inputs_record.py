@@ -1,8 +1,9 @@
 """What weights depend on beside themselves: noted as a run begins, compared wherever they are used.
 
-A workdir's `inputs/` holds it in the files of a model folder (word pieces, answers in the order of
-their labels, tasks, lengths, regions) with `trained_on.npz`. Workdirs of earlier versions hold
-`preprocessing.json` alone, beside which the answers of a finished run are in its model folder.
+A workdir's `inputs/` holds it in the files of a model folder (model config, word pieces, answers in
+the order of their labels, tasks, lengths, regions) with `trained_on.npz`. Workdirs of earlier
+versions hold `preprocessing.json` alone, beside which the answers of a finished run are in its
+model folder.
 """
 
 import dataclasses
@@ -10,10 +11,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from twelve_in_one import model_folder
+from twelve_in_one import checkpoint, model_folder
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.preprocessing import Preprocessing, check_same
 from twelve_in_one.model_folder import Serving
+from twelve_in_one.models.config import TwoStreamConfig, from_json, to_json
 
 INPUTS, MODEL = "inputs", "model"
 _OF_TASKS = ("head", "kind", "task_id", "rows_per_example")
@@ -27,23 +29,29 @@ class Record:
       path: folder of the files.
       preprocessing: lengths and regions.
       serving: all of it; None in workdirs of earlier versions that have no model folder.
+      model: the model's config, None likewise; `scan_layers` may be another than the run's.
     """
 
     path: Path
     preprocessing: Preprocessing
-    serving: Serving | None
+    serving: Serving | None = None
+    model: TwoStreamConfig | None = None
 
 
-def write(workdir: str | os.PathLike[str], serving: Serving) -> None:
+def write(workdir: str | os.PathLike[str], serving: Serving, model: TwoStreamConfig) -> None:
     """Notes the inputs of a run; each file is there complete or not at all."""
     folder = Path(workdir) / INPUTS
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in model_folder.serving_texts(serving).items():
+    if serving.trained_on is not None:
+        trained_on.write(folder / trained_on.FILE, serving.trained_on)
+    texts = model_folder.serving_texts(serving)
+    tasks = texts.pop(model_folder.TASKS)
+    # The last one, by which `read` knows that the others are there.
+    texts |= {checkpoint.CONFIG: to_json(model), model_folder.TASKS: tasks}
+    for name, text in texts.items():
         temporary = folder / f".{name}.partial"
         temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(folder / name)
-    if serving.trained_on is not None:
-        trained_on.write(folder / trained_on.FILE, serving.trained_on)
 
 
 def read(workdir: str | os.PathLike[str]) -> Record | None:
@@ -55,7 +63,12 @@ def read(workdir: str | os.PathLike[str]) -> Record | None:
     for folder in (Path(workdir) / INPUTS, Path(workdir) / MODEL):
         if (folder / model_folder.TASKS).is_file():
             serving = model_folder.load_serving(folder)
-            return Record(folder, serving.preprocessing, serving)
+            path = folder / checkpoint.CONFIG
+            try:
+                model = from_json(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{path}: {error}") from error
+            return Record(folder, serving.preprocessing, serving, model)
     path = Path(workdir) / model_folder.PREPROCESSING
     if not path.is_file():
         return None
@@ -63,7 +76,7 @@ def read(workdir: str | os.PathLike[str]) -> Record | None:
         preprocessing = Preprocessing.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return Record(path.parent, preprocessing, None)
+    return Record(path.parent, preprocessing)
 
 
 def check(record: Record, offered: Serving, where: Path) -> None:

@@ -99,19 +99,21 @@ def of_workdir(
     )
     shapes = tuple(task.task for task in tasks)
     record, notes = inputs_record.read(workdir), []
-    if record is None or record.serving is None:
-        notes.append(f"{workdir} did not note its answers, which are taken to be {folder.path}'s")
-        dim = _feature_dim(folder, {task.task.name: task.options.train_split for task in tasks})
-    else:
+    if record is not None and record.serving is not None:
         _check_words_and_answers(str(workdir), record, folder)
         folder = dataclasses.replace(folder, answers=record.serving.answers)
-        dim = record.serving.preprocessing.region_feature_dim
-    model = config_check.resolve_model(
-        config.model,
-        vocab_size=folder.tokenizer.vocab_size,
-        answers={head: len(answers) for head, answers in folder.answers.items()},
-        region_feature_dim=dim,
-    )
+        scanned = config.model.get("scan_layers", False)
+        model = dataclasses.replace(record.model, scan_layers=scanned)
+    else:
+        notes.append(f"{workdir} did not note its answers, which are taken to be {folder.path}'s")
+        model = config_check.resolve_model(
+            config.model,
+            vocab_size=folder.tokenizer.vocab_size,
+            answers={head: len(answers) for head, answers in folder.answers.items()},
+            region_feature_dim=_feature_dim(
+                folder, {task.task.name: task.options.train_split for task in tasks}
+            ),
+        )
     subject = Subject(
         name=str(workdir),
         tasks=shapes,

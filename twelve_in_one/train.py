@@ -85,6 +85,7 @@ def train(config: Any, workdir: Path, *, only_describe: bool = False) -> dict[st
     )
     with sharding.use(job.placement.mesh, job.placement.layout):
         if only_describe:
+            _record_of(job)
             print(dry_run.describe(job, *compile_job(job)))
             return None
         return _train(config, job)
@@ -101,9 +102,7 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
             workdir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(workdir_lock.held(workdir))
         distributed.barrier("workdir")
-        before = inputs_record.read(workdir)
-        if before is not None:
-            inputs_record.check(before, job.serving, Path(run.data.dir))
+        before = _record_of(job)
         wandb = None
         if run.log.wandb_project:  # one run there for one workdir, however often it is resumed
             name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
@@ -117,7 +116,8 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
         if jax.process_index() == 0:
             if position.round:
                 _tell_changes(state.read_config(workdir), run)
-            inputs_record.write(workdir, job.serving)  # first: who follows waits for the config
+            # First, as those who follow wait for the config.
+            inputs_record.write(workdir, job.serving, job.placement.model)
             state.write_config(workdir, config)
             # Of a run that was killed before its first checkpoint nothing is left.
             metrics_writer.truncate(workdir, position.round or -1)
@@ -153,6 +153,20 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
             overwrite=True,
         )
         return results.finish(job, compiled, train_state, position, mixture.positions, writer)
+
+
+def _record_of(job: Job) -> inputs_record.Record | None:
+    """What the weights in the workdir were trained with, which the job must give them again.
+
+    Raises:
+      ValueError: it would give them something else.
+    """
+    if not state.all_rounds(job.workdir):
+        return None
+    record = inputs_record.read(job.workdir)
+    if record is not None:
+        inputs_record.check(record, job.serving, Path(job.run.data.dir))
+    return record
 
 
 def _trained_on(job: Job, round: int, before: inputs_record.Record | None) -> TrainedOn:

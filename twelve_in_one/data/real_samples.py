@@ -158,6 +158,7 @@ def _print_seen(sets: Mapping[str, RealSet], tests: Mapping[str, RealSet]) -> No
                 print(
                     f"{name}/{split}: {len(images):,} of {len(annotations.images):,} images and "
                     f"{records:,} of {len(annotations.annotations):,} records are also in {role}"
+                    + (", and are left out of scores" if records and role == "train" else "")
                 )
 
 
