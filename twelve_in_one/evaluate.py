@@ -28,7 +28,7 @@ from twelve_in_one.data.report import Progress
 from twelve_in_one.follow import follow, seen_by_first
 from twelve_in_one.paths import local_path
 from twelve_in_one.programs import Placement
-from twelve_in_one.report.results import results_table
+from twelve_in_one.report.results import parse_results, results_table, unscored_lines
 from twelve_in_one.subject import (
     REPORTED,
     Subject,
@@ -295,14 +295,9 @@ def _report(found: dict[str, Any], path: Path) -> None:
 
 
 def _table(found: dict[str, Any]) -> str:
-    lines = [results_table(found)] if found["tasks"] else []
-    for name, count in found["unscored"].items():
-        lines.append(f"{name}: {count:,} examples without public answers: not scored")
-    for name, count in found["trained_on_only"].items():
-        lines.append(
-            f"{name}: all {count:,} records were trained on: not scored; --keep_trained_on does"
-        )
-    return "\n".join(lines)
+    if found["tasks"]:
+        return results_table(found)
+    return "\n".join(unscored_lines(parse_results(found)))
 
 
 def _say(line: str) -> None:

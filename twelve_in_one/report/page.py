@@ -21,6 +21,7 @@ from twelve_in_one.report.results import (
     number,
     officials,
     seen_lines,
+    unscored_lines,
 )
 from twelve_in_one.report.workdir import Run
 
@@ -154,7 +155,8 @@ def _table(results: Results) -> str:
     rows.append(f'<tr class="average">{last}<td></td></tr>')
     footnote = "" if all(task.above() for task in results.tasks) else _note(FOOTNOTE)
     table = f'<div class="scroll"><table>{"".join(rows)}</table></div>{footnote}'
-    return table + _official(results) + "".join(map(_note, seen_lines(results)))
+    notes = map(_note, (*seen_lines(results), *unscored_lines(results)))
+    return table + _official(results) + "".join(notes)
 
 
 def _official(results: Results) -> str:

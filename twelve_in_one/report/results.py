@@ -89,6 +89,8 @@ class Results:
       updates: parameter updates.
       parameters: of the model.
       seconds: the whole run took.
+      unscored: task -> examples whose answers nobody published.
+      trained_on_only: "task/split" -> records, all of which the model was trained on.
     """
 
     tasks: tuple[TaskResult, ...]
@@ -97,6 +99,8 @@ class Results:
     updates: int | None = None
     parameters: int | None = None
     seconds: float | None = None
+    unscored: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    trained_on_only: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def average(self, of: str) -> float | None:
         """Mean over the tasks of "score", "chance", "words" or "majority".
@@ -120,7 +124,13 @@ def parse_results(raw: Any, where: str = "results") -> Results:
         split=_get(raw, "split", str, where),
         **{key: _get(raw, key, int, where) for key in ("round", "updates", "parameters")},
         seconds=_get(raw, "seconds", float, where),
+        **{key: _counts(raw, key, where) for key in ("unscored", "trained_on_only")},
     )
+
+
+def _counts(raw: Any, key: str, where: str) -> dict[str, int]:
+    found = _get(raw, key, Mapping, where) or {}
+    return {name: _get(found, name, int, f"{where}: {key}", needed=True) for name in found}
 
 
 def _parse_task(name: str, raw: Any, where: str) -> TaskResult:
@@ -225,7 +235,7 @@ def results_table(results: Mapping[str, Any]) -> str:
     if not all(task.above() for task in parsed.tasks):
         lines.append(FOOTNOTE)
     lines += _official_block(parsed)
-    lines += seen_lines(parsed)
+    lines += [*seen_lines(parsed), *unscored_lines(parsed)]
     return "\n".join(lines)
 
 
@@ -286,6 +296,18 @@ def seen_lines(results: Results) -> list[str]:
                 line += ", with none of these records"
             lines.append(line)
     return [*lines, *(f"not known: {what}" for what in unknown)]
+
+
+def unscored_lines(results: Results) -> list[str]:
+    """What was not scored, and why."""
+    lines = [
+        f"{name}: {count:,} examples without public answers: not scored"
+        for name, count in results.unscored.items()
+    ]
+    return lines + [
+        f"{name}: all {count:,} records were trained on: not scored, unless with keep_trained_on"
+        for name, count in results.trained_on_only.items()
+    ]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
