@@ -91,10 +91,21 @@ def test_tasks(workdir, change):
         check(workdir, dataclasses.replace(offered, tasks=(first,)))
 
 
+def test_another_store_is_told(tmp_path, caplog):
+    """Its name says little: one detector may have filled both."""
+    known = serving(region_stores={"vqa": "a.lmdb", "refcoco": "b.lmdb"})
+    inputs_record.write(tmp_path, known, MODEL)
+    check(tmp_path, known)
+    assert not caplog.messages
+    check(tmp_path, serving(region_stores={"vqa": "c.lmdb", "gqa": "d.lmdb"}))
+    (line,) = caplog.messages
+    assert "regions of vqa come from c.lmdb, the weights learnt from a.lmdb" in line
+
+
 def test_a_workdir_of_an_earlier_version(tmp_path):
     """It has preprocessing.json without what was added since; its answers cannot be checked."""
     raw = json.loads(serving().preprocessing.to_json())
-    del raw["boxes"], raw["answers_sha256"]
+    del raw["boxes"], raw["answers_sha256"], raw["region_stores"]
     (tmp_path / "preprocessing.json").write_text(json.dumps(raw))
     record = inputs_record.read(tmp_path)
     assert record.serving is None

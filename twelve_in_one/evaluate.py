@@ -5,7 +5,9 @@
 
 Retrieval ranks all images of the split for every caption. The score of RefCOCO, RefCOCO+ and
 RefCOCOg is the share of predicted boxes with IoU > 0.5 among detected regions, beside what the
-detector's best box would score. Prints a table and writes the same as JSON. `--follow` evaluates
+detector's best box would score. Prints a table, the figures of the benchmarks' own programs and how
+much of what is tested the model has seen in training, and writes the same as JSON. Records that it
+was trained on are left out of the scores, unless with `--keep_trained_on`. `--follow` evaluates
 every new checkpoint of a job that is running or yet to start, until it is complete. `--submissions`
 also writes the predictions, in the form of the test servers for VQA, GQA and NLVR2. Several
 processes share the work, see launch/.
@@ -144,7 +146,8 @@ def run(args: argparse.Namespace) -> None:
         _say(f"not built, and left out: {', '.join(missing)}")
     if not splits:
         raise ValueError(f"{subject.folder.path}: there is no split {args.split!r} to score")
-    check_inputs(subject, [known[name] for name in splits], splits)
+    for note in check_inputs(subject, [known[name] for name in splits], splits):
+        _say(f"note: {note}")
     placement = Placement.make(
         subject.model, args.layout or subject.layout, args.model_axis or subject.model_axis
     )

@@ -7,16 +7,18 @@ model folder.
 """
 
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from twelve_in_one import checkpoint, model_folder
 from twelve_in_one.data import trained_on
-from twelve_in_one.data.preprocessing import Preprocessing, check_same
+from twelve_in_one.data.preprocessing import Preprocessing, check_same, other_stores
 from twelve_in_one.model_folder import Serving
 from twelve_in_one.models.config import TwoStreamConfig, from_json, to_json
 
+_log = logging.getLogger(__name__)
 INPUTS, MODEL = "inputs", "model"
 _OF_TASKS = ("head", "kind", "task_id", "rows_per_example")
 
@@ -80,7 +82,7 @@ def read(workdir: str | os.PathLike[str]) -> Record | None:
 
 
 def check(record: Record, offered: Serving, where: Path) -> None:
-    """Refuses inputs other than those that the weights of a run know.
+    """Refuses inputs other than those that the weights of a run know; warns of other stores.
 
     Args:
       record: of the run.
@@ -101,6 +103,8 @@ def check(record: Record, offered: Serving, where: Path) -> None:
         found.append(str(error))
     if found:
         raise ValueError(f"{record.path} and {where} do not fit each other: {'; '.join(found)}")
+    for line in other_stores(record.preprocessing, now):
+        _log.warning("%s", line)
 
 
 def differences(known: Serving, offered: Serving, path: Path, where: Path) -> list[str]:

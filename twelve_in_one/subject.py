@@ -20,7 +20,7 @@ from twelve_in_one import (
 )
 from twelve_in_one.data import run_inputs, streams, trained_on
 from twelve_in_one.data.pipeline import Stream
-from twelve_in_one.data.preprocessing import Preprocessing, check_same
+from twelve_in_one.data.preprocessing import Preprocessing, check_same, other_stores
 from twelve_in_one.data.reader import built_folder, has_split, open_split
 from twelve_in_one.data.records import DataError
 from twelve_in_one.data.sources import SOURCES
@@ -203,14 +203,17 @@ def of_model(path: Path, data_dir: Path, features: str) -> Subject:
     )
 
 
-def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, Any]) -> None:
+def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, Any]) -> list[str]:
     """Refuses data that were made otherwise than what the model learnt from.
+
+    Returns:
+      What may differ, in words.
 
     Raises:
       ValueError: lists what differs.
     """
     if subject.preprocessing is None:
-        return
+        return []
     folder = subject.folder
     found = _feature_dim(folder, {name: wanted[0] for name, wanted in splits.items()})
     offered = streams.preprocessing_of(folder, tasks, found or subject.model.region_feature_dim)
@@ -224,6 +227,7 @@ def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, A
                 "with the vocab.txt of the model's folder"
             )
         raise ValueError(f"{subject.name} and {folder.path}: {error}{hint}") from error
+    return other_stores(subject.preprocessing, offered)
 
 
 def splits_to_score(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import sys
 
 import jax
@@ -11,6 +12,7 @@ import optax
 import pytest
 
 from twelve_in_one import default_config, evaluate, evaluation, model_folder, state, steps
+from twelve_in_one.data import trained_on
 from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
 from twelve_in_one.model_folder import Serving
 from twelve_in_one.models.config import named_size
@@ -189,6 +191,58 @@ def test_annotated_candidates_need_features(run, capsys):
     options = ["--tasks", "refcoco", "--split", "val", "--candidates", "annotated"]
     assert run(*options) == 1
     assert "annotated boxes without region features" in capsys.readouterr().err
+
+
+def test_a_model_brings_its_own_answers(run, small_world, results, tmp_path, capsys):
+    """Those of the data, in whatever order, are not its labels: said, and of no effect."""
+    data = shutil.copytree(small_world.data, tmp_path / "data")
+    answers = json.loads((data / "answers-gqa.json").read_text())
+    (data / "answers-gqa.json").write_text(json.dumps(answers[::-1]))
+    output = tmp_path / "results.json"
+    options = ["--tasks", "gqa", "--output", output, "--batch_size", 40]
+    assert run(*options, data=data) == 0
+    said = capsys.readouterr().err
+    assert f"note: {data / 'answers-gqa.json'} is not used" in said and "answer 0" in said
+    found = json.loads(output.read_text())["tasks"]["gqa"]
+    assert found["official"] == results[0]["tasks"]["gqa"]["official"]
+    assert found["trained_on"]["test"]["records"] == 0
+    assert found["trained_on"]["test"]["unknown"][0].endswith("model was trained on")
+
+
+def test_what_the_model_was_trained_on_is_left_out(trained, small_world, tmp_path, capsys):
+    """A model folder says what its training saw, wherever it is evaluated."""
+    folder = open_folder(small_world.data, "pixels")
+    serving = model_folder.load_serving(trained)
+    stream = open_stream(folder, TASKS["snli_ve"], "test", batch_size=8, training=False)
+    index, first = stream.selection.reader.index, stream.selection.reader.first_example
+    some = index.example_keys[first[2] - 1 : first[4]]  # of three images
+    model = shutil.copytree(trained, tmp_path / "model")
+    images = trained_on.of_streams([stream]).images
+    seen = trained_on.TrainedOn({"snli_ve": np.sort(some)}, images)
+    (model / trained_on.FILE).write_bytes(trained_on.to_bytes(seen))
+    files = json.loads((model / "files.json").read_text())
+    size = (model / trained_on.FILE).stat().st_size
+    (model / "files.json").write_text(json.dumps(files | {trained_on.FILE: size}))
+    assert model_folder.load_serving(model) == serving
+    output = tmp_path / "results.json"
+    options = ["--model", model, "--data_dir", small_world.data, "--features", "pixels"]
+    options += ["--tasks", "snli_ve", "--output", output, "--batch_size", 40]
+
+    def evaluated(*more):
+        assert evaluate.main(list(map(str, [*options, *more]))) == 0
+        return json.loads(output.read_text())["tasks"]["snli_ve"]
+
+    found, total = evaluated(), index.num_examples
+    assert found["examples"] == total - len(some) == found["official"]["test"]["examples"]
+    noted = found["trained_on"]["test"]
+    assert (noted["records"], noted["of_records"], noted["left_out"]) == (len(some), total, True)
+    assert noted["images"] == noted["of_images"] == len(index.counts)
+    assert f"{len(some)} of {total} records, which are left out" in capsys.readouterr().out
+    found = evaluated("--keep_trained_on")
+    assert found["examples"] == total and not found["trained_on"]["test"]["left_out"]
+    files = tmp_path / "files"
+    assert evaluate.main(list(map(str, [*options, "--submissions", files]))) == 1
+    assert "--submissions needs all: add --keep_trained_on" in capsys.readouterr().err
 
 
 def test_a_test_without_public_answers(run, small_world, tmp_path, capsys):

@@ -84,9 +84,11 @@ def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int
     Raises:
       DataError: a task's dataset has not been built.
     """
-    built = (built_folder(folder.path, task.name, folder.regions) for task in tasks)
-    features = sorted({read_build_info(path)["made_of"]["features"] for path in built})
-    ours = [name for name in features if name.startswith("pixels-")]
+    stores = {}
+    for task in tasks:
+        built = built_folder(folder.path, task.name, folder.regions)
+        stores[task.name] = read_build_info(built)["made_of"]["features"]
+    ours = sorted({name for name in stores.values() if name.startswith("pixels-")})
     return Preprocessing(
         vocab_sha256=folder.tokenizer.sha256,
         vocab_size=folder.tokenizer.vocab_size,
@@ -100,6 +102,7 @@ def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int
             head: answers_sha256(folder.answers[head])
             for head in sorted({task.head for task in tasks} & folder.answers.keys())
         },
+        region_stores=stores,
     )
 
 
