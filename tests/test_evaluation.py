@@ -288,7 +288,7 @@ def test_soft_accuracy_and_vocabulary():
     found = evaluation.summarise(TASKS["answer"], outcome([0.3, 1, 0, 0], oracle=[1, 1, 0.6, 0]))
     assert found == {
         "score": pytest.approx(0.325),
-        "metric": "accuracy",
+        "metric": "soft accuracy",
         "loss": 0.5,
         "examples": 4,
         "metrics": {

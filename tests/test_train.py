@@ -13,8 +13,18 @@ import jax
 import numpy as np
 import pytest
 
-from twelve_in_one import dsg, loop, metrics_writer, model_folder, state, train
+from twelve_in_one import (
+    dsg,
+    evaluate,
+    export,
+    loop,
+    metrics_writer,
+    model_folder,
+    state,
+    train,
+)
 from twelve_in_one.convert.names import flatten
+from twelve_in_one.data import streams
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "world.py"
@@ -69,8 +79,8 @@ def test_files_of_a_run(finished):
     expected = {"checkpoints", "config.json", "events", "examples", "metrics.jsonl", "model"}
     assert found == expected | {
         ".lock",
+        "inputs",
         "plots",
-        "preprocessing.json",
         "report.html",
         "results.json",
     }
@@ -230,6 +240,71 @@ def test_a_gradient_that_is_not_finite_ends_the_run_or_is_counted(small_world, t
     config.optimizer.schedule, config.optimizer.warmup_share = "constant", 0.0
     with pytest.raises(FloatingPointError, match=r"refcoco, update \d: loss .*gradient norm"):
         train.train(config, tmp_path / "raise")
+
+
+@pytest.fixture(scope="module")
+def other_order(small_world, tmp_path_factory):
+    """The data with as many answers in another order."""
+    data = shutil.copytree(small_world.data, tmp_path_factory.mktemp("other") / "data")
+    path = data / "answers-vqa.json"
+    answers = json.loads(path.read_text())
+    path.write_text(json.dumps([*answers[:2], answers[3], answers[2], *answers[4:]]))
+    return data, f"first that differs is answer 2, {answers[2]!r} in training and {answers[3]!r}"
+
+
+@pytest.mark.parametrize("only_describe", [False, True])
+def test_answers_in_another_order_are_refused(finished, small_world, other_order, only_describe):
+    data, difference = other_order
+    config = small_config(small_world)
+    config.data.dir = str(data)
+    with pytest.raises(ValueError, match=difference) as error:
+        train.train(config, finished[0], only_describe=only_describe)
+    assert f"copy {finished[0]}/inputs/answers-vqa.json to {data}/answers-vqa.json" in str(error)
+
+
+def test_answers_in_another_order_are_not_evaluated(finished, other_order, capsys, tmp_path):
+    data, difference = other_order
+    assert evaluate.main(["--workdir", str(finished[0]), "--data_dir", str(data)]) == 1
+    assert difference in capsys.readouterr().err
+
+
+def test_a_run_is_exported_with_the_answers_that_it_noted(finished, tmp_path):
+    """Also before it ends, whatever has become of the data."""
+    workdir = shutil.copytree(finished[0], tmp_path / "workdir")
+    whole = export.open_model(workdir)
+    shutil.rmtree(workdir / "model")
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["dir"] = str(tmp_path / "gone")
+    (workdir / "config.json").write_text(json.dumps(config))
+    found = export.open_model(workdir)
+    assert found.serving == whole.serving and found.config == whole.config
+    answers = workdir / "inputs/answers-vqa.json"
+    answers.write_text(json.dumps(json.loads(answers.read_text())[::-1]))
+    with pytest.raises(ValueError, match="answers-vqa.json does not hold the answers"):
+        export.open_model(workdir)
+
+
+def test_what_was_tested_and_trained_on(finished, small_world):
+    """Test images are nobody's to train on, but VQA is validated on pictures of its training."""
+    workdir, results = finished
+    serving = model_folder.load_serving(workdir / "model")
+    assert serving.trained_on.examples.keys() == set(TASKS) and not serving.trained_on.unknown
+    for name in ("refcoco", "flickr30k"):
+        for seen in results["tasks"][name]["trained_on"].values():
+            assert (seen["records"], seen["images"]) == (0, 0)
+    folder = streams.open_folder(small_world.data, "pixels")
+
+    def images(name, split):
+        training = split == "train"
+        task = serving.task(name)
+        stream = streams.open_stream(folder, task, split, batch_size=8, training=training)
+        return set(stream.selection.reader.index.image_ids[stream.selection.records, 0])
+
+    tested = images("vqa", "val")
+    both = tested & (images("vqa", "train") | images("refcoco", "train"))
+    seen = results["tasks"]["vqa"]["trained_on"]["val"]
+    assert (seen["images"], seen["of_images"]) == (len(both), len(tested))
+    assert both and seen["records"] == 0 and not seen["left_out"]
 
 
 def test_a_checkpoint_of_another_size_is_refused(finished, small_world):

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from twelve_in_one import checkpoint, model_folder, sharding
+from twelve_in_one import checkpoint, model_folder, sharding, warm_start
 from twelve_in_one.convert.names import flatten
 from twelve_in_one.convert.report import StateDictError
+from twelve_in_one.data import trained_on
 from twelve_in_one.data.preprocessing import Preprocessing
 from twelve_in_one.data.text import SPECIALS, Tokenizer
 from twelve_in_one.model_folder import Serving
@@ -190,6 +191,38 @@ def test_other_answers(source, config, random_params, larger):
     params, report = load(InitFrom(str(source), exclude=("heads/vqa/.*",)), start, new, serving)
     assert all(name.startswith("heads/vqa/") for name in report.initialised)
     assert any(name.startswith("heads/region_score") for name in report.loaded)
+
+
+@pytest.mark.parametrize(
+    ("change", "weights", "said"),
+    [
+        ({"image_descriptor": "pixels-2"}, "trunk/visual_embedding/.*", "other regions .*pixels-2"),
+        ({"boxes": "x, y, w, h"}, "trunk/visual_embedding/.*", "other regions .*x, y, w, h"),
+        (None, "trunk/text_embedding/task/.*", "has row 1 .*here 5: .*task.vqa.task_token=1"),
+    ],
+)
+def test_other_regions_and_task_tokens(source, config, start, serving, change, weights, said):
+    if change is None:
+        other = dataclasses.replace(
+            serving, tasks=(dataclasses.replace(serving.tasks[0], task_id=5),)
+        )
+    else:
+        changed = dataclasses.replace(serving.preprocessing, **change)
+        other = dataclasses.replace(serving, preprocessing=changed)
+    with pytest.raises(ValueError, match=f"{said}.*exclude '{re.escape(weights)}'"):
+        load(InitFrom(str(source)), start, config, other)
+    _, report = load(InitFrom(str(source), exclude=(weights,)), start, config, other)
+    assert report.ok and any(re.fullmatch(weights, name) for name in report.initialised)
+
+
+def test_what_the_source_was_trained_on(tmp_path, source, config, random_params, serving):
+    assert "were trained on" in warm_start.trained_on_of(source).unknown[0]
+    seen = trained_on.TrainedOn({"vqa": np.arange(3, dtype=np.uint64)}, np.zeros(0, np.uint64))
+    noted = dataclasses.replace(serving, trained_on=seen)
+    model_folder.save(tmp_path / "model", random_params(config), config, noted)
+    for path in (tmp_path, tmp_path / "model"):
+        found = warm_start.trained_on_of(path)
+        assert found.examples["vqa"].tolist() == [0, 1, 2] and not found.unknown
 
 
 def test_answers_of_a_head_that_the_run_has_no_use_for(source, config, start, serving):

@@ -45,7 +45,7 @@ def save_params(
     config: TwoStreamConfig,
     unused: Mapping[str, np.ndarray] | None = None,
     *,
-    texts: Mapping[str, str] | None = None,
+    texts: Mapping[str, str | bytes] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes parameters; on any error nothing is left behind.
@@ -57,7 +57,7 @@ def save_params(
       params: nested dict of arrays in the layout of `config`, stacked if `config.scan_layers`.
       config: the model's config.
       unused: {released name: array}, see `convert.state_dict.Loaded`.
-      texts: {file name: content} of files to put beside.
+      texts: {file name: content} of files to put beside; texts get a newline at their end.
       overwrite: replace an existing directory.
 
     Raises:
@@ -73,7 +73,8 @@ def save_params(
             temporary.mkdir()
             (temporary / CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
             for name, text in (texts or {}).items():
-                (temporary / name).write_text(text + "\n", encoding="utf-8")
+                content = text if isinstance(text, bytes) else f"{text}\n".encode()
+                (temporary / name).write_bytes(content)
         _sync("made")
         _save_tree(temporary / PARAMS, params, directory)
         if unused:

@@ -135,6 +135,7 @@ def get_config(
             retrieval_images=500,
             text_baselines=False,
             pictures=0,
+            keep_trained_on=False,
         )
     )
     config.checkpoint = ConfigDict(

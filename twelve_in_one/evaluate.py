@@ -5,7 +5,9 @@
 
 Retrieval ranks all images of the split for every caption. The score of RefCOCO, RefCOCO+ and
 RefCOCOg is the share of predicted boxes with IoU > 0.5 among detected regions, beside what the
-detector's best box would score. Prints a table and writes the same as JSON. `--follow` evaluates
+detector's best box would score. Prints a table, the figures of the benchmarks' own programs and how
+much of what is tested the model has seen in training, and writes the same as JSON. Records that it
+was trained on are left out of the scores, unless with `--keep_trained_on`. `--follow` evaluates
 every new checkpoint of a job that is running or yet to start, until it is complete. `--submissions`
 also writes the predictions, in the form of the test servers for VQA, GQA and NLVR2. Several
 processes share the work, see launch/.
@@ -16,7 +18,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from twelve_in_one.data.report import Progress
 from twelve_in_one.follow import follow, seen_by_first
 from twelve_in_one.paths import local_path
 from twelve_in_one.programs import Placement
-from twelve_in_one.report.results import results_table
+from twelve_in_one.report.results import parse_results, results_table, unscored_lines
 from twelve_in_one.subject import (
     REPORTED,
     Subject,
@@ -39,6 +41,7 @@ from twelve_in_one.subject import (
     open_stream,
     splits_to_score,
 )
+from twelve_in_one.tasks.base import Task
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,6 +76,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="of referring expressions; 'annotated' is another protocol, with higher numbers",
     )
     add("--max_examples", type=int, default=0, help="of a split; 0 (default) takes all")
+    add(
+        "--keep_trained_on",
+        action="store_true",
+        help="also score records that the model was trained on, which are left out by default",
+    )
     add("--text_baselines", action="store_true", help="also score chance, majority and words; slow")
     add("--batch_size", type=int, default=0, help="0 (default) takes each task's own")
     add("--layout", choices=tuple(sharding.LAYOUTS), help="of the parameters on the devices")
@@ -121,6 +129,11 @@ def run(args: argparse.Namespace) -> None:
     if args.candidates:
         everywhere = {task.name: args.candidates for task in subject.tasks}
         subject = dataclasses.replace(subject, candidates=everywhere)
+    subject = dataclasses.replace(
+        subject, folder=dataclasses.replace(subject.folder, keep_trained_on=args.keep_trained_on)
+    )
+    for note in subject.notes:
+        _say(f"note: {note}")
     hide_accelerators()  # slow, so that a wrong path is reported before
     known = {task.name: task for task in subject.tasks}
     names = args.tasks.split(",") if args.tasks else list(known)
@@ -133,7 +146,8 @@ def run(args: argparse.Namespace) -> None:
         _say(f"not built, and left out: {', '.join(missing)}")
     if not splits:
         raise ValueError(f"{subject.folder.path}: there is no split {args.split!r} to score")
-    check_inputs(subject, [known[name] for name in splits], splits)
+    for note in check_inputs(subject, [known[name] for name in splits], splits):
+        _say(f"note: {note}")
     placement = Placement.make(
         subject.model, args.layout or subject.layout, args.model_axis or subject.model_axis
     )
@@ -144,6 +158,9 @@ def run(args: argparse.Namespace) -> None:
 
     def keep(stream: TaskStream, split: str, predictions: Any) -> None:
         written.append(submissions.write(args.submissions, stream, split, predictions))
+
+    if args.submissions and not args.keep_trained_on:
+        _refuse_gaps(subject, placement, known, splits)
 
     def score(params: Any) -> dict[str, Any]:
         found = protocols.evaluate_all(
@@ -172,6 +189,23 @@ def run(args: argparse.Namespace) -> None:
         _of_rounds(args, subject, placement, score, last_round)
     for path in written:
         _say(f"wrote {path}")
+
+
+def _refuse_gaps(
+    subject: Subject,
+    placement: Placement,
+    known: Mapping[str, Task],
+    splits: Mapping[str, Sequence[str]],
+) -> None:
+    """Files for submission need all records, also those that the model was trained on."""
+    for name, wanted in splits.items():
+        for split in wanted:
+            seen = open_stream(subject, placement, known[name], split).selection.seen
+            if seen is not None and seen.left_out:
+                raise ValueError(
+                    f"{name}/{split}: {seen.records:,} of {seen.of_records:,} records were trained "
+                    "on and would be left out, but --submissions needs all: add --keep_trained_on"
+                )
 
 
 def _await_config(args: argparse.Namespace) -> None:
@@ -264,10 +298,9 @@ def _report(found: dict[str, Any], path: Path) -> None:
 
 
 def _table(found: dict[str, Any]) -> str:
-    lines = [results_table(found)] if found["tasks"] else []
-    for name, count in found["unscored"].items():
-        lines.append(f"{name}: {count:,} examples without public answers: not scored")
-    return "\n".join(lines)
+    if found["tasks"]:
+        return results_table(found)
+    return "\n".join(unscored_lines(parse_results(found)))
 
 
 def _say(line: str) -> None:

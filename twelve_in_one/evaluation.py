@@ -258,7 +258,9 @@ def _outcome(parts: list[dict[str, Any]], totals: np.ndarray) -> Outcome:
 def summarise(
     task: Task, outcome: Outcome, *, candidates: str = "detected", answered: bool = True
 ) -> dict[str, Any]:
-    """The measures of a task; all but the loss are shares in [0, 1].
+    """The measures of a task that training watches; all but the loss are shares in [0, 1].
+
+    What each benchmark's own program would say is in `official.py`.
 
     | kind | score | further |
     |---|---|---|
@@ -300,6 +302,7 @@ def summarise(
         result["protocol"] = candidates
         further["oracle_recall"] = _mean(outcome.oracle)
     elif task.kind == "answer":
+        result["metric"] = "soft accuracy"
         further["vocabulary_recall"] = _mean(outcome.oracle)
     elif task.head == "image_pair":
         further["consistency"] = _consistency(outcome)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from twelve_in_one import checkpoint, model_folder, state
+from twelve_in_one import checkpoint, inputs_record, model_folder, state
 from twelve_in_one.config_check import resolve_model, task_runs
 from twelve_in_one.convert import files
 from twelve_in_one.convert.state_dict import to_state_dict
@@ -106,14 +106,22 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
         config = from_json((final / checkpoint.CONFIG).read_text(encoding="utf-8"))
         serving = model_folder.load_serving(final)
     else:
-        config, serving = _of_data(run)
+        config, serving = _of_record(folder) or _of_data(run, folder)
     config = dataclasses.replace(config, scan_layers=run.model.get("scan_layers", False))
     params = state.restore_params(folder, chosen, config)
     return Model(*for_inference(params, config), serving, f"{folder}, round {chosen}")
 
 
-def _of_data(run: RunConfig) -> tuple[TwoStreamConfig, Serving]:
-    """Model and inputs of a run that has not ended, from the data that it trains on."""
+def _of_record(folder: Path) -> tuple[TwoStreamConfig, Serving] | None:
+    """Model and inputs of a run that has not ended, as it noted them when it began."""
+    record = inputs_record.read(folder)
+    if record is None or record.serving is None:
+        return None
+    return record.model, record.serving
+
+
+def _of_data(run: RunConfig, folder: Path) -> tuple[TwoStreamConfig, Serving]:
+    """The same of a workdir of an earlier version, from the data that it trains on."""
     from twelve_in_one.data.run_inputs import feature_dim, open_data, serving_of
 
     tasks, data = task_runs(run), open_data(run)
@@ -123,7 +131,11 @@ def _of_data(run: RunConfig) -> tuple[TwoStreamConfig, Serving]:
         answers={head: len(answers) for head, answers in data.answers.items()},
         region_feature_dim=feature_dim(data, tasks),
     )
-    return config, serving_of(data, tasks, config.region_feature_dim)
+    serving = serving_of(data, tasks, config.region_feature_dim)
+    record = inputs_record.read(folder)
+    if record is not None:
+        inputs_record.check(record, serving, data.path)
+    return config, serving
 
 
 def _choose_round(folder: Path, rounds: Sequence[int], name: str) -> int:

@@ -5,6 +5,7 @@
     tasks.json                          the tasks that it was trained on, with their shapes
     vocab.txt                           word pieces
     answers-vqa.json, answers-gqa.json  answers of the heads that have any
+    trained_on.npz                      examples and images that it has seen, see `data.trained_on`
 
 It is what training leaves behind, what predictions load, and what can be sent to somebody.
 """
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one import checkpoint
-from twelve_in_one.data.preprocessing import Preprocessing
+from twelve_in_one.data import trained_on
+from twelve_in_one.data.preprocessing import Preprocessing, answers_sha256
 from twelve_in_one.data.text import Tokenizer
+from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.tasks.base import Task
 from twelve_in_one.tasks.twelve import TWELVE
@@ -35,12 +38,14 @@ class Serving:
       tokenizer: of its texts.
       answers: head -> answers in the order of its labels, of heads that have answers.
       preprocessing: what was done to the inputs.
+      trained_on: examples and images that it has seen; None if nobody noted it.
     """
 
     tasks: tuple[Task, ...]
     tokenizer: Tokenizer
     answers: Mapping[str, tuple[str, ...]]
     preprocessing: Preprocessing
+    trained_on: TrainedOn | None = dataclasses.field(default=None, compare=False)
 
     def task(self, name: str) -> Task:
         """The task called `name`.
@@ -77,19 +82,21 @@ def save(
       ValueError: the parameters do not fit `config`.
       OSError: it cannot be written; names it.
     """
-    texts = serving_texts(serving)
+    texts: dict[str, str | bytes] = dict(serving_texts(serving))
+    if serving.trained_on is not None:
+        texts[trained_on.FILE] = trained_on.to_bytes(serving.trained_on)
     checkpoint.save_params(directory, params, config, texts=texts, overwrite=overwrite)
 
 
 def serving_texts(serving: Serving) -> dict[str, str]:
-    """{file name: content} of everything but the weights."""
+    """{file name: content} of everything but the weights and what was trained on."""
     texts = {
         PREPROCESSING: serving.preprocessing.to_json(),
         TASKS: json.dumps([dataclasses.asdict(task) for task in serving.tasks], indent=2),
         WORDS: "\n".join(serving.tokenizer.vocabulary),
     }
     for head, answers in serving.answers.items():
-        texts[_answers_file(head)] = json.dumps(answers, ensure_ascii=False, indent=0)
+        texts[answers_file(head)] = json.dumps(answers, ensure_ascii=False, indent=0)
     return texts
 
 
@@ -113,7 +120,7 @@ def load(
     for head, size in config.num_answers.items():
         if len(serving.answers.get(head, ())) > size:
             raise ValueError(
-                f"{Path(directory) / _answers_file(head)}: {len(serving.answers[head])} answers, "
+                f"{Path(directory) / answers_file(head)}: {len(serving.answers[head])} answers, "
                 f"the model has {size} labels"
             )
     return params, config, serving
@@ -154,12 +161,13 @@ def load_serving(directory: str | os.PathLike[str]) -> Serving:
         )
     answers = {}
     for head in ("vqa", "gqa"):
-        path = folder / _answers_file(head)
+        path = folder / answers_file(head)
         if path.is_file():
-            answers[head] = _read_answers(path)
+            answers[head] = _read_answers(path, preprocessing.answers_sha256.get(head))
         elif any(task.kind == "answer" and task.head == head for task in tasks):
             raise ValueError(f"{path} is missing, and {TASKS} has tasks that answer")
-    return Serving(tasks, tokenizer, answers, preprocessing)
+    seen = trained_on.read(folder / trained_on.FILE)
+    return Serving(tasks, tokenizer, answers, preprocessing, seen)
 
 
 def _task(raw: Any) -> Task:
@@ -171,15 +179,22 @@ def _task(raw: Any) -> Task:
     return task
 
 
-def _answers_file(head: str) -> str:
+def answers_file(head: str) -> str:
+    """Name of the file of a head's answers."""
     return f"answers-{head}.json"
 
 
-def _read_answers(path: Path) -> tuple[str, ...]:
+def _read_answers(path: Path, sha256: str | None) -> tuple[str, ...]:
     try:
         answers = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"{path}: should be a list of answers")
+    if sha256 is not None and answers_sha256(answers) != sha256:
+        raise ValueError(
+            f"{path} does not hold the answers that the weights were trained with, in their order: "
+            f"its hash is {answers_sha256(answers)[:12]}..., {PREPROCESSING} says {sha256[:12]}; "
+            "put the original file back"
+        )
     return tuple(answers)

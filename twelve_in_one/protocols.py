@@ -14,9 +14,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from twelve_in_one import evaluation, ranking, sharding
-from twelve_in_one.data.pipeline import Stream, as_dataset
+from twelve_in_one import evaluation, official, ranking, sharding
+from twelve_in_one.data.pipeline import AllTrainedOn, Stream, as_dataset
 from twelve_in_one.data.retrieval import read_retrieval_set
+from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.evaluation import EvalStep, Outcome
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.models.two_stream import count_parameters
@@ -60,7 +61,8 @@ def evaluate_task(
       progress: called with a name, how much is done and how much there is.
 
     Returns:
-      What `evaluation.summarise` or `ranking.summarise` says, and the predictions.
+      What `evaluation.summarise` or `ranking.summarise` says, with "official", see
+      `official.figures`; and the predictions.
 
     Raises:
       DataError: a record cannot be used; names it.
@@ -88,7 +90,8 @@ def evaluate_task(
                 images=options.retrieval_images,
                 progress=functools.partial(report, pairs),
             )
-            return ranking.summarise(ranked), ranked
+            summary = ranking.summarise(ranked)
+            return summary | {"official": official.figures(task, ranked, summary)}, ranked
         total = selection.num_examples
         if max_examples:
             total = min(total, max_examples)
@@ -111,7 +114,23 @@ def evaluate_task(
         candidates=stream.encoding.candidates if task.kind == "region" else "detected",
         answered=has_answers(stream),
     )
-    return summary, outcome
+    return summary | {"official": _official(stream, outcome, summary)}, outcome
+
+
+def _official(stream: Stream, outcome: Outcome, summary: Mapping[str, Any]) -> Any:
+    """See `official.figures`; answers are looked up where there are any."""
+    task = stream.task
+    if task.kind != "answer":
+        return official.figures(task, outcome, summary)
+    source = SOURCES.get(task.name)
+    return official.figures(
+        task,
+        outcome,
+        summary,
+        words={label: answer for answer, label in stream.encoding.answers.items()},
+        records=stream.selection.reader.official(),
+        expected=source is not None and source.official is not None,
+    )
 
 
 def has_answers(stream: Stream) -> bool:
@@ -162,18 +181,25 @@ def evaluate_all(
 
     Returns:
       {"tasks": {name: {"title", "group", "metric", "score", "loss", "examples", "chance",
-      "majority", "words", "metrics", ...}}, "average", "parameters", "seconds"}. Several splits of
-      a task are averaged by their numbers of examples, and "metrics" has those of each as
-      "split/name". Tasks whose answers nobody published are not in "tasks" but in "unscored", with
-      their number of examples.
+      "majority", "words", "metrics", "official": {split: figures}, ...}}, "average", "parameters",
+      "seconds"}. Several splits of a task are averaged by their numbers of examples, and "metrics"
+      has those of each as "split/name"; official figures, and "trained_on": {split: how much of it
+      the model has seen, see `pipeline.Seen`}, are of each alone. Tasks whose answers nobody
+      published are not in "tasks" but in "unscored", and splits that the model has seen all of in
+      "trained_on_only", with their number of examples.
     """
     start = time.perf_counter()
     tasks: dict[str, Any] = {}
     unscored: dict[str, int] = {}
+    seen_only: dict[str, int] = {}
     for name, wanted in splits.items():
         parts = {}
         for split in wanted:
-            stream = open_stream(name, split)
+            try:
+                stream = open_stream(name, split)
+            except AllTrainedOn as error:
+                seen_only[f"{name}/{split}"] = error.records
+                continue
             task = stream.task
             part, predictions = evaluate_task(
                 placement,
@@ -187,6 +213,8 @@ def evaluate_all(
                 progress=progress,
             )
             part = dict.fromkeys(_BLIND) | part
+            if stream.selection.seen is not None:
+                part["trained_on"] = dataclasses.asdict(stream.selection.seen)
             if baselines and part["score"] is not None and task.kind not in _WITHOUT_BASELINES:
                 part |= {key: baselines(task, split)[key] for key in _BLIND}
             parts[split] = part
@@ -197,12 +225,19 @@ def evaluate_all(
             left = parts.keys() - scored.keys()
             unscored[name] = sum(parts[split]["examples"] for split in left)
         if scored:
+            apart = {
+                key: {split: part.pop(key, None) for split, part in scored.items()}
+                for key in ("official", "trained_on")
+            }
             tasks[name] = {"title": task.title, "group": task.group} | _together(scored)
+            for key, by_split in apart.items():
+                tasks[name][key] = {split: found for split, found in by_split.items() if found}
     scores = [entry["score"] for entry in tasks.values()]
     return {
         "tasks": tasks,
         "average": math.fsum(scores) / len(scores) if scores else None,
         "unscored": unscored,
+        "trained_on_only": seen_only,
         "parameters": count_parameters(placement.model),
         "seconds": time.perf_counter() - start,
     }

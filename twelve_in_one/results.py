@@ -1,5 +1,6 @@
 """The end of a run: test scores, a table, example pictures and the report."""
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -45,6 +46,11 @@ def finish(
 
     run, model = job.run, job.placement.model
     tasks = {task.task.name: task for task in job.tasks}
+    data = dataclasses.replace(
+        job.data,
+        trained_on=job.serving.trained_on,
+        keep_trained_on=run.evaluation.keep_trained_on,
+    )
     splits = {}
     for name, task in tasks.items():
         wanted = task.options.test_splits
@@ -67,14 +73,14 @@ def finish(
     baselines = None
     if run.evaluation.text_baselines:
         candidates = {name: task.options.candidates for name, task in tasks.items()}
-        baselines = subject.baselines_of(job.data, candidates, limit)
+        baselines = subject.baselines_of(data, candidates, limit)
     found = protocols.evaluate_all(
         job.placement,
         train_state.params,
         splits,
         lambda name, split: run_inputs.open_task(
             run,
-            job.data,
+            data,
             tasks[name],
             split,
             model,

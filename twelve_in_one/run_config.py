@@ -191,6 +191,7 @@ class EvaluationOptions:
       retrieval_images: images of a block.
       text_baselines: also score chance, majority and words alone on what is tested, for the table.
       pictures: examples a task that the report draws.
+      keep_trained_on: also score records that the model was trained on, which are left out else.
     """
 
     max_validation_examples: int = _at_least(0)
@@ -200,6 +201,7 @@ class EvaluationOptions:
     retrieval_images: int = _at_least(1)
     text_baselines: bool = False
     pictures: int = _at_least(0, 0)
+    keep_trained_on: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

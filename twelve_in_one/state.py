@@ -22,13 +22,11 @@ from twelve_in_one import checkpoint, config_check
 from twelve_in_one.checkpoint import await_stragglers, orbax_errors, stored_arrays
 from twelve_in_one.convert.names import flatten
 from twelve_in_one.convert.state_dict import check_shapes
-from twelve_in_one.data.preprocessing import Preprocessing
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.run_config import CheckpointOptions, RunConfig
 from twelve_in_one.steps import TrainState
 
 CHECKPOINTS, CONFIG, MODEL = "checkpoints", "config.json", "model"
-PREPROCESSING = "preprocessing.json"
 _STATE, _PROGRESS = "state", "progress"
 # Where Orbax moves what is not to be kept: nobody ever finds half of a checkpoint under its number.
 _DELETED = "deleted"
@@ -274,30 +272,10 @@ def write_config(workdir: str | os.PathLike[str], config: Any) -> None:
     _write(Path(workdir) / CONFIG, json.dumps(config.to_dict(), indent=2))
 
 
-def write_preprocessing(workdir: str | os.PathLike[str], preprocessing: Preprocessing) -> None:
-    """Notes what is done to a run's inputs: one that resumes has to be given the same."""
-    _write(Path(workdir) / PREPROCESSING, preprocessing.to_json())
-
-
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
-
-
-def read_preprocessing(workdir: str | os.PathLike[str]) -> Preprocessing | None:
-    """What is done to the inputs of a run; None if it has not begun.
-
-    Raises:
-      ValueError: it cannot be read; names the file.
-    """
-    path = Path(workdir) / PREPROCESSING
-    if not path.exists():
-        return None
-    try:
-        return Preprocessing.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def read_config(workdir: str | os.PathLike[str]) -> RunConfig:

@@ -9,16 +9,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one import checkpoint, config_check, default_config, model_folder, sharding, state
-from twelve_in_one.data import run_inputs, streams
+from twelve_in_one import (
+    checkpoint,
+    config_check,
+    default_config,
+    inputs_record,
+    model_folder,
+    sharding,
+    state,
+)
+from twelve_in_one.data import run_inputs, streams, trained_on
 from twelve_in_one.data.pipeline import Stream
-from twelve_in_one.data.preprocessing import Preprocessing, check_same
+from twelve_in_one.data.preprocessing import Preprocessing, check_same, other_stores
 from twelve_in_one.data.reader import built_folder, has_split, open_split
+from twelve_in_one.data.records import DataError
 from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.data.streams import DataFolder
+from twelve_in_one.data.trained_on import TrainedOn
+from twelve_in_one.inputs_record import Record
+from twelve_in_one.model_folder import Serving
 from twelve_in_one.models.config import TwoStreamConfig, from_json
 from twelve_in_one.programs import Placement
-from twelve_in_one.run_config import EvaluationOptions, PretrainingOptions
+from twelve_in_one.run_config import EvaluationOptions, PretrainingOptions, RunConfig, TaskRun
 from twelve_in_one.tasks.base import Task
 
 REPORTED = "reported"  # the splits that the paper's tables are about
@@ -37,7 +49,7 @@ class Subject:
       candidates: task name -> "detected" or "annotated".
       folder: of the data.
       model: the model's config.
-      trained_on: what was done to its inputs; None where a run has not saved it yet.
+      preprocessing: what was done to its inputs; None where a run has not saved it yet.
       options: sizes of blocks and batches.
       pretraining: what pretraining hides.
       feature_dtype: of regions.
@@ -45,6 +57,7 @@ class Subject:
       prefetch: batches that wait ready.
       layout: of the parameters.
       model_axis: devices along the mesh's model axis.
+      notes: what whoever reads the scores should know.
     """
 
     name: str
@@ -53,7 +66,7 @@ class Subject:
     candidates: Mapping[str, str]
     folder: DataFolder
     model: TwoStreamConfig
-    trained_on: Preprocessing | None
+    preprocessing: Preprocessing | None
     options: EvaluationOptions
     pretraining: PretrainingOptions = PretrainingOptions()
     feature_dtype: str = "float16"
@@ -61,6 +74,7 @@ class Subject:
     prefetch: int = 2
     layout: str = "dp"
     model_axis: int = 1
+    notes: tuple[str, ...] = ()
 
 
 def of_workdir(
@@ -84,21 +98,32 @@ def of_workdir(
         Path(data_dir or config.data.dir), features or config.data.regions, clean=config.data.clean
     )
     shapes = tuple(task.task for task in tasks)
-    dim = _feature_dim(folder, {task.task.name: task.options.train_split for task in tasks})
-    model = config_check.resolve_model(
-        config.model,
-        vocab_size=folder.tokenizer.vocab_size,
-        answers={head: len(answers) for head, answers in folder.answers.items()},
-        region_feature_dim=dim,
-    )
+    record, notes = inputs_record.read(workdir), []
+    if record is not None and record.serving is not None:
+        _check_words_and_answers(str(workdir), record, folder)
+        folder = dataclasses.replace(folder, answers=record.serving.answers)
+        scanned = config.model.get("scan_layers", False)
+        model = dataclasses.replace(record.model, scan_layers=scanned)
+    else:
+        notes.append(f"{workdir} did not note its answers, which are taken to be {folder.path}'s")
+        model = config_check.resolve_model(
+            config.model,
+            vocab_size=folder.tokenizer.vocab_size,
+            answers={head: len(answers) for head, answers in folder.answers.items()},
+            region_feature_dim=_feature_dim(
+                folder, {task.task.name: task.options.train_split for task in tasks}
+            ),
+        )
     subject = Subject(
         name=str(workdir),
         tasks=shapes,
         reported={task.task.name: task.options.test_splits for task in tasks},
         candidates={task.task.name: task.options.candidates for task in tasks},
-        folder=folder,
+        folder=dataclasses.replace(
+            folder, trained_on=_trained_on(workdir, config, tasks, record, model, notes)
+        ),
         model=model,
-        trained_on=state.read_preprocessing(workdir),
+        preprocessing=None if record is None else record.preprocessing,
         options=config.evaluation,
         pretraining=config.pretraining,
         feature_dtype=config.data.feature_dtype,
@@ -106,8 +131,43 @@ def of_workdir(
         prefetch=config.data.prefetch,
         layout=config.parallel.layout,
         model_axis=config.parallel.model,
+        notes=tuple(notes),
     )
     return subject, config.schedule.num_rounds
+
+
+def _check_words_and_answers(name: str, record: Record, folder: DataFolder) -> None:
+    known = record.serving
+    offered = Serving((), folder.tokenizer, folder.answers, known.preprocessing)
+    found = inputs_record.differences(known, offered, record.path, folder.path)
+    if found:
+        raise ValueError(f"{name} and {folder.path} do not fit each other: {'; '.join(found)}")
+
+
+def _trained_on(
+    workdir: Path,
+    config: RunConfig,
+    tasks: Sequence[TaskRun],
+    record: Record | None,
+    model: TwoStreamConfig,
+    notes: list[str],
+) -> TrainedOn:
+    """What a run has seen, as it noted it, or as it would see it now if it noted nothing."""
+    if record is not None and record.serving is not None and record.serving.trained_on is not None:
+        return record.serving.trained_on
+    try:
+        data = run_inputs.open_data(config)
+        seen = trained_on.of_streams(
+            run_inputs.open_task(config, data, task, task.options.train_split, model, training=True)
+            for task in tasks
+        )
+    except DataError:
+        return trained_on.nothing(f"what {workdir} was trained on: its data are gone")
+    notes.append(
+        f"{workdir} did not note what it was trained on, which is taken to be what it would be "
+        f"trained on now ({data.path})"
+    )
+    return seen
 
 
 def of_model(path: Path, data_dir: Path, features: str) -> Subject:
@@ -119,6 +179,13 @@ def of_model(path: Path, data_dir: Path, features: str) -> Subject:
     serving = model_folder.load_serving(path)
     model = from_json((path / checkpoint.CONFIG).read_text(encoding="utf-8"))
     folder = streams.open_folder(data_dir, features)
+    notes = [
+        f"{folder.path / model_folder.answers_file(head)} is not used, but the answers of {path}: "
+        f"{inputs_record.difference(answers, folder.answers[head], 'answer')}"
+        for head, answers in serving.answers.items()
+        if folder.answers.get(head, answers) != answers
+    ]
+    seen = serving.trained_on or trained_on.nothing(f"what {path} was trained on")
     return Subject(
         name=str(path),
         tasks=serving.tasks,
@@ -128,34 +195,39 @@ def of_model(path: Path, data_dir: Path, features: str) -> Subject:
         },
         candidates={},
         # Labels are the model's; answers that it does not know count as wrong.
-        folder=dataclasses.replace(folder, answers=serving.answers),
+        folder=dataclasses.replace(folder, answers=serving.answers, trained_on=seen),
         model=model,
-        trained_on=serving.preprocessing,
+        preprocessing=serving.preprocessing,
         options=_WITHOUT_RUN,
+        notes=tuple(notes),
     )
 
 
-def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, Any]) -> None:
+def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, Any]) -> list[str]:
     """Refuses data that were made otherwise than what the model learnt from.
+
+    Returns:
+      What may differ, in words.
 
     Raises:
       ValueError: lists what differs.
     """
-    if subject.trained_on is None:
-        return
+    if subject.preprocessing is None:
+        return []
     folder = subject.folder
     found = _feature_dim(folder, {name: wanted[0] for name, wanted in splits.items()})
     offered = streams.preprocessing_of(folder, tasks, found or subject.model.region_feature_dim)
     try:
-        check_same(subject.trained_on, offered)
+        check_same(subject.preprocessing, offered)
     except ValueError as error:
         hint = ""
-        if offered.vocab_sha256 != subject.trained_on.vocab_sha256:
+        if offered.vocab_sha256 != subject.preprocessing.vocab_sha256:
             hint = (
                 f"; the vocabulary {folder.path / 'vocab.txt'} is not the model's: build the data "
                 "with the vocab.txt of the model's folder"
             )
         raise ValueError(f"{subject.name} and {folder.path}: {error}{hint}") from error
+    return other_stores(subject.preprocessing, offered)
 
 
 def splits_to_score(

@@ -10,6 +10,7 @@ them, as the plan of stop-and-go says; evaluation, model and report.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import sys
@@ -26,6 +27,7 @@ from twelve_in_one import (
     config_check,
     distributed,
     dry_run,
+    inputs_record,
     metrics_writer,
     model_folder,
     results,
@@ -34,11 +36,13 @@ from twelve_in_one import (
     workdir_lock,
 )
 from twelve_in_one.config_diff import differences
-from twelve_in_one.data.preprocessing import check_same
+from twelve_in_one.data import trained_on
+from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.job import Job, compile_job, open_job
 from twelve_in_one.loop import begin, run_rounds
 from twelve_in_one.models.two_stream import count_parameters
 from twelve_in_one.run_config import RunConfig
+from twelve_in_one.warm_start import trained_on_of
 
 _log = logging.getLogger(__name__)
 # What a run learns does not depend on these.
@@ -81,6 +85,7 @@ def train(config: Any, workdir: Path, *, only_describe: bool = False) -> dict[st
     )
     with sharding.use(job.placement.mesh, job.placement.layout):
         if only_describe:
+            _record_of(job)
             print(dry_run.describe(job, *compile_job(job)))
             return None
         return _train(config, job)
@@ -97,9 +102,7 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
             workdir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(workdir_lock.held(workdir))
         distributed.barrier("workdir")
-        before = state.read_preprocessing(workdir)
-        if before is not None:
-            check_same(before, job.serving.preprocessing)
+        before = _record_of(job)
         wandb = None
         if run.log.wandb_project:  # one run there for one workdir, however often it is resumed
             name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
@@ -108,11 +111,14 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
         checkpoints = stack.enter_context(state.Checkpoints(workdir, run.checkpoint))
         compiled, table, abstract = compile_job(job)
         train_state, position, used = begin(job, checkpoints, abstract)
+        seen = _trained_on(job, position.round, before)
+        job = dataclasses.replace(job, serving=dataclasses.replace(job.serving, trained_on=seen))
         if jax.process_index() == 0:
             if position.round:
                 _tell_changes(state.read_config(workdir), run)
+            # First, as those who follow wait for the config.
+            inputs_record.write(workdir, job.serving, job.placement.model)
             state.write_config(workdir, config)
-            state.write_preprocessing(workdir, job.serving.preprocessing)
             # Of a run that was killed before its first checkpoint nothing is left.
             metrics_writer.truncate(workdir, position.round or -1)
         writer = stack.enter_context(
@@ -147,6 +153,31 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
             overwrite=True,
         )
         return results.finish(job, compiled, train_state, position, mixture.positions, writer)
+
+
+def _record_of(job: Job) -> inputs_record.Record | None:
+    """What the weights in the workdir were trained with, which the job must give them again.
+
+    Raises:
+      ValueError: it would give them something else.
+    """
+    if not state.all_rounds(job.workdir):
+        return None
+    record = inputs_record.read(job.workdir)
+    if record is not None:
+        inputs_record.check(record, job.serving, Path(job.run.data.dir))
+    return record
+
+
+def _trained_on(job: Job, round: int, before: inputs_record.Record | None) -> TrainedOn:
+    """What the weights at the end of the run have seen: this data, and what came before."""
+    now = trained_on.of_streams(job.train_streams.values())
+    if round:  # of data that may have been others
+        known = before.serving.trained_on if before is not None and before.serving else None
+        early = known or now | trained_on.nothing("what the first rounds were trained on")
+        return early if round >= job.run.schedule.num_rounds else early | now
+    source = job.run.init_from.path
+    return now | trained_on_of(Path(source)) if source else now
 
 
 def _tell_changes(before: RunConfig, run: RunConfig) -> None:

@@ -1,5 +1,6 @@
 """Begins a run with the weights of another model, in part or in whole, and says what came of it."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,13 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one import checkpoint, model_folder, state
+from twelve_in_one import checkpoint, inputs_record, model_folder, state
 from twelve_in_one.convert.names import flatten, unflatten
 from twelve_in_one.convert.report import Report, StateDictError, nearest_names
+from twelve_in_one.data import trained_on
+from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.model_folder import Serving
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.models.encoder import stack_layers, unstack_layers
-from twelve_in_one.run_config import InitFrom
+from twelve_in_one.run_config import InitFrom, task_key
+
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -34,7 +39,8 @@ def load(
     Raises:
       StateDictError: parameters that the source lacks or has in another shape, unless they are
         allowed to be; parameters of the source that the model does not know.
-      ValueError: the source cannot be read, or its word pieces or answers are others.
+      ValueError: the source cannot be read, or its inputs (words, answers, regions, task tokens)
+        are others than those of the run.
     """
     source, other = _read(Path(options.path))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
@@ -46,7 +52,7 @@ def load(
     report = _report(ours, offered, theirs, options, wanted)
     if other is not None:  # first, as other vocabularies are the reason of many a wrong shape
         asked = {*report.loaded, *(name for name, *_ in report.wrong_shape)}
-        _check_vocabularies(options.path, other, serving, asked)
+        _check_inputs(options.path, other, serving, asked)
     if not report.ok:
         raise StateDictError(report)
     for name in report.loaded:
@@ -57,6 +63,14 @@ def load(
         stack = jax.jit(stack_layers, static_argnums=0, out_shardings=shardings)
         merged = stack(config, merged)
     return merged, report
+
+
+def trained_on_of(path: Path) -> TrainedOn:
+    """What the weights of a source have seen."""
+    folder = path / state.MODEL if (path / state.MODEL).is_dir() else path
+    return trained_on.read(folder / trained_on.FILE) or trained_on.nothing(
+        f"what the weights of {path} were trained on"
+    )
 
 
 def _read(path: Path) -> tuple[Any, Serving | None]:
@@ -118,18 +132,56 @@ def _report(
     )
 
 
-def _check_vocabularies(path: str, source: Serving, run: Serving, asked: set[str]) -> None:
-    """Weights of words and answers mean nothing under another vocabulary."""
+def _check_inputs(path: str, source: Serving, run: Serving, asked: set[str]) -> None:
+    """Weights of words, answers, regions and task tokens mean nothing under other inputs.
+
+    Raises:
+      ValueError: says what differs, and how to go on.
+    """
     words = "trunk/text_embedding/word/embedding"
-    if words in asked and source.tokenizer.vocabulary != run.tokenizer.vocabulary:
-        raise ValueError(
-            f"{path}: its word pieces are not those of the data (vocab.txt differs): build the "
-            f"data with its vocabulary, or exclude {words!r} in init_from"
-        )
-    for head, answers in run.answers.items():
-        pattern = f"heads/{head}/"
-        if any(name.startswith(pattern) for name in asked) and source.answers.get(head) != answers:
+    if words in asked:
+        pieces = source.tokenizer.vocabulary, run.tokenizer.vocabulary
+        how = inputs_record.difference(*pieces, "word piece")
+        if how:
             raise ValueError(
-                f"{path}: the answers of its {head!r} head are not those of the data: build the "
-                f"data with its answers, or exclude 'heads/{head}/.*' in init_from"
+                f"{path}: its word pieces are not those of the data (vocab.txt differs): {how}; "
+                f"build the data with its vocabulary, or exclude {words!r} in init_from"
             )
+    for head, answers in run.answers.items():
+        if any(name.startswith(f"heads/{head}/") for name in asked):
+            how = inputs_record.difference(source.answers.get(head, ()), answers, "answer")
+            if how:
+                raise ValueError(
+                    f"{path}: the answers of its {head!r} head are not those of the data: {how}; "
+                    f"put its {model_folder.answers_file(head)} into the data folder, or exclude "
+                    f"'heads/{head}/.*' in init_from"
+                )
+    before, now = source.preprocessing, run.preprocessing
+    regions = "trunk/visual_embedding/"
+    if any(name.startswith(regions) for name in asked):
+        for key in ("image_descriptor", "boxes"):
+            was, given = getattr(before, key), getattr(now, key)
+            if was != given:
+                raise ValueError(
+                    f"{path}: it learnt from other regions than those of the data ({key} "
+                    f"{was!r}, here {given!r}): build the data with its regions, or exclude "
+                    f"'{regions}.*' in init_from"
+                )
+        if before.region_source != now.region_source:
+            _log.warning(
+                "%s learnt from region features called %r, the data have %r: make sure that one "
+                "detector made both",
+                path,
+                before.region_source,
+                now.region_source,
+            )
+    if any(name.startswith("trunk/text_embedding/task/") for name in asked):
+        rows = {task.name: task.task_id for task in source.tasks}
+        for task in run.tasks:
+            row = rows.get(task.name, task.task_id)
+            if row != task.task_id:
+                raise ValueError(
+                    f"{path}: task {task.name} has row {row} of its task tokens, here "
+                    f"{task.task_id}: set config.task.{task_key(task.name)}.task_token={row}, or "
+                    "exclude 'trunk/text_embedding/task/.*' in init_from"
+                )

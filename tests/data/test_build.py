@@ -18,7 +18,7 @@ import safetensors
 import tensorflow_datasets as tfds
 from safetensors.numpy import save_file
 
-from twelve_in_one.data import build, splits
+from twelve_in_one.data import build, official, splits
 from twelve_in_one.data.builders import BUILDERS
 from twelve_in_one.data.index import read_index
 from twelve_in_one.data.reader import built_folder
@@ -158,6 +158,28 @@ def nlvr2(raw_copy, tmp_path, run_build):
 
     run.raw, run.data = tmp_path / "raw", tmp_path / "data"
     return run
+
+
+def test_data_of_an_earlier_version_get_official_records(small_world, data_copy, run_build):
+    folder = built_folder(data_copy, "vqa", "pixels")
+    before = official.read(folder, "val")
+    official.path_of(folder, "val").unlink()
+    outcome = run_build("vqa", small_world.raw, data_copy)
+    assert outcome.code == 0 and "was there" in outcome.out, outcome.err
+    assert official.read(folder, "val") == before
+    raw = json.loads((small_world.raw / "vqa/v2_mscoco_val2014_annotations.json").read_text())
+    people = {
+        str(r["question_id"]): [a["answer"] for a in r["answers"]] for r in raw["annotations"]
+    }
+    for key, record in before.records.items():
+        assert record["answers"] == people[key] and len(people[key]) == 10
+    assert "no official score: vqa/test: nobody published the answers of test" in outcome.out
+    for name, split in (("vqa", "test"), ("vqa", "train"), ("gqa", "train")):
+        assert official.read(built_folder(data_copy, name, "pixels"), split) is None
+    path = official.path_of(folder, "val")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match="official-val.json.gz: cannot be read"):
+        official.read(folder, "val")
 
 
 def test_other_files(nlvr2):

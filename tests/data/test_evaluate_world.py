@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import sys
 
 import jax
@@ -11,11 +12,13 @@ import optax
 import pytest
 
 from twelve_in_one import default_config, evaluate, evaluation, model_folder, state, steps
+from twelve_in_one.data import trained_on
 from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
 from twelve_in_one.model_folder import Serving
 from twelve_in_one.models.config import named_size
 from twelve_in_one.models.two_stream import init_params
 from twelve_in_one.run_config import task_key
+from twelve_in_one.tasks.metrics import vqa
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = {
@@ -114,6 +117,56 @@ def test_predicted_boxes_are_those_that_were_scored(results):
         assert share == pytest.approx(found["tasks"][name]["score"])
 
 
+def official_of(results, name, split="test"):
+    return results[0]["tasks"][name]["official"][split]
+
+
+def test_official_figures_of_questions(results, small_world):
+    """From the submitted files and the raw annotations."""
+    found, files = results
+    raw = json.loads((small_world.raw / "vqa/v2_mscoco_val2014_annotations.json").read_text())
+    annotated = {record["question_id"]: record for record in raw["annotations"]}
+    points = {}
+    for row in json.loads((files / "vqa-val.json").read_text()):
+        record = annotated[row["question_id"]]
+        people = [given["answer"] for given in record["answers"]]
+        points.setdefault(record["answer_type"], []).append(vqa.accuracy(row["answer"], people))
+    by_type = {kind: 100 * np.mean(scores) for kind, scores in points.items()}
+    overall = 100 * np.mean([score for scores in points.values() for score in scores])
+    official = official_of(results, "vqa", "val")
+    assert official["figures"] == pytest.approx({"accuracy": overall} | by_type, abs=0.006)
+    assert official["score"] == official["figures"]["accuracy"]
+    questions = json.loads((small_world.raw / "gqa/testdev_balanced_questions.json").read_text())
+    rows = json.loads((files / "gqa-test.json").read_text())
+    right = {}
+    for row in rows:
+        question = questions[row["questionId"]]
+        kind = "open" if question["types"]["structural"] == "query" else "binary"
+        right.setdefault(kind, []).append(row["prediction"] == question["answer"])
+    official = official_of(results, "gqa")
+    for kind, hits in right.items():
+        assert official["figures"][kind] == pytest.approx(100 * np.mean(hits))
+    assert "testdev" in official["not_computed"]["validity, plausibility"]
+    assert found["tasks"]["vgqa"]["official"] == {}  # it has no program
+
+
+def test_official_figures_of_other_tasks(results):
+    files = results[1]
+    for split in ("testA", "testB"):
+        share = np.mean([row["iou"] > 0.5 for row in rows(files / f"refcoco-{split}.jsonl")])
+        assert official_of(results, "refcoco", split)["score"] == pytest.approx(100 * share)
+    for name in ("coco", "flickr30k"):
+        ranks = np.array([row["rank"] for row in rows(files / f"{name}-test.jsonl")])
+        figures = official_of(results, name)["figures"]
+        for k in (1, 5, 10):
+            assert figures[f"R@{k}"] == pytest.approx(100 * np.mean(ranks <= k))
+        assert figures["median_rank"] == np.floor(np.median(ranks))
+    lines = rows(files / "guesswhat-test.jsonl")
+    share = np.mean([row["choice"] == row["target"] for row in lines])
+    assert official_of(results, "guesswhat")["figures"] == {"accuracy": pytest.approx(100 * share)}
+    assert official_of(results, "nlvr2")["figures"].keys() == {"accuracy", "consistency"}
+
+
 def test_the_same_as_scoring_batches_by_hand(small_world, trained, results):
     """SNLI-VE and RefCOCO's testA, straight from the stream and the model."""
     params, config, serving = model_folder.load(trained)
@@ -138,6 +191,58 @@ def test_annotated_candidates_need_features(run, capsys):
     options = ["--tasks", "refcoco", "--split", "val", "--candidates", "annotated"]
     assert run(*options) == 1
     assert "annotated boxes without region features" in capsys.readouterr().err
+
+
+def test_a_model_brings_its_own_answers(run, small_world, results, tmp_path, capsys):
+    """Those of the data, in whatever order, are not its labels: said, and of no effect."""
+    data = shutil.copytree(small_world.data, tmp_path / "data")
+    answers = json.loads((data / "answers-gqa.json").read_text())
+    (data / "answers-gqa.json").write_text(json.dumps(answers[::-1]))
+    output = tmp_path / "results.json"
+    options = ["--tasks", "gqa", "--output", output, "--batch_size", 40]
+    assert run(*options, data=data) == 0
+    said = capsys.readouterr().err
+    assert f"note: {data / 'answers-gqa.json'} is not used" in said and "answer 0" in said
+    found = json.loads(output.read_text())["tasks"]["gqa"]
+    assert found["official"] == results[0]["tasks"]["gqa"]["official"]
+    assert found["trained_on"]["test"]["records"] == 0
+    assert found["trained_on"]["test"]["unknown"][0].endswith("model was trained on")
+
+
+def test_what_the_model_was_trained_on_is_left_out(trained, small_world, tmp_path, capsys):
+    """A model folder says what its training saw, wherever it is evaluated."""
+    folder = open_folder(small_world.data, "pixels")
+    serving = model_folder.load_serving(trained)
+    stream = open_stream(folder, TASKS["snli_ve"], "test", batch_size=8, training=False)
+    index, first = stream.selection.reader.index, stream.selection.reader.first_example
+    some = index.example_keys[first[2] - 1 : first[4]]  # of three images
+    model = shutil.copytree(trained, tmp_path / "model")
+    images = trained_on.of_streams([stream]).images
+    seen = trained_on.TrainedOn({"snli_ve": np.sort(some)}, images)
+    (model / trained_on.FILE).write_bytes(trained_on.to_bytes(seen))
+    files = json.loads((model / "files.json").read_text())
+    size = (model / trained_on.FILE).stat().st_size
+    (model / "files.json").write_text(json.dumps(files | {trained_on.FILE: size}))
+    assert model_folder.load_serving(model) == serving
+    output = tmp_path / "results.json"
+    options = ["--model", model, "--data_dir", small_world.data, "--features", "pixels"]
+    options += ["--tasks", "snli_ve", "--output", output, "--batch_size", 40]
+
+    def evaluated(*more):
+        assert evaluate.main(list(map(str, [*options, *more]))) == 0
+        return json.loads(output.read_text())["tasks"]["snli_ve"]
+
+    found, total = evaluated(), index.num_examples
+    assert found["examples"] == total - len(some) == found["official"]["test"]["examples"]
+    noted = found["trained_on"]["test"]
+    assert (noted["records"], noted["of_records"], noted["left_out"]) == (len(some), total, True)
+    assert noted["images"] == noted["of_images"] == len(index.counts)
+    assert f"{len(some)} of {total} records, which are left out" in capsys.readouterr().out
+    found = evaluated("--keep_trained_on")
+    assert found["examples"] == total and not found["trained_on"]["test"]["left_out"]
+    files = tmp_path / "files"
+    assert evaluate.main(list(map(str, [*options, "--submissions", files]))) == 1
+    assert "--submissions needs all: add --keep_trained_on" in capsys.readouterr().err
 
 
 def test_a_test_without_public_answers(run, small_world, tmp_path, capsys):

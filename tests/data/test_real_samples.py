@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twelve_in_one.data import real_samples, real_sets, text_baselines
+from twelve_in_one.data import real_samples, real_sets, text_baselines, trained_on
 from twelve_in_one.data.annotations import refcoco_rows
 from twelve_in_one.data.reader import built_folder, open_split, read_build_info
 from twelve_in_one.data.records import DataError
@@ -302,6 +302,49 @@ def test_held_out_files_are_tests(built, samples, held_out, tmp_path):
     # The same once more changes nothing.
     code, out, _ = run("--samples", samples, "--data_dir", data, "--held_out", held_out)
     assert code == 0 and out.count("was there") == 2 * len(NAMES) + 6
+
+
+def test_what_was_trained_on_is_not_tested(built, samples, tmp_path):
+    """A model trained before a folder was named has seen some of it: said, and left out."""
+    folder, more = open_folder(built.data, "real"), tmp_path / "more"
+    task = TASKS["gqa"]
+    train = open_stream(folder, task, "train", batch_size=1, training=True)
+    seen = trained_on.of_streams([train])
+    known = sorted((a.example_id, image) for image, a in annotations(built.data, "gqa", "train"))
+    images = dict(known[:3]) | {"900": known[0][1], "901": "n900"}
+    write(more / "test_balanced_questions.json", gqa(list(images), images.__getitem__))
+    data = shutil.copytree(built.data, tmp_path / "data")
+    code, out, err = run("--samples", samples, "--data_dir", data, "--held_out", more)
+    assert code == 0, err
+    number = len(set(images.values()))
+    assert f"gqa/test: {number - 1} of {number} images and 3 of 5 records are also in train" in out
+
+    def ids(**options):
+        now = dataclasses.replace(open_folder(data, "real"), trained_on=seen, **options)
+        stream = open_stream(now, task, "test", batch_size=8, training=False)
+        return sorted(i for i in stream.batch(0)["example_id"] if i), stream.selection.seen
+
+    found, numbers = ids()
+    assert found == ["900", "901"]
+    assert dataclasses.astuple(numbers)[:5] == (3, 5, number - 1, number, True)
+    found, numbers = ids(keep_trained_on=True)
+    assert len(found) == 5 and numbers.records == 3 and not numbers.left_out
+    with pytest.raises(DataError, match=r"gqa/train: all \d+ records .* --keep_trained_on"):
+        everything = dataclasses.replace(folder, trained_on=seen)
+        open_stream(everything, task, "train", batch_size=8, training=False)
+
+
+def test_official_records_of_samples(built):
+    """Kept beside the questions that are validated on, out of the samples' own files."""
+    for name, program in (("vqa", "vqa"), ("gqa", "gqa")):
+        records = reader(built.data, name, "val").official()
+        assert records.program == program
+        assert records.records.keys() == {
+            a.example_id for _, a in annotations(built.data, name, "val")
+        }
+    people = next(iter(reader(built.data, "vqa", "val").official().records.values()))
+    assert people == {"answers": ["yes"] * 7 + ["no"] * 3}
+    assert reader(built.data, "vqa", "train").official() is None
 
 
 def test_what_is_there_is_kept(built, samples, tmp_path):

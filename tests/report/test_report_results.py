@@ -3,11 +3,15 @@
 import copy
 import math
 import re
+from pathlib import Path
 
 import pytest
 
+from twelve_in_one.report import page as report_page
+from twelve_in_one.report import results as results_module
 from twelve_in_one.report import results_table
 from twelve_in_one.report.results import FLAG, parse_results
+from twelve_in_one.report.workdir import Run
 
 
 def task(title, group, score, **more):
@@ -99,6 +103,50 @@ def test_numbers_that_are_not_finite_as_text():
     assert parsed.tasks[0].loss == math.inf
 
 
+SEEN = {"records": 202, "of_records": 1422, "images": 39, "of_images": 40, "left_out": True}
+OFFICIAL_GQA = {
+    "program": "GQA evaluation",
+    "metric": "accuracy",
+    "score": 51.234,
+    "figures": {"accuracy": 51.234, "binary": 60},
+    "examples": 1220,
+    "not_computed": {"validity": "no choices.json"},
+    "by": {},
+}
+
+
+def test_official_figures_and_what_was_seen():
+    results = copy.deepcopy(RESULTS)
+    results["tasks"]["gqa"] |= {
+        "official": {"test": OFFICIAL_GQA},
+        "trained_on": {"test": SEEN | {"unknown": ["the weights of X"]}},
+    }
+    results["tasks"]["vqa"] |= {
+        "official": {"val": OFFICIAL_GQA | {"program": "", "figures": {}}},
+        "trained_on": {"val": SEEN | {"records": 0, "left_out": False, "unknown": []}},
+    }
+    results |= {"unscored": {"vqa": 7}, "trained_on_only": {"gqa/val": 1000}}
+    lines = results_table(results).splitlines()
+    start = lines.index(results_module.OFFICIAL)
+    assert lines[start + 1] == "GQA (test)  accuracy 51.23  binary 60.00  GQA evaluation, 1,220"
+    assert lines[start + 2 :] == [
+        "not computed: VQAv2 (val): validity: no choices.json",
+        "not computed: GQA (test): validity: no choices.json",
+        "VQAv2 (val): training saw 39 of 40 images, with none of these records",
+        "GQA (test): training saw 39 of 40 images and 202 of 1,422 records, which are left out of "
+        "the score",
+        "not known: the weights of X",
+        "vqa: 7 examples without public answers: not scored",
+        "gqa/val: all 1,000 records were trained on: not scored, unless with keep_trained_on",
+    ]
+    results["tasks"]["gqa"]["trained_on"]["test"]["left_out"] = False
+    assert "202 of 1,422 records, which are scored all the same" in results_table(results)
+    # The same on the page.
+    page = report_page.page(Run(Path("x"), (), {}, (), (), parse_results(results), None), [], [])
+    for text in ("GQA evaluation", "51.23", "no choices.json", "202 of 1,422", "all 1,000 records"):
+        assert text in page
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -112,6 +160,9 @@ def test_numbers_that_are_not_finite_as_text():
         (("tasks", "vqa", "examples"), 1.5, "tasks.vqa: 'examples' must be int"),
         (("tasks", "coco", "metrics"), [], "tasks.coco: 'metrics' must be Mapping"),
         (("tasks", "coco", "metrics", "r@1"), None, "tasks.coco.metrics: 'r@1' must be float"),
+        (("tasks", "vqa", "official"), {"val": {"program": 3}}, "official.val: 'figures' must be"),
+        (("tasks", "vqa", "trained_on"), {"val": {}}, "trained_on.val: 'records' must be int"),
+        (("unscored",), {"vqa": "x"}, "results: unscored: 'vqa' must be int"),
         (("seconds",), "long", "results: 'seconds' must be float"),
     ],
 )

@@ -5,7 +5,9 @@ computed from it. Letters: n records, K images a record, E examples, F feature s
 """
 
 import dataclasses
+import hashlib
 import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ class SplitIndex:
       texts: E captions; empty for datasets that never need another image's text.
       mean_features: float16[n, F], for the hard negatives of retrieval; [0, 0] elsewhere.
       feature_dim: F, 0 where there are no region features.
+      example_keys: uint64[E], see `example_keys`; [0] of data that were built without.
     """
 
     record_ids: np.ndarray
@@ -36,11 +39,23 @@ class SplitIndex:
     texts: tuple[str, ...]
     mean_features: np.ndarray
     feature_dim: int = 0
+    example_keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
 
     @property
     def num_examples(self) -> int:
         """E."""
         return int(self.counts.sum())
+
+
+def key_of(text: str) -> int:
+    """A number below 2 ** 64 in the place of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def example_keys(example_ids: Iterable[str], image_ids: Sequence[str]) -> list[int]:
+    """Keys of the examples of one record: an example is one by its id and its images."""
+    where = "\0".join(image_ids)
+    return [key_of(f"{example_id}\0{where}") for example_id in example_ids]
 
 
 def index_path(folder: Path, split: str) -> Path:
@@ -63,6 +78,7 @@ def write_index(folder: Path, split: str, index: SplitIndex) -> None:
         text_ends=ends,
         mean_features=index.mean_features,
         feature_dim=np.int64(index.feature_dim),
+        example_keys=index.example_keys,
     )
 
 
@@ -98,4 +114,6 @@ def _index_of(values: dict[str, np.ndarray]) -> SplitIndex:
         raise ValueError(f"arrays of {n} records disagree in length")
     if len(texts) not in (0, index.num_examples):
         raise ValueError(f"{len(texts)} texts of {index.num_examples} examples")
+    if len(index.example_keys) not in (0, index.num_examples):
+        raise ValueError(f"{len(index.example_keys)} keys of {index.num_examples} examples")
     return index

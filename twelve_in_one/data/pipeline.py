@@ -25,6 +25,38 @@ _ORDER, _DRAW = 0, 1  # what a seed is for
 
 
 @dataclasses.dataclass(frozen=True)
+class Seen:
+    """How much of a split was trained on.
+
+    Attributes:
+      records: examples that were.
+      of_records: examples of the split.
+      images: images that were, with whatever question.
+      of_images: images of the split.
+      left_out: whether these examples are left out of the score.
+      unknown: what is not known of this, in words.
+    """
+
+    records: int
+    of_records: int
+    images: int
+    of_images: int
+    left_out: bool
+    unknown: tuple[str, ...] = ()
+
+
+class AllTrainedOn(DataError):
+    """A split of which nothing is left to score: the model was trained on all its records."""
+
+    def __init__(self, name: str, records: int):
+        super().__init__(
+            f"{name}: all {records:,} records were trained on; --keep_trained_on "
+            "(config.evaluation.keep_trained_on) scores them all the same"
+        )
+        self.records = records
+
+
+@dataclasses.dataclass(frozen=True)
 class Selection:
     """Which examples of a split take part, and in which order they come.
 
@@ -37,6 +69,8 @@ class Selection:
       host: which of the hosts this is.
       num_hosts: how many there are; each fills an equal part of every batch.
       order_options: of `epoch_order`.
+      domain: collection that the images come from.
+      seen: how much of the split was trained on; None in training, and where nobody looked.
     """
 
     reader: SplitReader
@@ -47,6 +81,8 @@ class Selection:
     host: int = 0
     num_hosts: int = 1
     order_options: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    domain: str = ""
+    seen: Seen | None = None
 
     def __post_init__(self) -> None:
         host_rows(self.batch_size, self.host, self.num_hosts)

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from twelve_in_one.data import official
 from twelve_in_one.data.image_rows import LoadedRecord, load
 from twelve_in_one.data.index import SplitIndex, index_path, read_index
+from twelve_in_one.data.official import OfficialRecords
 from twelve_in_one.data.records import DataError
 from twelve_in_one.data.schema import record_of
 
@@ -58,11 +60,13 @@ class SplitReader:
       name: "dataset/split", for messages.
       index: what is known without reading.
       record: position in stored order -> record; cached.
+      official: gives what the official evaluation program knows of the examples, None if unknown.
     """
 
     name: str
     index: SplitIndex
     record: Callable[[int], LoadedRecord]
+    official: Callable[[], OfficialRecords | None] = lambda: None
 
     @functools.cached_property
     def first_example(self) -> np.ndarray:
@@ -152,7 +156,8 @@ def open_split(folder: Path, split: str, *, cache_bytes: int = DEFAULT_CACHE_BYT
             ) from error
         return load(record_of(example, name), name)
 
-    return SplitReader(name, index, RecordCache(read, cache_bytes))
+    known = functools.partial(official.read, folder, split)
+    return SplitReader(name, index, RecordCache(read, cache_bytes), known)
 
 
 def read_build_info(folder: Path) -> dict[str, Any]:

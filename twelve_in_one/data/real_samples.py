@@ -161,6 +161,7 @@ def _print_seen(sets: Mapping[str, RealSet], tests: Mapping[str, RealSet]) -> No
                 print(
                     f"{name}/{split}: {len(images):,} of {len(annotations.images):,} images and "
                     f"{records:,} of {len(annotations.annotations):,} records are also in {role}"
+                    + (", and are left out of scores" if records and role == "train" else "")
                 )
 
 
@@ -240,7 +241,9 @@ def _build(
         return real.splits[split]
 
     official = BUILDERS[real.name]
-    source = dataclasses.replace(official.source, read=read, splits=tuple(real.splits))
+    source = dataclasses.replace(
+        official.source, read=read, splits=tuple(real.splits), official=real.official
+    )
     about = {"source": source, "__doc__": f"Samples of real records. {official.__doc__}"}
     kind = type(official.__name__, (official,), about, skip_registration=True)
     progress, skipped = report.Progress(real.name), args.max_skipped_share

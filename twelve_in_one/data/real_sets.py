@@ -13,7 +13,9 @@ from pathlib import Path
 
 from twelve_in_one.data import files
 from twelve_in_one.data.annotations import gqa, refcoco_rows, retrieval, select, snli_ve, vqa
+from twelve_in_one.data.official import OfficialFiles
 from twelve_in_one.data.records import Annotation, AnnotationSet, DataError, Skipped
+from twelve_in_one.data.sources import SOURCES
 
 _HELD_OUT_SHARE = 5
 _DRAW = "twelve_in_one real samples 9"  # of ten draws the one nearest to a fifth of each set
@@ -44,6 +46,19 @@ class RealSet:
     splits: Mapping[str, AnnotationSet]
     files: tuple[Path, ...]
     repeated: int = 0
+
+    @property
+    def official(self) -> OfficialFiles | None:
+        """What the official program needs, out of the same files."""
+        files = SOURCES[self.name].official
+        if files is None:
+            return None
+        if files.program == "vqa":
+            answers = [path for path in self.files if "questions" not in _stem(path)]
+            find = functools.partial(vqa.records_of_files, answers)
+        else:
+            find = functools.partial(gqa.records_of_files, self.files, ())
+        return OfficialFiles(files.program, lambda folder, split: find)
 
     def __or__(self, other: "RealSet") -> "RealSet":
         """Both, which must not have a split in common."""

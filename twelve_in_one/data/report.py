@@ -76,6 +76,8 @@ def print_reports(outcomes: Sequence[dict[str, Any]]) -> None:
     for outcome in outcomes:
         for split, reason in outcome["absent"].items():
             print(f"  absent: {outcome['name']}/{split}: {reason}")
+        for split, reason in outcome.get("unofficial", {}).items():
+            print(f"  no official score: {outcome['name']}/{split}: {reason}")
         for split, report in outcome["splits"].items():
             if report.get("empty"):
                 print(

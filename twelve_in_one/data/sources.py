@@ -21,6 +21,7 @@ from twelve_in_one.data.annotations import (
     visual_genome_qa,
     vqa,
 )
+from twelve_in_one.data.official import OfficialFiles
 from twelve_in_one.data.records import AnnotationSet, Domain
 
 
@@ -39,6 +40,8 @@ class Source:
       cleaned_splits: those that lose other datasets' test images.
       scores_annotated_boxes: candidates are annotated boxes, so these need features.
       keeps_texts: retrieval and pretraining draw captions of other images.
+      official: what the official evaluation program needs beside the answers; None where there is
+        no program, or what is built is enough.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Source:
     cleaned_splits: tuple[str, ...] = ("train",)
     scores_annotated_boxes: bool = False
     keeps_texts: bool = False
+    official: OfficialFiles | None = None
 
 
 def _refcoco(name: str, *test_splits: str) -> Source:
@@ -67,7 +71,14 @@ _captions = functools.partial(Source, keeps_texts=True)
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
-        Source("vqa", "coco", "vqa", vqa.read, test_splits=()),
+        Source(
+            "vqa",
+            "coco",
+            "vqa",
+            vqa.read,
+            test_splits=(),
+            official=OfficialFiles("vqa", vqa.official_records),
+        ),
         # Its 5,000 evaluated questions share images with its training questions, so that "val" is
         # cleaned with them (released code).
         Source(
@@ -79,7 +90,14 @@ SOURCES: dict[str, Source] = {
             test_splits=(),
             cleaned_splits=("train", "val"),
         ),
-        Source("gqa", "visual_genome", "gqa", gqa.read, test_splits=()),
+        Source(
+            "gqa",
+            "visual_genome",
+            "gqa",
+            gqa.read,
+            test_splits=(),
+            official=OfficialFiles("gqa", gqa.official_records),
+        ),
         _captions("coco", "coco", "coco", retrieval.read_coco),
         _captions("flickr30k", "flickr30k", "flickr30k", retrieval.read_flickr30k),
         _refcoco("refcoco", "testA", "testB"),

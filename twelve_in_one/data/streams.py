@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from twelve_in_one.data import finish
+from twelve_in_one.data import finish, trained_on
 from twelve_in_one.data.answers import read_vocabulary
 from twelve_in_one.data.examples import Encoding
 from twelve_in_one.data.negatives import nearest_pool
-from twelve_in_one.data.pipeline import Selection, Stream, TaskStream
-from twelve_in_one.data.preprocessing import Preprocessing
+from twelve_in_one.data.pipeline import AllTrainedOn, Seen, Selection, Stream, TaskStream
+from twelve_in_one.data.preprocessing import Preprocessing, answers_sha256
 from twelve_in_one.data.pretraining import PretrainingStream
 from twelve_in_one.data.reader import (
     DEFAULT_CACHE_BYTES,
+    SplitReader,
     built_folder,
     open_split,
     read_build_info,
@@ -23,6 +24,7 @@ from twelve_in_one.data.records import DataError
 from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.data.splits import CleanSplit, read_clean_split
 from twelve_in_one.data.text import Tokenizer, load_tokenizer
+from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.tasks.base import Task
 
 NUM_VERDICTS = {"image_pair": 2, "three_way": 3}
@@ -38,6 +40,9 @@ class DataFolder:
       tokenizer: of its `vocab.txt`.
       answers: head -> answers, "vqa" and "gqa", as far as there are any.
       clean: images that nobody may train on; None to train on everything.
+      trained_on: what the model has seen; streams that are not for training say how much of it they
+        hold, and leave those examples out. None looks at nothing.
+      keep_trained_on: leave nothing out.
     """
 
     path: Path
@@ -45,6 +50,8 @@ class DataFolder:
     tokenizer: Tokenizer
     answers: Mapping[str, tuple[str, ...]]
     clean: CleanSplit | None
+    trained_on: TrainedOn | None = None
+    keep_trained_on: bool = False
 
 
 def open_folder(path: Path, regions: str, *, clean: bool = True) -> DataFolder:
@@ -77,9 +84,11 @@ def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int
     Raises:
       DataError: a task's dataset has not been built.
     """
-    built = (built_folder(folder.path, task.name, folder.regions) for task in tasks)
-    features = sorted({read_build_info(path)["made_of"]["features"] for path in built})
-    ours = [name for name in features if name.startswith("pixels-")]
+    stores = {}
+    for task in tasks:
+        built = built_folder(folder.path, task.name, folder.regions)
+        stores[task.name] = read_build_info(built)["made_of"]["features"]
+    ours = sorted({name for name in stores.values() if name.startswith("pixels-")})
     return Preprocessing(
         vocab_sha256=folder.tokenizer.sha256,
         vocab_size=folder.tokenizer.vocab_size,
@@ -89,6 +98,11 @@ def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int
         region_feature_dim=feature_dim,
         region_source=folder.regions,
         image_descriptor=", ".join(ours),
+        answers_sha256={
+            head: answers_sha256(folder.answers[head])
+            for head in sorted({task.head for task in tasks} & folder.answers.keys())
+        },
+        region_stores=stores,
     )
 
 
@@ -131,8 +145,9 @@ def open_stream(
       pretraining_options: further fields of `PretrainingStream`, of kind "pretraining".
 
     Raises:
-      DataError: the dataset or something that it needs has not been built, or cleaning leaves
-        nothing out.
+      DataError: the dataset or something that it needs has not been built, cleaning leaves nothing
+        out.
+      AllTrainedOn: the model was trained on all of it.
       ValueError: training on what is left out.
     """
     if removed and training:
@@ -146,6 +161,9 @@ def open_stream(
     if removed:
         kept = ~kept
     records = _some(np.flatnonzero(kept), reader.index.counts, max_examples, (seed, task.task_id))
+    seen = None
+    if folder.trained_on is not None and not training:
+        reader, records, seen = _unseen(folder, task.name, source.domain, reader, records)
     pool = None  # without region features there is nothing to be near in
     if task.kind == "match" and training and reader.index.feature_dim:
         if folder.clean is None or max_examples:  # what is stored is of all clean images
@@ -153,7 +171,15 @@ def open_stream(
         else:
             pool = finish.read_hard_negatives(built, reader.index.image_ids[records, 0])
     selection = Selection(
-        reader, records, batch_size, training, (seed, task.task_id), host, num_hosts
+        reader,
+        records,
+        batch_size,
+        training,
+        (seed, task.task_id),
+        host,
+        num_hosts,
+        domain=source.domain,
+        seen=seen,
     )
     width = reader.index.feature_dim if feature_dim is None else feature_dim
     if task.kind == "pretraining":
@@ -177,6 +203,24 @@ def open_stream(
         **(encoding_options or {}),
     )
     return TaskStream(selection, encoding, pool)
+
+
+def _unseen(
+    folder: DataFolder, name: str, domain: str, reader: SplitReader, records: np.ndarray
+) -> tuple[SplitReader, np.ndarray, Seen]:
+    """What of a split is scored: all, or what the model has not been trained on; and how much was.
+
+    Raises:
+      AllTrainedOn: it was trained on all of it.
+    """
+    known, seen = trained_on.look(folder.trained_on, name, domain, reader.index, records)
+    if folder.keep_trained_on or not seen.records:
+        return reader, records, seen
+    if seen.records == seen.of_records:
+        raise AllTrainedOn(reader.name, seen.records)
+    reader = trained_on.without_examples(reader, known)
+    left = records[reader.index.counts[records] > 0]
+    return reader, left, dataclasses.replace(seen, left_out=True)
 
 
 def _some(

@@ -11,11 +11,17 @@ from twelve_in_one.report.results import (
     FLAG,
     FOOTNOTE,
     GROUPS,
+    OFFICIAL,
     Results,
     TaskResult,
     average_cells,
     cells,
+    figure_text,
+    missing_lines,
     number,
+    officials,
+    seen_lines,
+    unscored_lines,
 )
 from twelve_in_one.report.workdir import Run
 
@@ -148,7 +154,24 @@ def _table(results: Results) -> str:
     last = "".join(_cell("td", name, text.strip()) for name, text in average)
     rows.append(f'<tr class="average">{last}<td></td></tr>')
     footnote = "" if all(task.above() for task in results.tasks) else _note(FOOTNOTE)
-    return f'<div class="scroll"><table>{"".join(rows)}</table></div>{footnote}'
+    table = f'<div class="scroll"><table>{"".join(rows)}</table></div>{footnote}'
+    notes = map(_note, (*seen_lines(results), *unscored_lines(results)))
+    return table + _official(results) + "".join(notes)
+
+
+def _official(results: Results) -> str:
+    """The official figures, a row a split, and those that are missing."""
+    rows = []
+    for title, split, official in officials(results):
+        if official.figures:
+            texts = (f"{title} ({split})", figure_text(official), official.program)
+            row = "".join(f'<td class="text">{escape(text)}</td>' for text in texts)
+            rows.append(f"<tr>{row}<td>{official.examples:,}</td></tr>")
+    notes = "".join(_note(f"Not computed: {line}.") for line in missing_lines(results))
+    if not rows:
+        return notes
+    heading = f"<h3>{escape(OFFICIAL[:1].upper() + OFFICIAL[1:])}</h3>"
+    return f'{heading}<div class="scroll"><table>{"".join(rows)}</table></div>{notes}'
 
 
 def _row(task: TaskResult) -> str:

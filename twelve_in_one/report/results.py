@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 GROUPS = {
@@ -17,8 +17,26 @@ FOOTNOTE = (
     f"{FLAG} not above both chance and words, the score of a model that reads the text and sees "
     "no picture"
 )
+OFFICIAL = "official figures: by the rules of each benchmark's own program, in percent"
 COLUMNS = ("group", "task", "metric", "score", "chance", "words", "majority", "examples")
 _NUMBERS = frozenset(COLUMNS[3:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Official:
+    """What a benchmark's own program says of a split.
+
+    Attributes:
+      program: its name; "" where it could not be run.
+      examples: that it scored.
+      figures: by name, in percent but for ranks and GQA's distribution.
+      not_computed: figure -> why it is missing.
+    """
+
+    program: str
+    examples: int
+    figures: Mapping[str, float]
+    not_computed: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +55,8 @@ class TaskResult:
       examples: scored.
       loss: mean over the examples.
       metrics: more scores by name, e.g. "r@5" or "oracle".
+      official: split -> figures by the rules of the benchmark's own program, see `official.py`.
+      trained_on: split -> how much of it the model has seen, see `data.pipeline.Seen`.
     """
 
     name: str
@@ -50,6 +70,8 @@ class TaskResult:
     examples: int | None = None
     loss: float | None = None
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    official: Mapping[str, Official] = dataclasses.field(default_factory=dict)
+    trained_on: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def above(self) -> bool:
         """Whether the score is above chance and words, as far as these are known."""
@@ -67,6 +89,8 @@ class Results:
       updates: parameter updates.
       parameters: of the model.
       seconds: the whole run took.
+      unscored: task -> examples whose answers nobody published.
+      trained_on_only: "task/split" -> records, all of which the model was trained on.
     """
 
     tasks: tuple[TaskResult, ...]
@@ -75,6 +99,8 @@ class Results:
     updates: int | None = None
     parameters: int | None = None
     seconds: float | None = None
+    unscored: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    trained_on_only: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def average(self, of: str) -> float | None:
         """Mean over the tasks of "score", "chance", "words" or "majority".
@@ -98,7 +124,13 @@ def parse_results(raw: Any, where: str = "results") -> Results:
         split=_get(raw, "split", str, where),
         **{key: _get(raw, key, int, where) for key in ("round", "updates", "parameters")},
         seconds=_get(raw, "seconds", float, where),
+        **{key: _counts(raw, key, where) for key in ("unscored", "trained_on_only")},
     )
+
+
+def _counts(raw: Any, key: str, where: str) -> dict[str, int]:
+    found = _get(raw, key, Mapping, where) or {}
+    return {name: _get(found, name, int, f"{where}: {key}", needed=True) for name in found}
 
 
 def _parse_task(name: str, raw: Any, where: str) -> TaskResult:
@@ -112,7 +144,33 @@ def _parse_task(name: str, raw: Any, where: str) -> TaskResult:
         **{key: _get(raw, key, float, where) for key in ("chance", "words", "majority", "loss")},
         examples=_get(raw, "examples", int, where),
         metrics={key: _get(more, key, float, f"{where}.metrics", needed=True) for key in more},
+        official=_by_split(raw, "official", where, _parse_official),
+        trained_on=_by_split(raw, "trained_on", where, _parse_trained_on),
     )
+
+
+def _by_split(raw: Any, key: str, where: str, parse: Callable[[Any, str], Any]) -> dict[str, Any]:
+    found = _get(raw, key, Mapping, where) or {}
+    return {split: parse(found[split], f"{where}.{key}.{split}") for split in found}
+
+
+def _parse_official(raw: Any, where: str) -> Official:
+    figures = _get(raw, "figures", Mapping, where, needed=True)
+    missing = _get(raw, "not_computed", Mapping, where) or {}
+    return Official(
+        program=_get(raw, "program", str, where, needed=True),
+        examples=_get(raw, "examples", int, where, needed=True),
+        figures={key: _get(figures, key, float, where, needed=True) for key in figures},
+        not_computed={key: _get(missing, key, str, where, needed=True) for key in missing},
+    )
+
+
+def _parse_trained_on(raw: Any, where: str) -> dict[str, Any]:
+    names = ("records", "of_records", "images", "of_images")
+    found: dict[str, Any] = {key: _get(raw, key, int, where, needed=True) for key in names}
+    found["left_out"] = _get(raw, "left_out", bool, where, needed=True)
+    found["unknown"] = tuple(map(str, _get(raw, "unknown", Sequence, where) or ()))
+    return found
 
 
 def _get(record: Any, key: str, kind: type, where: str, *, needed: bool = False) -> Any:
@@ -125,7 +183,7 @@ def _get(record: Any, key: str, kind: type, where: str, *, needed: bool = False)
     if kind is float and value in ("NaN", "Infinity", "-Infinity"):
         return float(value)
     kinds = (float, int) if kind is float else kind
-    if not isinstance(value, kinds) or isinstance(value, bool):
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{where}: {key!r} must be {kind.__name__}, is {value!r}")
     return float(value) if kind is float else value
 
@@ -176,7 +234,80 @@ def results_table(results: Mapping[str, Any]) -> str:
     lines = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
     if not all(task.above() for task in parsed.tasks):
         lines.append(FOOTNOTE)
+    lines += _official_block(parsed)
+    lines += [*seen_lines(parsed), *unscored_lines(parsed)]
     return "\n".join(lines)
+
+
+def _official_block(results: Results) -> list[str]:
+    rows = [
+        (f"{title} ({split})", figure_text(official), f"{official.program}, {official.examples:,}")
+        for title, split, official in officials(results)
+        if official.figures
+    ]
+    if not rows:
+        return [f"not computed: {line}" for line in missing_lines(results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
+    missing = [f"not computed: {line}" for line in missing_lines(results)]
+    return ["", OFFICIAL, *lines, *missing]
+
+
+def officials(results: Results) -> Iterator[tuple[str, str, Official]]:
+    """(title, split, official figures) of everything that has any."""
+    for task in results.tasks:
+        for split, official in task.official.items():
+            yield task.title, split, official
+
+
+def figure_text(official: Official) -> str:
+    """The figures of a split, as "accuracy 61.23  yes/no 78.10"."""
+    return "  ".join(f"{name} {value:.2f}" for name, value in official.figures.items())
+
+
+def missing_lines(results: Results) -> list[str]:
+    """Which official figures could not be computed, and what it would take."""
+    return [
+        f"{title} ({split}): {name}: {reason}"
+        for title, split, official in officials(results)
+        for name, reason in official.not_computed.items()
+    ]
+
+
+def seen_lines(results: Results) -> list[str]:
+    """How much of what was scored the model has seen in training, where it has or may have."""
+    lines, unknown = [], {}
+    for task in results.tasks:
+        for split, seen in task.trained_on.items():
+            for what in seen["unknown"]:
+                unknown.setdefault(what)
+            if not seen["images"] and not seen["records"]:
+                continue
+            line = (
+                f"{task.title} ({split}): training saw {seen['images']:,} of {seen['of_images']:,} "
+                f"images"
+            )
+            if seen["records"]:
+                fate = "left out of the score" if seen["left_out"] else "scored all the same"
+                line += (
+                    f" and {seen['records']:,} of {seen['of_records']:,} records, which are {fate}"
+                )
+            else:
+                line += ", with none of these records"
+            lines.append(line)
+    return [*lines, *(f"not known: {what}" for what in unknown)]
+
+
+def unscored_lines(results: Results) -> list[str]:
+    """What was not scored, and why."""
+    lines = [
+        f"{name}: {count:,} examples without public answers: not scored"
+        for name, count in results.unscored.items()
+    ]
+    return lines + [
+        f"{name}: all {count:,} records were trained on: not scored, unless with keep_trained_on"
+        for name, count in results.trained_on_only.items()
+    ]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from twelve_in_one.data import answers as answer_lists
 from twelve_in_one.data.annotations import gqa
 from twelve_in_one.data.annotations.select import without_images
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data.records import DataError, MissingFile
 
 # Released split -> how it is read here.
 PARTS = {
@@ -180,3 +180,21 @@ def test_unusable_files(tmp_path):
         gqa.read(tmp_path, "trainval")
     with pytest.raises(ValueError, match="got 'train'"):
         gqa.read_split(tmp_path, "train")
+
+
+def test_official_records(tmp_path):
+    """What the evaluation script reads, of the questions that were built, with their choices."""
+    question = {"imageId": "1", "question": "is it?", "answer": "no", "isBalanced": True}
+    rest = {"types": {}, "groups": {}, "semantic": [], "entailed": [], "fullAnswer": "No."}
+    for part, ids in (("train", "12"), ("val", "34"), ("testdev", "56")):
+        questions = {i: question | rest for i in ids}
+        (tmp_path / f"{part}_balanced_questions.json").write_text(json.dumps(questions))
+    choices = {i: {"valid": ["no", "yes"], "plausible": ["no"]} for i in "567"}
+    (tmp_path / "testdev_choices.json").write_text(json.dumps(choices))
+    found = gqa.official_records(tmp_path, "test")(frozenset("69"))
+    official = {k: v for k, v in (question | rest).items() if k not in ("imageId", "fullAnswer")}
+    assert found == {"6": official | {"choices": choices["6"]}}
+    assert gqa.official_records(tmp_path, "val")(frozenset("25")) == {"2": official}
+    (tmp_path / "val_balanced_questions.json").unlink()
+    with pytest.raises(MissingFile, match="val_balanced_questions.json"):
+        gqa.official_records(tmp_path, "val")

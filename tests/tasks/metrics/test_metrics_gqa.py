@@ -174,3 +174,19 @@ def test_evaluate_errors():
         gqa.evaluate(_predictions({"1": "x"}), {"1": {"answer": "x"}})
     with pytest.raises(ValueError, match="none of the 1 questions is balanced"):
         gqa.evaluate(_predictions({"1": "x"}), {"1": _question("x", balanced=False)})
+
+
+def test_validity_and_plausibility():
+    """Of balanced questions; what two things have in common is a property, whatever the choices."""
+    questions = {str(i): _question("red") for i in range(4)}
+    questions["3"]["types"]["detailed"] = "compareCommon"
+    questions["4"] = _question("red", balanced=False)
+    choices = {str(i): {"valid": ["red", "blue"], "plausible": ["red"]} for i in range(4)}
+    predictions = _predictions({"0": "red", "1": "blue", "2": "dog", "3": "color", "4": "dog"})
+    found = gqa.evaluate(predictions, questions, choices=choices)
+    assert (found["validity"], found["plausibility"]) == (75.0, 50.0)
+    found = gqa.evaluate(predictions, questions)
+    assert found["validity"] is None and found["plausibility"] is None
+    del choices["2"]["plausible"]
+    with pytest.raises(ValueError, match=r"without 'plausible' choices: 1 \('2'\)"):
+        gqa.evaluate(predictions, questions, choices=choices)

@@ -9,15 +9,19 @@ Where a file is missing, the released code's `cache/{train,val,trainval}_target.
 Image ids are Visual Genome ids; some images of testdev are not in Visual Genome ("n161313").
 """
 
+import contextlib
 import dataclasses
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from twelve_in_one.data.annotations import json_stream, question_answering
 from twelve_in_one.data.files import RecordError, field, find, read_text, text_id
-from twelve_in_one.data.records import Annotation, AnnotationSet, Skipped
+from twelve_in_one.data.official import Records
+from twelve_in_one.data.records import Annotation, AnnotationSet, MissingFile, Skipped
+from twelve_in_one.tasks.metrics.gqa import QUESTION_FIELDS
 
 # Questions at the end of train and val, by question id as text, that the released code validates
 # on ("minval").
@@ -92,6 +96,37 @@ def read_split(folder: Path, official_split: str) -> AnnotationSet:
         )
     path = find(folder, _question_name(official_split), _CACHES[official_split])
     return _sorted(read_file(path, answers_needed=True))
+
+
+def official_records(folder: Path, split: str) -> Callable[[frozenset[str]], Records]:
+    """For `official.OfficialFiles`; with the choices of {train,val,testdev}_choices.json if there.
+
+    Raises:
+      MissingFile: the questions are not there.
+    """
+    parts = ("testdev",) if split == "test" else ("train", "val")
+    paths = [find(folder, _question_name(f"{part}_balanced")) for part in parts]
+    choices = []
+    for part in parts:
+        with contextlib.suppress(MissingFile):
+            choices.append(find(folder, f"{part}_choices.json"))
+    return functools.partial(records_of_files, paths, choices)
+
+
+def records_of_files(
+    paths: Iterable[Path], choices: Iterable[Path], example_ids: frozenset[str]
+) -> Records:
+    """What the official program knows of some questions, out of files of questions and choices."""
+    records: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        for key, record in json_stream.members(read_text(path), str(path)):
+            if key in example_ids and isinstance(record, dict):
+                records[key] = {name: record[name] for name in QUESTION_FIELDS if name in record}
+    for path in choices:
+        for key, record in json_stream.members(read_text(path), str(path)):
+            if key in records:
+                records[key]["choices"] = record
+    return records
 
 
 def _question_name(official_split: str) -> str:

@@ -13,19 +13,27 @@ Image ids are COCO ids.
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from twelve_in_one.data.annotations import json_stream, question_answering
 from twelve_in_one.data.files import RecordError, field, find, read_text, text_id
-from twelve_in_one.data.records import AnnotatedImage, Annotation, AnnotationSet, Skipped
+from twelve_in_one.data.official import Records
+from twelve_in_one.data.records import (
+    AnnotatedImage,
+    Annotation,
+    AnnotationSet,
+    MissingFile,
+    Skipped,
+)
 from twelve_in_one.tasks.metrics.vqa import soft_score
 
 # Questions at the end of val2014, by question id, that the released code validates on ("minval").
 NUM_VAL = 3000
 
+_TYPES = ("question_type", "answer_type")
 _CACHES = {"train2014": "cache/train_target.pkl", "val2014": "cache/val_target.pkl"}
 
 
@@ -122,6 +130,31 @@ def annotation_records(folder: Path, official_split: str) -> Iterator[dict[str, 
     """
     path = find(folder, _annotation_name(official_split))
     yield from json_stream.elements(read_text(path), str(path), "annotations")
+
+
+def official_records(folder: Path, split: str) -> Callable[[frozenset[str]], Records]:
+    """For `official.OfficialFiles`.
+
+    Raises:
+      MissingFile: the annotations are not there, or nobody published them.
+    """
+    parts = {"train": ("train2014", "val2014"), "val": ("val2014",)}.get(split)
+    if parts is None:
+        raise MissingFile(f"nobody published the answers of {split}")
+    return partial(records_of_files, [find(folder, _annotation_name(part)) for part in parts])
+
+
+def records_of_files(paths: Iterable[Path], example_ids: frozenset[str]) -> Records:
+    """What the official program knows of some questions, out of files of annotations."""
+    records = {}
+    for path in paths:
+        for record in json_stream.elements(read_text(path), str(path), "annotations"):
+            name = question_answering.record_name(record, "question_id", "")
+            if name in example_ids:
+                types = {key: record[key] for key in _TYPES if isinstance(record.get(key), str)}
+                answers = [given["answer"] for given in record["answers"]]
+                records[name] = types | {"answers": answers}
+    return records
 
 
 def _annotation_name(official_split: str) -> str:

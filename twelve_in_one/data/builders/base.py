@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import json
@@ -17,7 +18,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from twelve_in_one.data import index as index_module
-from twelve_in_one.data import schema
+from twelve_in_one.data import official, schema
 from twelve_in_one.data.assemble import (
     describe_missing,
     make_record,
@@ -29,6 +30,8 @@ from twelve_in_one.data.reader import (
     BUILD_INFO,
     built_folder,
     dataset_folder,
+    has_split,
+    open_split,
     read_build_info,
     region_names,
 )
@@ -207,7 +210,8 @@ def build_with(
       overwrite: build again what is there.
 
     Returns:
-      What is noted beside the records, with "name" and whether it was "kept".
+      What is noted beside the records, with "name", whether it was "kept", and "unofficial": split
+      -> why no official program can score it.
 
     Raises:
       DataError: see the readers, the region stores and `BuildInputs`; or it is there, made of other
@@ -223,7 +227,11 @@ def build_with(
                 "--overwrite to replace it"
             )
         _check_stamps(there, inputs.regions)
-        return info | {"name": name, "kept": True}
+        return info | {
+            "name": name,
+            "kept": True,
+            "unofficial": _keep_official(kind, inputs, there),
+        }
     modes = tfds.GenerateMode
     mode = modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS
     tfds.disable_progress_bar()
@@ -238,7 +246,33 @@ def build_with(
             download_dir=downloads,
             download_config=tfds.download.DownloadConfig(download_mode=mode),
         )
-    return read_build_info(Path(builder.data_dir)) | {"name": name, "kept": False}
+    built = Path(builder.data_dir)
+    unofficial = _keep_official(kind, inputs, built)
+    return read_build_info(built) | {"name": name, "kept": False, "unofficial": unofficial}
+
+
+def _keep_official(
+    kind: type[ImageMajorBuilder], inputs: BuildInputs, folder: Path
+) -> dict[str, str]:
+    """Keeps what official programs need beside a built dataset; split -> why there is nothing.
+
+    Data that were built before there was any such thing get it here.
+    """
+    files = kind.source.official
+    if files is None:
+        return {}
+    missing = {}
+    for split in kind.source.splits:
+        if split != "train" and has_split(folder, split):
+            ids = functools.partial(_example_ids, folder, split)
+            missing[split] = official.keep(files, inputs.folder, folder, split, ids)
+    return {split: reason for split, reason in missing.items() if reason}
+
+
+def _example_ids(folder: Path, split: str) -> Iterator[str]:
+    reader = open_split(folder, split, cache_bytes=0)
+    for position in range(len(reader.index.counts)):
+        yield from (example.example_id for example in reader.record(position).annotations)
 
 
 def _check_stamps(folder: Path, regions: RegionInputs) -> None:
@@ -276,6 +310,7 @@ class _IndexRows:
         self._means: list[np.ndarray] = []
         self._feature_dim = 0
         self._empty: set[str] = set()
+        self._keys: list[int] = []
         self.counts: list[int] = []
 
     @property
@@ -307,6 +342,8 @@ class _IndexRows:
         self.counts.append(len(record.annotations))
         pairs = zip(record.image_ids, record.num_regions, strict=True)
         self._empty.update(image_id for image_id, count in pairs if not count)
+        ids = (annotation.example_id for annotation in record.annotations)
+        self._keys += index_module.example_keys(ids, record.image_ids)
         if self._keeps_texts:
             self._texts += [annotation.text for annotation in record.annotations]
             count = max(len(record.features), 1)
@@ -322,6 +359,7 @@ class _IndexRows:
             texts=tuple(self._texts),
             mean_features=self._mean_features(),
             feature_dim=self._feature_dim,
+            example_keys=np.array(self._keys, np.uint64),
         )
 
     def _mean_features(self) -> np.ndarray:

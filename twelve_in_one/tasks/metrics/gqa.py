@@ -1,7 +1,7 @@
-"""GQA accuracy, consistency and distribution, equal to the GQA evaluation script.
+"""GQA accuracy, consistency, validity, plausibility and distribution, as the GQA script has them.
 
 Predicted answers and the official question file flow in; percentages by kind of question flow out.
-Validity, plausibility and grounding need further files and are not computed.
+Grounding needs attention over the image and is not computed.
 """
 
 from collections import Counter
@@ -10,9 +10,12 @@ from typing import Any
 
 from twelve_in_one.tasks.metrics.vqa import answers_by_id, describe_ids
 
-_FIELDS = ("answer", "question", "isBalanced", "types", "groups", "semantic", "entailed")
+# Of an official record of a question.
+QUESTION_FIELDS = ("answer", "question", "isBalanced", "types", "groups", "semantic", "entailed")
 # Program steps that merely read off the answer; a step counts unless its text contains one of them.
 _UNCOUNTED_STEPS = ("exist", "query: name", "choose name")
+# What two things may have in common; the script asks no choices file about such questions.
+_COMMON = ("color", "material", "shape")
 
 
 def num_words(question: Mapping[str, Any]) -> int:
@@ -60,6 +63,7 @@ def evaluate(
     predictions: Iterable[Mapping[str, Any]],
     questions: Mapping[str, Mapping[str, Any]],
     entailed: str = "present",
+    choices: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a set of answers as the GQA evaluation script does.
 
@@ -74,12 +78,16 @@ def evaluate(
       entailed: what consistency does with entailed questions that have no ground truth or no
         prediction: "present" leaves them out (as is unavoidable with the balanced file alone),
         "all" raises (the script fails there).
+      choices: the official choices file, {question id: {"valid": answers, "plausible": answers}},
+        of at least every balanced question; None leaves out what needs it.
 
     Returns:
       Figures in percent, 0 where nothing was counted:
         "accuracy", "binary", "open".
         "consistency": over correctly answered questions that entail others, the mean share of
           correct answers among those others.
+        "validity", "plausibility": share of answers that are possible ones of their question, and
+          likely ones of their image's kind; None without `choices`.
         "distribution": see `distribution`; not a percentage, lower is better.
         "per_structural_type", "per_semantic_type", "per_steps", "per_length": {kind: (percent,
           number of questions)}; kinds of the latter two are integers, length being in words.
@@ -88,7 +96,7 @@ def evaluate(
 
     Raises:
       ValueError: question ids are missing, unknown or duplicate, a record is malformed, no
-        question is balanced, or `entailed` is neither word.
+        question is balanced, `entailed` is neither word, or `choices` lack a balanced question.
     """
     if entailed not in ("present", "all"):
         raise ValueError(f"entailed must be 'present' or 'all', got {entailed!r}")
@@ -123,6 +131,8 @@ def evaluate(
         "binary": _percent(binary_hits),
         "open": _percent(open_hits),
         "consistency": _percent(consistency),
+        "validity": _among_choices(balanced, predicted, choices, "valid"),
+        "plausibility": _among_choices(balanced, predicted, choices, "plausible"),
         "distribution": distribution(*(zip(*grouped, strict=True) if grouped else ((), (), ()))),
         "per_structural_type": _percent_and_count(hits["structural"]),
         "per_semantic_type": _percent_and_count(hits["semantic"]),
@@ -143,7 +153,7 @@ def _balanced(
 ) -> dict[str, Mapping[str, Any]]:
     """The balanced questions, once every id and field is known to be there."""
     for question_id, question in questions.items():
-        lacking = [field for field in _FIELDS if field not in question]
+        lacking = [field for field in QUESTION_FIELDS if field not in question]
         if lacking:
             raise ValueError(f"question {question_id!r} lacks {lacking}; it has {sorted(question)}")
     balanced = {key: question for key, question in questions.items() if question["isBalanced"]}
@@ -179,6 +189,26 @@ def _consistency(
             "evaluate the full question file, or pass entailed='present' to leave them out"
         )
     return shares, len(absent)
+
+
+def _among_choices(
+    balanced: Mapping[str, Mapping[str, Any]],
+    predicted: Mapping[str, str],
+    choices: Mapping[str, Mapping[str, Sequence[str]]] | None,
+    kind: str,
+) -> float | None:
+    """Share of predictions among the choices of their question; None if there are no choices."""
+    if choices is None:
+        return None
+    missing = [key for key in balanced if kind not in choices.get(key, ())]
+    if missing:
+        raise ValueError(f"questions without {kind!r} choices: {describe_ids(missing)}")
+    hits = []
+    for question_id, question in balanced.items():
+        is_common = "Common" in question["types"].get("detailed", "")
+        allowed = _COMMON if is_common else choices[question_id][kind]
+        hits.append(predicted[question_id] in allowed)
+    return _percent(hits)
 
 
 def _percent(values: Sequence[float]) -> float:
