@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one import checkpoint
+from twelve_in_one.data.files import read_json, read_text
 from twelve_in_one.data.preprocessing import Preprocessing
+from twelve_in_one.data.records import DataError
 from twelve_in_one.data.text import Tokenizer
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.tasks.base import Task
@@ -129,11 +131,9 @@ def load_serving(directory: str | os.PathLike[str]) -> Serving:
     texts = {}
     for name in (PREPROCESSING, TASKS, WORDS):
         try:
-            texts[name] = (folder / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{folder / name}: {error}; a model folder is what training saves as model/"
-            ) from error
+            texts[name] = read_text(folder / name)
+        except DataError as error:
+            raise ValueError(f"{error}; a model folder is what training saves as model/") from error
     try:
         preprocessing = Preprocessing.from_json(texts[PREPROCESSING])
     except ValueError as error:
@@ -176,10 +176,7 @@ def _answers_file(head: str) -> str:
 
 
 def _read_answers(path: Path) -> tuple[str, ...]:
-    try:
-        answers = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+    answers = read_json(path, list)
+    if not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"{path}: should be a list of answers")
     return tuple(answers)

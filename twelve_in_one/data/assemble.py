@@ -12,7 +12,7 @@ from twelve_in_one.data.records import (
     MissingFile,
     Regions,
 )
-from twelve_in_one.data.region_inputs import RegionInputs
+from twelve_in_one.data.region_inputs import NO_REGIONS, RegionInputs
 from twelve_in_one.data.schema import Record
 from twelve_in_one.data.sources import Source
 
@@ -40,6 +40,25 @@ def read_splits(source: Source, folder: Path) -> tuple[dict[str, AnnotationSet],
     if not found:
         raise MissingFile(f"{source.name}: {'; '.join(missing.values())}")
     return found, missing
+
+
+def notes_of(annotations: AnnotationSet, regions: RegionInputs) -> tuple[str, ...]:
+    """What a user should know of a split, a sentence each."""
+    total = len(annotations.annotations)
+    notes = [
+        f"{len(about):,} of {total:,} examples {note}" if about else note
+        for note, about in annotations.notes.items()
+    ]
+    beyond = annotations.next_image_id
+    if beyond and regions.name != NO_REGIONS and regions.has(beyond):
+        first = next(iter(annotations.images), beyond)
+        missing = "" if regions.has(first) else f", and none of image {first}"
+        notes.append(
+            f"the lines end before image {beyond}, of which there are regions{missing}: images are "
+            "known by the number of their line, from 0; are these numbered otherwise, or those of "
+            "another file?"
+        )
+    return tuple(notes)
 
 
 def make_record(

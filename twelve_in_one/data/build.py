@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.data import finish, processes, region_inputs, report, splits
-from twelve_in_one.data.assemble import make_record, read_splits
+from twelve_in_one.data.assemble import make_record, notes_of, read_splits
 from twelve_in_one.data.reader import (
     built_folder,
     open_split,
@@ -244,7 +244,14 @@ def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
         inputs.progress(split, len(grouped), len(grouped))
         seconds = time.perf_counter() - start
         reports[split] = dataclasses.asdict(
-            SplitReport(records, len(found.images), len(found.annotations), tuple(skipped), seconds)
+            SplitReport(
+                records,
+                len(found.images),
+                len(found.annotations),
+                tuple(skipped),
+                seconds,
+                notes_of(found, inputs.regions),
+            )
         )
     if is_built(args.data_dir, name, inputs.regions.name):
         folder = built_folder(args.data_dir, name, inputs.regions.name)

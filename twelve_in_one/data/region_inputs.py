@@ -18,6 +18,7 @@ from twelve_in_one.data.regions.checks import check_annotated, check_regions
 from twelve_in_one.data.regions.store import NoRegions, RegionStore
 from twelve_in_one.data.sources import Source
 
+NO_REGIONS = "none"  # name of features that there are none of
 STORED = "detected"  # default name of a detector's features
 _GROUND_REGIONS, _PHOTO_REGIONS = 16, 36
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
@@ -52,7 +53,7 @@ def _no_features(image: AnnotatedImage) -> np.ndarray:
 def no_regions() -> RegionInputs:
     """Neither detected boxes nor features: what can be learnt from text and annotated boxes."""
     store = NoRegions()
-    return RegionInputs("none", "none", store.__contains__, store.get, _no_features)
+    return RegionInputs(NO_REGIONS, "none", store.__contains__, store.get, _no_features)
 
 
 def from_stores(

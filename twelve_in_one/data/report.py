@@ -55,6 +55,9 @@ def print_reports(outcomes: Sequence[dict[str, Any]]) -> None:
         for split, reason in outcome["absent"].items():
             print(f"  absent: {outcome['name']}/{split}: {reason}")
         for split, report in outcome["splits"].items():
+            for note in report.get("notes", ()):  # datasets that are there may be older than notes
+                print(f"  note: {outcome['name']}/{split}: {note}")
+        for split, report in outcome["splits"].items():
             _print_skipped(f"{outcome['name']}/{split}", report["skipped"])
         _print_skipped(f"{outcome['name']}: pictures", outcome["unreadable"])
 

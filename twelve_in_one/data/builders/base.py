@@ -18,7 +18,7 @@ from absl import logging
 
 from twelve_in_one.data import index as index_module
 from twelve_in_one.data import schema
-from twelve_in_one.data.assemble import make_record, read_splits
+from twelve_in_one.data.assemble import make_record, notes_of, read_splits
 from twelve_in_one.data.reader import (
     BUILD_INFO,
     built_folder,
@@ -26,7 +26,7 @@ from twelve_in_one.data.reader import (
     read_build_info,
     region_names,
 )
-from twelve_in_one.data.records import AnnotationSet, DataError, Skipped
+from twelve_in_one.data.records import AnnotationSet, DataError, Skipped, shown_reasons
 from twelve_in_one.data.region_inputs import RegionInputs, missing_images
 from twelve_in_one.data.sources import Source
 
@@ -65,6 +65,7 @@ class SplitReport:
       annotations: examples.
       skipped: records that were left out, with reasons.
       seconds: taken.
+      notes: what a user should know of how records were understood.
     """
 
     records: int = 0
@@ -72,6 +73,7 @@ class SplitReport:
     annotations: int = 0
     skipped: tuple[Skipped, ...] = ()
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -155,6 +157,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             int(sum(rows.counts)),
             tuple(skipped),
             time.perf_counter() - start,
+            notes_of(annotations, self.inputs.regions),
         )
 
     def _require_regions(self, split: str, annotations: AnnotationSet) -> None:
@@ -165,10 +168,15 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         """
         missing = missing_images(self.inputs.regions, annotations.images)
         if len(missing) > self.inputs.max_skipped_share * len(annotations.images):
+            wanted = set(missing)
+            known = [skip for skip in self.inputs.regions.unreadable if skip.record in wanted]
+            why = "Are they of another dataset?"
+            if known:
+                why = f"{len(known)} of these could not be read: {shown_reasons(known)}."
             raise DataError(
                 f"{self.source.name}/{split}: region features {self.inputs.regions.name} lack "
-                f"{len(missing)} of {len(annotations.images)} images, the first: {missing[0]}. Are "
-                "they of another dataset? Pass --max_skipped_share to go on without these images"
+                f"{len(missing)} of {len(annotations.images)} images, the first: {missing[0]}. "
+                f"{why} Pass --max_skipped_share to go on without these images"
             )
 
 
