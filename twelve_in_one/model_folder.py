@@ -20,7 +20,7 @@ from twelve_in_one import checkpoint
 from twelve_in_one.data.files import read_json, read_text
 from twelve_in_one.data.preprocessing import Preprocessing
 from twelve_in_one.data.records import DataError
-from twelve_in_one.data.text import Tokenizer
+from twelve_in_one.data.text import Tokenizer, load_tokenizer
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.tasks.base import Task
 from twelve_in_one.tasks.twelve import TWELVE
@@ -129,7 +129,7 @@ def load_serving(directory: str | os.PathLike[str]) -> Serving:
     """
     folder = Path(directory)
     texts = {}
-    for name in (PREPROCESSING, TASKS, WORDS):
+    for name in (PREPROCESSING, TASKS):
         try:
             texts[name] = read_text(folder / name)
         except DataError as error:
@@ -142,11 +142,7 @@ def load_serving(directory: str | os.PathLike[str]) -> Serving:
         tasks = tuple(_task(raw) for raw in json.loads(texts[TASKS]))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / TASKS}: {error}") from error
-    words = tuple(texts[WORDS].removesuffix("\n").split("\n"))
-    try:
-        tokenizer = Tokenizer(words, preprocessing.lower_case)
-    except ValueError as error:
-        raise ValueError(f"{folder / WORDS}: {error}") from error
+    tokenizer = load_tokenizer(folder / WORDS, lower_case=preprocessing.lower_case)
     if tokenizer.sha256 != preprocessing.vocab_sha256:
         raise ValueError(
             f"{folder / WORDS} is not the vocabulary that the weights were trained with: its hash "

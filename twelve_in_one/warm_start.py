@@ -121,6 +121,12 @@ def _report(
 def _check_vocabularies(path: str, source: Serving, run: Serving, asked: set[str]) -> None:
     """Weights of words and answers mean nothing under another vocabulary."""
     words = "trunk/text_embedding/word/embedding"
+    if words in asked and source.tokenizer.lower_case != run.tokenizer.lower_case:
+        raise ValueError(
+            f"{path}: trained with lower_case {source.tokenizer.lower_case}, the data were built "
+            f"with {run.tokenizer.lower_case}: build them as the source's were, or exclude "
+            f"{words!r} in init_from"
+        )
     if words in asked and source.tokenizer.vocabulary != run.tokenizer.vocabulary:
         raise ValueError(
             f"{path}: its word pieces are not those of the data (vocab.txt differs): build the "
