@@ -267,6 +267,7 @@ def _table(found: dict[str, Any]) -> str:
     lines = [results_table(found)] if found["tasks"] else []
     for name, count in found["unscored"].items():
         lines.append(f"{name}: {count:,} examples without public answers: not scored")
+    lines += found["cut_texts"]
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from twelve_in_one import evaluation, ranking, sharding
+from twelve_in_one.data.cut_texts import count_cut
 from twelve_in_one.data.pipeline import Stream, as_dataset
 from twelve_in_one.data.retrieval import read_retrieval_set
 from twelve_in_one.evaluation import EvalStep, Outcome
@@ -165,16 +166,21 @@ def evaluate_all(
       "majority", "words", "metrics", ...}}, "average", "parameters", "seconds"}. Several splits of
       a task are averaged by their numbers of examples, and "metrics" has those of each as
       "split/name". Tasks whose answers nobody published are not in "tasks" but in "unscored", with
-      their number of examples.
+      their number of examples. "cut_texts" has a line for each split some of whose texts are
+      longer than the task takes.
     """
     start = time.perf_counter()
     tasks: dict[str, Any] = {}
     unscored: dict[str, int] = {}
+    cut_texts: list[str] = []
     for name, wanted in splits.items():
         parts = {}
         for split in wanted:
             stream = open_stream(name, split)
             task = stream.task
+            cut = count_cut(stream)
+            if cut.num_cut:
+                cut_texts.append(str(cut))
             part, predictions = evaluate_task(
                 placement,
                 params,
@@ -203,6 +209,7 @@ def evaluate_all(
         "tasks": tasks,
         "average": math.fsum(scores) / len(scores) if scores else None,
         "unscored": unscored,
+        "cut_texts": cut_texts,
         "parameters": count_parameters(placement.model),
         "seconds": time.perf_counter() - start,
     }

@@ -83,6 +83,7 @@ def train(config: Any, workdir: Path, *, only_describe: bool = False) -> dict[st
         if only_describe:
             print(dry_run.describe(job, *compile_job(job)))
             return None
+        _tell_cut_texts(job)
         return _train(config, job)
 
 
@@ -147,6 +148,16 @@ def _train(config: Any, job: Job) -> dict[str, Any] | None:
             overwrite=True,
         )
         return results.finish(job, compiled, train_state, position, mixture.positions, writer)
+
+
+def _tell_cut_texts(job: Job) -> None:
+    """Says of each task how many of its training texts are not seen in full, if any."""
+    from twelve_in_one.data.cut_texts import count_cut
+
+    if jax.process_index() == 0:
+        for found in map(count_cut, job.train_streams.values()):
+            if found.num_cut:
+                _log.warning("%s", found)
 
 
 def _tell_changes(before: RunConfig, run: RunConfig) -> None:
