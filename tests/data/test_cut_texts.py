@@ -30,7 +30,7 @@ def test_counts_what_the_batches_lack(max_tokens, indexed):
     assert found.num_cut == sum(length > max_tokens for length in lengths)
     cut = ", and their ends are cut off" if found.num_cut else ""
     assert str(found) == (
-        f"memory/train: {found.num_cut} of 12 texts have more than max_tokens {max_tokens} "
+        f"snli_ve/train: {found.num_cut} of 12 texts have more than max_tokens {max_tokens} "
         f"tokens{cut}; the longest has 6"
     )
 

@@ -59,7 +59,7 @@ def count_cut(stream: Stream, max_records: int = MAX_RECORDS) -> CutTexts:
             texts += [annotation.text for annotation in reader.record(record).annotations]
     counts = stream.tokenizer.token_counts(texts)
     return CutTexts(
-        reader.name,
+        f"{stream.task.name}/{reader.name.rpartition('/')[2]}",
         stream.task.max_tokens,
         int((counts > stream.task.max_tokens).sum()),
         len(texts),
