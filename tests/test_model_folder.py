@@ -65,6 +65,22 @@ def refused(folder, name, reader=load_serving):
     return str(caught.value)
 
 
+def test_lower_case_travels_with_the_model(tmp_path, config, random_params, serving):
+    words = (*SPECIALS, *(f"Word{i}" for i in range(config.vocab_size - len(SPECIALS))))
+    tokenizer = Tokenizer(words, lower_case=False)
+    cased = dataclasses.replace(
+        serving.preprocessing, lower_case=False, vocab_sha256=tokenizer.sha256
+    )
+    other = dataclasses.replace(serving, tokenizer=tokenizer, preprocessing=cased)
+    folder = tmp_path / "model"
+    save(folder, random_params(config), config, other)
+    assert load_serving(folder).tokenizer.tokenize("Word3 word3") == ["Word3", "[UNK]"]
+    (folder / "preprocessing.json").write_text(
+        dataclasses.replace(cased, lower_case=True).to_json()
+    )
+    assert "capital letters, such as 'Word" in refused(folder, "vocab.txt")
+
+
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_round_trip(tmp_path, config, random_params, serving, scan_layers):
     params, saved = random_params(config), dataclasses.replace(config, scan_layers=scan_layers)

@@ -1,12 +1,15 @@
 """The trainer end to end on a small world, with few tasks: files, plan, resuming, bad input."""
 
+import dataclasses
 import importlib.util
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -25,6 +28,8 @@ from twelve_in_one import (
 )
 from twelve_in_one.convert.names import flatten
 from twelve_in_one.data import streams
+from twelve_in_one.data.streams import open_folder, open_stream
+from twelve_in_one.tasks.twelve import TASKS as ALL_TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "world.py"
@@ -317,12 +322,33 @@ def test_a_checkpoint_of_another_size_is_refused(finished, small_world):
     assert sorted(os.listdir(workdir / "checkpoints")) == before
 
 
+def test_tasks_whose_training_texts_are_cut_are_told(small_world, caplog):
+    folder = open_folder(small_world.data, "pixels")
+    streams = {
+        name: open_stream(
+            folder,
+            dataclasses.replace(ALL_TASKS[name], max_tokens=max_tokens),
+            "train",
+            batch_size=1,
+            training=True,
+        )
+        for name, max_tokens in (("vqa", 5), ("snli_ve", 200), ("flickr30k", 3))
+    }
+    with caplog.at_level(logging.WARNING, "twelve_in_one"):
+        train._tell_cut_texts(types.SimpleNamespace(train_streams=streams))
+    vqa, flickr30k = (record.getMessage() for record in caplog.records)
+    assert re.match(r"vqa/train: \d+ of \d+ texts have more than max_tokens 5 tokens, and", vqa)
+    count = streams["flickr30k"].selection.num_examples
+    assert flickr30k.startswith(f"flickr30k/train: {count} of {count} texts have more than max_t")
+
+
 def test_dry_run_says_everything_and_leaves_nothing(small_world, tmp_path, capsys):
     config = small_config(small_world, tasks=("refcoco",))
     assert train.train(config, tmp_path / "workdir", only_describe=True) is None
     printed = capsys.readouterr().out
-    for section in ("plan", "batches", "parameters", "programs", "memory", "time"):
+    for section in ("plan", "batches", "texts", "parameters", "programs", "memory", "time"):
         assert f"== {section}" in printed
+    assert re.search(r"^refcoco/train: 0 of \d+ texts have more than max_tokens \d+", printed, re.M)
     assert not (tmp_path / "workdir").exists()
 
 

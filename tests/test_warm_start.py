@@ -180,6 +180,16 @@ def test_another_vocabulary(source, config, random_params, larger):
     assert WORDS not in names_taken(params, random_params(config), start)
 
 
+def test_words_of_lower_cased_texts_are_no_start_for_cased_ones(source, config, random_params):
+    start = jax.tree.map(jax.numpy.asarray, random_params(config, 1))
+    serving = make_serving(config)
+    cased = dataclasses.replace(serving.tokenizer, lower_case=False)
+    serving = dataclasses.replace(serving, tokenizer=cased)
+    with pytest.raises(ValueError, match="trained with lower_case True, the data .* with False"):
+        load(InitFrom(str(source)), start, config, serving)
+    load(InitFrom(str(source), exclude=(WORDS,)), start, config, serving)
+
+
 @pytest.mark.parametrize("larger", [0, 3])
 def test_other_answers(source, config, random_params, larger):
     new = dataclasses.replace(config, num_vqa_answers=config.num_vqa_answers + larger)

@@ -1,4 +1,4 @@
-"""What a run would do, as text: plan, shapes, parameter groups, programs, memory and time."""
+"""What a run would do, as text: plan, shapes, cut texts, groups, programs, memory and time."""
 
 import time
 from collections.abc import Sequence
@@ -19,11 +19,14 @@ def describe(
     job: Job, compiled: programs.Programs, table: Sequence[programs.Program], abstract: Any
 ) -> str:
     """The text. Runs every program a few times on real batches, and changes nothing on disk."""
+    from twelve_in_one.data.cut_texts import count_cut
+
     batches = {name: stream.batch(0) for name, stream in job.train_streams.items()}
     rounds = min(_PLANNED_ROUNDS, job.schedule.num_rounds)
     sections = (
         ("plan", task_plan.format_plan(job.schedule, dsg.init(job.names), 0, rounds)),
         ("batches", _shapes(job, batches)),
+        ("texts", "\n".join(str(count_cut(stream)) for stream in job.train_streams.values())),
         ("parameters", param_groups.describe(abstract.params, job.groups)),
         ("programs", programs.compile_list(table)),
         ("memory", _memory(job, table, abstract)),

@@ -298,9 +298,8 @@ def _report(found: dict[str, Any], path: Path) -> None:
 
 
 def _table(found: dict[str, Any]) -> str:
-    if found["tasks"]:
-        return results_table(found)
-    return "\n".join(unscored_lines(parse_results(found)))
+    lines = [results_table(found)] if found["tasks"] else unscored_lines(parse_results(found))
+    return "\n".join([*lines, *found["cut_texts"]])
 
 
 def _say(line: str) -> None:

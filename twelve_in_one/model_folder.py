@@ -19,8 +19,10 @@ from typing import Any
 
 from twelve_in_one import checkpoint
 from twelve_in_one.data import trained_on
+from twelve_in_one.data.files import read_json, read_text
 from twelve_in_one.data.preprocessing import Preprocessing, answers_sha256
-from twelve_in_one.data.text import Tokenizer
+from twelve_in_one.data.records import DataError
+from twelve_in_one.data.text import Tokenizer, load_tokenizer
 from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.tasks.base import Task
@@ -134,13 +136,11 @@ def load_serving(directory: str | os.PathLike[str]) -> Serving:
     """
     folder = Path(directory)
     texts = {}
-    for name in (PREPROCESSING, TASKS, WORDS):
+    for name in (PREPROCESSING, TASKS):
         try:
-            texts[name] = (folder / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{folder / name}: {error}; a model folder is what training saves as model/"
-            ) from error
+            texts[name] = read_text(folder / name)
+        except DataError as error:
+            raise ValueError(f"{error}; a model folder is what training saves as model/") from error
     try:
         preprocessing = Preprocessing.from_json(texts[PREPROCESSING])
     except ValueError as error:
@@ -149,11 +149,7 @@ def load_serving(directory: str | os.PathLike[str]) -> Serving:
         tasks = tuple(_task(raw) for raw in json.loads(texts[TASKS]))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / TASKS}: {error}") from error
-    words = tuple(texts[WORDS].removesuffix("\n").split("\n"))
-    try:
-        tokenizer = Tokenizer(words, preprocessing.lower_case)
-    except ValueError as error:
-        raise ValueError(f"{folder / WORDS}: {error}") from error
+    tokenizer = load_tokenizer(folder / WORDS, lower_case=preprocessing.lower_case)
     if tokenizer.sha256 != preprocessing.vocab_sha256:
         raise ValueError(
             f"{folder / WORDS} is not the vocabulary that the weights were trained with: its hash "
@@ -185,11 +181,8 @@ def answers_file(head: str) -> str:
 
 
 def _read_answers(path: Path, sha256: str | None) -> tuple[str, ...]:
-    try:
-        answers = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+    answers = read_json(path, list)
+    if not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"{path}: should be a list of answers")
     if sha256 is not None and answers_sha256(answers) != sha256:
         raise ValueError(

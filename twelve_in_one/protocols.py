@@ -15,6 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from twelve_in_one import evaluation, official, ranking, sharding
+from twelve_in_one.data.cut_texts import count_cut
 from twelve_in_one.data.pipeline import AllTrainedOn, Stream, as_dataset
 from twelve_in_one.data.retrieval import read_retrieval_set
 from twelve_in_one.data.sources import SOURCES
@@ -186,12 +187,14 @@ def evaluate_all(
       has those of each as "split/name"; official figures, and "trained_on": {split: how much of it
       the model has seen, see `pipeline.Seen`}, are of each alone. Tasks whose answers nobody
       published are not in "tasks" but in "unscored", and splits that the model has seen all of in
-      "trained_on_only", with their number of examples.
+      "trained_on_only", with their number of examples. "cut_texts" has a line for each split some
+      of whose texts are longer than the task takes.
     """
     start = time.perf_counter()
     tasks: dict[str, Any] = {}
     unscored: dict[str, int] = {}
     seen_only: dict[str, int] = {}
+    cut_texts: list[str] = []
     for name, wanted in splits.items():
         parts = {}
         for split in wanted:
@@ -201,6 +204,9 @@ def evaluate_all(
                 seen_only[f"{name}/{split}"] = error.records
                 continue
             task = stream.task
+            cut = count_cut(stream)
+            if cut.num_cut:
+                cut_texts.append(str(cut))
             part, predictions = evaluate_task(
                 placement,
                 params,
@@ -238,6 +244,7 @@ def evaluate_all(
         "average": math.fsum(scores) / len(scores) if scores else None,
         "unscored": unscored,
         "trained_on_only": seen_only,
+        "cut_texts": cut_texts,
         "parameters": count_parameters(placement.model),
         "seconds": time.perf_counter() - start,
     }

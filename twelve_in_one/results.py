@@ -140,6 +140,8 @@ def _write(workdir: Path, results: dict[str, Any], pictures: list[Any]) -> None:
     temporary.replace(path)
     page = write_report(workdir, pictures)
     print(results_table(results))
+    for line in results["cut_texts"]:
+        print(line)
     print(
         f"one model of {results['parameters']:,} parameters, {results['updates']:,} updates, "
         f"{results['seconds']:.0f} s; report: {page}, model: {workdir / 'model'}"

@@ -88,6 +88,7 @@ def train(config: Any, workdir: Path, *, only_describe: bool = False) -> dict[st
             _record_of(job)
             print(dry_run.describe(job, *compile_job(job)))
             return None
+        _tell_cut_texts(job)
         return _train(config, job)
 
 
@@ -178,6 +179,16 @@ def _trained_on(job: Job, round: int, before: inputs_record.Record | None) -> Tr
         return early if round >= job.run.schedule.num_rounds else early | now
     source = job.run.init_from.path
     return now | trained_on_of(Path(source)) if source else now
+
+
+def _tell_cut_texts(job: Job) -> None:
+    """Says of each task how many of its training texts are not seen in full, if any."""
+    from twelve_in_one.data.cut_texts import count_cut
+
+    if jax.process_index() == 0:
+        for found in map(count_cut, job.train_streams.values()):
+            if found.num_cut:
+                _log.warning("%s", found)
 
 
 def _tell_changes(before: RunConfig, run: RunConfig) -> None:

@@ -139,6 +139,12 @@ def _check_inputs(path: str, source: Serving, run: Serving, asked: set[str]) -> 
       ValueError: says what differs, and how to go on.
     """
     words = "trunk/text_embedding/word/embedding"
+    if words in asked and source.tokenizer.lower_case != run.tokenizer.lower_case:
+        raise ValueError(
+            f"{path}: trained with lower_case {source.tokenizer.lower_case}, the data were built "
+            f"with {run.tokenizer.lower_case}: build them as the source's were, or exclude "
+            f"{words!r} in init_from"
+        )
     if words in asked:
         pieces = source.tokenizer.vocabulary, run.tokenizer.vocabulary
         how = inputs_record.difference(*pieces, "word piece")

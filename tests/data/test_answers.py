@@ -116,6 +116,7 @@ def test_published_lists_agree(samples_dir):
         ("v.json", '{"a": true, "b": 0}', "class True of answer 'a'"),
         ("v.json", '{"a": "0"}', "class '0' of answer 'a'"),
         ("v.txt", "a\nb\n\n\n", "'' is answer 2 and 3"),
+        ("v.txt", "a\nb\t12\n", r"line 2 must be an answer and nothing else, is 'b\\t12'; keep"),
         ("v.csv", "a", r"must end in \.json, \.txt or \.pkl"),
         ("v.pkl", "no pickle", "v.pkl"),
     ],

@@ -18,7 +18,7 @@ import safetensors
 import tensorflow_datasets as tfds
 from safetensors.numpy import save_file
 
-from twelve_in_one.data import build, official, splits
+from twelve_in_one.data import build, finish, official, splits
 from twelve_in_one.data.builders import BUILDERS
 from twelve_in_one.data.index import read_index
 from twelve_in_one.data.reader import built_folder
@@ -26,12 +26,18 @@ from twelve_in_one.data.records import DataError
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.records import write_shard
 from twelve_in_one.data.sources import SOURCES
-from twelve_in_one.data.streams import open_folder, open_stream
-from twelve_in_one.data.text import SPECIALS, load_tokenizer
+from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
+from twelve_in_one.data.text import SPECIALS, load_tokenizer, with_capitals
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = {task.name: task for task in TWELVE}
-SHARED_FILES = ("answers-gqa.json", "answers-vqa.json", "clean_split.json", "vocab.txt")
+SHARED_FILES = (
+    "answers-gqa.json",
+    "answers-vqa.json",
+    "clean_split.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
 
 
 def _times(folder):
@@ -474,6 +480,80 @@ def test_given_vocabularies(small_world, shared_dir, tmp_path, run_build):
     folder = open_folder(tmp_path / "data", "none")
     assert folder.tokenizer.vocabulary == load_tokenizer(vocab).vocabulary
     assert folder.answers == {"gqa": ("red", "yes", "no")}
+
+
+def test_cased_vocabulary(small_world, tmp_path, run_build):
+    """`lower_case` goes from the build to whatever opens the data."""
+    vocab, data = tmp_path / "cased.txt", tmp_path / "data"
+    vocab.write_text("\n".join([*SPECIALS, *"abcdefghijklmnopqrstuvwxyzABC", "The"]))
+
+    def run(*options):
+        return run_build("gqa", small_world.raw, data, "--features", "none", *options)
+
+    refused = run("--vocab", vocab)
+    assert refused.code == 1 and "cased.txt: 4 of 35 tokens have capital" in refused.err
+    assert not data.exists()  # known before anything is built
+    assert run("--vocab", vocab, "--no-lower_case").code == 0
+    folder = open_folder(data, "none")
+    assert not folder.tokenizer.lower_case
+    assert folder.tokenizer.tokenize("The a") == ["The", "a"]
+    assert not preprocessing_of(folder, (), 0).lower_case
+    assert run().code == run("--no-lower_case").code == 0  # kept
+    other = run("--lower_case")
+    assert other.code == 1 and "vocab.txt: made with lower_case False, not True; del" in other.err
+    (data / "tokenizer_config.json").write_text('{"do_lower_case": 1}')
+    with pytest.raises(
+        DataError, match="tokenizer_config.json: 'do_lower_case' must be bool, is 1"
+    ):
+        open_folder(data, "none")
+    (data / "tokenizer_config.json").unlink()
+    with pytest.raises(DataError, match="vocab.txt: 4 of 35 tokens have capital"):
+        open_folder(data, "none")
+
+
+def test_words_of_cased_texts_are_made(small_world, tmp_path, run_build):
+    outcome = run_build("gqa", small_world.raw, tmp_path, "--features", "none", "--no-lower_case")
+    assert re.search(r"^vocab.txt: \d+ words of cased text$", outcome.out, re.M)
+    tokenizer = open_folder(tmp_path, "none").tokenizer
+    assert not tokenizer.lower_case and with_capitals(tokenizer.vocabulary)
+    small = tmp_path / "small.txt"
+    small.write_text("\n".join([*SPECIALS, "dog"]))
+    line = finish.write_words(small_world.raw, tmp_path, small, lower_case=False)
+    assert (
+        line == "vocab.txt: 6 words of cased text, none with a capital letter: words with "
+        "capitals will be [UNK]"
+    )
+
+
+def test_notes_are_said_when_built_and_when_kept(raw_copy, tmp_path, run_build):
+    raw = raw_copy("vqa")
+    path = raw / "vqa/v2_mscoco_train2014_annotations.json"
+    content = json.loads(path.read_text())
+    for record in content["annotations"][:3]:
+        record["answers"] = record["answers"][:2]
+    path.write_text(json.dumps(content))
+    for options in ([], [], ["--check"]):
+        outcome = run_build("vqa", raw, tmp_path / "data", "--features", "none", *options)
+        assert outcome.code == 0, outcome.err
+        assert re.findall(
+            r"^  note: (vqa/\S+: 3 of .* examples have fewer than 10)", outcome.out, re.M
+        )
+        assert outcome.out.count("  note: ") == 1
+
+
+def test_images_numbered_otherwise_than_the_lines(raw_copy, tmp_path, run_build):
+    """Captions and pictures belong together by number, which may be one off in either."""
+    raw = raw_copy("conceptual_captions", "images/conceptual_captions")
+    path = raw / "conceptual_captions/Train_GCC-training.tsv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("caption\turl\n" + "".join(lines))
+    outcome = run_build("conceptual_captions", raw, tmp_path / "good")
+    notes = re.findall(r"^  note: conceptual_captions/(\w+: .{24})", outcome.out, re.M)
+    assert notes == ["train: the first line is a head"]
+    path.write_text("".join(lines[1:]))
+    outcome = run_build("conceptual_captions", raw, tmp_path / "one_off", "--check")
+    last = len(lines) - 1
+    assert f"note: conceptual_captions/train: the lines end before image {last}, of" in outcome.out
 
 
 def test_clean_split_is_over_all_region_features(small_world, data_copy, run_build):

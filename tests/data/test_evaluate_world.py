@@ -76,6 +76,22 @@ def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_cut_texts_are_told(results, small_world):
+    found, _ = results
+    questions = json.loads((small_world.raw / "gqa/testdev_balanced_questions.json").read_text())
+    tokenize = open_folder(small_world.data, "pixels").tokenizer.tokenize
+    lengths = [len(tokenize(record["question"])) + 2 for record in questions.values()]
+    long = sum(length > TASKS["gqa"].max_tokens for length in lengths)
+    assert long > 0
+    gqa, guesswhat = found["cut_texts"]  # all others are short enough
+    assert gqa == (
+        f"gqa/test: {long} of {len(lengths)} texts have more than max_tokens 24 tokens, and their "
+        f"ends are cut off; the longest has {max(lengths)}"
+    )
+    assert guesswhat.startswith("guesswhat/test: ")
+    assert evaluate._table(found).splitlines()[-2:] == found["cut_texts"]
+
+
 def test_all_twelve(results, census):
     found, _ = results
     assert list(found["tasks"]) == list(TASKS)

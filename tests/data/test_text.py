@@ -260,6 +260,7 @@ SPECIAL_LINES = b"".join(f"{token}\n".encode() for token in text.SPECIALS)
         (SPECIAL_LINES + b"dog\ncat\ndog\n", "line 8 repeats 'dog' of line 6"),
         (SPECIAL_LINES + b"dog\n\ncat\n", "line 7 must be one token, is ''"),
         (SPECIAL_LINES + b"dog\n\n", "line 7 must be one token, is ''"),
+        (SPECIAL_LINES + b"dog\t12\n", r"line 6 must be one token, is 'dog\\t12'"),
         (SPECIAL_LINES + b"dog\rcat\n", r"line 6 must be one token, is 'dog\\rcat'"),
         (b"[UNK]\n[CLS]\n[SEP]\ndog\n", r"no line is \[PAD\] or \[MASK\]"),
         (SPECIAL_LINES + b"caf\xe9\n", "not UTF-8 at byte 34"),
@@ -280,6 +281,28 @@ def test_bad_vocabularies(tmp_path):
     with pytest.raises(DataError, match="must be one token, is 'a.nb'"):
         text.write_vocabulary(tmp_path / "vocab.txt", (*text.SPECIALS, "a\nb"))
     assert not list(tmp_path.iterdir())
+
+
+CASED = (*text.SPECIALS, *"abcdABCD", "Paris")
+
+
+def test_cased_vocabulary_is_for_cased_texts(tmp_path):
+    path = tmp_path / "vocab.txt"
+    text.write_vocabulary(path, CASED)
+    message = r"5 of 14 tokens have capital letters, such as 'Paris'.*--vocab FILE --no-lower_case"
+    with pytest.raises(DataError, match=f"{path}: {message}"):
+        text.load_tokenizer(path)
+    with pytest.raises(DataError, match=f"^vocabulary: {message}"):
+        text.Tokenizer(CASED)
+    tokenizer = text.load_tokenizer(path, lower_case=False)
+    assert tokenizer.tokenize("Paris paris a B") == ["Paris", "[UNK]", "a", "B"]
+
+
+def test_a_few_capitals_make_no_cased_vocabulary():
+    words = (*text.SPECIALS, "[TASK]", "<S>", *(f"word{i}" for i in range(192)), "OK")
+    assert text.with_capitals(words) == ("OK",)
+    assert text.Tokenizer(words).lower_case
+    assert text.with_capitals(("ℝ", "ß", "ⁿ", "字")) == ()
 
 
 def test_bert_vocabulary(bert):

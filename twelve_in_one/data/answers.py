@@ -113,6 +113,12 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
     elif suffix == ".txt":
         value = files.read_text(path).removesuffix("\n").split("\n")
         value = [line.removesuffix("\r") for line in value]
+        for number, line in enumerate(value, 1):
+            if "\t" in line:
+                raise DataError(
+                    f"{path}: line {number} must be an answer and nothing else, is "
+                    f"{files.shorten(line)}; keep the column of the answers only"
+                )
     elif suffix == ".pkl":
         value = safe_pickle.load(path)
     else:

@@ -13,7 +13,7 @@ from twelve_in_one.data.records import (
     MissingFile,
     Regions,
 )
-from twelve_in_one.data.region_inputs import RegionInputs, missing_images
+from twelve_in_one.data.region_inputs import NO_REGIONS, RegionInputs, missing_images
 from twelve_in_one.data.regions.checks import normalised
 from twelve_in_one.data.schema import Record
 from twelve_in_one.data.sources import Source
@@ -80,6 +80,25 @@ def describe_missing(missing: Mapping[str, str], total: int | None = None) -> st
     if known:
         text += f"; known reasons of {len(known)}: {'; '.join(known[:_SHOWN_REASONS])}"
     return text
+
+
+def notes_of(annotations: AnnotationSet, regions: RegionInputs) -> tuple[str, ...]:
+    """What a user should know of a split, a sentence each."""
+    total = len(annotations.annotations)
+    notes = [
+        f"{len(about):,} of {total:,} examples {note}" if about else note
+        for note, about in annotations.notes.items()
+    ]
+    beyond = annotations.next_image_id
+    if beyond and regions.name != NO_REGIONS and regions.has(beyond):
+        first = next(iter(annotations.images), beyond)
+        missing = "" if regions.has(first) else f", and none of image {first}"
+        notes.append(
+            f"the lines end before image {beyond}, of which there are regions{missing}: images are "
+            "known by the number of their line, from 0; are these numbered otherwise, or those of "
+            "another file?"
+        )
+    return tuple(notes)
 
 
 def make_record(

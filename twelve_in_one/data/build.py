@@ -24,7 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.data import files, finish, processes, region_inputs, report, splits
-from twelve_in_one.data.assemble import make_record, read_splits, splits_without_regions
+from twelve_in_one.data.answers import read_vocabulary
+from twelve_in_one.data.assemble import (
+    make_record,
+    notes_of,
+    read_splits,
+    splits_without_regions,
+)
 from twelve_in_one.data.reader import (
     built_folder,
     open_split,
@@ -82,6 +88,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gqa_answers", type=local_path, help="answer vocabulary of gqa")
     parser.add_argument("--vocab", type=local_path, help="WordPiece vocabulary, one token a line")
     parser.add_argument(
+        "--lower_case",
+        action=argparse.BooleanOptionalAction,
+        help="lower-case texts and take the accents off, as BERT's uncased vocabularies need it "
+        "(the default); --no-lower_case for cased ones. It goes with the data and with models "
+        "trained on it",
+    )
+    parser.add_argument(
         "--max_skipped_share", type=float, default=0.05, help="of unusable records before giving up"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
@@ -103,7 +116,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         number = getattr(args, name)
         if number is not None and number < 1:
             parser.error(f"--{name} must be at least 1, got {number}")
-    # They are read last, after hours perhaps.
     for name in ("vqa_answers", "gqa_answers", "vocab"):
         file = getattr(args, name)
         if file is not None and not file.is_file():
@@ -124,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         names = _names(args)
+        _check_vocabularies(args)
         if args.features in _PIXELS:
             for domain in dict.fromkeys(SOURCES[name].domain for name in names):
                 report.log(f"regions of {domain}")
@@ -142,6 +155,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DataError, OSError) as error:
         report.log(f"error: {error}")
         return 1
+
+
+def _check_vocabularies(args: argparse.Namespace) -> None:
+    """Reads the vocabularies that are given or there: they are needed last, perhaps after hours.
+
+    Raises:
+      DataError: one cannot be used.
+    """
+    for file in (args.vqa_answers, args.gqa_answers):
+        if file is not None:
+            read_vocabulary(file)
+    finish.known_tokenizer(args.data_dir, args.vocab, args.lower_case)
 
 
 def _outcomes(work: Any, names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -263,7 +288,14 @@ def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
         inputs.progress(split, len(grouped), len(grouped))
         seconds = time.perf_counter() - start
         reports[split] = dataclasses.asdict(
-            SplitReport(records, len(found.images), len(found.annotations), tuple(skipped), seconds)
+            SplitReport(
+                records,
+                len(found.images),
+                len(found.annotations),
+                tuple(skipped),
+                seconds,
+                notes_of(found, inputs.regions),
+            )
         )
     if is_built(args.data_dir, name, inputs.regions.name):
         folder = built_folder(args.data_dir, name, inputs.regions.name)
@@ -318,7 +350,7 @@ def _finish(args: argparse.Namespace) -> None:
     for regions, found in built.items():
         finish.write_hard_negatives(args.data_dir, regions, found, clean, report.log)
     given = {"vqa": args.vqa_answers, "gqa": args.gqa_answers}
-    print(finish.write_words(args.manual_dir, args.data_dir, args.vocab))
+    print(finish.write_words(args.manual_dir, args.data_dir, args.vocab, args.lower_case))
     for line in finish.write_answers(args.manual_dir, args.data_dir, given, indexes):
         print(line)
 

@@ -1,10 +1,11 @@
 """Reads annotation files of strangers: whatever is wrong with one ends in a `DataError`.
 
-Files ending in .gz or .gzip are decompressed. `field` and its companions take values out of parsed
-records and say which key is missing or of the wrong type; readers turn their `RecordError` into a
-counted skip.
+Files ending in .gz or .gzip are decompressed, and the byte-order mark with which some programs
+begin a file is no part of it. `field` and its companions take values out of parsed records and say
+which key is missing or of the wrong type; readers turn their `RecordError` into a counted skip.
 """
 
+import codecs
 import gzip
 import json
 import os
@@ -40,7 +41,7 @@ def find(folder: Path, *names: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The whole file as UTF-8 text.
+    """The whole file as UTF-8 text, without a byte-order mark at its beginning.
 
     Raises:
       DataError: missing, unreadable, not gzip though named so, or not UTF-8.
@@ -49,9 +50,11 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
         if path.suffix in (".gz", ".gzip"):
             data = gzip.decompress(data)
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        hint = "; it seems to be UTF-16: save it as UTF-8" if utf16 else ""
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}{hint}") from error
     except (OSError, EOFError, zlib.error, MemoryError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
@@ -86,6 +89,19 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | RecordEr
     Blank lines are passed over. The file is streamed.
 
     Raises:
+      DataError: see `read_lines`.
+    """
+    for number, line in read_lines(path):
+        if line.strip():
+            yield number, _parse_line(line)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line with its end) of a file, which is streamed.
+
+    Byte-order marks at the beginning of a line are taken off: files that have one are joined, too.
+
+    Raises:
       DataError: the file cannot be read, or a line is longer than any real one.
     """
     opened = gzip.open if path.suffix in (".gz", ".gzip") else open
@@ -96,8 +112,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | RecordEr
                 number += 1
                 if len(line) == MAX_LINE_BYTES:
                     raise DataError(f"{path}: line {number} exceeds {MAX_LINE_BYTES} bytes")
-                if line.strip():
-                    yield number, _parse_line(line)
+                yield number, line.removeprefix(codecs.BOM_UTF8)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read after line {number}: {error}") from error
 

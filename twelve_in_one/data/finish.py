@@ -1,7 +1,7 @@
 """What all datasets of a data folder have in common, made once they are built.
 
 * `answers-vqa.json`, `answers-gqa.json`: answer vocabularies
-* `vocab.txt`: words of the tokenizer
+* `vocab.txt`, `tokenizer_config.json`: words of the tokenizer, and whether it lower-cases texts
 * `clean_split.json`: images that nobody may train on
 * `hard_negatives.npz` in each retrieval dataset: images that look alike
 
@@ -11,12 +11,13 @@ there are kept: checkpoints depend on them.
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from twelve_in_one.data import answers, splits, text
+from twelve_in_one.data import answers, files, splits, text
 from twelve_in_one.data.annotations import gqa, vqa
 from twelve_in_one.data.index import SplitIndex, read_index
 from twelve_in_one.data.negatives import nearest_pool
@@ -27,6 +28,7 @@ from twelve_in_one.data.splits import CleanSplit, Indexes
 
 VQA_ANSWERS, GQA_ANSWERS = "answers-vqa.json", "answers-gqa.json"
 WORDS = "vocab.txt"
+TOKENIZER_CONFIG, _LOWER_CASE = "tokenizer_config.json", "do_lower_case"  # names as BERT's
 CLEAN_SPLIT = "clean_split.json"
 _HARD_NEGATIVES = "hard_negatives.npz"
 MAX_WORDS = 30_522
@@ -104,27 +106,93 @@ def _replacing(path: Path) -> Iterator[Path]:
     new.replace(path)
 
 
-def write_words(manual_dir: Path, data_dir: Path, given: Path | None) -> str:
+def write_words(
+    manual_dir: Path, data_dir: Path, given: Path | None, lower_case: bool | None = None
+) -> str:
     """Writes the tokenizer's words: a given file, or made from the training texts.
 
     These are the texts of all datasets in `manual_dir`, whichever are built by now: words must
     not depend on which came first.
 
+    Args:
+      manual_dir: of the official files.
+      data_dir: of the built datasets.
+      given: vocabulary file; None for the words that are there, or else to make them.
+      lower_case: of the tokenizer; None for that of the words that are there, or else True.
+
     Returns:
       A line about it.
+
+    Raises:
+      DataError: words cannot be read; or those that are there are for other texts than
+        `lower_case` says.
     """
-    path = data_dir / WORDS
-    without: list[str] = []
-    if given is not None:
-        words = text.load_tokenizer(given).vocabulary
-    elif path.is_file():
-        return f"{path.name}: was there; delete it to have it made anew"
+    known = known_tokenizer(data_dir, given, lower_case)
+    if known is not None and given is None:
+        if not (data_dir / TOKENIZER_CONFIG).is_file():  # older than this file
+            _write_tokenizer_config(data_dir, known.lower_case)
+        return f"{WORDS}: was there; delete it to have it made anew"
+    lower_case, without = lower_case is not False, []
+    if known is not None:
+        words = known.vocabulary
     else:
-        words = text.train_tokenizer(_training_texts(manual_dir, without), MAX_WORDS)
-    with _replacing(path) as new:
+        texts = _training_texts(manual_dir, without)
+        words = text.train_tokenizer(texts, MAX_WORDS, lower_case=lower_case)
+    write_tokenizer(data_dir, words, lower_case)
+    line = f"{WORDS}: {len(words):,} words"
+    if not lower_case:
+        line += " of cased text"
+        if not text.with_capitals(words):
+            line += ", none with a capital letter: words with capitals will be [UNK]"
+    return line + (f", without those of {', '.join(without)}" if without else "")
+
+
+def known_tokenizer(
+    data_dir: Path, given: Path | None, lower_case: bool | None
+) -> text.Tokenizer | None:
+    """The tokenizer of the given words, or else of those that are there; None if there are none.
+
+    Args and errors are those of `write_words`.
+    """
+    if given is not None:
+        return text.load_tokenizer(given, lower_case=lower_case is not False)
+    if not (data_dir / WORDS).is_file():
+        return None
+    there = read_tokenizer(data_dir)
+    if lower_case not in (None, there.lower_case):
+        raise DataError(
+            f"{data_dir / WORDS}: made with lower_case {there.lower_case}, not {lower_case}; "
+            "delete it to have it made anew"
+        )
+    return there
+
+
+def write_tokenizer(data_dir: Path, words: Sequence[str], lower_case: bool) -> None:
+    """Writes what `read_tokenizer` reads."""
+    _write_tokenizer_config(data_dir, lower_case)
+    with _replacing(data_dir / WORDS) as new:
         text.write_vocabulary(new, words)
-    missing = f", without those of {', '.join(without)}" if without else ""
-    return f"{path.name}: {len(words):,} words{missing}"
+
+
+def _write_tokenizer_config(data_dir: Path, lower_case: bool) -> None:
+    with _replacing(data_dir / TOKENIZER_CONFIG) as new:
+        new.write_text(json.dumps({_LOWER_CASE: lower_case}) + "\n", encoding="utf-8")
+
+
+def read_tokenizer(data_dir: Path) -> text.Tokenizer:
+    """The tokenizer of a data folder; it lower-cases texts where no file says otherwise.
+
+    Raises:
+      DataError: a file is missing or damaged, or the words are for cased text and it lower-cases.
+    """
+    path = data_dir / TOKENIZER_CONFIG
+    lower_case = True
+    if path.is_file():
+        try:
+            lower_case = files.field(files.read_json(path, dict), _LOWER_CASE, bool)
+        except files.RecordError as error:
+            raise DataError(f"{path}: {error}") from error
+    return text.load_tokenizer(data_dir / WORDS, lower_case=lower_case)
 
 
 def _training_texts(manual_dir: Path, without: list[str]) -> Iterator[str]:

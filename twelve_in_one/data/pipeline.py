@@ -19,6 +19,7 @@ from twelve_in_one.data.negatives import draw_negatives
 from twelve_in_one.data.order import epoch_order, host_rows
 from twelve_in_one.data.reader import SplitReader
 from twelve_in_one.data.records import DataError
+from twelve_in_one.data.text import Tokenizer
 from twelve_in_one.tasks.base import Task
 
 _ORDER, _DRAW = 0, 1  # what a seed is for
@@ -158,6 +159,9 @@ class Stream(Protocol):
     @property
     def task(self) -> Task: ...
 
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
     def batch(self, number: int) -> Batch:
         """This host's rows of a batch, counted from 0 over all epochs."""
         ...
@@ -181,6 +185,11 @@ class TaskStream:
     def task(self) -> Task:
         """With the shapes of the batches."""
         return self.encoding.task
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the texts."""
+        return self.encoding.tokenizer
 
     def batch(self, number: int) -> Batch:
         """This host's rows of batch `number`, counted from 0 over all epochs.

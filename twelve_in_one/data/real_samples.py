@@ -74,6 +74,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--words", type=int, default=_NUM_WORDS, help=f"of the tokenizer; default {_NUM_WORDS:,}"
     )
     parser.add_argument("--vocab", type=local_path, help="WordPiece vocabulary to use instead")
+    parser.add_argument(
+        "--lower_case",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="lower-case texts (the default); --no-lower_case for cased vocabularies",
+    )
     parser.add_argument("--num_regions", type=int, default=36, help="most of a photo; default 36")
     parser.add_argument(
         "--max_skipped_share", type=float, default=0.05, help="of unusable records before giving up"
@@ -172,19 +178,22 @@ def _words(args: argparse.Namespace, sets: Iterable[RealSet]) -> tuple[str, ...]
       DataError: the data folder has others, or --words leaves no room for all characters.
     """
     if args.vocab is not None:
-        words = text.load_tokenizer(args.vocab).vocabulary
+        words = text.load_tokenizer(args.vocab, lower_case=args.lower_case).vocabulary
     else:
         texts = (a.text for real in sets for a in real.splits["train"].annotations)
         try:
-            words = text.train_tokenizer(texts, args.words)
+            words = text.train_tokenizer(texts, args.words, lower_case=args.lower_case)
         except ValueError as error:
             raise DataError(f"--words: {error}") from error
     path = args.data_dir / finish.WORDS
-    if path.is_file() and not args.overwrite and text.load_tokenizer(path).vocabulary != words:
-        raise DataError(
-            f"{path}: has other words than these samples give, so models trained on it would not "
-            "fit; pass another --data_dir, or --overwrite to replace it"
-        )
+    if path.is_file() and not args.overwrite:
+        there = finish.read_tokenizer(args.data_dir)
+        if (there.vocabulary, there.lower_case) != (words, args.lower_case):
+            raise DataError(
+                f"{path}: other words than these samples give, or another lower_case, so that "
+                "models trained on it would not fit; pass another --data_dir, or --overwrite to "
+                "replace it"
+            )
     return words
 
 
@@ -278,7 +287,7 @@ def _finish(args: argparse.Namespace, words: Sequence[str], answers: Mapping[str
     if args.held_out is not None:
         print(f"\n{splits.format_removed(splits.removed(indexes, clean))}")
     finish.write_hard_negatives(args.data_dir, REGIONS, indexes, clean, report.log)
-    text.write_vocabulary(args.data_dir / finish.WORDS, words)
+    finish.write_tokenizer(args.data_dir, words, args.lower_case)
     print(f"\n{finish.WORDS}: {len(words):,} words")
     for line in finish.write_answers(args.samples, args.data_dir, answers, indexes):
         print(line)

@@ -207,6 +207,7 @@ def _joined(parts: Sequence[AnnotationSet]) -> AnnotationSet:
         tuple(annotation for part in parts for annotation in part.annotations),
         {image_id: image for part in parts for image_id, image in part.images.items()},
         skipped=tuple(skip for part in parts for skip in part.skipped),
+        notes=select.joined_notes(parts),
     )
 
 

@@ -6,7 +6,8 @@ record an image. Letters: N detected regions, G annotated boxes, F feature size,
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -91,6 +92,22 @@ class Skipped:
     reason: str
 
 
+_SHOWN_SKIPPED = 3
+
+
+def none_usable(path: Path, what: str, skipped: Sequence[Skipped]) -> DataError:
+    """The error of a file all of whose records had to be left out, with the reasons."""
+    why = f": {shown_reasons(skipped)}" if skipped else ""
+    return DataError(f"{path}: no {what} that can be used, {len(skipped)} skipped{why}")
+
+
+def shown_reasons(skipped: Sequence[Skipped]) -> str:
+    """The first few records that were left out, with their reasons."""
+    shown = "; ".join(f"{skip.record}: {skip.reason}" for skip in skipped[:_SHOWN_SKIPPED])
+    more = len(skipped) - _SHOWN_SKIPPED
+    return f"{shown}; {more} more" if more > 0 else shown
+
+
 @dataclasses.dataclass(frozen=True)
 class AnnotationSet:
     """All annotations of one split.
@@ -100,12 +117,18 @@ class AnnotationSet:
       images: by image id; of pairs, both images under their own ids.
       pairs: pair key -> (left image id, right image id); empty where examples have one image.
       skipped: records that were left out.
+      notes: what a user should know of how records were understood -> ids of the examples that it
+        is about; none where it is about the file.
+      next_image_id: where images are known by the number of their line, the id that would follow
+        the last one; "" elsewhere.
     """
 
     annotations: tuple[Annotation, ...]
     images: Mapping[str, AnnotatedImage]
     pairs: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    notes: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+    next_image_id: str = ""
 
     def by_image(self) -> Iterator[tuple[str, tuple[Annotation, ...]]]:
         """Annotations of each image (or pair), images in the order of their first annotation."""

@@ -21,6 +21,7 @@ from twelve_in_one.data.regions.checks import check_annotated, check_regions
 from twelve_in_one.data.regions.store import NoRegions, RegionStore
 from twelve_in_one.data.sources import Source
 
+NO_REGIONS = "none"  # name of features that there are none of
 STORED = "detected"  # default name of a detector's features
 _GROUND_REGIONS, _PHOTO_REGIONS = 16, 36
 # How systems name a copy of "1": "1 (1)", "1 - Copy (2)", "1-copy", "1 copy 2", "Copy of 1".
@@ -65,7 +66,11 @@ def no_regions() -> RegionInputs:
     """Neither detected boxes nor features: what can be learnt from text and annotated boxes."""
     store = NoRegions()
     return RegionInputs(
-        "none", "none", store.__contains__, lambda image: store.get(image.image_id), _no_features
+        NO_REGIONS,
+        "none",
+        store.__contains__,
+        lambda image: store.get(image.image_id),
+        _no_features,
     )
 
 

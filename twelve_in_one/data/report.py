@@ -84,6 +84,9 @@ def print_reports(outcomes: Sequence[dict[str, Any]]) -> None:
                     f"  without regions: {outcome['name']}/{split}: {report['empty']:,} of "
                     f"{report['images']:,} images, in which the detector found nothing"
                 )
+            for note in report.get("notes", ()):  # datasets that are there may be older than notes
+                print(f"  note: {outcome['name']}/{split}: {note}")
+        for split, report in outcome["splits"].items():
             _print_skipped(f"{outcome['name']}/{split}", report["skipped"])
         _print_skipped(f"{outcome['name']}: regions", outcome["unreadable"])
 

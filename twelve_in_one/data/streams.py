@@ -23,7 +23,7 @@ from twelve_in_one.data.reader import (
 from twelve_in_one.data.records import DataError
 from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.data.splits import CleanSplit, read_clean_split
-from twelve_in_one.data.text import Tokenizer, load_tokenizer
+from twelve_in_one.data.text import Tokenizer
 from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.tasks.base import Task
 
@@ -37,7 +37,7 @@ class DataFolder:
     Attributes:
       path: of the folder, as `data.build` leaves it.
       regions: name of the region features.
-      tokenizer: of its `vocab.txt`.
+      tokenizer: of its `vocab.txt` and `tokenizer_config.json`.
       answers: head -> answers, "vqa" and "gqa", as far as there are any.
       clean: images that nobody may train on; None to train on everything.
       trained_on: what the model has seen; streams that are not for training say how much of it they
@@ -70,7 +70,7 @@ def open_folder(path: Path, regions: str, *, clean: bool = True) -> DataFolder:
         if (path / name).is_file():
             found[head] = read_vocabulary(path / name)
     split = read_clean_split(path / finish.CLEAN_SPLIT) if clean else None
-    return DataFolder(path, regions, load_tokenizer(path / finish.WORDS), found, split)
+    return DataFolder(path, regions, finish.read_tokenizer(path), found, split)
 
 
 def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int) -> Preprocessing:

@@ -31,6 +31,9 @@ PAD, UNK, CLS, SEP, MASK = SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MAS
 MAX_WORD_CHARACTERS = 100
 # Texts whose ids are kept, some hundred bytes each.
 _MAX_KNOWN = 1 << 17
+# Vocabularies of lower-cased text may have a few capitals that somebody added.
+_MAX_CASED_SHARE = 0.01
+_IN_BRACKETS = re.compile(r"\[.*\]|<.*>")
 _SPECIAL = re.compile("(" + "|".join(map(re.escape, SPECIALS)) + ")")
 
 
@@ -46,7 +49,8 @@ class Tokenizer:
       lower_case: lower-case texts and take the accents off before anything else.
 
     Raises:
-      DataError: the vocabulary is empty, repeats a token or lacks one of `SPECIALS`.
+      DataError: the vocabulary is empty, repeats a token or lacks one of `SPECIALS`; or it is one
+        of cased text, and `lower_case` is set.
     """
 
     vocabulary: tuple[str, ...] = dataclasses.field(repr=False)
@@ -54,6 +58,8 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         _check_vocabulary(self.vocabulary, "vocabulary")
+        if self.lower_case:
+            _refuse_cased(self.vocabulary, "vocabulary")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Tokenizer, (self.vocabulary, self.lower_case)
@@ -189,12 +195,14 @@ def load_tokenizer(vocab_file: Path, *, lower_case: bool = True) -> Tokenizer:
 
     Raises:
       DataError: not readable as UTF-8, empty, a line is empty or repeats another, or one of
-        `SPECIALS` is missing.
+        `SPECIALS` is missing; or `lower_case` is set for a vocabulary of cased text.
     """
     lines = read_text(vocab_file).removesuffix("\n").split("\n")
     # Not `splitlines`: a vocabulary of all scripts has tokens that it takes for line ends.
     tokens = tuple(line.removesuffix("\r") for line in lines)
     _check_vocabulary(tokens, str(vocab_file))
+    if lower_case:
+        _refuse_cased(tokens, str(vocab_file))
     return Tokenizer(tokens, lower_case)
 
 
@@ -290,7 +298,7 @@ def _check_vocabulary(tokens: Sequence[str], where: str) -> None:
         raise DataError(f"{where}: is empty; expected one token a line")
     first_line: dict[str, int] = {}
     for line, token in enumerate(tokens, start=1):
-        if not token or "\n" in token or "\r" in token:
+        if not token or any(character in token for character in " \t\n\r"):
             raise DataError(f"{where}: line {line} must be one token, is {token!r}")
         if token in first_line:
             raise DataError(f"{where}: line {line} repeats {token!r} of line {first_line[token]}")
@@ -298,6 +306,22 @@ def _check_vocabulary(tokens: Sequence[str], where: str) -> None:
     missing = [token for token in SPECIALS if token not in first_line]
     if missing:
         raise DataError(f"{where}: no line is {' or '.join(missing)}; is it a BERT vocabulary?")
+
+
+def with_capitals(tokens: Iterable[str]) -> tuple[str, ...]:
+    """The tokens that no lower-cased text has, but for names in brackets, such as "[MASK]"."""
+    return tuple(t for t in tokens if t != t.lower() and not _IN_BRACKETS.fullmatch(t))
+
+
+def _refuse_cased(tokens: Sequence[str], where: str) -> None:
+    """Raises a DataError where lower-casing would leave a good part of the tokens without use."""
+    cased = with_capitals(tokens)
+    if len(cased) > _MAX_CASED_SHARE * len(tokens):
+        raise DataError(
+            f"{where}: {len(cased):,} of {len(tokens):,} tokens have capital letters, such as "
+            f"{cased[-1]!r}, which lower-cased texts never have: the vocabulary is for cased "
+            "texts; build the data with --vocab FILE --no-lower_case (lower_case=False in Python)"
+        )
 
 
 def _file_text(tokens: Sequence[str]) -> str:

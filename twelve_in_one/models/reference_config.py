@@ -129,7 +129,7 @@ def load(source: str | Path) -> TwoStreamConfig:
     if path.suffix != ".json":
         return named_size(str(source))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         raw = json.loads(text)
         if isinstance(raw, dict) and "num_hidden_layers" in raw:
             return from_reference(raw)

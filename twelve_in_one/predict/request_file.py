@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from twelve_in_one.data.files import read_text
 from twelve_in_one.predict.predictor import Predictor
 from twelve_in_one.predict.results import Result, to_json
 
@@ -59,13 +60,9 @@ def read_requests(path: Path, command: str, elsewhere: Sequence[str] = ()) -> li
       ValueError: the file cannot be read or holds none; a line is no object, or lacks a key or has
         an unknown one.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error
     keys = KEYS[command] | _COMMON
     requests = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

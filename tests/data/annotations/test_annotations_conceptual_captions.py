@@ -124,7 +124,7 @@ def test_errors(tmp_path, monkeypatch):
         conceptual_captions.read(tmp_path, "val")
     monkeypatch.setattr("twelve_in_one.data.files.MAX_LINE_BYTES", 100)
     (tmp_path / TABLES["train"]).write_bytes(LINES[0] + b"\n" + b"x" * 100)
-    with pytest.raises(DataError, match="line 1 exceeds 100 bytes"):
+    with pytest.raises(DataError, match="line 2 exceeds 100 bytes"):
         conceptual_captions.read(tmp_path, "train")
 
 
@@ -143,9 +143,51 @@ def test_whatever_a_file_holds(tmp_path, name):
             found = conceptual_captions.read(tmp_path, "val")
         except DataError as error:
             assert str(path) in str(error)
+            assert name != "table" or "the first line is neither" in str(error)
             continue
         read += 1
         assert isinstance(found, AnnotationSet)
         assert [a.image_id for a in found.annotations] == list(found.images)
         assert all(a.text.strip() and a.text.encode() for a in found.annotations)
-    assert read == 150 if name == "table" else 0 < read < 150
+    assert 100 < read < 150 if name == "table" else 0 < read < 150
+
+
+def _write_table(folder, *lines, end=b"\n"):
+    (folder / TABLES["train"]).write_bytes(end.join(line.encode() for line in lines))
+
+
+RECORDS = [("a dog", "http://example.com/0.jpg"), ("two cats", "https://example.com/1.jpg")]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize(
+    "header", [None, ("caption", "url"), ("Title", " image_url "), ("TEXT", "URL")]
+)
+def test_columns_are_known_by_what_they_hold(tmp_path, header, bom, swapped):
+    rows = [*([header] if header else []), *RECORDS]
+    lines = ["\t".join(reversed(row) if swapped else row) for row in rows]
+    _write_table(tmp_path, bom + lines[0], *lines[1:])
+    found = conceptual_captions.read(tmp_path, "train")
+    assert _rows(found.annotations) == [("0", "a dog"), ("1", "two cats")]
+    assert not found.skipped
+    assert found.notes == ({conceptual_captions.HEADER: frozenset()} if header else {})
+    assert found.next_image_id == "2"
+
+
+def test_first_line_that_may_be_a_header_or_a_record(tmp_path):
+    _write_table(tmp_path, "a dog\texample.com", *("\t".join(row) for row in RECORDS))
+    with pytest.raises(DataError, match="first line is neither .*'a dog', .*remove it"):
+        conceptual_captions.read(tmp_path, "train")
+
+
+def test_no_caption_without_an_address(tmp_path):
+    lines = ["\t".join(RECORDS[0]), "a cat\t1.jpg", "http://a.org\thttp://b.org"]
+    _write_table(tmp_path, *lines)
+    found = conceptual_captions.read(tmp_path, "train")
+    assert _rows(found.annotations) == [("0", "a dog")]
+    assert [(s.record, s.reason.split(":")[0]) for s in found.skipped] == [
+        ("line 1", "has no address"),
+        ("line 2", "has no caption, but two addresses"),
+    ]
+    assert found.next_image_id == "3"

@@ -66,6 +66,14 @@ def _write_official_flickr30k(folder):
         (folder / f"{part}.txt").write_text("".join(f"{n}\n" for n in numbers))
 
 
+def _write_kaggle_flickr30k(folder, header=True):
+    _write_official_flickr30k(folder)
+    (folder / "results_20130124.token").unlink()
+    lines = ["image_name| comment_number| comment\n"] if header else []
+    lines += [f"{n}.jpg| {k}| {text}\n" for n, texts, _ in IMAGES for k, text in enumerate(texts)]
+    (folder / "results.csv").write_text("".join(lines), encoding="utf-8-sig")
+
+
 def _write_lines(folder, name, names):
     for part, file_name in names.items():
         lines = []
@@ -299,6 +307,29 @@ def test_broken_lines_are_counted(tmp_path, line, reason):
     found = retrieval.read_flickr30k(tmp_path, "train")
     assert len(found.annotations) == 5
     assert len(found.skipped) == 1 and reason in found.skipped[0].reason
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_kaggle_table_equals_the_official_file(tmp_path, header):
+    for name, write in (
+        ("official", _write_official_flickr30k),
+        ("kaggle", lambda folder: _write_kaggle_flickr30k(folder, header)),
+    ):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
+    for split in retrieval.SPLITS:
+        wanted = retrieval.read_flickr30k(tmp_path / "official", split)
+        found = retrieval.read_flickr30k(tmp_path / "kaggle", split)
+        stripped = [(a.example_id, a.text.strip()) for a in wanted.annotations]
+        assert [(a.example_id, a.text) for a in found.annotations] == stripped
+        assert [s.record for s in found.skipped] == [s.record for s in wanted.skipped]
+    # The public file has a line that lacks its second bar.
+    path = tmp_path / "kaggle/results.csv"
+    path.write_text(f"{path.read_text('utf-8')}7.jpg| 4   A dog runs.\n", "utf-8")
+    reasons = [s.reason for s in retrieval.read_flickr30k(tmp_path / "kaggle", "train").skipped]
+    assert reasons[0] == (
+        "must be 'image_name| comment_number| comment', is '7.jpg| 4   A dog runs.'"
+    )
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -139,7 +139,11 @@ def test_unusable_files(tmp_path):
     with pytest.raises(DataError, match="no question_answers.json or cache/trainval_target.pkl"):
         visual_genome_qa.read(tmp_path, "val")
     _write(tmp_path, [_pair(1)], [])
-    with pytest.raises(DataError, match="image_data.json: no image that can be used"):
+    with pytest.raises(DataError, match="image_data.json: no image that can be used, 0 skipped$"):
+        visual_genome_qa.read(tmp_path, "val")
+    _write(tmp_path, [_pair(1)], [_image(n) | {"width": -n} for n in (4, 5, 6, 7, 8)])
+    reasons = "4: size -4 x .* is not positive; 5: size .*; 6: size .*; 2 more$"
+    with pytest.raises(DataError, match=f"no image that can be used, 5 skipped: {reasons}"):
         visual_genome_qa.read(tmp_path, "val")
     _write(tmp_path, [], [_image(1)])
     with pytest.raises(DataError, match="question_answers.json: no question that can be used"):

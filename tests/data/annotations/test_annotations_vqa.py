@@ -306,3 +306,34 @@ def test_missing_files_and_unknown_splits(tmp_path):
     _write(tmp_path, [_question(1)], [_annotation(1)])
     with pytest.raises(ValueError, match="num_val must not be negative, got -1"):
         vqa.read(tmp_path, "val", num_val=-1)
+
+
+def _write_questions(folder, split, answers_of):
+    """Questions 1, 2, ... about image 7 with the given human answers."""
+    questions = [{"question_id": n, "image_id": 7, "question": "what?"} for n in answers_of]
+    annotations = [
+        {"question_id": n, "image_id": 7, "answers": [{"answer": answer} for answer in given]}
+        for n, given in answers_of.items()
+    ]
+    for name, key, records in (
+        (f"v2_OpenEnded_mscoco_{split}_questions", "questions", questions),
+        (f"v2_mscoco_{split}_annotations", "annotations", annotations),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps({key: records}))
+
+
+def test_fewer_than_ten_answers_are_scored_by_their_share_and_noted(tmp_path):
+    ten = ["cat"] * 3 + ["dog"] * 7
+    _write_questions(tmp_path, "train2014", {1: ["cat"], 2: ["cat", "dog", "cat"], 3: ten})
+    late = {n: ["cat"] for n in (11, 12, 13)} | {14: ten, 15: ten, 16: ["dog"]}
+    _write_questions(tmp_path, "val2014", late)
+    train, val = vqa.read(tmp_path, "train"), vqa.read(tmp_path, "val", num_val=2)
+    scores = {a.example_id: dict(zip(a.answers, a.scores, strict=True)) for a in train.annotations}
+    assert scores["1"] == {"cat": 1.0}
+    assert scores["2"] == pytest.approx({"cat": 2 / 3, "dog": 1 / 3})
+    assert scores["3"] == scores["14"] == {"cat": 0.9, "dog": 1.0}
+    # Each split names its own questions, wherever it is cut.
+    assert train.notes == {vqa.FEW_ANSWERS: frozenset({"1", "2", "11", "12", "13"})}
+    assert val.notes == {vqa.FEW_ANSWERS: frozenset({"16"})}
+    assert vqa.read(tmp_path, "train", num_val=6).notes == {vqa.FEW_ANSWERS: frozenset({"1", "2"})}
+    assert vqa.read_split(tmp_path, "train2014").notes.keys() == {vqa.FEW_ANSWERS}

@@ -20,6 +20,7 @@ from twelve_in_one.data.records import (
     AnnotationSet,
     DataError,
     Regions,
+    Skipped,
 )
 from twelve_in_one.data.region_inputs import RegionInputs, no_regions
 from twelve_in_one.data.sources import SOURCES
@@ -176,3 +177,22 @@ def test_feature_sizes_that_differ(few, tmp_path):
     ):
         _build("snli_ve", tmp_path, tmp_path / "data", regions=_regions_of(sizes))
     assert not list((tmp_path / "data").rglob("index-*"))
+
+
+def test_images_without_regions_with_the_reasons_that_are_known(small_world, census, tmp_path):
+    images = list(dict.fromkeys(image for (image,) in census.examples["snli_ve"]["train"]))
+    lost, without = images[:4], images[4]
+    regions = dataclasses.replace(
+        no_regions(),
+        has=lambda image_id: image_id not in (*lost, without),
+        unreadable=tuple(
+            Skipped(f"{image}.jpg", image, f"fault {n}") for n, image in enumerate([*lost, "other"])
+        ),
+    )
+    reasons = "; ".join(f"{image}: fault {n}" for n, image in enumerate(lost[:3]))
+    with pytest.raises(
+        DataError,
+        match=rf"lack 5 of {len(images)} images, the first: {lost[0]}. 4 of these could not be "
+        rf"read: {reasons}; 1 more. Pass --max_skipped_share",
+    ):
+        _build("snli_ve", small_world.raw, tmp_path, regions=regions)

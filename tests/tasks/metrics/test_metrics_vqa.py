@@ -84,6 +84,30 @@ def test_soft_score_equals_accuracy_of_ten():
     assert vqa.soft_score(3) == 0.9
 
 
+@pytest.mark.parametrize("num_people", range(1, 10))
+def test_fewer_than_ten_people_count_by_their_share(num_people):
+    for count in range(num_people + 1):
+        answers = ["A dog."] * count + ["cat"] * (num_people - count)
+        share = count / num_people
+        assert vqa.accuracy("dog", answers) == pytest.approx(share)
+        assert vqa.soft_score(count, num_people) == pytest.approx(share)
+    with pytest.raises(ValueError, match=f"at most num_people {num_people}, got 12"):
+        vqa.soft_score([0, 12], num_people)
+
+
+def test_more_than_ten_people_count_by_the_official_formula():
+    assert vqa.accuracy("x", ["x"] * 2 + ["y"] * 9) == pytest.approx((2 / 3 * 9 + 1 / 3 * 2) / 11)
+    assert vqa.soft_score(2, 11) == 0.6
+
+
+def test_evaluate_counts_questions_with_fewer_answers():
+    annotations = [_annotation(1, ["Yes"]), _annotation(2, ["2", "3"]), _annotation(3, ["a"] * 10)]
+    predictions = [_prediction(1, "yes"), _prediction(2, "two"), _prediction(3, "a")]
+    found = vqa.evaluate(predictions, annotations)
+    assert found["with_fewer_answers"] == 2
+    assert [found["per_question"][i]["accuracy"] for i in (1, 2, 3)] == [100, 50, 100]
+
+
 def test_soft_score_errors():
     with pytest.raises(ValueError, match="negative, got -2"):
         vqa.soft_score(np.array([1, -2]))

@@ -2,9 +2,10 @@
 
 Official files (Google's Conceptual Captions page; licence and checksums are unknown here), lines
 "caption<tab>url" without a header: `Train_GCC-training.tsv` and
-`Validation_GCC-1.1.0-Validation.tsv`, 3.3 million lines and some 15,000. Where there are none,
-`caption_train.json` and `caption_val.json` of the reference are read: {image id: caption}. All may
-be gzipped.
+`Validation_GCC-1.1.0-Validation.tsv`, 3.3 million lines and some 15,000. The columns may also come
+the other way round, as in Conceptual 12M: the caption is what is no address. A header is left out
+and not counted. Where there are none, `caption_train.json` and `caption_val.json` of the reference
+are read: {image id: caption}. All may be gzipped.
 
 An image of the official files is known by the number of its line, from 0, with "val-" before it
 where the file is that of validation, which counts from 0 as well. The pictures have to be fetched
@@ -12,8 +13,7 @@ from their addresses, many of which are dead; the one of image "val-17" is expec
 in the folder of images, which is also what `AnnotatedImage.file_name` says.
 """
 
-import gzip
-import zlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,11 +29,16 @@ from twelve_in_one.data.records import (
     Skipped,
 )
 
-_VALIDATION = "val-"
+HEADER = "the first line is a header, which is left out and not counted"
+_PREFIXES = {"train": "", "val": "val-"}
 _FILES = {
     "train": ("Train_GCC-training.tsv", "caption_train.json"),
     "val": ("Validation_GCC-1.1.0-Validation.tsv", "caption_val.json"),
 }
+_ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://\S")
+_CAPTION_NAMES = ("caption", "captions", "text", "title", "description", "alt", "alt_text")
+_ADDRESS_NAMES = ("url", "urls", "image", "image_url", "url_image", "link", "address")
+_COLUMN_NAMES = frozenset((*_CAPTION_NAMES, *_ADDRESS_NAMES))
 
 
 def read(folder: Path, split: str) -> AnnotationSet:
@@ -45,11 +50,11 @@ def read(folder: Path, split: str) -> AnnotationSet:
 
     Returns:
       An annotation a caption; its example id is the image's id. Lines without caption or address
-      are skipped, and keep their numbers.
+      are skipped, and keep their numbers; a header is noted.
 
     Raises:
       MissingFile: no such file.
-      DataError: it cannot be read.
+      DataError: it cannot be read, or its first line is neither a record nor a header.
       ValueError: unknown split.
     """
     annotations, images, skipped = [], {}, []
@@ -59,7 +64,16 @@ def read(folder: Path, split: str) -> AnnotationSet:
         else:
             annotations.append(item)
             images[item.image_id] = AnnotatedImage(item.image_id, f"{item.image_id}.jpg")
-    return AnnotationSet(tuple(annotations), images, skipped=tuple(skipped))
+    path = files.find(folder, *_FILES[split])
+    if _is_json(path):
+        return AnnotationSet(tuple(annotations), images, skipped=tuple(skipped))
+    return AnnotationSet(
+        tuple(annotations),
+        images,
+        skipped=tuple(skipped),
+        notes={HEADER: frozenset()} if _has_header(path) else {},
+        next_image_id=f"{_PREFIXES[split]}{len(annotations) + len(skipped)}",
+    )
 
 
 def stream(folder: Path, split: str) -> Iterator[Annotation | Skipped]:
@@ -72,45 +86,83 @@ def stream(folder: Path, split: str) -> Iterator[Annotation | Skipped]:
     if split not in _FILES:
         raise ValueError(f"split must be one of {', '.join(_FILES)}, got {split!r}")
     path = files.find(folder, *_FILES[split])
-    if ".json" in path.suffixes:
+    if _is_json(path):
         return _read_json(path)
-    return _read_table(path, "" if split == "train" else _VALIDATION)
+    return _read_table(path, _PREFIXES[split])
 
 
 def feature_key(image_id: str) -> str:
     """The id by which stores of region features, one a file, know an image."""
-    return image_id.removeprefix(_VALIDATION)
+    return image_id.removeprefix(_PREFIXES["val"])
+
+
+def _is_json(path: Path) -> bool:
+    return ".json" in path.suffixes
 
 
 def _read_table(path: Path, prefix: str) -> Iterator[Annotation | Skipped]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    number = -1
+    number = 0
+    for line_number, line in files.read_lines(path):
+        if line_number == 1 and _is_header(path, line):
+            continue
+        image_id = f"{prefix}{number}"
+        try:
+            yield Annotation(image_id, image_id, _caption(line))
+        except RecordError as error:
+            yield Skipped(str(path), f"line {number}", str(error))
+        number += 1
+
+
+def _has_header(path: Path) -> bool:
+    number, line = next(files.read_lines(path), (0, b""))
+    return number == 1 and _is_header(path, line)
+
+
+def _is_header(path: Path, line: bytes) -> bool:
+    """Whether a first line names the columns.
+
+    Raises:
+      DataError: it may do so, or be a record without an address; by one line off, every caption
+        would be that of another image.
+    """
     try:
-        with opened(path, "rb") as lines:
-            while line := lines.readline(files.MAX_LINE_BYTES):
-                number += 1
-                if len(line) == files.MAX_LINE_BYTES:
-                    raise DataError(f"{path}: line {number} exceeds {files.MAX_LINE_BYTES} bytes")
-                image_id = f"{prefix}{number}"
-                try:
-                    text = _caption(line)
-                except RecordError as error:
-                    yield Skipped(str(path), f"line {number}", str(error))
-                    continue
-                yield Annotation(image_id, image_id, text)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read after line {number}: {error}") from error
+        cells = _cells(line)
+    except RecordError:
+        return False
+    if any(map(_is_address, cells)):
+        return False
+    if all(cell.strip().lower() in _COLUMN_NAMES for cell in cells):
+        return True
+    raise DataError(
+        f"{path}: the first line is neither a caption with an address nor a header as "
+        f"'caption<tab>url': {files.shorten(cells)}; if it is a header, remove it, if not, repair "
+        "its address"
+    )
 
 
 def _caption(line: bytes) -> str:
+    """The cell that is no address, whichever comes first."""
+    cells = _cells(line)
+    captions = [cell for cell in cells if not _is_address(cell)]
+    if len(captions) != 1:
+        fault = "has no address" if captions else "has no caption, but two addresses"
+        raise RecordError(f"{fault}: {files.shorten(cells)}")
+    return captions[0]
+
+
+def _cells(line: bytes) -> list[str]:
     try:
         text = line.rstrip(b"\r\n").decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecordError(f"not UTF-8 at byte {error.start}") from error
-    columns = text.split("\t")
-    if len(columns) != 2 or not all(column.strip() for column in columns):
+    cells = text.split("\t")
+    if len(cells) != 2 or not all(cell.strip() for cell in cells):
         raise RecordError(f"must be 'caption<tab>url', is {files.shorten(text)}")
-    return columns[0]
+    return cells
+
+
+def _is_address(cell: str) -> bool:
+    return _ADDRESS.match(cell) is not None
 
 
 def _read_json(path: Path) -> Iterator[Annotation | Skipped]:

@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.data import safe_pickle
-from twelve_in_one.data.annotations.select import restricted
+from twelve_in_one.data.annotations.select import joined_notes, restricted
 from twelve_in_one.data.answers import read_vocabulary
 from twelve_in_one.data.files import RecordError, field, shorten, text_id
-from twelve_in_one.data.records import AnnotatedImage, Annotation, AnnotationSet, DataError, Skipped
+from twelve_in_one.data.records import (
+    AnnotatedImage,
+    Annotation,
+    AnnotationSet,
+    DataError,
+    Skipped,
+    none_usable,
+)
 
 _LABELS = "trainval_label2ans.pkl"
 # Of a single right answer; shared by millions of annotations.
@@ -75,6 +82,7 @@ def joined(first: AnnotationSet, second: AnnotationSet, second_file: Path) -> An
         (*first.annotations, *new),
         {**second.images, **first.images},
         skipped=(*first.skipped, *second.skipped, *skipped),
+        notes=joined_notes((first, second)),
     )
 
 
@@ -110,8 +118,7 @@ def collected(
         seen.add(annotation.example_id)
         annotations.append(annotation)
     if not annotations:
-        why = f": {skipped[0].record}: {skipped[0].reason}" if skipped else ""
-        raise DataError(f"{path}: no question that can be used, {len(skipped)} skipped{why}")
+        raise none_usable(path, "question", skipped)
     return AnnotationSet(tuple(annotations), images, skipped=tuple(skipped))
 
 

@@ -15,7 +15,13 @@ from twelve_in_one.data import files
 from twelve_in_one.data.annotations import json_stream
 from twelve_in_one.data.annotations.retrieval import text_of
 from twelve_in_one.data.files import RecordError
-from twelve_in_one.data.records import AnnotatedImage, Annotation, AnnotationSet, DataError, Skipped
+from twelve_in_one.data.records import (
+    AnnotatedImage,
+    Annotation,
+    AnnotationSet,
+    Skipped,
+    none_usable,
+)
 
 _NAME = re.compile(r"COCO_(?:train|val)2014_0*(\d{1,12})(?:_\d+)?")
 
@@ -47,8 +53,7 @@ def read(path: Path, beside: Iterable[Path] = ()) -> AnnotationSet:
     sizes: dict[str, tuple[int, int]] = {}
     rows = _rows(path, sizes, skipped)
     if not rows:
-        why = f": {skipped[0].record}: {skipped[0].reason}" if skipped else ""
-        raise DataError(f"{path}: no expression that can be used, {len(skipped)} skipped{why}")
+        raise none_usable(path, "expression", skipped)
     boxes: dict[str, set[Box]] = {row.image_id: set() for row in rows}
     # What is wrong in a file beside is said where that file is read for its own expressions.
     others = (row for other in beside for row in _rows(other, sizes, []))

@@ -19,7 +19,9 @@ Flickr30k (free for non-commercial research and education; no licence is stated)
   1. `dataset_flickr30k.json`, Karpathy's file: 29,000, 1,014 and 1,000 images, as in the paper.
   2. `results_20130124.token` with `train.txt`, `val.txt` and `test.txt` (ids a line,
      BryanPlummer/flickr30k_entities): 29,783, 1,000 and 1,000 images.
-  3. and 4. as for COCO.
+  3. `results.csv`, Kaggle's copy of these captions ("image_name| comment_number| comment"), with
+     the same lists.
+  4. and 5. as 3. and 4. of COCO.
 
 An image of COCO is known by its decimal id, one of Flickr30k by the number in its file's name.
 """
@@ -48,6 +50,7 @@ _REFERENCE_LINES = {
     "val": "all_data_final_val_set0_2014.jsonline",
     "test": "all_data_final_test_set0_2014.jsonline",
 }
+_TABLE_HEADER = ["image_name", "comment_number", "comment"]
 _VOLTA_LINES = {
     "train": "train_ann.jsonl",
     "val": "valid_ann.jsonl",
@@ -121,8 +124,8 @@ def read_coco_file(path: Path) -> AnnotationSet:
 def read_flickr30k(folder: Path, split: str) -> AnnotationSet:
     """Captions of Flickr30k, in the order of the file; see `read_coco`.
 
-    `AnnotatedImage.coco_id` stays -1, and in the token layout the position within the image is the
-    number after "#".
+    `AnnotatedImage.coco_id` stays -1, and in layouts 2 and 3 the position within the image is the
+    number that the file states.
     """
     _check_split(split)
     by_filename, by_path = _flickr_image("filename"), _flickr_image("img_path")
@@ -131,6 +134,7 @@ def read_flickr30k(folder: Path, split: str) -> AnnotationSet:
         {
             ("dataset_flickr30k.json",): lambda path: _karpathy(path, split, by_filename),
             (f"{split}.txt", "results_20130124.token"): _flickr_tokens,
+            (f"{split}.txt", "results.csv"): _flickr_table,
             (_REFERENCE_LINES[split],): lambda path: _json_lines(path, by_path),
             (_VOLTA_LINES[split],): lambda path: _json_lines(path, by_path),
         },
@@ -291,6 +295,36 @@ def _coco_images(content: str, path: Path) -> tuple[dict[int, AnnotatedImage], l
 
 def _flickr_tokens(ids: Path, path: Path) -> _Found:
     """The official Flickr30k file of lines "36979.jpg#0<tab>caption"."""
+
+    def parse(line: str) -> tuple[str, str, str]:
+        key, tab, text = line.partition("\t")
+        name, _, number = key.partition("#")
+        if not tab:
+            raise RecordError(f"must be 'name#number<tab>caption', is {files.shorten(line)}")
+        return name, number, text
+
+    return _flickr_lines(ids, path, parse)
+
+
+def _flickr_table(ids: Path, path: Path) -> _Found:
+    """Kaggle's copy of the captions: a header, then lines "36979.jpg| 0| caption"."""
+
+    def parse(line: str) -> tuple[str, str, str] | None:
+        cells = [cell.strip() for cell in line.split("|", 2)]
+        if cells == _TABLE_HEADER:
+            return None
+        if len(cells) != 3:
+            wanted = "| ".join(_TABLE_HEADER)
+            raise RecordError(f"must be '{wanted}', is {files.shorten(line)}")
+        return cells[0], cells[1], cells[2]
+
+    return _flickr_lines(ids, path, parse)
+
+
+def _flickr_lines(
+    ids: Path, path: Path, parse: Callable[[str], tuple[str, str, str] | None]
+) -> _Found:
+    """Captions of listed images; `parse` takes name, number and caption out of a line."""
     image_of = _flickr_image("name")
     listed = dict.fromkeys(_read_ids(ids), ids)
     seen: set[int] = set()
@@ -299,12 +333,11 @@ def _flickr_tokens(ids: Path, path: Path) -> _Found:
         if not line.strip():
             continue
         try:
-            key, tab, text = line.rstrip("\r").partition("\t")
-            name, _, number_text = key.partition("#")
-            if not tab:
-                raise RecordError(f"must be 'name#number<tab>caption', is {files.shorten(line)}")
-            image, number = image_of({"name": name}), parse_number(number_text)
-            text = text_of({"caption": text}, "caption")
+            parts = parse(line.rstrip("\r"))
+            if parts is None:
+                continue
+            image, number = image_of({"name": parts[0]}), parse_number(parts[1])
+            text = text_of({"caption": parts[2]}, "caption")
         except RecordError as error:
             yield Skipped(str(path), f"line {position}", str(error))
             continue

@@ -5,7 +5,7 @@ setup); which split is cleaned with which list is for the caller to decide.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from twelve_in_one.data.records import Annotation, AnnotationSet
 
@@ -32,13 +32,30 @@ def only_images(annotation_set: AnnotationSet, ids: Collection[str]) -> Annotati
 
 
 def restricted(annotation_set: AnnotationSet, annotations: Iterable[Annotation]) -> AnnotationSet:
-    """The set with a selection of its annotations, and only the images and pairs that they need."""
+    """The set with a selection of its annotations, and only images, pairs and notes about them."""
     annotations = tuple(annotations)
     keys = {annotation.image_id for annotation in annotations}
     pairs = {key: both for key, both in annotation_set.pairs.items() if key in keys}
     needed = keys.union(*pairs.values())
     images = {key: image for key, image in annotation_set.images.items() if key in needed}
-    return dataclasses.replace(annotation_set, annotations=annotations, images=images, pairs=pairs)
+    ids = {annotation.example_id for annotation in annotations} if annotation_set.notes else set()
+    notes = {
+        note: about & ids
+        for note, about in annotation_set.notes.items()
+        if not about or not about.isdisjoint(ids)
+    }
+    return dataclasses.replace(
+        annotation_set, annotations=annotations, images=images, pairs=pairs, notes=notes
+    )
+
+
+def joined_notes(sets: Iterable[AnnotationSet]) -> Mapping[str, frozenset[str]]:
+    """The notes of several sets; of the same note, all examples that it is about."""
+    notes: dict[str, frozenset[str]] = {}
+    for annotation_set in sets:
+        for note, about in annotation_set.notes.items():
+            notes[note] = notes.get(note, frozenset()) | about
+    return notes
 
 
 def _touches(annotation_set: AnnotationSet, ids: Collection[str]) -> Callable[[Annotation], bool]:

@@ -24,7 +24,13 @@ from typing import Any
 
 from twelve_in_one.data.annotations import json_stream, question_answering
 from twelve_in_one.data.files import RecordError, field, find, read_text
-from twelve_in_one.data.records import AnnotatedImage, Annotation, AnnotationSet, DataError, Skipped
+from twelve_in_one.data.records import (
+    AnnotatedImage,
+    Annotation,
+    AnnotationSet,
+    Skipped,
+    none_usable,
+)
 from twelve_in_one.tasks.metrics.vqa import normalise_answer
 
 # Questions at the end, by question id, that the released code validates on.
@@ -127,7 +133,7 @@ def _read_images(path: Path, skipped: list[Skipped]) -> dict[str, AnnotatedImage
             continue
         images[image.image_id] = image
     if not images:
-        raise DataError(f"{path}: no image that can be used")
+        raise none_usable(path, "image", skipped)
     return images
 
 

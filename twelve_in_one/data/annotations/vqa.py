@@ -28,19 +28,27 @@ from twelve_in_one.data.records import (
     MissingFile,
     Skipped,
 )
-from twelve_in_one.tasks.metrics.vqa import soft_score
+from twelve_in_one.tasks.metrics.vqa import NUM_PEOPLE, soft_score
 
 # Questions at the end of val2014, by question id, that the released code validates on ("minval").
 NUM_VAL = 3000
 
 _TYPES = ("question_type", "answer_type")
+FEW_ANSWERS = (
+    f"have fewer than {NUM_PEOPLE} human answers, so that an answer's score is the share of people "
+    "who gave it"
+)
 _CACHES = {"train2014": "cache/train_target.pkl", "val2014": "cache/val_target.pkl"}
+
+# Distinct answers, the score of each, and how many people were asked.
+_Answers = tuple[tuple[str, ...], tuple[float, ...], int]
 
 
 class _Target(NamedTuple):
     image_id: str
     answers: tuple[str, ...]
     scores: tuple[float, ...]
+    num_people: int = NUM_PEOPLE
 
 
 def read(folder: Path, split: str, num_val: int | None = None) -> AnnotationSet:
@@ -76,6 +84,7 @@ def read_split(folder: Path, official_split: str) -> AnnotationSet:
 
     An example's answers are the distinct texts that people gave, not normalised, in the order of
     first mention; scores depend on how many of the ten gave them (`tasks.metrics.vqa.soft_score`).
+    Questions that fewer than ten people answered are noted, see `FEW_ANSWERS`.
 
     Args:
       folder: of the files above.
@@ -115,7 +124,14 @@ def read_files(path: Path, target_file: Path | None) -> AnnotationSet:
         if str(question_id) not in used
     )
     annotations = sorted(result.annotations, key=question_answering.by_number)
-    return AnnotationSet(tuple(annotations), result.images, skipped=result.skipped + left)
+    known = targets or {}
+    few = frozenset(i for i in used if int(i) in known and known[int(i)].num_people < NUM_PEOPLE)
+    return AnnotationSet(
+        tuple(annotations),
+        result.images,
+        skipped=result.skipped + left,
+        notes={FEW_ANSWERS: few} if few else {},
+    )
 
 
 def annotation_records(folder: Path, official_split: str) -> Iterator[dict[str, Any]]:
@@ -196,7 +212,7 @@ def _targets(path: Path, skipped: list[Skipped]) -> dict[int, _Target]:
     """Targets by question id, of an official annotation file or of a released cache."""
     if question_answering.is_cache(path):
         records, vocabulary = question_answering.read_cache(path)
-        answers_of = partial(question_answering.cached_answers, vocabulary=vocabulary)
+        answers_of = partial(_cached_answers, vocabulary=vocabulary)
     else:
         records = json_stream.elements(read_text(path), str(path), "annotations")
         answers_of = _human_answers
@@ -205,26 +221,30 @@ def _targets(path: Path, skipped: list[Skipped]) -> dict[int, _Target]:
         try:
             question_id = question_answering.number_id(record, "question_id")
             image_id = text_id(record, "image_id")
-            answers, scores = answers_of(record)
+            answers, scores, num_people = answers_of(record)
             if question_id in targets:
                 raise RecordError("its question id occurs twice")
         except RecordError as error:
             name = question_answering.record_name(record, "question_id", f"record {position}")
             skipped.append(Skipped(str(path), name, str(error)))
             continue
-        targets[question_id] = _Target(image_id, answers, scores)
+        targets[question_id] = _Target(image_id, answers, scores, num_people)
     return targets
 
 
-def _human_answers(record: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def _cached_answers(record: Any, vocabulary: tuple[str, ...]) -> _Answers:
+    return *question_answering.cached_answers(record, vocabulary), NUM_PEOPLE
+
+
+def _human_answers(record: Any) -> _Answers:
     given = [field(answer, "answer", str) for answer in field(record, "answers", list)]
     if not given:
         raise RecordError("'answers' is empty")
     # A few thousand texts make up most of six million answers.
     counts = Counter(map(sys.intern, given))
-    return tuple(counts), _scores(tuple(counts.values()))
+    return tuple(counts), _scores(tuple(counts.values()), len(given)), len(given)
 
 
 @lru_cache(maxsize=4096)
-def _scores(counts: tuple[int, ...]) -> tuple[float, ...]:
-    return tuple(soft_score(counts).tolist())
+def _scores(counts: tuple[int, ...], num_people: int) -> tuple[float, ...]:
+    return tuple(soft_score(counts, num_people).tolist())

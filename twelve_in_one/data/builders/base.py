@@ -22,6 +22,7 @@ from twelve_in_one.data import official, schema
 from twelve_in_one.data.assemble import (
     describe_missing,
     make_record,
+    notes_of,
     read_splits,
     splits_without_regions,
 )
@@ -76,6 +77,7 @@ class SplitReport:
       skipped: records that were left out, with reasons.
       seconds: taken.
       empty: images in which the detector found nothing.
+      notes: what a user should know of how records were understood.
     """
 
     records: int = 0
@@ -84,6 +86,7 @@ class SplitReport:
     skipped: tuple[Skipped, ...] = ()
     seconds: float = 0.0
     empty: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -175,6 +178,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             tuple(skipped),
             time.perf_counter() - start,
             rows.num_empty,
+            notes_of(annotations, self.inputs.regions),
         )
 
     def _require_regions(self, split: str, annotations: AnnotationSet) -> None:
@@ -185,10 +189,11 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         """
         missing = missing_images(self.inputs.regions, annotations.images)
         if len(missing) > self.inputs.max_skipped_share * len(annotations.images):
+            why = "" if any(missing.values()) else "Are they of another dataset? "
             raise DataError(
                 f"{self.source.name}/{split}: region features {self.inputs.regions.name} lack "
-                f"{describe_missing(missing, len(annotations.images))}. Are they of another "
-                "dataset? Pass --max_skipped_share to go on without these images"
+                f"{describe_missing(missing, len(annotations.images))}. {why}Pass "
+                "--max_skipped_share to go on without these images"
             )
 
 

@@ -21,8 +21,8 @@ class Coco(ImageMajorBuilder, skip_registration=True):
 class Flickr30k(ImageMajorBuilder, skip_registration=True):
     """Flickr30k captions (Young et al., 2014) in Karpathy's split.
 
-    Recipe: into `flickr30k/`: Karpathy's dataset_flickr30k.json; or results_20130124.token with
-    the official {train,val,test}.txt; or the released JSON lines.
+    Recipe: into `flickr30k/`: Karpathy's dataset_flickr30k.json; or results_20130124.token, or
+    Kaggle's results.csv, with the official {train,val,test}.txt; or the released JSON lines.
     Splits: 29,000 (29,783 officially), 1,014 (1,000) and 1,000 images.
     Licence: for non-commercial research and education, by the terms of the dataset's site.
     Checksums: none are published; `build.json` records SHA-256 of the files that were read.

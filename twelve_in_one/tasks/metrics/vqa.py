@@ -58,6 +58,7 @@ def _contractions() -> dict[str, str]:
 
 
 _CONTRACTIONS = _contractions()
+NUM_PEOPLE = 10  # who answered each question of VQA
 _SOFT_SCORES = np.array([0.0, 0.3, 0.6, 0.9, 1.0])
 
 
@@ -106,8 +107,9 @@ def normalise_answer(text: str) -> str:
 def as_compared(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
     """Brings a prediction and the human answers into the form in which they are compared.
 
-    When all human answers agree after stripping, nothing else is normalised on either side, so
-    "Yes" does not match ten times "yes" (official VQA evaluation).
+    When all ten human answers agree after stripping, nothing else is normalised on either side, so
+    "Yes" does not match ten times "yes" (official VQA evaluation). Of fewer answers, which often
+    agree by their number alone, all is normalised.
 
     Args:
       prediction: the predicted answer.
@@ -122,7 +124,7 @@ def as_compared(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]
     if not answers:
         raise ValueError("answers is empty: accuracy needs the human answers, usually ten")
     stripped = [strip_whitespace(answer) for answer in answers]
-    if len(set(stripped)) == 1:
+    if len(stripped) >= NUM_PEOPLE and len(set(stripped)) == 1:
         return strip_whitespace(prediction), stripped
     return normalise_answer(prediction), [normalise_answer(answer) for answer in stripped]
 
@@ -131,7 +133,9 @@ def accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Scores one predicted answer against the human answers.
 
     Each person is left out in turn; n matches among the others give min(1, n / 3); the mean over
-    people counts. With ten answers this is 0, 0.3, 0.6, 0.9 or 1.
+    people counts. With ten answers this is 0, 0.3, 0.6, 0.9 or 1. Fewer than ten answers, which VQA
+    does not have and the official formula is not made for (a single one would always score 0),
+    give the share of people who gave the predicted one.
 
     Args:
       prediction: the predicted answer, not normalised.
@@ -148,11 +152,15 @@ def accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 def _match_accuracy(prediction: str, answers: Sequence[str]) -> float:
     agrees = [answer == prediction for answer in answers]
+    if len(agrees) < NUM_PEOPLE:
+        return sum(agrees) / len(agrees)
     return sum(min(1.0, (sum(agrees) - own) / 3) for own in agrees) / len(agrees)
 
 
-def soft_score(count: Any) -> np.ndarray:
+def soft_score(count: Any, num_people: int = NUM_PEOPLE) -> np.ndarray:
     """Training score of an answer that `count` of ten people gave: 0.3, 0.6, 0.9, then 1.
+
+    Of fewer than ten people it is their share, as in `accuracy`.
 
     For the strings it counts this equals `accuracy` with ten people. The two still differ on a data
     set: training and the held-out "minval" score (target[argmax of logits]) count raw answers that
@@ -161,18 +169,24 @@ def soft_score(count: Any) -> np.ndarray:
 
     Args:
       count: int[...], how many people gave the answer.
+      num_people: how many were asked.
 
     Returns:
       float64[...], the score in [0, 1].
 
     Raises:
-      ValueError: a count is negative or not an integer.
+      ValueError: a count is negative, not an integer, or of more people than were asked, if these
+        were fewer than ten.
     """
     count = np.asarray(count)
     if not np.issubdtype(count.dtype, np.integer):
         raise ValueError(f"count must hold integers, got dtype {count.dtype}")
     if (count < 0).any():
         raise ValueError(f"count must not be negative, got {count.min()}")
+    if num_people < NUM_PEOPLE:
+        if (count > num_people).any():
+            raise ValueError(f"count must be at most num_people {num_people}, got {count.max()}")
+        return count / num_people
     return _SOFT_SCORES[np.minimum(count, len(_SOFT_SCORES) - 1)]
 
 
@@ -248,6 +262,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a set of answers as the official VQA evaluation does.
 
+    Questions with fewer than ten answers are scored as `accuracy` says, and counted.
+
     Answers of different people are told apart by their place in the list, which is the same as the
     official comparison of whole records where every record has its own answer_id.
 
@@ -264,6 +280,7 @@ def evaluate(
           without rounding.
         "per_question": {question id: {"accuracy", "accuracy_unrounded", "compared_as"}}, the last
           being the prediction in the form in which it was compared.
+        "with_fewer_answers": number of questions with fewer than ten human answers.
 
     Raises:
       ValueError: question ids are missing, unknown or duplicate, or a record is malformed.
@@ -310,7 +327,12 @@ def evaluate(
     return (
         rounded
         | {f"{key}_unrounded": value for key, value in unrounded.items()}
-        | {"per_question": per_question}
+        | {
+            "per_question": per_question,
+            "with_fewer_answers": sum(
+                len(annotated[question_id]["answers"]) < NUM_PEOPLE for question_id in predicted
+            ),
+        }
     )
 
 

@@ -1,0 +1,68 @@
+"""How many texts of a split are longer than its task takes: the ends of these are cut off."""
+
+import dataclasses
+
+from twelve_in_one.data.pipeline import Stream
+
+# Records of a large split that are looked at: reading all would take longer than a few batches do.
+MAX_RECORDS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class CutTexts:
+    """Lengths of the texts of a split.
+
+    Attributes:
+      name: "dataset/split".
+      max_tokens: T of the task, with [CLS] and [SEP].
+      num_cut: texts with more tokens.
+      num_read: texts that were looked at.
+      num_texts: texts that take part, each as often as it does.
+      longest: tokens of the longest text that was looked at.
+    """
+
+    name: str
+    max_tokens: int
+    num_cut: int
+    num_read: int
+    num_texts: int
+    longest: int
+
+    def __str__(self) -> str:
+        share = f"{self.num_cut:,} of {self.num_read:,} texts"
+        if self.num_read < self.num_texts:
+            share += f" (looked at, of {self.num_texts:,})"
+        cut = ", and their ends are cut off" if self.num_cut else ""
+        return (
+            f"{self.name}: {share} have more than max_tokens {self.max_tokens} tokens{cut}; the "
+            f"longest has {self.longest}"
+        )
+
+
+def count_cut(stream: Stream, max_records: int = MAX_RECORDS) -> CutTexts:
+    """Counts the texts that the batches of a stream have not in full.
+
+    Args:
+      stream: of one task.
+      max_records: of a split with more, only the first are looked at; stored order is random.
+
+    Raises:
+      DataError: a record cannot be read.
+    """
+    selection = stream.selection
+    reader, texts = selection.reader, []
+    for record in map(int, selection.records[:max_records]):
+        if reader.index.texts:  # known without reading the record
+            first, end = reader.first_example[record : record + 2]
+            texts += reader.index.texts[first:end]
+        else:
+            texts += [annotation.text for annotation in reader.record(record).annotations]
+    counts = stream.tokenizer.token_counts(texts)
+    return CutTexts(
+        f"{stream.task.name}/{reader.name.rpartition('/')[2]}",
+        stream.task.max_tokens,
+        int((counts > stream.task.max_tokens).sum()),
+        len(texts),
+        selection.num_examples,
+        int(counts.max(initial=0)),
+    )
