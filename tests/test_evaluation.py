@@ -18,6 +18,7 @@ from twelve_in_one.evaluation import EvalOutput, Outcome
 from twelve_in_one.models.two_stream import TwoStreamModel
 from twelve_in_one.tasks.base import TRUNK_KEYS, Task
 from twelve_in_one.tasks.losses import Sums
+from twelve_in_one.tasks.metrics import boxes
 
 B, T, R, M = 8, 5, 4, 3
 WIDTHS = {"verdict": 2, "region": R, "choice": M}
@@ -284,6 +285,26 @@ def outcome(scores, *, ids=None, oracle=None, loss=0.5):
     return Outcome(ids, blank.astype(np.int32), scores, blank, oracle, loss)
 
 
+def test_the_score_of_regions_is_the_official_one():
+    """Also where an overlap is exactly one half, which is not enough."""
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 50, (B, R, 2))
+    found = np.concatenate([low, low + rng.uniform(5, 50, (B, R, 2))], axis=-1).astype(np.float32)
+    found[0] = (0, 0, 9, 19)  # whichever is taken shares half of what is meant
+    reference = found[:, 1].copy()
+    reference[0] = (0, 0, 9, 9)
+    logits = rng.normal(size=(B, R)).astype(np.float32)
+    mask = np.arange(R) < 2 + np.arange(B)[:, None] % 3
+    rows = np.arange(B) < B - 1
+    overlap = boxes.iou(found, reference[:, None])
+    assert overlap[0].tolist() == [0.5] * R
+    batch = {"targets": np.where(mask, overlap, 0), "region_mask": mask, "_mask": rows}
+    _, score, _, _ = evaluation._judged(TASKS["region"], logits, batch)
+    right, count = boxes.referring_accuracy(logits, found, reference, mask, rows)
+    assert 0 < right < count == B - 1
+    assert float(score.sum()) == right and score[0] == 0
+
+
 def test_soft_accuracy_and_vocabulary():
     found = evaluation.summarise(TASKS["answer"], outcome([0.3, 1, 0, 0], oracle=[1, 1, 0.6, 0]))
     assert found == {
@@ -353,6 +374,7 @@ jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
 from twelve_in_one import evaluation, ranking, sharding
 from twelve_in_one.data.retrieval import RetrievalSet
 from twelve_in_one.tasks.losses import Sums
+from twelve_in_one.tasks.metrics import boxes
 mesh = sharding.make_mesh()
 B, E = 8, 19
 def step(params, batch):

@@ -19,6 +19,7 @@ from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.models.two_stream import TwoStreamModel
 from twelve_in_one.tasks.base import Task, task_loss, trunk_inputs
 from twelve_in_one.tasks.losses import Sums
+from twelve_in_one.tasks.metrics.boxes import is_right
 
 Batch = Mapping[str, Any]
 EvalStep = Callable[[Any, Any], "EvalOutput"]
@@ -108,7 +109,7 @@ def _judged(
         credit = jax.nn.one_hot(targets, task.rows_per_example)
     elif task.kind == "region":
         real = batch["region_mask"]
-        credit = (targets > 0.5) & real
+        credit = is_right(targets) & real
     elif task.kind == "choice":
         choices = batch["choices"]
         real = jnp.take_along_axis(batch["region_mask"], choices, axis=1) & batch["choice_mask"]

@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 # What a run learns does not depend on these.
 _MAY_CHANGE = (
     "checkpoint", "compilation_cache", "data.cache_megabytes", "data.dir", "data.held_out_dir",
-    "data.prefetch", "data.raw_dir", "data.samples_dir", "log",
+    "data.prefetch", "data.raw_dir", "data.samples_dir", "evaluation.keep_trained_on", "log",
 )  # fmt: skip
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the run.", lock_config=True)

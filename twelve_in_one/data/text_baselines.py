@@ -22,6 +22,7 @@ from twelve_in_one.data.reader import built_folder, has_split
 from twelve_in_one.data.records import DataError
 from twelve_in_one.data.streams import DataFolder, open_folder, open_stream
 from twelve_in_one.tasks.base import Task
+from twelve_in_one.tasks.metrics.boxes import is_right
 from twelve_in_one.tasks.twelve import TWELVE
 
 _MAX_LABELS = 200  # the commonest; logistic regression over thousands of answers takes hours
@@ -84,7 +85,7 @@ def tabulate(stream: TaskStream, max_examples: int) -> Table:
         targets = batch["targets"][rows]
         mask = np.ones_like(targets, bool)
         if task.kind == "region":
-            targets, mask = (targets > 0.5), batch["region_mask"][rows]
+            targets, mask = is_right(targets), batch["region_mask"][rows]
             if stream.encoding.candidates == "annotated":  # the whole picture is none of them
                 mask = mask & (np.arange(mask.shape[1]) > 0)
                 targets = targets & mask

@@ -98,6 +98,18 @@ def region_target(overlap: Any, threshold: float = 0.5, xp: ModuleType = np) -> 
     return xp.where(overlap < threshold, xp.zeros_like(overlap), overlap)
 
 
+def is_right(overlap: Any) -> Any:
+    """Whether a region is the one that is meant: IoU strictly above one half (REFER).
+
+    Args:
+      overlap: real[...], from `iou`; NaN, of empty boxes, is not right.
+
+    Returns:
+      bool[...].
+    """
+    return overlap > 0.5
+
+
 def box_location(boxes: Any, width: Any, height: Any) -> np.ndarray:
     """Location features that accompany region features (ViLBERT).
 
@@ -155,7 +167,7 @@ def referring_result(
     selected_boxes = np.take_along_axis(boxes, selected[:, None, None], axis=1)[:, 0]
     overlap = iou(selected_boxes, reference)
     return ReferringResult(
-        selected, overlap, (overlap > 0.5) & checked_mask("row_mask", row_mask, shape[:1])
+        selected, overlap, is_right(overlap) & checked_mask("row_mask", row_mask, shape[:1])
     )
 
 
