@@ -23,6 +23,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from twelve_in_one import extras
 from twelve_in_one.data import finish, processes, region_inputs, report, splits
 from twelve_in_one.data.assemble import make_record, read_splits
 from twelve_in_one.data.reader import (
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 if everything that was asked for is complete."""
     args = parse_arguments(argv)
     try:
+        extras.require("building datasets", "data")
         names = _names(args)
         if args.features in _PIXELS:
             for domain in dict.fromkeys(SOURCES[name].domain for name in names):
@@ -126,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenProcessPool:
         report.log("error: a process was killed, perhaps for want of memory; try fewer --jobs")
         return 1
-    except (DataError, OSError) as error:
+    except (DataError, OSError, ImportError) as error:
         report.log(f"error: {error}")
         return 1
 
