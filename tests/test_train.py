@@ -229,12 +229,11 @@ def test_slips_of_the_command_line_get_a_line(arguments, message, options, monke
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 def test_a_config_by_name_takes_overrides(options, monkeypatch):
-    for words in (["--config=group:G4,debug"], ["--config", "group:G4,debug"]):
-        arguments = ["train", *words, "--config.seed=7", "--workdir=x"]
-        monkeypatch.setattr(sys, "argv", arguments)
-        assert train.parse_flags(arguments) == ["train"]
-        assert (options.config.tasks, options.config.seed) == (("nlvr2", "snli_ve"), 7)
-        options.unparse_flags()
+    arguments = ["train", "--config", "group:G4,debug", "--config.seed=7", "--workdir=x"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert train.parse_flags(arguments) == ["train"]
+    assert (options.config.tasks, options.config.seed) == (("nlvr2", "snli_ve"), 7)
+    options.unparse_flags()
     assert "group         The tasks of one" in options["config"].help
 
 
