@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 .PHONY: train test lint clean
 
 train: $(INSTALLED)
-	launch/cpu.sh $(BIN)/python -m twelve_in_one.train --config=configs/world.py --workdir=$(WORKDIR)
+	launch/cpu.sh $(BIN)/python -m twelve_in_one.train --config=world --workdir=$(WORKDIR)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)

@@ -1,6 +1,6 @@
 """What the training loop costs beside its steps: plan, mixture, placement, logging, data.
 
-    python benchmarks/training_loop.py --config configs/world.py --rounds 20 --repeats 3
+    python benchmarks/training_loop.py --config world --rounds 20 --repeats 3
 
 Takes turns with three things: steps in the loop's order on batches that lie on the devices; the
 loop with batches that are in memory; the loop with batches made beside it. The second less the
@@ -10,7 +10,6 @@ from the same processors. Waiting for data is what the loop's own clock says, wh
 
 import argparse
 import contextlib
-import importlib.util
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ import jax
 
 from twelve_in_one import (
     config_check,
+    configs,
     distributed,
     dsg,
     job,
@@ -33,16 +33,6 @@ from twelve_in_one import (
 from twelve_in_one.data.mixture import Mixture
 from twelve_in_one.data.pipeline import yield_often
 from twelve_in_one.log_window import LogWindow
-
-
-def load_config(path: str, argument: str) -> Any:
-    """The ConfigDict of a config file."""
-    spec = importlib.util.spec_from_file_location("config", path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{path} is no config file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument)
 
 
 def bare_seconds(this: job.Job, compiled: programs.Programs, train_state: Any, rounds: int) -> Any:
@@ -99,13 +89,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="configs/world.py")
-    parser.add_argument("--argument", default="", help="of the config, e.g. debug")
+    parser.add_argument("--config", default="world", help="as for training, e.g. world:debug")
     parser.add_argument("--rounds", type=int, default=20, help="of a measurement")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
 
-    config = load_config(args.config, args.argument)
+    config = configs.get(args.config)
     # One validation, after the last round, which the loop's clock leaves out.
     config.schedule.num_rounds = args.rounds
     config.schedule.min_validation_rounds = config.schedule.num_rounds

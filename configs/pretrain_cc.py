@@ -1,14 +1,14 @@
 r"""Pretraining on captions: masked words, masked regions, alignment (12-in-1 section 4).
 
-    python -m twelve_in_one.train --config=configs/pretrain_cc.py:world --workdir=workdir/pretrained
-    python -m twelve_in_one.train --config=configs/world.py --workdir=DIR \
+    python -m twelve_in_one.train --config=pretrain_cc:world --workdir=workdir/pretrained
+    python -m twelve_in_one.train --config=world --workdir=DIR \
         --config.data.dir=workdir/worlds/2000-0-16000/data \
         --config.init_from.path=workdir/pretrained \
         --config.init_from.allow_missing="('heads/.*','.*task/embedding')"
-    python -m twelve_in_one.train --config=configs/pretrain_cc.py --workdir=DIR \
+    python -m twelve_in_one.train --config=pretrain_cc --workdir=DIR \
         --config.data.dir=DATA --config.data.regions=detected --config.init_from.path=BERT
-    python -m twelve_in_one.train --config=configs/pretrain_cc.py:official --workdir=DIR ...
-    python -m twelve_in_one.train --config=configs/pretrain_cc.py:debug --workdir=workdir/debug
+    python -m twelve_in_one.train --config=pretrain_cc:official --workdir=DIR ...
+    python -m twelve_in_one.train --config=pretrain_cc:debug --workdir=workdir/debug
 
 `:world` pretrains a small model on a world with 16,160 captioned pictures, in which the twelve
 datasets are those of `configs/world.py`. Without an argument it is the paper's run: DATA holds
@@ -31,7 +31,7 @@ from twelve_in_one import default_config
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """The config; `mode` is "", "world", "official" or "debug"."""
     if mode not in ("", "world", "official", "debug"):
-        raise ValueError(f"configs/pretrain_cc.py takes :world, :official or :debug, got {mode!r}")
+        raise ValueError(f"pretrain_cc takes :world, :official or :debug, got {mode!r}")
     config = default_config.pretraining_config()
     if mode == "official":
         config.pretraining.official_overlap = True

@@ -1,9 +1,9 @@
 r"""One model on samples of real records, most of them without pictures: real language, real labels.
 
     TWELVE_IN_ONE_SAMPLES=SAMPLES python -m twelve_in_one.train \
-        --config=configs/real_samples.py --workdir=workdir/real
-    ... --config=configs/real_samples.py:MORE --workdir=workdir/real    # tested on other files
-    ... --config=configs/real_samples.py:debug --workdir=workdir/debug
+        --config=real_samples --workdir=workdir/real
+    ... --config=real_samples:MORE --workdir=workdir/real    # tested on other files
+    ... --config=real_samples:debug --workdir=workdir/debug
 
 SAMPLES and MORE are folders that `python -m twelve_in_one.data.real_samples --help` describes:
 VQAv2 questions, RefCOCO, RefCOCO+ and RefCOCOg expressions with boxes, SNLI-VE hypotheses, GQA

@@ -1,7 +1,7 @@
 r"""One task by itself: what the twelve of the paper's comparison are (paper Table 2, row 1).
 
-    python -m twelve_in_one.train --config=configs/single_task.py:vqa --workdir=workdir/vqa
-    python -m twelve_in_one.train --config=configs/single_task.py:vqa,debug --workdir=workdir/debug
+    python -m twelve_in_one.train --config=single_task:vqa --workdir=workdir/vqa
+    python -m twelve_in_one.train --config=single_task:vqa,debug --workdir=workdir/debug
 
 NAME is one of vqa, vgqa, gqa, coco, flickr30k, refcoco, refcoco+, refcocog, visual7w, guesswhat,
 nlvr2, snli_ve. Runs on the generated world as `world.py` does: the same model, the same number of
@@ -21,7 +21,7 @@ def get_config(argument: str = "vqa") -> ml_collections.ConfigDict:
     known = [task.name for task in TWELVE]
     if len(names) != 1 or names[0] not in known:
         raise ValueError(
-            f"configs/single_task.py takes one of {', '.join(known)}, and debug, got {argument!r}"
+            f"single_task takes one of {', '.join(known)}, and debug, got {argument!r}"
         )
     config = default_config.world_config(names)
     if "debug" in words:

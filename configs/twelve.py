@@ -1,9 +1,9 @@
 r"""The paper's run: twelve tasks, full size, on built datasets with a detector's region features.
 
-    python -m twelve_in_one.train --config=configs/twelve.py --workdir=DIR \
+    python -m twelve_in_one.train --config=twelve --workdir=DIR \
         --config.data.dir=DATA --config.data.regions=detected --config.init_from.path=PRETRAINED
-    python -m twelve_in_one.train --config=configs/twelve.py:official --workdir=DIR ...
-    python -m twelve_in_one.train --config=configs/twelve.py:debug --workdir=workdir/debug
+    python -m twelve_in_one.train --config=twelve:official --workdir=DIR ...
+    python -m twelve_in_one.train --config=twelve:debug --workdir=workdir/debug
 
 DATA is what `python -m twelve_in_one.data.build` leaves. PRETRAINED is a model folder, or a
 converted checkpoint, that was pretrained on Conceptual Captions. Lengths, batch sizes and learning
@@ -27,7 +27,7 @@ _OFFICIAL_RESETS = (60_671, 80_895)
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """The config; `mode` is "", "official" or "debug"."""
     if mode not in ("", "official", "debug"):
-        raise ValueError(f"configs/twelve.py takes :official or :debug, got {mode!r}")
+        raise ValueError(f"twelve takes :official or :debug, got {mode!r}")
     config = default_config.get_config()
     # What a pretrained model does not have.
     config.init_from.allow_missing = (r"heads/.*", r"trunk/text_embedding/task/embedding")

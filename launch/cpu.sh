@@ -3,7 +3,7 @@
 # in the process and huge pages are asked for, so that large buffers are not faulted in anew at each
 # step. Costs resident memory; has no effect elsewhere.
 #
-#   launch/cpu.sh python -m twelve_in_one.train --config=configs/world.py --workdir=workdir/world
+#   launch/cpu.sh python -m twelve_in_one.train --config=world --workdir=workdir/world
 set -euo pipefail
 if [ $# -eq 0 ] || [ "$1" = --help ]; then
     sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"

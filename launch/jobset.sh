@@ -23,7 +23,7 @@
 #
 #   launch/jobset.sh run --name=vl --image=REGISTRY/twelve_in_one --accelerator=tpu-v5-lite-podslice \
 #       --topology=4x4 --bucket=NAME -- \
-#       python -m twelve_in_one.train --config=configs/twelve.py --workdir=/mnt/bucket/DIR
+#       python -m twelve_in_one.train --config=twelve --workdir=/mnt/bucket/DIR
 set -euo pipefail
 usage() { sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"; }
 say() { echo "launch/jobset.sh: $*" >&2; }

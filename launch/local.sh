@@ -2,7 +2,7 @@
 # Runs a command as several processes on this machine that find each other, on CPU or with one GPU
 # each: what a cluster does, to try it out.
 #
-#   launch/local.sh [OPTIONS] python -m twelve_in_one.train --config=configs/world.py --workdir=DIR
+#   launch/local.sh [OPTIONS] python -m twelve_in_one.train --config=world --workdir=DIR
 #
 #   --num_processes=N     how many (2)
 #   --platform=cpu|gpu    gpu gives process i the i-th of $CUDA_VISIBLE_DEVICES or of all (cpu)

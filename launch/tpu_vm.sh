@@ -23,7 +23,7 @@
 #   --dry_run          only print the gcloud commands
 #
 #   launch/tpu_vm.sh train --name=vl --zone=us-west4-a --spot --bucket=NAME -- \
-#       python -m twelve_in_one.train --config=configs/twelve.py --workdir=/mnt/bucket/DIR
+#       python -m twelve_in_one.train --config=twelve --workdir=/mnt/bucket/DIR
 set -euo pipefail
 usage() { sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"; }
 say() { echo "launch/tpu_vm.sh: $*" >&2; }
@@ -141,7 +141,7 @@ setup() {
     $dry_run || archive=$(mktemp)
     root=$(cd "$(dirname "$0")/.." && pwd)
     local pack=(tar -czf "$archive" --exclude=__pycache__ -C "$root"
-        twelve_in_one configs launch pyproject.toml requirements.txt README.md LICENSE)
+        twelve_in_one configs launch pyproject.toml setup.py requirements.txt README.md LICENSE)
     if $dry_run; then printf '%q ' "${pack[@]}" && echo; else "${pack[@]}"; fi
     tpus tpu-vm scp "$archive" "$name:twelve_in_one.tgz" --worker=all
     $dry_run || rm -f "$archive"

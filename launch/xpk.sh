@@ -23,7 +23,7 @@
 #       --mount-options=implicit-dirs,rename-dir-limit=200000
 #
 #   launch/xpk.sh run --cluster=c --name=vl --image=REGISTRY/twelve_in_one -- \
-#       python -m twelve_in_one.train --config=configs/twelve.py --workdir=/mnt/bucket/DIR
+#       python -m twelve_in_one.train --config=twelve --workdir=/mnt/bucket/DIR
 set -euo pipefail
 usage() { sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"; }
 fail() { echo "launch/xpk.sh: $*" >&2; exit 2; }

@@ -490,7 +490,7 @@ def test_written_configs_read_back(tmp_path):
 def test_unknown_overrides():
     config = load("world")()
     fine = [
-        "--config=configs/world.py",
+        "--config=world",
         "--config.seed=3",
         "-config.task.refcoco_plus.batch_size=4",
         "--config.model.text.num_layers=3",

@@ -19,7 +19,7 @@ COMMAND = [
     "python",
     "-m",
     "twelve_in_one.train",
-    "--config=configs/world.py:debug",
+    "--config=world:debug",
     "--workdir=a b",
 ]
 TPU = ("--name=vl", "--zone=us-west4-a")

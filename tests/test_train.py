@@ -1,7 +1,6 @@
 """The trainer end to end on a small world, with few tasks: files, plan, resuming, bad input."""
 
 import dataclasses
-import importlib.util
 import json
 import logging
 import os
@@ -15,8 +14,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from twelve_in_one import (
+    configs,
     dsg,
     evaluate,
     export,
@@ -36,16 +37,9 @@ CONFIG = ROOT / "configs" / "world.py"
 TASKS = ("vqa", "refcoco", "flickr30k")
 
 
-def load_config(name, argument):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument)
-
-
 def small_config(world, *, rounds=6, tasks=TASKS, devices=1):
     """The debug run on the tests' own world, with so few rounds that it validates thrice."""
-    config = load_config("world", "debug")
+    config = configs.get("world:debug")
     config.tasks = tasks
     config.data.dir, config.data.raw_dir = str(world.data), str(world.raw)
     config.data.world_images = 0
@@ -90,6 +84,10 @@ def test_files_of_a_run(finished):
         "results.json",
     }
     assert json.loads((workdir / "results.json").read_text()) == results
+    table = str(results)
+    assert str(workdir / "report.html") in table and len(table.splitlines()) > len(TASKS) + 4
+    for entry in results["tasks"].values():
+        assert entry["title"] in table and f"<td>{entry['examples']}</td>" in results._repr_html_()
     assert list(results["tasks"]) == list(TASKS)
     assert results["round"] == 6
     assert results["split"] == (
@@ -179,14 +177,14 @@ def test_a_finished_run_is_only_evaluated_again(finished, small_world, tmp_path,
 def command(small_world, tmp_path):
     """Runs the trainer's command with overrides; what it prints to stderr and its exit code."""
 
-    def run(*overrides, config="world.py:debug"):
+    def run(*overrides, config="world:debug"):
         env = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
         done = subprocess.run(
             [
                 sys.executable,
                 "-m",
                 "twelve_in_one.train",
-                f"--config={ROOT / 'configs' / config}",
+                f"--config={config}",
                 f"--workdir={tmp_path / 'workdir'}",
                 f"--config.data.dir={small_world.data}",
                 "--config.data.world_images=0",
@@ -211,10 +209,26 @@ def test_misspelt_settings_are_all_named_before_any_work(command, tmp_path):
     assert not (tmp_path / "workdir").exists()
 
 
+@pytest.fixture(scope="module")
+def options():
+    """The command's options, among which those of other modules may be."""
+    if "workdir" not in flags.FLAGS:
+        train.define_flags()
+    return flags.FLAGS
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--config=configs/wrld.py"], "there is no file configs/wrld.py"),
+        (
+            ["--config", "wrld:debug"],
+            "--config=wrld:debug: there is no config 'wrld'; did you mean w",
+        ),
+        (
+            ["--config=world:debugg"],
+            "--config=world:debugg: world takes no argument, :small or :deb",
+        ),
         ([f"--config={CONFIG}:debugg"], "takes no argument, :small or :debug, got 'debugg'"),
         (["--config", f"{CONFIG}", "--config.optimizer.learning_rate=abc"], "learning_rate=abc"),
         ([f"--config={CONFIG}", "--dryrun"], "Did you mean: dry_run"),
@@ -222,11 +236,21 @@ def test_misspelt_settings_are_all_named_before_any_work(command, tmp_path):
     ],
 )
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
-def test_slips_of_the_command_line_get_a_line(arguments, message, monkeypatch):
+def test_slips_of_the_command_line_get_a_line(arguments, message, options, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", *arguments])  # where overrides are looked for
     with pytest.raises(SystemExit) as ended:
         train.parse_flags(["train", *arguments])
     assert message in str(ended.value) and "Traceback" not in str(ended.value)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+def test_a_config_by_name_takes_overrides(options, monkeypatch):
+    arguments = ["train", "--config", "group:G4,debug", "--config.seed=7", "--workdir=x"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert train.parse_flags(arguments) == ["train"]
+    assert (options.config.tasks, options.config.seed) == (("nlvr2", "snli_ve"), 7)
+    options.unparse_flags()
+    assert "group         The tasks of one" in options["config"].help
 
 
 def test_missing_data_is_named(command, tmp_path):

@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from twelve_in_one import distributed, model_folder, protocols, sharding, state, submissions
+from twelve_in_one import distributed, extras, model_folder, protocols, sharding, state, submissions
 from twelve_in_one.data.pipeline import TaskStream, hide_accelerators
 from twelve_in_one.data.report import Progress
 from twelve_in_one.follow import follow, seen_by_first
@@ -117,8 +117,10 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
       ValueError: model, data or options do not fit each other.
+      ImportError: the `data` extra is not installed.
       OSError: a file cannot be read or written.
     """
+    extras.require("reading built datasets", "data")
     last_round = 0
     if args.model:
         subject = of_model(args.model, args.data_dir, args.features)
@@ -317,16 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             process_id=args.process_id,
         )
         run(args)
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("tensorflow", "tensorflow_datasets"):
-            raise
-        print(
-            f"error: {error.name} is not installed, without which built datasets cannot be read: "
-            "pip install 'twelve_in_one[data]', or evaluate where the data were built",
-            file=sys.stderr,
-        )
-        return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,6 +1,7 @@
-"""The end of a run: test scores, a table, example pictures and the report."""
+"""The end of a run: test scores, example pictures and the report; and its results, for people."""
 
 import dataclasses
+import html
 import json
 import logging
 from collections.abc import Mapping
@@ -9,12 +10,43 @@ from typing import Any
 
 import jax
 
-from twelve_in_one import metrics_writer, programs, protocols, steps, subject
+from twelve_in_one import metrics_writer, programs, protocols, state, steps, subject
 from twelve_in_one.job import Job
 from twelve_in_one.loop import Position
+from twelve_in_one.report.write import FILE as REPORT
 
 RESULTS = "results.json"
 _log = logging.getLogger(__name__)
+
+
+class Results(dict[str, Any]):
+    """The contents of a `results.json`, which print as a table, in a notebook as one of HTML.
+
+    Attributes:
+      workdir: of the run.
+    """
+
+    def __init__(self, values: Mapping[str, Any], workdir: Path):
+        super().__init__(values)
+        self.workdir = workdir
+
+    def __str__(self) -> str:
+        from twelve_in_one.report import results_table
+
+        return "\n".join((results_table(self), *self.get("cut_texts", ()), self._summary()))
+
+    def _repr_html_(self) -> str:
+        from twelve_in_one.report.page import results_html
+        from twelve_in_one.report.results import parse_results
+
+        return f"{results_html(parse_results(self))}<p>{html.escape(self._summary())}</p>"
+
+    def _summary(self) -> str:
+        return (
+            f"one model of {self['parameters']:,} parameters, {self['updates']:,} updates, "
+            f"{self['seconds']:.0f} s; report: {self.workdir / REPORT}, "
+            f"model: {self.workdir / state.MODEL}"
+        )
 
 
 def finish(
@@ -24,8 +56,8 @@ def finish(
     position: Position,
     updates: Mapping[str, int],
     writer: metrics_writer.MetricsWriter,
-) -> dict[str, Any]:
-    """Scores the model on `TaskOptions.test_splits`, writes and prints what came of the run.
+) -> Results:
+    """Scores the model on `TaskOptions.test_splits`, and writes what came of the run.
 
     Args:
       job: the run.
@@ -97,13 +129,18 @@ def finish(
     )
     evaluation_seconds = found.pop("seconds")
     scored = {name: "+".join(splits[name]) for name in found["tasks"]}
-    results = {
-        "split": _describe(scored, {name: task.options.val_split for name, task in tasks.items()}),
-        "round": position.round,
-        "updates": sum(updates.values()),
-        **found,
-        "seconds": position.seconds + evaluation_seconds,
-    }
+    results = Results(
+        {
+            "split": _describe(
+                scored, {name: task.options.val_split for name, task in tasks.items()}
+            ),
+            "round": position.round,
+            "updates": sum(updates.values()),
+            **found,
+            "seconds": position.seconds + evaluation_seconds,
+        },
+        job.workdir,
+    )
     for name, entry in results["tasks"].items():
         entry |= {"updates": updates[name], "validation": position.scores.get(name)}
         numbers = {key: entry[key] for key in ("score", "metrics", "examples")}
@@ -131,18 +168,11 @@ def _describe(scored: Mapping[str, str], validated: Mapping[str, str]) -> str:
     return "; ".join(f"{split} of {', '.join(names)}" for split, names in groups.items())
 
 
-def _write(workdir: Path, results: dict[str, Any], pictures: list[Any]) -> None:
-    from twelve_in_one.report import results_table, write_report
+def _write(workdir: Path, results: Results, pictures: list[Any]) -> None:
+    from twelve_in_one.report import write_report
 
     path = workdir / RESULTS
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
-    page = write_report(workdir, pictures)
-    print(results_table(results))
-    for line in results["cut_texts"]:
-        print(line)
-    print(
-        f"one model of {results['parameters']:,} parameters, {results['updates']:,} updates, "
-        f"{results['seconds']:.0f} s; report: {page}, model: {workdir / 'model'}"
-    )
+    write_report(workdir, pictures)

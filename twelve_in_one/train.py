@@ -1,6 +1,10 @@
 """Trains one model on several datasets, evaluates it and reports.
 
-    python -m twelve_in_one.train --config=configs/world.py --workdir=DIR [--config.seed=1 ...]
+    python -m twelve_in_one.train --config=world --workdir=DIR [--config.seed=1 ...]
+
+    from twelve_in_one import configs
+    from twelve_in_one.train import train
+    train(configs.get("world"), "DIR")
 
 The same command again goes on where the run was: weights come from the workdir's newest checkpoint,
 else from `init_from`, else at random. SIGTERM, Ctrl-C and preemption save, and exit with 0.
@@ -13,6 +17,7 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +30,10 @@ from ml_collections import config_flags
 
 from twelve_in_one import (
     config_check,
+    configs,
     distributed,
     dry_run,
+    extras,
     inputs_record,
     metrics_writer,
     model_folder,
@@ -51,30 +58,37 @@ _MAY_CHANGE = (
     "data.prefetch", "data.raw_dir", "data.samples_dir", "evaluation.keep_trained_on", "log",
 )  # fmt: skip
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the run.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, made if missing.")
-_DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print plan, shapes, programs, memory and an estimate of the time, and end."
-)
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, of several.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is.")
 
+def train(
+    config: Any, workdir: str | os.PathLike[str], *, only_describe: bool = False
+) -> results.Results | None:
+    """Runs the whole job; all that the command does, but in this process and with exceptions.
 
-def train(config: Any, workdir: Path, *, only_describe: bool = False) -> dict[str, Any] | None:
-    """Runs the whole job; returns its results, or None if it was asked to stop before the end.
+    Unless logging is set up, what goes on is printed: a line an interval of the log, with rate and
+    time left. Ctrl-C, or a notebook's stop button, saves after the round; the same call goes on.
 
     Args:
-      config: a ConfigDict, see `configs/`.
-      workdir: of the run.
+      config: a ConfigDict, e.g. of `configs.get`.
+      workdir: of the run, made if missing; one that holds a run goes on with it.
       only_describe: print what would be done, and return.
+
+    Returns:
+      Its results, the contents of `results.json`; None if it was asked to stop before the end.
 
     Raises:
       ValueError: the config, data or a checkpoint cannot be used.
       FloatingPointError: see `run_rounds`.
+      ImportError: the `data` extra is not installed.
       OSError: something cannot be written, or another process trains in the workdir.
     """
+    if not logging.getLogger("twelve_in_one").hasHandlers():
+        _print_log()
+    if "://" in str(workdir):
+        raise ValueError(f"workdir {workdir}: mount the bucket, and give its path")
+    workdir = Path(workdir).expanduser()
     run = config_check.check(config)
+    extras.require("training", "data")
+    _hide_accelerators_from_tensorflow()
     _use_compilation_cache(run)
     job = open_job(run, workdir)
     _log.info(
@@ -92,7 +106,7 @@ def train(config: Any, workdir: Path, *, only_describe: bool = False) -> dict[st
         return _train(config, job)
 
 
-def _train(config: Any, job: Job) -> dict[str, Any] | None:
+def _train(config: Any, job: Job) -> results.Results | None:
     from twelve_in_one.data.mixture import Mixture
     from twelve_in_one.data.pipeline import yield_often
 
@@ -208,26 +222,48 @@ def _use_compilation_cache(run: RunConfig) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def define_flags() -> None:
+    """The command's options. Importing this module defines none: other programs have their own."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Settings of the run: the path of a config, or the name of one that ships, "
+        f"NAME or NAME:ARGUMENT.\n{configs.listing()}",
+        lock_config=True,
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run, made if missing.")
+    flags.DEFINE_bool(
+        "dry_run", False, "Print plan, shapes, programs, memory and an estimate of time, and end."
+    )
+    flags.DEFINE_string("coordinator", None, "host:port of process 0, of several.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is.")
+
+
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's parser, with all misspelt `--config.x.y` at once and without a traceback."""
+    """absl's parser, with configs by name, and all misspelt `--config.x.y` at once and without a
+    traceback.
+    """
     overrides = [argument for argument in argv if argument.startswith(("--config.", "-config."))]
-    file = _config_file(argv)
-    if overrides and file is None:
-        sys.exit(f"error: {overrides[0]}: say which config this changes, --config=configs/NAME.py")
-    if file is not None:
-        name = file.partition(":")[0]
-        if not Path(name).is_file():
-            sys.exit(f"error: --config={file}: there is no file {name}")
+    given = _config_of(argv)
+    if overrides and given is None:
+        sys.exit(f"error: {overrides[0]}: say which config this changes, --config=NAME")
+    if given is not None:
+        try:
+            file = configs.locate(given)
+        except ValueError as error:
+            sys.exit(f"error: --config={given}: {error}")
+        argv = _with_config(argv, file)
         probe = flags.FlagValues()
         config_flags.DEFINE_config_file("config", None, "", flag_values=probe)
         # Where the library looks for overrides.
-        given, sys.argv = sys.argv, [argv[0], f"--config={file}"]
+        before, sys.argv = sys.argv, [argv[0], f"--config={file}"]
         try:
             probe(sys.argv)
         except flags.Error as error:
-            sys.exit(f"error: --config={file}: {_innermost(error)}")
+            sys.exit(f"error: --config={given}: {_innermost(error)}")
         finally:
-            sys.argv = given
+            sys.argv = before
         errors = config_check.unknown_overrides(overrides, probe.config)
         if errors:
             sys.exit("error: " + "\n".join(errors))
@@ -237,7 +273,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(f"error: {error}\n--help lists the options")
 
 
-def _config_file(argv: Sequence[str]) -> str | None:
+def _config_of(argv: Sequence[str]) -> str | None:
     """What `--config` is, in one word or two; the last counts."""
     found = None
     for argument, following in zip(argv, (*argv[1:], ""), strict=True):
@@ -245,6 +281,20 @@ def _config_file(argv: Sequence[str]) -> str | None:
         if name == "config" and argument.startswith("-"):
             found = value if equals else following
     return found
+
+
+def _with_config(argv: Sequence[str], file: str) -> list[str]:
+    """The same command line with the file of its config in one word, first: overrides follow it."""
+    rest, skip = [], False
+    for argument in argv[1:]:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if skip:
+            skip = False
+        elif name == "config" and argument.startswith("-"):
+            skip = not equals
+        else:
+            rest.append(argument)
+    return [argv[0], f"--config={file}", *rest]
 
 
 def _innermost(error: BaseException) -> str:
@@ -258,33 +308,41 @@ def main(argv: Sequence[str]) -> None:
     """Entry point."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options start with --")
+    options = flags.FLAGS
     set_up_logging()
     try:
         where = distributed.initialize(
-            coordinator=_COORDINATOR.value,
-            num_processes=_NUM_PROCESSES.value,
-            process_id=_PROCESS_ID.value,
+            coordinator=options.coordinator,
+            num_processes=options.num_processes,
+            process_id=options.process_id,
         )
         _log.info("%s", where)
         if jax.process_index():  # the others would say the same
             logging.getLogger("twelve_in_one").setLevel(logging.WARNING)
-        if "://" in _WORKDIR.value:
-            raise ValueError(f"--workdir={_WORKDIR.value}: mount the bucket, and give its path")
-        _hide_accelerators_from_tensorflow()
-        found = train(_CONFIG.value, Path(_WORKDIR.value), only_describe=_DRY_RUN.value)
-    except (ValueError, OSError, FloatingPointError) as error:
+        found = train(options.config, options.workdir, only_describe=options.dry_run)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         _log.debug("where it happened", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    if found is None and not _DRY_RUN.value:
+    if found is None and not options.dry_run:
         sys.exit(distributed.exit_code_when_stopped())
+    if found is not None and jax.process_index() == 0:
+        print(found)
 
 
 def set_up_logging() -> None:
-    """Lines of this package, and of the libraries only what they warn of."""
+    """Lines of this package, and of the libraries only what they warn of, to stderr."""
+    _handle_log(logging.StreamHandler(), "%(asctime)s  %(message)s")
+
+
+def _print_log() -> None:
+    """The same to stdout, which a notebook shows as text rather than as errors."""
+    _handle_log(logging.StreamHandler(sys.stdout), "%(message)s")
+
+
+def _handle_log(handler: logging.Handler, form: str) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
     log = logging.getLogger("twelve_in_one")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
@@ -298,5 +356,6 @@ def _hide_accelerators_from_tensorflow() -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse_flags)

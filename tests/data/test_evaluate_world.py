@@ -316,7 +316,7 @@ def test_another_vocabulary_is_named(run, data_copy, capsys):
 def test_without_tensorflow_datasets(run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     assert run("--tasks", "vqa") == 1
-    assert "tensorflow_datasets is not installed" in capsys.readouterr().err
+    assert "needs tensorflow_datasets, not installed here" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------ a run

@@ -23,6 +23,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from twelve_in_one import extras
 from twelve_in_one.data import files, finish, processes, region_inputs, report, splits
 from twelve_in_one.data.answers import read_vocabulary
 from twelve_in_one.data.assemble import (
@@ -135,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 if everything that was asked for is complete."""
     args = parse_arguments(argv)
     try:
+        extras.require("building datasets", "data")
         names = _names(args)
         _check_vocabularies(args)
         if args.features in _PIXELS:
@@ -152,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenProcessPool:
         report.log("error: a process was killed, perhaps for want of memory; try fewer --jobs")
         return 1
-    except (DataError, OSError) as error:
+    except (DataError, OSError, ImportError) as error:
         report.log(f"error: {error}")
         return 1
 

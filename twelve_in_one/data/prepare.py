@@ -56,7 +56,7 @@ def prepare(run: RunConfig) -> None:
             f"{run.data.dir}: not built with region features {run.data.regions!r}: "
             f"{', '.join(missing)}. Run `python -m twelve_in_one.data.build NAME --data_dir "
             f"{run.data.dir} ...` for each, leave them out of config.tasks, or say what to make "
-            "them of: data.samples_dir (configs/real_samples.py takes $TWELVE_IN_ONE_SAMPLES) or "
+            "them of: data.samples_dir (the config real_samples takes $TWELVE_IN_ONE_SAMPLES) or "
             "data.world_images"
         )
 

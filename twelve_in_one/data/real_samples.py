@@ -41,6 +41,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from twelve_in_one import extras
 from twelve_in_one.data import files, finish, real_sets, region_inputs, report, splits, text
 from twelve_in_one.data.reader import built_folder, read_build_info, region_names
 from twelve_in_one.data.real_sets import RealSet
@@ -107,8 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 if everything could be built."""
     args = parse_arguments(argv)
     try:
+        extras.require("building datasets", "data")
         return 0 if _run(args) else 1
-    except (DataError, OSError) as error:
+    except (DataError, OSError, ImportError) as error:
         report.log(f"error: {error}")
         return 1
 

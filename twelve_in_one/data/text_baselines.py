@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twelve_in_one import extras
 from twelve_in_one.data.pipeline import TaskStream
 from twelve_in_one.data.reader import built_folder, has_split
 from twelve_in_one.data.records import DataError
@@ -195,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max_examples", type=int, default=20_000, help="of each split")
     args = parser.parse_args(argv)
     try:
+        extras.require("reading built datasets", "data")
         folder = open_folder(args.data_dir, args.features)
         print(f"{'task':<12} {'examples':>9} {'chance':>7} {'majority':>9} {'words':>7}")
         for task in TWELVE:
@@ -212,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             print(f"{task.name}: {seconds:.0f} s", file=sys.stderr)
         return 0
-    except DataError as error:
+    except (DataError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -2,14 +2,14 @@ r"""The paper's comparisons as tables with seeds and confidence intervals.
 
     python -m twelve_in_one.experiments main --workdir=workdir/experiments
     python -m twelve_in_one.experiments ablations --seeds=0 --models=no-token,vanilla \
-        --config=configs/world.py --config.schedule.num_rounds=120 --workdir=DIR
+        --config=world --config.schedule.num_rounds=120 --workdir=DIR
 
 main: one model of all tasks against single-task models of the same size and number of examples,
   models of the paper's groups, and both fine-tuned on one task each (Table 2).
   --models: single, group, all, group-tuned, tuned.
 pairs: models of two tasks, of different groups, against single-task models (Table 3).
 ablations: task tokens a head instead of a dataset, or none; round robin, curriculum and
-  anti-curriculum instead of stop-and-go (Table 6). On the world of configs/world.py:small.
+  anti-curriculum instead of stop-and-go (Table 6). On the world of --config=world:small.
   --models: full, head-token, no-token, no-stop, curriculum, anti-curriculum, vanilla.
 pretraining: all tasks begun with random weights, or pretrained on captions with the masking of
   ViLBERT, that of 12-in-1, or that with masked losses on swapped captions (section 4).
@@ -34,7 +34,7 @@ from typing import Any
 
 from absl import app, flags
 
-from twelve_in_one import config_check, default_config, distributed
+from twelve_in_one import config_check, default_config, distributed, extras
 from twelve_in_one import train as trainer
 from twelve_in_one.experiments import ablations, clean, consistency, grid, main, pairs, pretraining
 from twelve_in_one.experiments.runner import Runner, Stopped
@@ -62,19 +62,17 @@ def run(argv: Sequence[str]) -> None:
     if name not in EXPERIMENTS:
         raise app.UsageError(f"expected one of {', '.join(EXPERIMENTS)}, got {argv[1:]}")
     experiment = EXPERIMENTS[name]
-    from twelve_in_one.data.pipeline import hide_accelerators
-
     models = chosen_models(experiment, _MODELS.value)
     seeds = chosen_seeds(_SEEDS.value)
     ignored = [flag for flag in _OF_ONE_TRAINING if flags.FLAGS[flag].present]
     if ignored:
         raise app.UsageError(f"--{ignored[0]} is for a training: python -m twelve_in_one.train")
     trainer.set_up_logging()
-    hide_accelerators()
     default = getattr(experiment, "default", default_config.world_config)
     base = flags.FLAGS.config or default()
     workdir = Path(flags.FLAGS.workdir)
     try:
+        extras.require("training", "data")
         config_check.check(base)
         grid.check_tested(base)
         runner = Runner(workdir, trainer.train, experiment.count(base, seeds, models))
@@ -87,7 +85,7 @@ def run(argv: Sequence[str]) -> None:
     except Stopped as stopped:
         _log.info("stopped in %s; the same command goes on from there", stopped)
         sys.exit(distributed.exit_code_when_stopped())
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     print(text)
@@ -123,5 +121,6 @@ def chosen_seeds(wanted: Sequence[str]) -> list[int]:
 
 
 if __name__ == "__main__":
+    trainer.define_flags()
     flags.mark_flags_as_required(["workdir"])
     app.run(run, flags_parser=trainer.parse_flags)

@@ -103,7 +103,7 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
         if "no-stop" in models and updates == len(base.tasks) * base.schedule.num_rounds:
             raise ValueError(
                 f"{full.folder(runner.workdir)}: no task was stopped, so no-stop would be the same "
-                "run: take data on which tasks converge, such as that of configs/world.py:small, "
+                "run: take data on which tasks converge, such as that of --config=world:small, "
                 "validate oftener, or leave no-stop out of --models"
             )
         order: tuple[str, ...] = ()

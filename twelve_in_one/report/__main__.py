@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from twelve_in_one import extras
 from twelve_in_one.report.results import results_table
 from twelve_in_one.report.write import write_report
 
@@ -21,11 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of the run")
     workdir = parser.parse_args(argv).workdir
     try:
+        extras.require("the report", "data")
         path = write_report(workdir)
         results = workdir / "results.json"
         if results.exists():
             print(results_table(json.loads(results.read_bytes())))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"wrote {path}")

@@ -74,7 +74,7 @@ def page(run: Run, plots: Sequence[Picture | str], sheets: Sequence[Picture]) ->
     """
     title = f"Report of {run.workdir.resolve().name}"
     parts = [f"<h1>{escape(title)}</h1>", _facts(run), "<h2>Results</h2>"]
-    parts.append(_table(run.results) if run.results else _note("No results yet."))
+    parts.append(results_html(run.results) if run.results else _note("No results yet."))
     parts += ["<h2>Training</h2>", *map(_figure, plots)]
     parts.append("<h2>Examples</h2>")
     parts += [f"<h3>{escape(sheet.caption)}</h3>{_figure(sheet)}" for sheet in sheets]
@@ -139,7 +139,8 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "command", str(run.start["timing"]["command"])
 
 
-def _table(results: Results) -> str:
+def results_html(results: Results) -> str:
+    """The table of results, a row a task below its group, and their average."""
     names = [name for name in COLUMNS if name != "group"]
     header = "".join(_cell("th", name, name) for name in names)
     rows = [f'<thead><tr>{header}<th class="text">more</th></tr></thead>']

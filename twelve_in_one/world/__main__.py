@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from twelve_in_one import extras
 from twelve_in_one.paths import local_path
-from twelve_in_one.world import make
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see --help."""
+    from twelve_in_one.world import make
+
     parser = argparse.ArgumentParser(
         prog="python -m twelve_in_one.world",
         description=__doc__,
@@ -54,6 +56,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 if the world is there in the end."""
+    try:
+        extras.require("making pictures", "data")
+    except ImportError as error:
+        _log(f"error: {error}")
+        return 1
+    from twelve_in_one.world import make
+
     args = parse_arguments(argv)
     # As on an interrupt, what is unfinished is removed.
     signal.signal(signal.SIGTERM, _stop)

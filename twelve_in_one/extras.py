@@ -1,0 +1,40 @@
+"""Libraries that come with the package's extras: says what to install where some are missing."""
+
+import importlib.util
+
+# What is imported of each extra, by the names of modules.
+EXTRAS = {
+    "data": (
+        "PIL",
+        "h5py",
+        "importlib_resources",
+        "matplotlib",
+        "scipy",
+        "sklearn",
+        "tensorboardX",
+        "tensorflow",
+        "tensorflow_datasets",
+        "tokenizers",
+    ),
+    "demo": ("gradio",),
+}
+
+
+def require(purpose: str, *extras: str) -> None:
+    """Checks, without importing any, that the libraries of extras are there.
+
+    Args:
+      purpose: what needs them, as a subject: "training".
+      extras: names of extras.
+
+    Raises:
+      ImportError: some are missing; says which, and the command that installs them.
+    """
+    missing = [
+        name for extra in extras for name in EXTRAS[extra] if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise ImportError(
+            f"{purpose} needs {', '.join(missing)}, not installed here: "
+            f"pip install 'twelve_in_one[{','.join(extras)}]'"
+        )
