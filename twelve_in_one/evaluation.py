@@ -301,7 +301,7 @@ def summarise(
         further["oracle_recall"] = _mean(outcome.oracle)
     elif task.kind == "answer":
         further["vocabulary_recall"] = _mean(outcome.oracle)
-    elif task.head == "image_pair":
+    elif task.name == "nlvr2":
         further["consistency"] = _consistency(outcome)
     return result | {"metrics": {"accuracy": result["score"]} | further}
 

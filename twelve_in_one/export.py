@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 
 from twelve_in_one import checkpoint, model_folder, state
-from twelve_in_one.config_check import resolve_model, task_runs
+from twelve_in_one.config_check import task_runs
 from twelve_in_one.convert import files
 from twelve_in_one.convert.state_dict import to_state_dict
 from twelve_in_one.jax_artefact import (
@@ -106,23 +106,19 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
         config = from_json((final / checkpoint.CONFIG).read_text(encoding="utf-8"))
         serving = model_folder.load_serving(final)
     else:
-        config, serving = _of_data(run)
+        config, serving = _of_data(run, folder)
     config = dataclasses.replace(config, scan_layers=run.model.get("scan_layers", False))
     params = state.restore_params(folder, chosen, config)
     return Model(*for_inference(params, config), serving, f"{folder}, round {chosen}")
 
 
-def _of_data(run: RunConfig) -> tuple[TwoStreamConfig, Serving]:
+def _of_data(run: RunConfig, workdir: Path) -> tuple[TwoStreamConfig, Serving]:
     """Model and inputs of a run that has not ended, from the data that it trains on."""
-    from twelve_in_one.data.run_inputs import feature_dim, open_data, serving_of
+    from twelve_in_one.data.run_inputs import feature_dim, model_of, open_data, serving_of
 
-    tasks, data = task_runs(run), open_data(run)
-    config = resolve_model(
-        run.model,
-        vocab_size=data.tokenizer.vocab_size,
-        answers={head: len(answers) for head, answers in data.answers.items()},
-        region_feature_dim=feature_dim(data, tasks),
-    )
+    tasks, data = task_runs(run), open_data(run, workdir)
+    shapes = [task.task for task in tasks]
+    config = model_of(run.model, data, shapes, feature_dim(data, tasks))
     return config, serving_of(data, tasks, config.region_feature_dim)
 
 

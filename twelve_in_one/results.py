@@ -41,7 +41,7 @@ def finish(
       OSError: a file cannot be written.
     """
     from twelve_in_one.data import report, run_inputs
-    from twelve_in_one.data.example_pictures import example_pictures
+    from twelve_in_one.data.example_pictures import example_pictures, pictures_of
 
     run, model = job.run, job.placement.model
     tasks = {task.task.name: task for task in job.tasks}
@@ -59,7 +59,8 @@ def finish(
         if jax.process_index():
             return
         try:
-            pictures.extend(example_pictures(stream, predictions, raw, run.evaluation.pictures))
+            files = pictures_of(job.data, stream.task.name, raw)
+            pictures.extend(example_pictures(stream, predictions, files, run.evaluation.pictures))
         except ValueError as error:  # the other processes go on, so this one has to
             _log.warning("no example pictures of %s: %s", split, error)
 

@@ -12,6 +12,7 @@ them, as the plan of stop-and-go says; evaluation, model and report.
 import contextlib
 import hashlib
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from ml_collections import config_flags
 
 from twelve_in_one import (
     config_check,
+    default_config,
     distributed,
     dry_run,
     metrics_writer,
@@ -48,6 +50,39 @@ _MAY_CHANGE = (
 )  # fmt: skip
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the run.", lock_config=True)
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Loads a config, and adds the tasks on data sets of the user's own that arguments name."""
+
+    def __init__(self, library: flags.ArgumentParser, argv: Sequence[str]):
+        self._library = library
+        self._own = _own_tasks(argv)
+
+    def parse(self, argument: str) -> Any:
+        """The config.
+
+        Raises:
+          ValueError: it cannot be loaded, or a task is like none of the twelve.
+        """
+        config = self._library.parse(argument)
+        for name, like in self._own.items():
+            if name not in config.task:
+                with config.unlocked():
+                    default_config.add_own_task(config, name, like=like)
+        return config
+
+
+def _own_tasks(argv: Sequence[str]) -> dict[str, str]:
+    """Name of each task of which arguments say what it is like -> that."""
+    found = {}
+    for argument, following in zip(argv, (*argv[1:], ""), strict=True):
+        match = re.fullmatch(r"--?config\.task\.(\w+)\.like(=(.*))?", argument)
+        if match:
+            found[match[1]] = match[3] if match[2] else following
+    return found
+
+
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, made if missing.")
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print plan, shapes, programs, memory and an estimate of the time, and end."
@@ -178,6 +213,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             sys.exit(f"error: --config={file}: there is no file {name}")
         probe = flags.FlagValues()
         config_flags.DEFINE_config_file("config", None, "", flag_values=probe)
+        for values in (probe, flags.FLAGS):
+            values["config"].parser = _ConfigParser(values["config"].parser, argv)
         # Where the library looks for overrides.
         given, sys.argv = sys.argv, [argv[0], f"--config={file}"]
         try:

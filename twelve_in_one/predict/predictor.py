@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one.data.annotations.snli_ve import LABELS
 from twelve_in_one.data.examples import Example
 from twelve_in_one.data.image_rows import LoadedRecord
 from twelve_in_one.model_folder import Serving
@@ -28,9 +27,7 @@ from twelve_in_one.predict.results import (
     Ranking,
     Verdict,
 )
-from twelve_in_one.tasks.base import Task
-
-_ENTAILMENT = tuple(sorted((x for x in LABELS if LABELS[x] >= 0), key=LABELS.__getitem__))
+from twelve_in_one.tasks.base import Task, label_names
 
 
 class Predictor:
@@ -108,9 +105,7 @@ class Predictor:
         shape = self._engine.task(task, kind="answer")
         if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
             raise ValueError(f"top must be a whole number from 1 on, got {top!r}")
-        if shape.head not in self.serving.answers:
-            raise ValueError(f"the model came without answers of head {shape.head!r}")
-        answers = self.serving.answers[shape.head]
+        answers = label_names(shape, self.serving.answers)
         (images, texts), single = paired(image=image, question=question)
         seen = self._engine.read(images)
         examples = _examples(self._engine.records(seen)[0], texts)
@@ -278,13 +273,13 @@ class Predictor:
         Args:
           image: one or several.
           hypothesis: one or several.
-          task: "snli_ve".
+          task: "snli_ve", or one like it, perhaps with labels of its own.
           attention: also return attention maps.
         """
         shape = self._engine.task(task, kind="verdict", rows_per_example=1)
         (images, texts), single = paired(image=image, hypothesis=hypothesis)
         groups = [(one,) for one in self._engine.read(images)]
-        found = self._verdicts(shape, groups, texts, _ENTAILMENT, attention)
+        found = self._verdicts(shape, groups, texts, attention)
         return found[0] if single else found
 
     def compare(
@@ -302,14 +297,14 @@ class Predictor:
           left: one or several.
           right: one or several.
           sentence: one or several.
-          task: "nlvr2".
+          task: "nlvr2", or one like it, perhaps with labels of its own.
           attention: also return attention maps, those of the left image and of the right one.
         """
         shape = self._engine.task(task, kind="verdict", rows_per_example=2)
         (lefts, rights, texts), single = paired(left=left, right=right, sentence=sentence)
         seen = self._engine.read([*lefts, *rights])
         groups = list(zip(seen[: len(lefts)], seen[len(lefts) :], strict=True))
-        found = self._verdicts(shape, groups, texts, (False, True), attention)
+        found = self._verdicts(shape, groups, texts, attention)
         return found[0] if single else found
 
     def _verdicts(
@@ -317,9 +312,10 @@ class Predictor:
         task: Task,
         groups: Sequence[tuple[SeenImage, ...]],
         texts: Sequence[str],
-        labels: Sequence[str | bool],
         attention: bool,
     ) -> list[Verdict]:
+        names = label_names(task, self.serving.answers)
+        labels = (False, True) if task.head == "image_pair" else names
         examples = _examples([make_loaded(group) for group in groups], texts)
         rows = self._engine.rows(task, examples, attention=attention)
         found = []
@@ -328,7 +324,7 @@ class Predictor:
             shares = np.exp(shares - shares.max())
             shares = (shares / shares.sum()).tolist()
             best = int(np.argmax(row.logits))
-            probabilities = {str(x): share for x, share in zip(labels, shares, strict=True)}
+            probabilities = dict(zip(names, shares, strict=True))
             found.append(
                 Verdict(text, images, row.attention, labels[best], shares[best], probabilities)
             )
