@@ -52,6 +52,8 @@ def finish(
         missing = set(wanted) - set(splits[name])
         if missing:
             _log.warning("%s: not built, and left out: %s", name, ", ".join(sorted(missing)))
+        if not splits[name]:  # a score on what was validated on, which the table says, beats none
+            splits[name] = (task.options.val_split,)
     raw = Path(run.data.raw_dir) if run.data.raw_dir else None
     pictures: list[Any] = []
 

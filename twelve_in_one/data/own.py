@@ -470,7 +470,7 @@ def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:
         )
     report.print_reports(outcomes)
     lines.append(_write_words(folder, spec, found))
-    lines.append(_write_clean_split(folder, spec))
+    lines += _write_clean_split(folder, spec)
     print("\n".join(lines))
     _write_json(folder / OWN, dataclasses.asdict(spec) | {"made_of": made})
 
@@ -535,7 +535,7 @@ def _write_words(folder: Path, spec: Spec, found: Mapping[str, Found]) -> str:
     )
 
 
-def _write_clean_split(folder: Path, spec: Spec) -> str:
+def _write_clean_split(folder: Path, spec: Spec) -> list[str]:
     """The images that nobody may train on, those of the run's other datasets included."""
     own = sources(spec)
     indexes = {name: finish.split_indexes(folder, name, spec.regions) for name in own}
@@ -544,7 +544,20 @@ def _write_clean_split(folder: Path, spec: Spec) -> str:
         base = finish.built_indexes(Path(spec.base), spec.regions)
     clean = splits.test_images({**base, **indexes}, own)
     splits.write_clean_split(folder / finish.CLEAN_SPLIT, clean)
-    return splits.format_removed(splits.removed({**base, **indexes}, clean, own))
+    lines = []
+    for row in splits.removed({**base, **indexes}, clean, own):
+        if row.removed_records and row.dataset in own:
+            lines.append(
+                f"{row.dataset}: {row.removed_annotations:,} of {row.annotations:,} training examples "
+                "are about pictures that are tested on, and left out; config.data.clean=False keeps "
+                "them"
+            )
+        if row.removed_records == row.records:
+            raise DataError(
+                f"{row.dataset}: all pictures that are trained on are tested on, too; divide by "
+                "picture, or set config.data.clean=False"
+            )
+    return lines
 
 
 def _write_json(path: Path, value: Any) -> None:

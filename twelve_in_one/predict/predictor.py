@@ -43,6 +43,9 @@ class Predictor:
     pictures need a library that is missing. They warn of texts that are longer than the model
     takes; the end is cut off, as in training.
 
+    `task` is the name of one of the model's tasks. None takes the only one that a method can use, or
+    of several the first that its description names.
+
     Attributes:
       serving: tasks, words, answers, preprocessing.
       config: of the model.
@@ -88,7 +91,7 @@ class Predictor:
         self,
         image: Image | Sequence[Image],
         question: str | Sequence[str],
-        task: str = "vqa",
+        task: str | None = None,
         *,
         top: int = 5,
         attention: bool = False,
@@ -102,7 +105,7 @@ class Predictor:
           top: how many of the best answers to list.
           attention: also return attention maps.
         """
-        shape = self._engine.task(task, kind="answer")
+        shape = self._engine.task(task, "vqa", kind="answer")
         if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
             raise ValueError(f"top must be a whole number from 1 on, got {top!r}")
         answers = label_names(shape, self.serving.answers)
@@ -120,7 +123,7 @@ class Predictor:
         return found[0] if single else found
 
     def score_matrix(
-        self, images: Sequence[Image], captions: Sequence[str], task: str = "coco"
+        self, images: Sequence[Image], captions: Sequence[str], task: str | None = None
     ) -> np.ndarray:
         """float32[M, N], how well each of M captions fits each of N images.
 
@@ -129,7 +132,7 @@ class Predictor:
           captions: M.
           task: "coco" or "flickr30k".
         """
-        shape = self._engine.task(task, kind="match")
+        shape = self._engine.task(task, "coco", kind="match")
         if not is_list(images) or not is_list(captions):
             raise ValueError("score_matrix takes a list of images and a list of captions")
         return self._engine.scores(shape, self._engine.read(images), captions)
@@ -138,7 +141,7 @@ class Predictor:
         self,
         images: Sequence[Image],
         caption: str | Sequence[str],
-        task: str = "coco",
+        task: str | None = None,
         *,
         attention: bool = False,
     ) -> Ranking | list[Ranking]:
@@ -150,7 +153,7 @@ class Predictor:
           task: "coco" or "flickr30k".
           attention: also return the attention maps of each caption's best image.
         """
-        shape = self._engine.task(task, kind="match")
+        shape = self._engine.task(task, "coco", kind="match")
         captions = list(caption) if is_list(caption) else [caption]
         if not is_list(images) or not images:
             raise ValueError("rank takes a list of images, one at least")
@@ -176,7 +179,7 @@ class Predictor:
         self,
         image: Image | Sequence[Image],
         phrase: str | Sequence[str],
-        task: str = "refcoco",
+        task: str | None = None,
         *,
         boxes: Boxes | Sequence[Boxes] | None = None,
         attention: bool = False,
@@ -192,7 +195,7 @@ class Predictor:
             `Regions`, for several images a list with those of each.
           attention: also return attention maps.
         """
-        shape = self._engine.task(task, kind="region")
+        shape = self._engine.task(task, "refcoco", kind="region")
         (images, texts, given), single = paired(
             image=image, phrase=phrase, boxes=boxes_of_each(image, boxes)
         )
@@ -218,7 +221,7 @@ class Predictor:
         image: Image | Sequence[Image],
         question: str | Sequence[str],
         boxes: Boxes | Sequence[Boxes],
-        task: str = "visual7w",
+        task: str | None = None,
         *,
         choices: Sequence[Any] | None = None,
         attention: bool = False,
@@ -235,9 +238,9 @@ class Predictor:
             those of each; None for all.
           attention: also return attention maps.
         """
-        shape = self._engine.task(task, kind="choice")
+        shape = self._engine.task(task, "visual7w", kind="choice")
         if boxes is None:
-            raise ValueError(f"{task} chooses among given boxes: pass boxes")
+            raise ValueError(f"{shape.name} chooses among given boxes: pass boxes")
         (images, texts, given), single = paired(
             image=image, question=question, boxes=boxes_of_each(image, boxes)
         )
@@ -264,7 +267,7 @@ class Predictor:
         self,
         image: Image | Sequence[Image],
         hypothesis: str | Sequence[str],
-        task: str = "snli_ve",
+        task: str | None = None,
         *,
         attention: bool = False,
     ) -> Verdict | list[Verdict]:
@@ -276,7 +279,7 @@ class Predictor:
           task: "snli_ve", or one like it, perhaps with labels of its own.
           attention: also return attention maps.
         """
-        shape = self._engine.task(task, kind="verdict", rows_per_example=1)
+        shape = self._engine.task(task, "snli_ve", kind="verdict", rows_per_example=1)
         (images, texts), single = paired(image=image, hypothesis=hypothesis)
         groups = [(one,) for one in self._engine.read(images)]
         found = self._verdicts(shape, groups, texts, attention)
@@ -287,7 +290,7 @@ class Predictor:
         left: Image | Sequence[Image],
         right: Image | Sequence[Image],
         sentence: str | Sequence[str],
-        task: str = "nlvr2",
+        task: str | None = None,
         *,
         attention: bool = False,
     ) -> Verdict | list[Verdict]:
@@ -300,7 +303,7 @@ class Predictor:
           task: "nlvr2", or one like it, perhaps with labels of its own.
           attention: also return attention maps, those of the left image and of the right one.
         """
-        shape = self._engine.task(task, kind="verdict", rows_per_example=2)
+        shape = self._engine.task(task, "nlvr2", kind="verdict", rows_per_example=2)
         (lefts, rights, texts), single = paired(left=left, right=right, sentence=sentence)
         seen = self._engine.read([*lefts, *rights])
         groups = list(zip(seen[: len(lefts)], seen[len(lefts) :], strict=True))
