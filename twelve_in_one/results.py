@@ -40,7 +40,7 @@ def finish(
     Raises:
       OSError: a file cannot be written.
     """
-    from twelve_in_one.data import report, run_inputs
+    from twelve_in_one.data import own, report, run_inputs
     from twelve_in_one.data.example_pictures import example_pictures, pictures_of
 
     run, model = job.run, job.placement.model
@@ -61,7 +61,11 @@ def finish(
         if jax.process_index():
             return
         try:
-            files = pictures_of(job.data, stream.task.name, raw)
+            name = stream.task.name
+            if name in job.data.own:
+                files = own.read_pictures(job.data.path, name)
+            else:
+                files = pictures_of(job.data.source(name).domain, raw)
             pictures.extend(example_pictures(stream, predictions, files, run.evaluation.pictures))
         except ValueError as error:  # the other processes go on, so this one has to
             _log.warning("no example pictures of %s: %s", split, error)

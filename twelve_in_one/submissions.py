@@ -84,8 +84,7 @@ def render(stream: TaskStream, split: str, predictions: Outcome | Ranking) -> st
         return _json_lines(_ranked(predictions))
     check_complete(where, predictions.example_ids, selection.num_examples)
     if task.kind in ("answer", "verdict"):
-        words = {label: answer for answer, label in stream.encoding.answers.items()}
-        rows = _named(where, predictions, words)
+        rows = _named(where, predictions, stream.encoding.names)
     else:
         describe = _chosen_box if task.kind == "region" else _chosen_choice
         return _json_lines(_located(where, stream.encoding, selection, predictions, describe))

@@ -1,8 +1,6 @@
 """Some examples of an evaluation, with what the model made of them, for the report.
 
-Pictures are looked for in `raw/images/<collection>/`, those of a data set of a user's own where its
-records say. What is not at hand stays blank: a job that
-has trained for days shall not end because of a picture.
+What is not at hand stays blank: a job that has trained for days shall not end because of a picture.
 """
 
 import functools
@@ -13,13 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from twelve_in_one.data import own
 from twelve_in_one.data.examples import Encoding, Example, encode_inputs
 from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.data.records import Annotation, DataError
 from twelve_in_one.data.region_inputs import picture_files
-from twelve_in_one.data.sources import SOURCES
-from twelve_in_one.data.streams import DataFolder
 from twelve_in_one.evaluation import Outcome
 from twelve_in_one.ranking import Ranking
 from twelve_in_one.report.pictures import Box, ExamplePicture
@@ -156,7 +151,7 @@ def _answered(
     right = bool(outcome.score[number] > _RIGHT)
     confidence = f"({outcome.confidence[number]:.2f})"
     if task.kind in ("answer", "verdict"):
-        words = {label: answer for answer, label in encoding.answers.items()}
+        words = encoding.names
         if task.kind == "answer":
             known, expected = bool(annotation.answers), _best_answers(annotation)
         else:
@@ -195,20 +190,17 @@ def _fitted(boxes: Sequence[Box], size: tuple[int, int], image: np.ndarray | Non
     return [Box(b.x1 * x, b.y1 * y, b.x2 * x, b.y2 * y, b.role) for b in boxes]
 
 
-def pictures_of(folder: DataFolder, name: str, raw_dir: Path | None) -> Mapping[str, Path]:
-    """Pictures of a dataset by image id, as far as there are any.
+def pictures_of(domain: str, raw_dir: Path | None) -> Mapping[str, Path]:
+    """Pictures of a collection by image id, as far as there are any.
 
     Args:
-      folder: of the data.
-      name: of the dataset.
+      domain: the collection.
       raw_dir: holds `images/<collection>/`; None where there are no pictures.
     """
-    if name in folder.own:
-        return own.read_pictures(folder.path, name)
     if raw_dir is None:
         return {}
     try:
-        return _listed(raw_dir / "images" / SOURCES[name].domain)
+        return _listed(raw_dir / "images" / domain)
     except DataError as error:
         _log.warning("examples are shown without pictures: %s", error)
         return {}

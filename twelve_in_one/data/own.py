@@ -548,9 +548,9 @@ def _write_clean_split(folder: Path, spec: Spec) -> list[str]:
     for row in splits.removed({**base, **indexes}, clean, own):
         if row.removed_records and row.dataset in own:
             lines.append(
-                f"{row.dataset}: {row.removed_annotations:,} of {row.annotations:,} training examples "
-                "are about pictures that are tested on, and left out; config.data.clean=False keeps "
-                "them"
+                f"{row.dataset}: {row.removed_annotations:,} of {row.annotations:,} training "
+                "examples are about pictures that are tested on, and left out; "
+                "config.data.clean=False keeps them"
             )
         if row.removed_records == row.records:
             raise DataError(

@@ -43,8 +43,8 @@ class Predictor:
     pictures need a library that is missing. They warn of texts that are longer than the model
     takes; the end is cut off, as in training.
 
-    `task` is the name of one of the model's tasks. None takes the only one that a method can use, or
-    of several the first that its description names.
+    `task` is the name of one of the model's tasks. None takes the only one that a method can use,
+    or of several the first that its description names.
 
     Attributes:
       serving: tasks, words, answers, preprocessing.

@@ -88,7 +88,7 @@ def label_names(task: Task, answers: Mapping[str, tuple[str, ...]]) -> tuple[str
     Raises:
       ValueError: there are none for its head.
     """
-    names = answers.get(task.head) or VERDICTS.get(task.head)
+    names = VERDICTS.get(task.head) or answers.get(task.head)
     if not names:
         raise ValueError(f"no answers of head {task.head!r}, which {task.name} reads")
     return names
