@@ -34,6 +34,7 @@ from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.data.records import Annotation
 from twelve_in_one.evaluation import Outcome
 from twelve_in_one.ranking import Ranking
+from twelve_in_one.tasks.base import names_of_labels
 from twelve_in_one.tasks.metrics.boxes import iou
 from twelve_in_one.tasks.metrics.retrieval import text_to_image_ranks
 
@@ -84,7 +85,8 @@ def render(stream: TaskStream, split: str, predictions: Outcome | Ranking) -> st
         return _json_lines(_ranked(predictions))
     check_complete(where, predictions.example_ids, selection.num_examples)
     if task.kind in ("answer", "verdict"):
-        rows = _named(where, predictions, stream.encoding.names)
+        names = names_of_labels(task, stream.encoding.answers)
+        rows = _named(where, predictions, names)
     else:
         describe = _chosen_box if task.kind == "region" else _chosen_choice
         return _json_lines(_located(where, stream.encoding, selection, predictions, describe))

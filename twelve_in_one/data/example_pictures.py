@@ -18,6 +18,7 @@ from twelve_in_one.data.region_inputs import picture_files
 from twelve_in_one.evaluation import Outcome
 from twelve_in_one.ranking import Ranking
 from twelve_in_one.report.pictures import Box, ExamplePicture
+from twelve_in_one.tasks.base import names_of_labels
 from twelve_in_one.tasks.metrics.boxes import iou
 
 _BEST_IMAGES = 5  # a row of thumbnails
@@ -151,7 +152,7 @@ def _answered(
     right = bool(outcome.score[number] > _RIGHT)
     confidence = f"({outcome.confidence[number]:.2f})"
     if task.kind in ("answer", "verdict"):
-        words = encoding.names
+        words = names_of_labels(task, encoding.answers)
         if task.kind == "answer":
             known, expected = bool(annotation.answers), _best_answers(annotation)
         else:

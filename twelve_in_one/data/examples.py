@@ -15,7 +15,7 @@ from twelve_in_one.data.answers import soft_targets
 from twelve_in_one.data.image_rows import ImageRows, LoadedRecord
 from twelve_in_one.data.records import Annotation, DataError
 from twelve_in_one.data.text import Tokenizer
-from twelve_in_one.tasks.base import VERDICTS, Task
+from twelve_in_one.tasks.base import Task
 from twelve_in_one.tasks.metrics.boxes import iou, region_target
 
 Batch = dict[str, np.ndarray]
@@ -29,7 +29,7 @@ class Encoding:
       task: shapes and kind of the batch.
       tokenizer: of the model.
       feature_dim: region feature size F of the model.
-      answers: answer -> label, of kind "answer", and of "verdict" where `VERDICTS` has none.
+      answers: answer -> label, of kinds "answer" and "verdict".
       num_labels: L of kinds "answer" and "verdict".
       training: targets of regions are cut at IoU 0.5, and annotated boxes follow the detected ones
         (released code); otherwise targets are the plain IoU with detected regions.
@@ -49,12 +49,6 @@ class Encoding:
     candidates: Literal["detected", "annotated"] = "detected"
     feature_dtype: type[np.floating] = np.float32
     official_pair_packing: bool = False
-
-    @property
-    def names(self) -> dict[int, str]:
-        """What each label means, of kinds "answer" and "verdict"."""
-        fixed = VERDICTS.get(self.task.head)
-        return dict(enumerate(fixed)) if fixed else {i: name for name, i in self.answers.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -384,24 +384,28 @@ def _store_key(store: Any, name: str) -> str | None:
     return next((key for key in tries if key in store), None)
 
 
-def regions_of(folder: Path, name: str, spec: Spec, found: Found, jobs: int) -> RegionInputs:
+def regions_of(
+    folder: Path, name: str, spec: Spec, found: Mapping[str, Found], jobs: int
+) -> RegionInputs:
     """Region features of the images of a data set.
 
     Raises:
       DataError: a store cannot be opened, or pictures are missing.
     """
-    options = spec.sets[name]
+    options, source = spec.sets[name], sources(spec)[name]
     if options.features in _PIXELS:
-        return _from_pictures(folder, sources(spec)[name], spec.regions, options, found, jobs)
+        return _from_pictures(folder, name, spec, found, jobs)
     if options.features == "none":
         return dataclasses.replace(region_inputs.no_regions(), name=spec.regions)
     store = open_store(options.features)
-    stored = region_inputs.from_stores(sources(spec)[name], options.features, None, spec.regions)
-    keys = {image_id: _store_key(store, called) for image_id, called in found.names.items()}
+    plain = dataclasses.replace(source, scores_annotated_boxes=False)
+    stored = region_inputs.from_stores(plain, options.features, None, spec.regions)
+    names = found[name].names
+    keys = {image_id: _store_key(store, called) for image_id, called in names.items()}
 
     def detected(image_id: str) -> Regions:
         if keys.get(image_id) is None:
-            raise DataError(f"{options.features}: no image {found.names.get(image_id)!r}")
+            raise DataError(f"{options.features}: no image {names.get(image_id)!r}")
         return stored.detected(keys[image_id])
 
     return dataclasses.replace(
@@ -410,23 +414,32 @@ def regions_of(folder: Path, name: str, spec: Spec, found: Found, jobs: int) -> 
 
 
 def _from_pictures(
-    folder: Path, source: Source, name: str, options: OwnTaskOptions, found: Found, jobs: int
+    folder: Path, name: str, spec: Spec, found: Mapping[str, Found], jobs: int
 ) -> RegionInputs:
     from twelve_in_one.data.regions.extract import extract_folder
     from twelve_in_one.data.regions.extractor import PixelExtractor, load_image
 
-    extractor = PixelExtractor(_REGIONS[options.features], options.features == "photos")
-    out = folder / "regions" / extractor.name / source.name
-    unreadable = extract_folder(found.pictures, out, extractor, jobs=jobs)
+    named, features = sources(spec), spec.sets[name].features
+    source = named[name]
+    # Data sets about one folder have their pictures looked at once.
+    pictures: dict[str, Path] = {}
+    for other, options in spec.sets.items():
+        if named[other].domain == source.domain and options.features == features:
+            pictures |= found[other].pictures
+    extractor = PixelExtractor(_REGIONS[features], features == "photos")
+    out = folder / "regions" / extractor.name / source.domain
+    unreadable = extract_folder(pictures, out, extractor, jobs=jobs)
     store = open_store(f"records:{out}")
 
     def annotated(image: AnnotatedImage) -> np.ndarray:
         if not source.scores_annotated_boxes or not image.box_ids:
             return np.zeros((len(image.box_ids), 0), np.float16)
-        pixels = load_image(found.pictures[image.image_id])
+        pixels = load_image(pictures[image.image_id])
         return extractor.describe(pixels, np.asarray(image.boxes, np.float32))
 
-    return RegionInputs(name, extractor.name, store.__contains__, store.get, annotated, unreadable)
+    return RegionInputs(
+        spec.regions, extractor.name, store.__contains__, store.get, annotated, unreadable
+    )
 
 
 def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:
@@ -459,7 +472,7 @@ def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:
         kind = type("Own", (ImageMajorBuilder,), about, skip_registration=True)
         inputs = BuildInputs(
             folder,
-            regions_of(folder, name, spec, one, jobs),
+            regions_of(folder, name, spec, found, jobs),
             made,
             report.Progress(name),
             spec.sets[name].max_skipped_share,

@@ -94,6 +94,12 @@ def label_names(task: Task, answers: Mapping[str, tuple[str, ...]]) -> tuple[str
     return names
 
 
+def names_of_labels(task: Task, answers: Mapping[str, int]) -> dict[int, str]:
+    """`label_names` by label, where the data gives answer -> label."""
+    fixed = VERDICTS.get(task.head)
+    return dict(enumerate(fixed)) if fixed else {label: name for name, label in answers.items()}
+
+
 def trunk_inputs(task: Task, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The batch as rows of the trunk: [B, k, ...] unfolded to [B * k, ...], and the task id."""
     inputs = {key: batch[key] for key in TRUNK_KEYS}
