@@ -11,14 +11,16 @@ from typing import Any
 
 import ml_collections
 
-from twelve_in_one.models.config import StreamConfig, TwoStreamConfig, from_dict
+from twelve_in_one.models.config import ALL_HEADS, StreamConfig, TwoStreamConfig, from_dict
 from twelve_in_one.run_config import (
     DATA_DECIDES,
+    OwnTaskOptions,
     RunConfig,
     TaskOptions,
     TaskRun,
     task_key,
 )
+from twelve_in_one.tasks import own
 from twelve_in_one.tasks.base import Task
 from twelve_in_one.tasks.twelve import TASKS
 
@@ -53,7 +55,7 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     if not isinstance(raw, Mapping):
         raise ConfigError([f"a config is a dict of settings, got {raw!r}"])
     errors: list[str] = []
-    tasks = _task_names(raw.get("tasks"), errors)
+    tasks = _task_names(raw.get("tasks"), _own_names(raw.get("task")), errors)
     checked = {
         "tasks": tasks,
         "task": _task_options(raw.get("task"), tasks, errors),
@@ -70,7 +72,11 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
 
 def task_runs(run: RunConfig) -> tuple[TaskRun, ...]:
     """The tasks of a run in its order, with the shapes of the config."""
-    return tuple(_task_run(TASKS[name], run.task[name]) for name in run.tasks)
+    return tuple(_task_run(_task_of(name, run.task[name]), run.task[name]) for name in run.tasks)
+
+
+def _task_of(name: str, options: TaskOptions) -> Task:
+    return own.own_task(name, options) if isinstance(options, OwnTaskOptions) else TASKS[name]
 
 
 def loss_scales(runs: Sequence[TaskRun]) -> dict[str, float]:
@@ -86,6 +92,7 @@ def resolve_model(
     vocab_size: int,
     answers: Mapping[str, int],
     region_feature_dim: int,
+    own_heads: tuple[tuple[str, int, int], ...] = (),
 ) -> TwoStreamConfig:
     """The model's config with the sizes that the data decides where the config says 0.
 
@@ -94,6 +101,7 @@ def resolve_model(
       vocab_size: word pieces of the data.
       answers: head -> number of answers in the data.
       region_feature_dim: F of the data's regions; 0 if it has none.
+      own_heads: of tasks on data sets of the user's own.
 
     Raises:
       ConfigError: a size that the config gives does not fit the data.
@@ -105,7 +113,7 @@ def resolve_model(
         "region_feature_dim": region_feature_dim,
     }
     errors = []
-    resolved = dict(fields)
+    resolved = {**fields, "own_heads": own_heads}
     for name, size in found.items():
         given = fields[name]
         resolved[name] = given or max(size, 1)
@@ -130,8 +138,17 @@ def _task_run(task: Task, options: TaskOptions) -> TaskRun:
     return TaskRun(changed, options)
 
 
-def _task_names(value: Any, errors: list[str]) -> tuple[str, ...]:
-    names = list(TASKS)
+def _own_names(raw: Any) -> list[str]:
+    """Tasks on data sets of the user's own: those that say what they are like."""
+    sections = raw.items() if isinstance(raw, Mapping) else ()
+    known = {task_key(name) for name in TASKS}
+    return [
+        str(k) for k, v in sections if k not in known and isinstance(v, Mapping) and "like" in v
+    ]
+
+
+def _task_names(value: Any, own_names: Sequence[str], errors: list[str]) -> tuple[str, ...]:
+    names = [*TASKS, *own_names]
     if not isinstance(value, (tuple, list)) or not value:
         errors.append(f"tasks: {value!r}; should name some of {', '.join(names)}")
         return ()
@@ -139,8 +156,13 @@ def _task_names(value: Any, errors: list[str]) -> tuple[str, ...]:
         if name not in names:
             listed = str(tuple(str(name).split(",")))
             hint = f'; for several write --config.tasks="{listed}"' if "," in str(name) else ""
-            errors.append(f"tasks: no task {name!r}{hint or _near(name, names)}")
+            errors.append(f"tasks: no task {name!r}{hint or _near(name, names)}{_how_own(name)}")
     found = tuple(name for name in value if name in names)
+    errors += [
+        f"task.{name}: config.tasks does not name it, so it would not be trained on"
+        for name in own_names
+        if name not in found
+    ]
     if len(set(found)) < len(found):
         errors.append(f"tasks: each may be named once, got {', '.join(found)}")
     return found
@@ -155,13 +177,22 @@ def _task_options(raw: Any, tasks: Sequence[str], errors: list[str]) -> dict[str
         if task_key(name) not in raw:
             errors.append(f"task.{task_key(name)}: missing, though tasks names {name}")
     known = {task_key(name): name for name in TASKS}
+    own_names = _own_names(raw)
     checked = {}
     for key, options in raw.items():
         if key in known:
             checked[known[key]] = _section(TaskOptions, options, f"task.{key}", errors)
+        elif key in own_names:
+            checked[key] = _section(OwnTaskOptions, options, f"task.{key}", errors)
+            if checked[key] is not None:
+                errors += [f"task.{key}{w}" for w in own.wrong(key, checked[key])]
         else:
-            errors.append(f"task.{key}: no such task{_near(key, known)}")
+            errors.append(f"task.{key}: no such task{_near(key, known)}{_how_own(key)}")
     return checked
+
+
+def _how_own(name: Any) -> str:
+    return f"; a data set of your own needs task.{name}.like, and jsonl or hf"
 
 
 def _model_fields(raw: Any, errors: list[str]) -> dict[str, Any]:
@@ -258,7 +289,7 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
                 f"{path}.accumulate: {options.accumulate} does not divide the batch size "
                 f"{options.batch_size}"
             )
-        chooses = TASKS[name].kind == "choice"
+        chooses = _task_of(name, options).kind == "choice"
         if chooses != (options.num_choices > 0):
             errors.append(
                 f"{path}.num_choices: {options.num_choices}, but {name} chooses among "
@@ -269,12 +300,12 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
                 f"{path}.detected_slots: {options.detected_slots} leaves no room for annotated "
                 f"boxes in max_regions {options.max_regions}"
             )
-    for task in (TASKS[name] for name in run.tasks):
+    for task in (_task_of(name, run.task[name]) for name in run.tasks):
         for head in task.heads:
-            if head not in model["heads"]:
+            if head in ALL_HEADS and head not in model["heads"]:
                 errors.append(f"model.heads: lacks {head!r}, which {task.name} reads")
         rows, token = model["num_tasks"], run.task[task.name].task_token
-        if token and token >= rows:
+        if token and 0 < rows <= token:
             path = f"task.{task_key(task.name)}.task_token"
             errors.append(f"{path}: {token}, model.num_tasks has {rows} rows")
         if not token and 0 < rows <= task.task_id:
@@ -344,9 +375,10 @@ def unknown_overrides(arguments: Sequence[str], config: Any) -> list[str]:
                 errors.append(f"--config.{'.'.join((*path, name))}: {'.'.join(path)} is no section")
                 break
             if name not in section:
+                own_hint = _how_own(name) if path == ("task",) else ""
                 errors.append(
                     f"--config.{'.'.join((*path, name))}: no such setting"
-                    f"{_near(name, list(section))}"
+                    f"{_near(name, list(section))}{own_hint}"
                 )
                 break
             section, path = section[name], (*path, name)

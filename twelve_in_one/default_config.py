@@ -7,14 +7,22 @@ are explained in `twelve_in_one/run_config.py`, and each can be given on the com
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
 from twelve_in_one.models.config import PRETRAINING_HEADS, named_size
-from twelve_in_one.run_config import DATA_DECIDES, PretrainingOptions, task_key
+from twelve_in_one.run_config import (
+    DATA_DECIDES,
+    OwnTaskOptions,
+    PretrainingOptions,
+    task_key,
+)
+from twelve_in_one.tasks.own import LIKES
 from twelve_in_one.tasks.twelve import TASKS, TWELVE
 
 ConfigDict = ml_collections.ConfigDict
+_TOKENS = 20  # rows of the released table of task tokens
 
 # What the paper's tables report. VQAv2's test answers are known to its server alone.
 _TEST_SPLITS = {
@@ -49,6 +57,43 @@ def task_options(name: str) -> ConfigDict:
     )
 
 
+def add_own_task(config: ConfigDict, name: str, **options: Any) -> None:
+    """Adds a task on a data set of the user's own to a config; `config.tasks` still has to name it.
+
+    Its shapes, batch size and rates are those of the task that it is like, in this config or in the
+    paper's run. It gets the highest task token that is free, or a new one.
+
+    Args:
+      config: to change.
+      name: of the task.
+      options: fields of `OwnTaskOptions`, `like` among them.
+
+    Raises:
+      ValueError: no such task to be like.
+    """
+    like = options.get("like", "")
+    if like not in LIKES:
+        raise ValueError(f"task.{name}.like: {like!r} is none of {', '.join(LIKES)}")
+    key = task_key(like)
+    section = config.task[key] if key in config.task else task_options(like)
+    section = ConfigDict({**section.to_dict(), "test_splits": ("test",), "train_split": "train"})
+    section.val_split = "val"
+    for field in dataclasses.fields(OwnTaskOptions):
+        if field.name not in section:
+            section[field.name] = field.default
+    taken = {task.task_id for task in TASKS.values()} | {t.task_token for t in config.task.values()}
+    rows = config.model.num_tasks
+    free = [token for token in range(rows or _TOKENS) if token not in taken]
+    section.task_token = max(free, default=max(taken) + 1)
+    if rows:
+        config.model.num_tasks = max(rows, section.task_token + 1)
+    section.update(options)
+    with config.unlocked():
+        config.task[name] = section
+    # No model to begin with knows its labels.
+    config.init_from.allow_missing = (*config.init_from.allow_missing, f"heads/{name}/.*")
+
+
 def model_options(size: str) -> ConfigDict:
     """All fields of a named size."""
     fields = dataclasses.asdict(named_size(size))
@@ -76,6 +121,8 @@ def get_config(
             world_more_captions=0,
             samples_dir="",
             held_out_dir="",
+            own_dir="",
+            vocab="",
             feature_dtype="float16",
             cache_megabytes=512,
             prefetch=2,

@@ -305,7 +305,7 @@ def summarise(
     elif task.kind == "answer":
         result["metric"] = "soft accuracy"
         further["vocabulary_recall"] = _mean(outcome.oracle)
-    elif task.head == "image_pair":
+    elif task.name == "nlvr2":
         further["consistency"] = _consistency(outcome)
     return result | {"metrics": {"accuracy": result["score"]} | further}
 

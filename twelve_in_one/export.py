@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 
 from twelve_in_one import checkpoint, inputs_record, model_folder, state
-from twelve_in_one.config_check import resolve_model, task_runs
+from twelve_in_one.config_check import task_runs
 from twelve_in_one.convert import files
 from twelve_in_one.convert.state_dict import to_state_dict
 from twelve_in_one.jax_artefact import (
@@ -120,19 +120,15 @@ def _of_record(folder: Path) -> tuple[TwoStreamConfig, Serving] | None:
     return record.model, record.serving
 
 
-def _of_data(run: RunConfig, folder: Path) -> tuple[TwoStreamConfig, Serving]:
+def _of_data(run: RunConfig, workdir: Path) -> tuple[TwoStreamConfig, Serving]:
     """The same of a workdir of an earlier version, from the data that it trains on."""
-    from twelve_in_one.data.run_inputs import feature_dim, open_data, serving_of
+    from twelve_in_one.data.run_inputs import feature_dim, model_of, open_data, serving_of
 
-    tasks, data = task_runs(run), open_data(run)
-    config = resolve_model(
-        run.model,
-        vocab_size=data.tokenizer.vocab_size,
-        answers={head: len(answers) for head, answers in data.answers.items()},
-        region_feature_dim=feature_dim(data, tasks),
-    )
+    tasks, data = task_runs(run), open_data(run, workdir)
+    shapes = [task.task for task in tasks]
+    config = model_of(run.model, data, shapes, feature_dim(data, tasks))
     serving = serving_of(data, tasks, config.region_feature_dim)
-    record = inputs_record.read(folder)
+    record = inputs_record.read(workdir)
     if record is not None:
         inputs_record.check(record, serving, data.path)
     return config, serving

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.models.config import ALL_HEADS, TwoStreamConfig
 from twelve_in_one.tasks.base import Task
 
 PARAMS, SIGNATURE, README, EXAMPLE = "params.safetensors", "signature.json", "README.md", "run.py"
@@ -143,10 +143,13 @@ def entry(
       output_shape: with letters.
       difference: the largest that the check found.
     """
+    own_labels = artefact.head not in ALL_HEADS
     output = {
         "shape": list(output_shape),
         "dtype": "float32",
-        "meaning": _OUTPUTS[artefact.tasks[0].kind].format(head=artefact.head),
+        "meaning": _OUTPUTS["answer" if own_labels else artefact.tasks[0].kind].format(
+            head=artefact.head
+        ),
     }
     if artefact.head in _VERDICTS:
         output["columns"] = list(_VERDICTS[artefact.head])

@@ -21,7 +21,6 @@ from twelve_in_one import (
     task_plan,
 )
 from twelve_in_one.run_config import RunConfig, TaskRun
-from twelve_in_one.tasks.twelve import TASKS
 
 _log = logging.getLogger(__name__)
 
@@ -61,17 +60,12 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
     if source and not Path(source).exists() and not (workdir / state.CHECKPOINTS).exists():
         raise ValueError(f"config.init_from.path: there is no {source}")
     if jax.process_index() == 0:
-        prepare.prepare(run)
+        prepare.prepare(run, workdir)
     distributed.barrier("data prepared")
     tasks = config_check.task_runs(run)
-    data = run_inputs.open_data(run)
-    found_dim = run_inputs.feature_dim(data, tasks)
-    model = config_check.resolve_model(
-        run.model,
-        vocab_size=data.tokenizer.vocab_size,
-        answers={head: len(answers) for head, answers in data.answers.items()},
-        region_feature_dim=found_dim,
-    )
+    data = run_inputs.open_data(run, workdir)
+    shapes = [task.task for task in tasks]
+    model = run_inputs.model_of(run.model, data, shapes, run_inputs.feature_dim(data, tasks))
     streams: list[dict[str, Any]] = []
     for training in (True, False):
         size = None if training else run.evaluation.batch_size or None
@@ -131,7 +125,7 @@ def _schedule(
 
 def advances_within_round(run: RunConfig) -> bool:
     """Whether the learning rate changes within a round, as of the released task training."""
-    pretrains = any(TASKS[name].kind == "pretraining" for name in run.tasks)
+    pretrains = any(task.task.kind == "pretraining" for task in config_check.task_runs(run))
     return run.optimizer.official_schedule and not pretrains
 
 

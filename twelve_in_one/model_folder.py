@@ -4,7 +4,7 @@
     preprocessing.json                  what was done to the inputs
     tasks.json                          the tasks that it was trained on, with their shapes
     vocab.txt                           word pieces
-    answers-vqa.json, answers-gqa.json  answers of the heads that have any
+    answers-HEAD.json                   answers, or labels of one's own, of the heads that have any
     trained_on.npz                      examples and images that it has seen, see `data.trained_on`
 
 It is what training leaves behind, what predictions load, and what can be sent to somebody.
@@ -25,7 +25,8 @@ from twelve_in_one.data.records import DataError
 from twelve_in_one.data.text import Tokenizer, load_tokenizer
 from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.models.config import TwoStreamConfig
-from twelve_in_one.tasks.base import Task
+from twelve_in_one.tasks.base import VERDICTS, Task
+from twelve_in_one.tasks.own import ANSWER_HEADS
 from twelve_in_one.tasks.twelve import TWELVE
 
 PREPROCESSING, TASKS, WORDS = "preprocessing.json", "tasks.json", "vocab.txt"
@@ -156,11 +157,12 @@ def load_serving(directory: str | os.PathLike[str]) -> Serving:
             f"is {tokenizer.sha256[:12]}..., {PREPROCESSING} says {preprocessing.vocab_sha256[:12]}"
         )
     answers = {}
-    for head in ("vqa", "gqa"):
+    heads = {task.head: task.kind for task in tasks if task.head not in VERDICTS}
+    for head in dict.fromkeys((*ANSWER_HEADS, *heads)):
         path = folder / answers_file(head)
         if path.is_file():
             answers[head] = _read_answers(path, preprocessing.answers_sha256.get(head))
-        elif any(task.kind == "answer" and task.head == head for task in tasks):
+        elif heads.get(head) in ("answer", "verdict"):
             raise ValueError(f"{path} is missing, and {TASKS} has tasks that answer")
     seen = trained_on.read(folder / trained_on.FILE)
     return Serving(tasks, tokenizer, answers, preprocessing, seen)

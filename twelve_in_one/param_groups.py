@@ -44,8 +44,9 @@ class ParamGroup:
                 raise ValueError(f"group {self.pattern!r}: {field}={value} must be 0 or more")
 
 
-# The heads whose released names start with "vil_"; they train at 1e-4 whatever the tasks' rate is.
-VIL_HEADS = r"heads/(vqa|gqa|image_pair|image_text_match|three_way)/.*"
+# The heads whose released names start with "vil_", which train at 1e-4 whatever the tasks' rate is,
+# and those of a user's own data sets: all but these.
+VIL_HEADS = r"heads/(?!region_score/|token_score/|masked_|alignment/).*"
 _NO_DECAY = r".*/(bias|scale|masked_language_bias)"
 # The released rule spares names that contain "bias" or "LayerNorm.weight", which misses the two
 # norms of a connection ("LayerNorm1", "LayerNorm2") and the classifiers' ("logit_fc.2").

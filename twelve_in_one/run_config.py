@@ -39,6 +39,11 @@ class DataOptions:
       world_images: size of the generated world that is made where `dir` does not exist, or 0.
       world_seed: its seed.
       world_more_captions: its further pictures with captions, for pretraining.
+      own_dir: where data sets of the user's own are built; "" takes `data` in the workdir. Runs
+        that share it read the same files with the same settings.
+      vocab: WordPiece vocabulary, one token a line, for runs with data sets of the user's own; ""
+        takes that of `init_from`, else that of `dir` with the words of the data set added, else
+        one made of its training texts.
       samples_dir: samples of real records that `dir` is built from where it does not exist, see
         `data.real_samples`; "" builds nothing.
       held_out_dir: files of the same kinds that become the test splits; "" if there are none.
@@ -59,6 +64,8 @@ class DataOptions:
     cache_megabytes: int = _at_least(1)
     prefetch: int = _at_least(1)
     world_more_captions: int = _at_least(0, 0)
+    own_dir: str = ""
+    vocab: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +107,53 @@ class TaskOptions:
     )
     max_train_examples: int = _at_least(0, 0)
     task_token: int = _at_least(0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnTaskOptions(TaskOptions):
+    """A task on a data set of the user's own; see `data.annotations.jsonl` for its records.
+
+    Attributes:
+      like: which of the twelve it is like: "vqa", "vgqa" or "gqa" questions and answers, "coco" or
+        "flickr30k" captions, "refcoco", "refcoco+" or "refcocog" expressions and boxes, "snli_ve"
+        statements about a picture, "nlvr2" statements about two.
+      jsonl: file of records, one JSON object a line; `val_jsonl` and `test_jsonl` likewise.
+      hf: instead of files, a dataset of the Hugging Face library: a folder that `save_to_disk`
+        wrote, or a name on the hub, with ":SPLIT" to take one split only.
+      images: folder that the records' pictures are in.
+      collection: "coco", "visual_genome" or "flickr30k" if the pictures are of these, so that the
+        clean split knows them; "" if they are others.
+      title: name for people; "" takes the task's.
+      answers: of questions: a file of answers, .json or .txt; "vqa" or "gqa" takes the answers and
+        the head of these tasks; "" makes a list of the training answers, for a head of its own.
+      min_answer_count: training questions that an answer must have to get into that list.
+      labels: of statements, in order, for a head of its own; () takes those and the head of `like`.
+      box_format: "xyxy" (x1, y1, x2, y2) or "xywh" (x, y, width, height), in pixels.
+      val_share: of the images, where neither files nor records say what is validated on.
+      test_share: likewise, for the test.
+      features: of regions: "pixels", "photos", "none", or a store as for `data.build --features`;
+        "" takes those of the run's other tasks or of `init_from`, and "photos" without these.
+      max_skipped_share: of unusable records before giving up.
+    """
+
+    like: str = ""
+    jsonl: str = ""
+    val_jsonl: str = ""
+    test_jsonl: str = ""
+    hf: str = ""
+    images: str = ""
+    collection: str = dataclasses.field(
+        default="", metadata={"choices": ("", "coco", "visual_genome", "flickr30k")}
+    )
+    title: str = ""
+    answers: str = ""
+    min_answer_count: int = _at_least(1, 1)
+    labels: tuple[str, ...] = ()
+    box_format: str = dataclasses.field(default="xyxy", metadata={"choices": ("xyxy", "xywh")})
+    val_share: float = _at_least(0.0, 0.1)
+    test_share: float = _at_least(0.0, 0.1)
+    features: str = ""
+    max_skipped_share: float = _at_least(0.0, 0.05)
 
 
 @dataclasses.dataclass(frozen=True)

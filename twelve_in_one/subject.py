@@ -18,12 +18,11 @@ from twelve_in_one import (
     sharding,
     state,
 )
-from twelve_in_one.data import run_inputs, streams, trained_on
+from twelve_in_one.data import own, run_inputs, streams, trained_on
 from twelve_in_one.data.pipeline import Stream
 from twelve_in_one.data.preprocessing import Preprocessing, check_same, other_stores
-from twelve_in_one.data.reader import built_folder, has_split, open_split
+from twelve_in_one.data.reader import has_split, open_split
 from twelve_in_one.data.records import DataError
-from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.data.streams import DataFolder
 from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.inputs_record import Record
@@ -32,6 +31,7 @@ from twelve_in_one.models.config import TwoStreamConfig, from_json
 from twelve_in_one.programs import Placement
 from twelve_in_one.run_config import EvaluationOptions, PretrainingOptions, RunConfig, TaskRun
 from twelve_in_one.tasks.base import Task
+from twelve_in_one.tasks.twelve import TASKS
 
 REPORTED = "reported"  # the splits that the paper's tables are about
 _WITHOUT_RUN = EvaluationOptions(0, 0, 0, retrieval_captions=8, retrieval_images=500)
@@ -94,8 +94,9 @@ def of_workdir(
     """
     config = state.read_config(workdir)
     tasks = config_check.task_runs(config)
+    found_dir, regions = own.data_folder(config, workdir)
     folder = streams.open_folder(
-        Path(data_dir or config.data.dir), features or config.data.regions, clean=config.data.clean
+        Path(data_dir or found_dir), features or regions, clean=config.data.clean
     )
     shapes = tuple(task.task for task in tasks)
     record, notes = inputs_record.read(workdir), []
@@ -106,14 +107,8 @@ def of_workdir(
         model = dataclasses.replace(record.model, scan_layers=scanned)
     else:
         notes.append(f"{workdir} did not note its answers, which are taken to be {folder.path}'s")
-        model = config_check.resolve_model(
-            config.model,
-            vocab_size=folder.tokenizer.vocab_size,
-            answers={head: len(answers) for head, answers in folder.answers.items()},
-            region_feature_dim=_feature_dim(
-                folder, {task.task.name: task.options.train_split for task in tasks}
-            ),
-        )
+        dim = _feature_dim(folder, {task.task.name: task.options.train_split for task in tasks})
+        model = run_inputs.model_of(config.model, folder, shapes, dim)
     subject = Subject(
         name=str(workdir),
         tasks=shapes,
@@ -156,7 +151,7 @@ def _trained_on(
     if record is not None and record.serving is not None and record.serving.trained_on is not None:
         return record.serving.trained_on
     try:
-        data = run_inputs.open_data(config)
+        data = run_inputs.open_data(config, workdir)
         seen = trained_on.of_streams(
             run_inputs.open_task(config, data, task, task.options.train_split, model, training=True)
             for task in tasks
@@ -191,6 +186,8 @@ def of_model(path: Path, data_dir: Path, features: str) -> Subject:
         tasks=serving.tasks,
         reported={
             task.name: tuple(default_config.task_options(task.name).test_splits)
+            if task.name in TASKS
+            else ("test",)
             for task in serving.tasks
         },
         candidates={},
@@ -246,11 +243,14 @@ def splits_to_score(
         if wanted == REPORTED:
             names = subject.reported[task.name]
         elif wanted == "test":
-            names = [name for name in SOURCES[task.name].splits if name.startswith("test")]
+            splits = subject.folder.source(task.name).splits
+            names = [name for name in splits if name.startswith("test")]
         else:
             names = [wanted]
-        built = built_folder(subject.folder.path, task.name, subject.folder.regions)
+        built = subject.folder.built(task.name)
         there = tuple(name for name in names if has_split(built, name))
+        if wanted == REPORTED and not there and task.name in subject.folder.own:
+            there = ("val",)  # as at the end of a run
         missing += [f"{task.name}/{name}" for name in names if name not in there]
         if not names:
             missing.append(f"{task.name}/{wanted}")
@@ -327,7 +327,7 @@ def _feature_dim(folder: DataFolder, splits: Mapping[str, str]) -> int:
     """
     sizes = {}
     for name, split in splits.items():
-        built = built_folder(folder.path, name, folder.regions)
+        built = folder.built(name)
         sizes[name] = open_split(built, split).index.feature_dim
     if len({size for size in sizes.values() if size}) > 1:
         raise ValueError(f"{folder.path}: region features differ in size: {sizes}")

@@ -34,14 +34,11 @@ from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.data.records import Annotation
 from twelve_in_one.evaluation import Outcome
 from twelve_in_one.ranking import Ranking
+from twelve_in_one.tasks.base import names_of_labels
 from twelve_in_one.tasks.metrics.boxes import iou
 from twelve_in_one.tasks.metrics.retrieval import text_to_image_ranks
 
 _BEST_IMAGES = 20
-_VERDICTS = {
-    "image_pair": ("False", "True"),
-    "three_way": ("contradiction", "neutral", "entailment"),
-}
 _SHOWN_IDS = 5
 
 
@@ -87,11 +84,9 @@ def render(stream: TaskStream, split: str, predictions: Outcome | Ranking) -> st
         check_complete(where, predictions.caption_ids, selection.num_examples)
         return _json_lines(_ranked(predictions))
     check_complete(where, predictions.example_ids, selection.num_examples)
-    if task.kind == "answer":
-        words = {label: answer for answer, label in stream.encoding.answers.items()}
-        rows = _named(where, predictions, words)
-    elif task.kind == "verdict":
-        rows = _named(where, predictions, dict(enumerate(_VERDICTS[task.head])))
+    if task.kind in ("answer", "verdict"):
+        names = names_of_labels(task, stream.encoding.answers)
+        rows = _named(where, predictions, names)
     else:
         describe = _chosen_box if task.kind == "region" else _chosen_choice
         return _json_lines(_located(where, stream.encoding, selection, predictions, describe))

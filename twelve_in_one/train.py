@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from ml_collections import config_flags
 from twelve_in_one import (
     config_check,
     configs,
+    default_config,
     distributed,
     dry_run,
     extras,
@@ -57,6 +59,37 @@ _MAY_CHANGE = (
     "checkpoint", "compilation_cache", "data.cache_megabytes", "data.dir", "data.held_out_dir",
     "data.prefetch", "data.raw_dir", "data.samples_dir", "evaluation.keep_trained_on", "log",
 )  # fmt: skip
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Loads a config, and adds the tasks on data sets of the user's own that arguments name."""
+
+    def __init__(self, library: flags.ArgumentParser, argv: Sequence[str]):
+        self._library = library
+        self._own = _own_tasks(argv)
+
+    def parse(self, argument: str) -> Any:
+        """The config.
+
+        Raises:
+          ValueError: it cannot be loaded, or a task is like none of the twelve.
+        """
+        config = self._library.parse(argument)
+        for name, like in self._own.items():
+            if name not in config.task:
+                with config.unlocked():
+                    default_config.add_own_task(config, name, like=like)
+        return config
+
+
+def _own_tasks(argv: Sequence[str]) -> dict[str, str]:
+    """Name of each task of which arguments say what it is like -> that."""
+    found = {}
+    for argument, following in zip(argv, (*argv[1:], ""), strict=True):
+        match = re.fullmatch(r"--?config\.task\.(\w+)\.like(=(.*))?", argument)
+        if match:
+            found[match[1]] = match[3] if match[2] else following
+    return found
 
 
 def train(
@@ -256,6 +289,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         argv = _with_config(argv, file)
         probe = flags.FlagValues()
         config_flags.DEFINE_config_file("config", None, "", flag_values=probe)
+        for values in (probe, flags.FLAGS):
+            values["config"].parser = _ConfigParser(values["config"].parser, argv)
         # Where the library looks for overrides.
         before, sys.argv = sys.argv, [argv[0], f"--config={file}"]
         try:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from twelve_in_one.data import example_pictures as module
-from twelve_in_one.data.example_pictures import example_pictures
 from twelve_in_one.data.regions import extractor
+from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.data.streams import open_folder, open_stream
 from twelve_in_one.evaluation import Outcome
 from twelve_in_one.ranking import Ranking
@@ -34,6 +34,12 @@ def stream_of(folder):
         return open_stream(folder, TASKS[name], split, batch_size=64, training=False)
 
     return make
+
+
+def example_pictures(stream, predictions, raw, count):
+    """With the pictures of the dataset's collection."""
+    files = module.pictures_of(SOURCES[stream.task.name].domain, raw)
+    return module.example_pictures(stream, predictions, files, count)
 
 
 def rows_of(stream):
@@ -169,8 +175,8 @@ def test_pairs(stream_of, small_world):
     for example, number in zip(made, chosen(len(ids), 6), strict=True):
         line = known[ids[number]]
         assert example.text == line["sentence"]
-        assert example.answer == f"{['false', 'true'][number % 2]} (0.50)"
-        assert example.expected == line["label"].lower()
+        assert example.answer == f"{['False', 'True'][number % 2]} (0.50)"
+        assert example.expected == line["label"]
         assert example.right == (example.answer.split()[0] == example.expected)
         pair = (line[f"{side}_url"].rsplit("/", 1)[-1] for side in ("left", "right"))
         assert_shows(example, *(files[name.split(".")[0]] for name in pair))

@@ -175,8 +175,14 @@ def to_state_dict(
       (released name, float32 array), views where possible.
 
     Raises:
-      ValueError: parameters that are not those of `config`; raised before anything is yielded.
+      ValueError: parameters that are not those of `config`, or heads that the released code does
+        not have; raised before anything is yielded.
     """
+    if config.own_heads:
+        raise ValueError(
+            f"heads {', '.join(name for name, *_ in config.own_heads)} are those of data sets of "
+            "your own, for which the released code has no names: export as params or jax"
+        )
     entries = table(config)
     flat = flatten(params)
     expected = {entry.path: entry.our_shape for entry in entries if entry.path is not None}

@@ -89,6 +89,22 @@ def gqa_vocabulary(sets: Iterable[AnnotationSet], num: int | None = None) -> tup
     return _by_count(counts.items())[:num]
 
 
+def common_answers(annotations: AnnotationSet, min_count: int) -> tuple[str, ...]:
+    """The answers of at least `min_count` questions, most frequent first, ties in text order.
+
+    Raises:
+      DataError: there is none.
+    """
+    counts = Counter(answer for a in annotations.annotations for answer in a.answers)
+    found = _by_count((answer, n) for answer, n in counts.items() if n >= min_count)
+    if not found:
+        raise DataError(
+            f"none of {len(counts)} answers occurs in {min_count} training questions; lower "
+            "min_answer_count, or name a file of answers"
+        )
+    return found
+
+
 def _by_count(counted: Iterable[tuple[str, int]]) -> tuple[str, ...]:
     return tuple(answer for answer, _ in sorted(counted, key=lambda pair: (-pair[1], pair[0])))
 

@@ -1,7 +1,6 @@
 """Some examples of an evaluation, with what the model made of them, for the report.
 
-Pictures are looked for in `raw/images/<collection>/`. What is not at hand stays blank: a job that
-has trained for days shall not end because of a picture.
+What is not at hand stays blank: a job that has trained for days shall not end because of a picture.
 """
 
 import functools
@@ -12,24 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from twelve_in_one.data.annotations import snli_ve
 from twelve_in_one.data.examples import Encoding, Example, encode_inputs
 from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.data.records import Annotation, DataError
 from twelve_in_one.data.region_inputs import picture_files
-from twelve_in_one.data.sources import SOURCES
 from twelve_in_one.evaluation import Outcome
 from twelve_in_one.ranking import Ranking
 from twelve_in_one.report.pictures import Box, ExamplePicture
+from twelve_in_one.tasks.base import names_of_labels
 from twelve_in_one.tasks.metrics.boxes import iou
 
 _BEST_IMAGES = 5  # a row of thumbnails
 _BEST_ANSWERS = 3
 _RIGHT = 0.5  # soft scores and IoU above it count as right
-_VERDICTS = {
-    "image_pair": {0: "false", 1: "true"},
-    "three_way": {label: name for name, label in snli_ve.LABELS.items() if label >= 0},
-}
 _log = logging.getLogger(__name__)
 # Six of the twelve tasks share COCO's folder, which takes a while to list.
 _listed = functools.lru_cache(maxsize=4)(lambda folder: picture_files(folder)[0])
@@ -43,7 +37,7 @@ class _Photo(NamedTuple):
 
 
 def example_pictures(
-    stream: TaskStream, predictions: Outcome | Ranking, raw_dir: Path | None, count: int
+    stream: TaskStream, predictions: Outcome | Ranking, files: Mapping[str, Path], count: int
 ) -> list[ExamplePicture]:
     """Makes pictures of examples that are spread evenly over the predictions, always the same.
 
@@ -64,7 +58,7 @@ def example_pictures(
     Args:
       stream: that was evaluated.
       predictions: of it, from `protocols.evaluate_task`, perhaps of the first examples only.
-      raw_dir: holds `images/<collection>/`; None where there are no pictures.
+      files: pictures by image id, see `pictures_of`; empty where there are none.
       count: of examples; all if there are fewer.
 
     Raises:
@@ -79,7 +73,6 @@ def example_pictures(
         )
     ids = predictions.caption_ids if ranked else predictions.example_ids
     count = min(count, len(ids))
-    files = _files(raw_dir, SOURCES[encoding.task.name].domain) if count > 0 else {}
     made = []
     for i in range(count):
         number = (2 * i + 1) * len(ids) // (2 * count)  # the middle of each of `count` parts
@@ -160,11 +153,10 @@ def _answered(
     right = bool(outcome.score[number] > _RIGHT)
     confidence = f"({outcome.confidence[number]:.2f})"
     if task.kind in ("answer", "verdict"):
+        words = names_of_labels(task, encoding.answers)
         if task.kind == "answer":
-            words = {label: answer for answer, label in encoding.answers.items()}
             known, expected = bool(annotation.answers), _best_answers(annotation)
         else:
-            words = _VERDICTS[task.head]
             known, expected = annotation.label in words, words.get(annotation.label, "")
         # A head may have more labels than there are answers.
         answer = f"{words.get(chosen, f'label {chosen}, which is no answer')} {confidence}"
@@ -200,8 +192,13 @@ def _fitted(boxes: Sequence[Box], size: tuple[int, int], image: np.ndarray | Non
     return [Box(b.x1 * x, b.y1 * y, b.x2 * x, b.y2 * y, b.role) for b in boxes]
 
 
-def _files(raw_dir: Path | None, domain: str) -> Mapping[str, Path]:
-    """Pictures of a collection by image id, as far as there are any."""
+def pictures_of(domain: str, raw_dir: Path | None) -> Mapping[str, Path]:
+    """Pictures of a collection by image id, as far as there are any.
+
+    Args:
+      domain: the collection.
+      raw_dir: holds `images/<collection>/`; None where there are no pictures.
+    """
     if raw_dir is None:
         return {}
     try:

@@ -29,7 +29,7 @@ class Encoding:
       task: shapes and kind of the batch.
       tokenizer: of the model.
       feature_dim: region feature size F of the model.
-      answers: answer -> label, of kind "answer".
+      answers: answer -> label, of kinds "answer" and "verdict".
       num_labels: L of kinds "answer" and "verdict".
       training: targets of regions are cut at IoU 0.5, and annotated boxes follow the detected ones
         (released code); otherwise targets are the plain IoU with detected regions.

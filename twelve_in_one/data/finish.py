@@ -39,10 +39,16 @@ def built_indexes(data_dir: Path, regions: str) -> Indexes:
     indexes: dict[str, dict[str, SplitIndex]] = {}
     for name, source in SOURCES.items():
         if regions in region_names(data_dir, name):
-            folder = built_folder(data_dir, name, regions)
-            there = (split for split in source.splits if has_split(folder, split))
-            indexes[name] = {split: read_index(folder, split) for split in there}
+            indexes[name] = split_indexes(data_dir, name, regions, source.splits)
     return indexes
+
+
+def split_indexes(
+    data_dir: Path, name: str, regions: str, known: Sequence[str] = ("train", "val", "test")
+) -> dict[str, SplitIndex]:
+    """Indexes of those splits of a built dataset that are there."""
+    folder = built_folder(data_dir, name, regions)
+    return {split: read_index(folder, split) for split in known if has_split(folder, split)}
 
 
 def write_answers(

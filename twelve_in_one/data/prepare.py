@@ -1,31 +1,64 @@
 """Makes the generated world and its datasets where a run asks for them and they are missing."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 from twelve_in_one import workdir_lock
-from twelve_in_one.data import build
+from twelve_in_one.data import build, own
 from twelve_in_one.data.records import DataError
 from twelve_in_one.run_config import RunConfig
 from twelve_in_one.world import make
+
+_FEW_PICTURES = 64  # for which starting further processes takes longer than they save
 
 
 def missing_datasets(run: RunConfig) -> tuple[str, ...]:
     """Tasks of the run whose datasets are not built."""
     folder = Path(run.data.dir)
-    return tuple(name for name in run.tasks if not build.is_built(folder, name, run.data.regions))
+    return tuple(
+        name
+        for name in run.tasks
+        if name not in own.own_options(run) and not build.is_built(folder, name, run.data.regions)
+    )
 
 
-def prepare(run: RunConfig) -> None:
+def prepare(run: RunConfig, workdir: Path) -> None:
     """Makes what is missing; what is there must be made of what the run says. For one process only.
 
     Where another process is making it, waits for that.
 
     Raises:
       DataError: datasets are missing, and the run does not say what to make them of; or they were
-        made of something else.
+        made of something else; or records of the user's own cannot be used.
     """
+    if not own.own_options(run):
+        _prepare_others(run)
+        return
+    # Mistakes in a user's files are reported before anything that takes long.
+    spec, (folder, _) = own.spec_of(run), own.data_folder(run, workdir)
+    if own.is_built(folder, spec):
+        _prepare_others(run)
+        return
+    own.check_files(spec)
+    found = own.read_all(folder, spec)
+    _prepare_others(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    with workdir_lock.awaited(folder / ".lock"):
+        if own.is_built(folder, spec):
+            return
+        if sum(len(one.pictures) for one in found.values()) <= _FEW_PICTURES:
+            own.build(folder, spec)
+            return
+        path = folder / "spec.json"
+        path.write_text(json.dumps(dataclasses.asdict(spec)), encoding="utf-8")
+        _command("data.own", str(path), "--data_dir", str(folder))
+
+
+def _prepare_others(run: RunConfig) -> None:
+    """`prepare` of the datasets that are not the user's own."""
     if run.data.held_out_dir and not run.data.samples_dir:
         raise DataError(
             f"config.data.held_out_dir={run.data.held_out_dir} needs config.data.samples_dir, what "

@@ -8,12 +8,12 @@ record an image. Letters: N detected regions, G annotated boxes, F feature size,
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-# Datasets that take their images from one collection name them by the same ids.
-Domain = Literal["coco", "visual_genome", "flickr30k", "nlvr2", "conceptual_captions"]
+# Datasets that take their images from one collection name them by the same ids: "coco",
+# "visual_genome", "flickr30k", "nlvr2", "conceptual_captions", or a folder of a user's own.
+Domain = str
 
 
 class DataError(ValueError):

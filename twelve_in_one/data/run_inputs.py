@@ -1,30 +1,36 @@
 """The streams of a run, as its config asks for them. Trainer and evaluator share this."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from twelve_in_one.config_check import resolve_model
+from twelve_in_one.data import own
 from twelve_in_one.data.pipeline import Stream
-from twelve_in_one.data.reader import built_folder, has_split, open_split
+from twelve_in_one.data.reader import has_split, open_split
 from twelve_in_one.data.streams import DataFolder, open_folder, open_stream, preprocessing_of
 from twelve_in_one.model_folder import Serving
-from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.models.config import ALL_HEADS, TwoStreamConfig
 from twelve_in_one.run_config import PretrainingOptions, RunConfig, TaskRun
+from twelve_in_one.tasks.base import Task, label_names
 
 
-def open_data(run: RunConfig) -> DataFolder:
+def open_data(run: RunConfig, workdir: Path) -> DataFolder:
     """The data folder of a run.
 
     Raises:
       DataError: a file is missing or damaged.
     """
-    return open_folder(Path(run.data.dir), run.data.regions, clean=run.data.clean)
+    folder, regions = own.data_folder(run, workdir)
+    return open_folder(folder, regions, clean=run.data.clean)
 
 
 def splits_of(folder: DataFolder, task: TaskRun, splits: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the splits that were built; a user may lack the files of one."""
-    built = built_folder(folder.path, task.task.name, folder.regions)
+    built = folder.built(task.task.name)
     return tuple(split for split in splits if has_split(built, split))
 
 
@@ -36,13 +42,42 @@ def feature_dim(folder: DataFolder, tasks: tuple[TaskRun, ...]) -> int:
     """
     found = {}
     for task in tasks:
-        built = built_folder(folder.path, task.task.name, folder.regions)
+        built = folder.built(task.task.name)
         found[task.task.name] = open_split(built, task.options.train_split).index.feature_dim
     sizes = {size for size in found.values() if size}
     if len(sizes) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in found.items())
         raise ValueError(f"{folder.path}: region features differ in size: {listed}")
     return max(sizes, default=0)
+
+
+def model_of(
+    fields: Mapping[str, Any], folder: DataFolder, tasks: Sequence[Task], feature_dim: int
+) -> TwoStreamConfig:
+    """The model's config with the sizes that the data decides, and heads of the user's own.
+
+    Args:
+      fields: `RunConfig.model`.
+      folder: of the data.
+      tasks: that the model learns.
+      feature_dim: F of the data's regions; 0 if it has none.
+
+    Raises:
+      ConfigError: a size that the config gives does not fit the data.
+      DataError: no answers are known for a head.
+    """
+    heads = []
+    for task in tasks:
+        if task.head not in ALL_HEADS:
+            labels = len(label_names(task, folder.answers))
+            heads.append((task.head, labels, task.rows_per_example))
+    return resolve_model(
+        fields,
+        vocab_size=folder.tokenizer.vocab_size,
+        answers={head: len(answers) for head, answers in folder.answers.items()},
+        region_feature_dim=feature_dim,
+        own_heads=tuple(heads),
+    )
 
 
 def open_task(

@@ -19,9 +19,10 @@ import numpy as np
 
 from twelve_in_one.data.index import SplitIndex
 from twelve_in_one.data.records import DataError
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.sources import SOURCES, Source
 
 Indexes = Mapping[str, Mapping[str, SplitIndex]]
+_NONE: Mapping[str, Source] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +42,25 @@ class CleanSplit:
         return ~_is_in(self.images, domain, index).any(axis=1)
 
 
-def test_images(indexes: Indexes) -> CleanSplit:
+def test_images(indexes: Indexes, own: Mapping[str, Source] = _NONE) -> CleanSplit:
     """Collects the test images of all built datasets.
 
     Args:
       indexes: dataset -> split -> index.
+      own: data sets of the user's own among them.
     """
-    images: dict[str, set[str]] = {source.domain: set() for source in SOURCES.values()}
+    known = {**SOURCES, **own}
+    images: dict[str, set[str]] = {source.domain: set() for source in known.values()}
     datasets = []
     for name, splits in indexes.items():
-        source = SOURCES[name]
+        source = known[name]
         for split in source.test_splits:
             if split in splits:
                 images[source.domain].update(splits[split].image_ids.ravel().tolist())
                 datasets.append(name)
-    return CleanSplit(_under_both_ids(images, _coco_ids(indexes)), tuple(dict.fromkeys(datasets)))
+    return CleanSplit(
+        _under_both_ids(images, _coco_ids(indexes, known)), tuple(dict.fromkeys(datasets))
+    )
 
 
 def from_id_lists(lists: Mapping[str, Sequence[int]]) -> CleanSplit:
@@ -65,11 +70,11 @@ def from_id_lists(lists: Mapping[str, Sequence[int]]) -> CleanSplit:
     )
 
 
-def _coco_ids(indexes: Indexes) -> dict[str, str]:
+def _coco_ids(indexes: Indexes, sources: Mapping[str, Source] = SOURCES) -> dict[str, str]:
     """Visual Genome id -> COCO id, as far as any index knows it."""
     known = {}
     for name, splits in indexes.items():
-        if SOURCES[name].domain == "visual_genome":
+        if sources[name].domain == "visual_genome":
             for index in splits.values():
                 in_coco = index.coco_ids >= 0
                 photos = map(str, index.coco_ids[in_coco].tolist())
@@ -116,11 +121,13 @@ class Removed:
     removed_annotations: int
 
 
-def removed(indexes: Indexes, clean: CleanSplit) -> tuple[Removed, ...]:
-    """What cleaning takes from every split that is cleaned."""
-    rows = []
+def removed(
+    indexes: Indexes, clean: CleanSplit, own: Mapping[str, Source] = _NONE
+) -> tuple[Removed, ...]:
+    """What cleaning takes from every split that is cleaned; `own` as in `test_images`."""
+    rows, known = [], {**SOURCES, **own}
     for name, splits in indexes.items():
-        source = SOURCES[name]
+        source = known[name]
         for split in source.cleaned_splits:
             if split in splits:
                 index = splits[split]

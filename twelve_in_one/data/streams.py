@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twelve_in_one.data import finish, trained_on
+from twelve_in_one.data import finish, own, trained_on
 from twelve_in_one.data.answers import read_vocabulary
 from twelve_in_one.data.examples import Encoding
 from twelve_in_one.data.negatives import nearest_pool
@@ -21,13 +21,11 @@ from twelve_in_one.data.reader import (
     read_build_info,
 )
 from twelve_in_one.data.records import DataError
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.sources import SOURCES, Source
 from twelve_in_one.data.splits import CleanSplit, read_clean_split
 from twelve_in_one.data.text import Tokenizer
 from twelve_in_one.data.trained_on import TrainedOn
-from twelve_in_one.tasks.base import Task
-
-NUM_VERDICTS = {"image_pair": 2, "three_way": 3}
+from twelve_in_one.tasks.base import VERDICTS, Task, label_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +33,13 @@ class DataFolder:
     """What the datasets of a data folder share.
 
     Attributes:
-      path: of the folder, as `data.build` leaves it.
+      path: of the folder, as `data.build` leaves it, or `data.own`.
       regions: name of the region features.
       tokenizer: of its `vocab.txt` and `tokenizer_config.json`.
-      answers: head -> answers, "vqa" and "gqa", as far as there are any.
+      answers: head -> answers or labels, as far as there are any.
       clean: images that nobody may train on; None to train on everything.
+      own: data sets of the user's own, all in `path`.
+      base: folder of all other datasets; None if that is `path`.
       trained_on: what the model has seen; streams that are not for training say how much of it they
         hold, and leave those examples out. None looks at nothing.
       keep_trained_on: leave nothing out.
@@ -50,27 +50,46 @@ class DataFolder:
     tokenizer: Tokenizer
     answers: Mapping[str, tuple[str, ...]]
     clean: CleanSplit | None
+    own: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+    base: Path | None = None
     trained_on: TrainedOn | None = None
     keep_trained_on: bool = False
+
+    def source(self, name: str) -> Source:
+        """What is known of a dataset."""
+        return self.own[name] if name in self.own else SOURCES[name]
+
+    def built(self, name: str) -> Path:
+        """Folder of a built dataset.
+
+        Raises:
+          DataError: it has not been built.
+        """
+        folder = self.path if name in self.own or self.base is None else self.base
+        return built_folder(folder, name, self.regions)
 
 
 def open_folder(path: Path, regions: str, *, clean: bool = True) -> DataFolder:
     """Opens a data folder.
 
     Args:
-      path: as `data.build` leaves it.
+      path: as `data.build` or `data.own` leaves it.
       regions: name of the region features, "pixels" or that of a store.
       clean: leave out other datasets' test images (12-in-1 section 3.2).
 
     Raises:
       DataError: a file is missing or damaged.
     """
+    spec = own.read_spec(path)
+    base = Path(spec.base) if spec and spec.base else None
     found = {}
-    for head, name in (("vqa", finish.VQA_ANSWERS), ("gqa", finish.GQA_ANSWERS)):
-        if (path / name).is_file():
-            found[head] = read_vocabulary(path / name)
+    for folder in (base, path) if base else (path,):
+        for file in sorted(folder.glob("answers-*.json")):
+            found[file.stem.removeprefix("answers-")] = read_vocabulary(file)
     split = read_clean_split(path / finish.CLEAN_SPLIT) if clean else None
-    return DataFolder(path, regions, finish.read_tokenizer(path), found, split)
+    words = finish.read_tokenizer(path)
+    sources = own.sources(spec) if spec else {}
+    return DataFolder(path, regions, words, found, split, sources, base)
 
 
 def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int) -> Preprocessing:
@@ -84,10 +103,9 @@ def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int
     Raises:
       DataError: a task's dataset has not been built.
     """
-    stores = {}
-    for task in tasks:
-        built = built_folder(folder.path, task.name, folder.regions)
-        stores[task.name] = read_build_info(built)["made_of"]["features"]
+    stores = {
+        task.name: read_build_info(folder.built(task.name))["made_of"]["features"] for task in tasks
+    }
     ours = sorted({name for name in stores.values() if name.startswith("pixels-")})
     return Preprocessing(
         vocab_sha256=folder.tokenizer.sha256,
@@ -152,8 +170,8 @@ def open_stream(
     """
     if removed and training:
         raise ValueError(f"{task.name}: what cleaning leaves out is not for training")
-    source = SOURCES[task.name]
-    built = built_folder(folder.path, task.name, folder.regions)
+    source = folder.source(task.name)
+    built = folder.built(task.name)
     reader = open_split(built, split, cache_bytes=cache_bytes)
     kept = np.ones(len(reader.index.counts), bool)
     if folder.clean is not None and split in source.cleaned_splits:
@@ -166,7 +184,8 @@ def open_stream(
         reader, records, seen = _unseen(folder, task.name, source.domain, reader, records)
     pool = None  # without region features there is nothing to be near in
     if task.kind == "match" and training and reader.index.feature_dim:
-        if folder.clean is None or max_examples:  # what is stored is of all clean images
+        # What is stored is of all images that are clean without a user's own.
+        if folder.clean is None or max_examples or folder.own:
             pool = nearest_pool(reader.index.mean_features[records])
         else:
             pool = finish.read_hard_negatives(built, reader.index.image_ids[records, 0])
@@ -186,11 +205,12 @@ def open_stream(
         options = pretraining_options or {}
         return PretrainingStream(selection, task, folder.tokenizer, width, **options)
     answers: tuple[str, ...] = ()
-    if task.kind == "answer":
-        if task.head not in folder.answers:
-            raise DataError(f"{folder.path}: no answer vocabulary for {task.name}")
-        answers = folder.answers[task.head]
-    labels = NUM_VERDICTS.get(task.head, num_labels or len(answers))
+    if task.kind in ("answer", "verdict"):
+        try:
+            answers = label_names(task, folder.answers)
+        except ValueError as error:
+            raise DataError(f"{folder.path}: {error}") from error
+    labels = len(VERDICTS.get(task.head, ())) or num_labels or len(answers)
     if len(answers) > labels:
         raise DataError(f"{task.name}: {len(answers)} answers, but the model has {labels} labels")
     encoding = Encoding(

@@ -23,6 +23,8 @@ TASK_HEADS = (
 )
 PRETRAINING_HEADS = ("masked_language", "masked_region", "alignment")
 ALL_HEADS = TASK_HEADS + PRETRAINING_HEADS
+# Names of parameters of heads, which no head of a user's own may have.
+RESERVED_HEADS = (*ALL_HEADS, "masked_region_logits", "masked_language_bias")
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "swish")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -97,6 +99,8 @@ class TwoStreamConfig:
       with_coattention: False skips every connection layer.
       dynamic_attention: text gates the queries and keys of the visual self-attention.
       heads: heads that exist in the model; any subset can be computed in a call.
+      own_heads: further ones, of data sets of a user's own whose labels no head of `heads` has:
+        (name, labels L, images an example: 1 or 2) each.
       layer_norm_eps: added to the variance inside the square root.
       initializer_range: standard deviation of the normal initialiser of every matrix and table.
       answer_bias: that the labels of the answer heads begin with. Of thousands of answers with a
@@ -129,6 +133,7 @@ class TwoStreamConfig:
     with_coattention: bool = True
     dynamic_attention: bool = False
     heads: tuple[str, ...] = ALL_HEADS
+    own_heads: tuple[tuple[str, int, int], ...] = ()
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     answer_bias: float = 0.0
@@ -153,8 +158,14 @@ class TwoStreamConfig:
 
     @property
     def num_answers(self) -> Mapping[str, int]:
-        """Labels of each head that has answers."""
-        return {"vqa": self.num_vqa_answers, "gqa": self.num_gqa_answers}
+        """Labels of each head that has answers of its own."""
+        own = {name: labels for name, labels, _ in self.own_heads}
+        return {"vqa": self.num_vqa_answers, "gqa": self.num_gqa_answers} | own
+
+    @property
+    def all_heads(self) -> tuple[str, ...]:
+        """Names of `heads` and `own_heads`."""
+        return (*self.heads, *(name for name, *_ in self.own_heads))
 
     @property
     def masked_region_dim(self) -> int:
@@ -212,6 +223,11 @@ def _config_errors(config: TwoStreamConfig) -> list[str]:
     unknown = [head for head in config.heads if head not in ALL_HEADS]
     if unknown:
         errors.append(f"unknown heads {unknown}; known: {ALL_HEADS}")
+    for own in config.own_heads:
+        if len(own) != 3 or own[0] in RESERVED_HEADS or own[1] < 1 or own[2] not in (1, 2):
+            errors.append(f"own head {own} must be (a new name, labels from 1 on, 1 or 2 images)")
+    if len(set(config.all_heads)) < len(config.all_heads):
+        errors.append(f"heads {config.all_heads} must differ")
     return errors
 
 
@@ -307,6 +323,8 @@ def from_dict(raw: Mapping[str, Any]) -> TwoStreamConfig:
     if unknown or missing:
         raise ValueError(f"model config: unknown fields {unknown}, missing fields {missing}")
     values = {k: tuple(value) if isinstance(value, list) else value for k, value in raw.items()}
+    if "own_heads" in values:
+        values["own_heads"] = tuple(map(tuple, values["own_heads"]))
     try:
         values["text"] = StreamConfig(**values["text"])
         values["visual"] = StreamConfig(**values["visual"])

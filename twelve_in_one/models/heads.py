@@ -12,8 +12,10 @@
 | masked_language | text states | [B, S, vocabulary] | pretraining |
 | masked_region | visual states | [B, R, classes] | pretraining |
 | alignment | fused | [B, 2], 0 = aligned | pretraining |
+| `config.own_heads` | fused, or two, concatenated | [B, L], [B/2, L] | data sets of a user's own |
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -89,7 +91,7 @@ class Transform(nn.Module):
 
 
 class Heads(nn.Module):
-    """All heads of `config.heads`."""
+    """All heads of `config.heads` and `config.own_heads`."""
 
     config: TwoStreamConfig
 
@@ -105,7 +107,7 @@ class Heads(nn.Module):
 
         Args:
           trunk: the trunk's output for B rows.
-          names: heads to compute, a subset of `config.heads`.
+          names: heads to compute, a subset of `config.all_heads`.
           vocabulary_logits: scores states against the word table (tied weights).
           dropout_key: dropout 0.1 on the fused vector and on the region and token states, or None.
 
@@ -114,12 +116,12 @@ class Heads(nn.Module):
           left as they come: losses and metrics take the mask.
 
         Raises:
-          ValueError: a name that is not in `config.heads`; "image_pair" with an odd B.
+          ValueError: a name that is not in `config.all_heads`; a head of pairs with an odd B.
         """
         config, numerics = self.config, self.config.numerics
-        unknown = [name for name in names if name not in config.heads]
+        unknown = [name for name in names if name not in config.all_heads]
         if unknown:
-            raise ValueError(f"heads {unknown} are not in this model, which has {config.heads}")
+            raise ValueError(f"heads {unknown} are not in this model, which has {config.all_heads}")
         rate = config.text.dropout_rate
         fused_for_tasks = dropout(trunk.fused, rate, fold_key(dropout_key, 0))
         rows, width = trunk.fused.shape
@@ -136,13 +138,13 @@ class Heads(nn.Module):
         def states(x: Array, key_id: int) -> Array:
             return dropout(x, rate, fold_key(dropout_key, key_id))
 
-        def image_pair() -> Array:
+        def pair(num_labels: int, name: str) -> Array:
             if rows % 2:
                 raise ValueError(
-                    f"image_pair reads rows 2j and 2j + 1 as left and right image, got {rows} rows"
+                    f"{name} reads rows 2j and 2j + 1 as left and right image, got {rows} rows"
                 )
             # [2P, C] -> [P, 2C]
-            return classify(fused_for_tasks.reshape(rows // 2, 2 * width), 2, "image_pair")
+            return classify(fused_for_tasks.reshape(rows // 2, 2 * width), num_labels, name)
 
         def masked_language() -> Array:
             x = Transform(
@@ -180,7 +182,7 @@ class Heads(nn.Module):
         compute = {
             "vqa": lambda: answer(config.num_vqa_answers, "vqa"),
             "gqa": lambda: answer(config.num_gqa_answers, "gqa"),
-            "image_pair": image_pair,
+            "image_pair": lambda: pair(2, "image_pair"),
             "image_text_match": lambda: linear(1, "fused_embed", "image_text_match")(
                 fused_for_tasks
             )[..., 0],
@@ -191,4 +193,7 @@ class Heads(nn.Module):
             "masked_region": masked_region,
             "alignment": alignment,
         }
+        for name, num_labels, images in config.own_heads:
+            one = functools.partial(classify, fused_for_tasks)
+            compute[name] = functools.partial(one if images == 1 else pair, num_labels, name)
         return {name: compute[name]() for name in names}

@@ -230,7 +230,7 @@ class TwoStreamTrunk(nn.Module):
 
 
 class TwoStreamModel(nn.Module):
-    """The trunk and the heads of `config.heads`; a call computes only the heads it names."""
+    """The trunk and the heads of `config.all_heads`; a call computes only the heads it names."""
 
     config: TwoStreamConfig
 
@@ -295,7 +295,7 @@ def _init(config: TwoStreamConfig, key: Array) -> Any:
         jnp.zeros((rows, 1, 5), jnp.float32),
         jnp.ones((rows, 1), bool),
         jnp.zeros((), jnp.int32),
-        heads=config.heads,
+        heads=config.all_heads,
     )["params"]
 
 

@@ -132,7 +132,9 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
             "--boxes", type=_box, metavar="X1,Y1,X2,Y2", help="of the image", **many
         )
         parser.add_argument("--box_regions", metavar="STORE", help="boxes and their features")
-    parser.add_argument("--task", help="which of the model's tasks answers")
+    parser.add_argument(
+        "--task", help="which of the model's tasks answers, those on data sets of your own included"
+    )
     parser.add_argument("--top", type=int, default=5, help="how many to list; default %(default)s")
     parser.add_argument("--requests", type=local_path, metavar="FILE", help="JSON lines, see above")
     parser.add_argument("--regions", metavar="STORE", help="regions of the images, by id")

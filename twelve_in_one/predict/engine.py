@@ -68,8 +68,13 @@ class Engine:
     max_batch: int
     progress: Progress
 
-    def task(self, name: str, **wanted: Any) -> Task:
+    def task(self, name: str | None, default: str, **wanted: Any) -> Task:
         """The task called `name`, whose fields must be as `wanted`.
+
+        Args:
+          name: None takes the only one that fits, or of several `default`.
+          default: name of a task.
+          **wanted: fields.
 
         Raises:
           ValueError: the model was not trained on it, or it is of another kind.
@@ -78,6 +83,9 @@ class Engine:
         def fits(task: Task) -> bool:
             return all(getattr(task, field) == value for field, value in wanted.items())
 
+        if name is None:
+            names = [task.name for task in self.serving.tasks if fits(task)]
+            name = names[0] if len(names) == 1 else default
         task = self.serving.task(name)
         if not fits(task):
             known = ", ".join(other.name for other in self.serving.tasks if fits(other))

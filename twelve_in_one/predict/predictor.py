@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one.data.annotations.snli_ve import LABELS
 from twelve_in_one.data.examples import Example
 from twelve_in_one.data.image_rows import LoadedRecord
 from twelve_in_one.model_folder import Serving
@@ -28,9 +27,7 @@ from twelve_in_one.predict.results import (
     Ranking,
     Verdict,
 )
-from twelve_in_one.tasks.base import Task
-
-_ENTAILMENT = tuple(sorted((x for x in LABELS if LABELS[x] >= 0), key=LABELS.__getitem__))
+from twelve_in_one.tasks.base import Task, label_names
 
 
 class Predictor:
@@ -45,6 +42,9 @@ class Predictor:
     be used, or lists differ in length, and ImportError, naming what to install, where texts or
     pictures need a library that is missing. They warn of texts that are longer than the model
     takes; the end is cut off, as in training.
+
+    `task` is the name of one of the model's tasks. None takes the only one that a method can use,
+    or of several the first that its description names.
 
     Attributes:
       serving: tasks, words, answers, preprocessing.
@@ -91,7 +91,7 @@ class Predictor:
         self,
         image: Image | Sequence[Image],
         question: str | Sequence[str],
-        task: str = "vqa",
+        task: str | None = None,
         *,
         top: int = 5,
         attention: bool = False,
@@ -105,12 +105,10 @@ class Predictor:
           top: how many of the best answers to list.
           attention: also return attention maps.
         """
-        shape = self._engine.task(task, kind="answer")
+        shape = self._engine.task(task, "vqa", kind="answer")
         if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
             raise ValueError(f"top must be a whole number from 1 on, got {top!r}")
-        if shape.head not in self.serving.answers:
-            raise ValueError(f"the model came without answers of head {shape.head!r}")
-        answers = self.serving.answers[shape.head]
+        answers = label_names(shape, self.serving.answers)
         (images, texts), single = paired(image=image, question=question)
         seen = self._engine.read(images)
         examples = _examples(self._engine.records(seen)[0], texts)
@@ -125,7 +123,7 @@ class Predictor:
         return found[0] if single else found
 
     def score_matrix(
-        self, images: Sequence[Image], captions: Sequence[str], task: str = "coco"
+        self, images: Sequence[Image], captions: Sequence[str], task: str | None = None
     ) -> np.ndarray:
         """float32[M, N], how well each of M captions fits each of N images.
 
@@ -134,7 +132,7 @@ class Predictor:
           captions: M.
           task: "coco" or "flickr30k".
         """
-        shape = self._engine.task(task, kind="match")
+        shape = self._engine.task(task, "coco", kind="match")
         if not is_list(images) or not is_list(captions):
             raise ValueError("score_matrix takes a list of images and a list of captions")
         return self._engine.scores(shape, self._engine.read(images), captions)
@@ -143,7 +141,7 @@ class Predictor:
         self,
         images: Sequence[Image],
         caption: str | Sequence[str],
-        task: str = "coco",
+        task: str | None = None,
         *,
         attention: bool = False,
     ) -> Ranking | list[Ranking]:
@@ -155,7 +153,7 @@ class Predictor:
           task: "coco" or "flickr30k".
           attention: also return the attention maps of each caption's best image.
         """
-        shape = self._engine.task(task, kind="match")
+        shape = self._engine.task(task, "coco", kind="match")
         captions = list(caption) if is_list(caption) else [caption]
         if not is_list(images) or not images:
             raise ValueError("rank takes a list of images, one at least")
@@ -181,7 +179,7 @@ class Predictor:
         self,
         image: Image | Sequence[Image],
         phrase: str | Sequence[str],
-        task: str = "refcoco",
+        task: str | None = None,
         *,
         boxes: Boxes | Sequence[Boxes] | None = None,
         attention: bool = False,
@@ -197,7 +195,7 @@ class Predictor:
             `Regions`, for several images a list with those of each.
           attention: also return attention maps.
         """
-        shape = self._engine.task(task, kind="region")
+        shape = self._engine.task(task, "refcoco", kind="region")
         (images, texts, given), single = paired(
             image=image, phrase=phrase, boxes=boxes_of_each(image, boxes)
         )
@@ -223,7 +221,7 @@ class Predictor:
         image: Image | Sequence[Image],
         question: str | Sequence[str],
         boxes: Boxes | Sequence[Boxes],
-        task: str = "visual7w",
+        task: str | None = None,
         *,
         choices: Sequence[Any] | None = None,
         attention: bool = False,
@@ -240,9 +238,9 @@ class Predictor:
             those of each; None for all.
           attention: also return attention maps.
         """
-        shape = self._engine.task(task, kind="choice")
+        shape = self._engine.task(task, "visual7w", kind="choice")
         if boxes is None:
-            raise ValueError(f"{task} chooses among given boxes: pass boxes")
+            raise ValueError(f"{shape.name} chooses among given boxes: pass boxes")
         (images, texts, given), single = paired(
             image=image, question=question, boxes=boxes_of_each(image, boxes)
         )
@@ -269,7 +267,7 @@ class Predictor:
         self,
         image: Image | Sequence[Image],
         hypothesis: str | Sequence[str],
-        task: str = "snli_ve",
+        task: str | None = None,
         *,
         attention: bool = False,
     ) -> Verdict | list[Verdict]:
@@ -278,13 +276,13 @@ class Predictor:
         Args:
           image: one or several.
           hypothesis: one or several.
-          task: "snli_ve".
+          task: "snli_ve", or one like it, perhaps with labels of its own.
           attention: also return attention maps.
         """
-        shape = self._engine.task(task, kind="verdict", rows_per_example=1)
+        shape = self._engine.task(task, "snli_ve", kind="verdict", rows_per_example=1)
         (images, texts), single = paired(image=image, hypothesis=hypothesis)
         groups = [(one,) for one in self._engine.read(images)]
-        found = self._verdicts(shape, groups, texts, _ENTAILMENT, attention)
+        found = self._verdicts(shape, groups, texts, attention)
         return found[0] if single else found
 
     def compare(
@@ -292,7 +290,7 @@ class Predictor:
         left: Image | Sequence[Image],
         right: Image | Sequence[Image],
         sentence: str | Sequence[str],
-        task: str = "nlvr2",
+        task: str | None = None,
         *,
         attention: bool = False,
     ) -> Verdict | list[Verdict]:
@@ -302,14 +300,14 @@ class Predictor:
           left: one or several.
           right: one or several.
           sentence: one or several.
-          task: "nlvr2".
+          task: "nlvr2", or one like it, perhaps with labels of its own.
           attention: also return attention maps, those of the left image and of the right one.
         """
-        shape = self._engine.task(task, kind="verdict", rows_per_example=2)
+        shape = self._engine.task(task, "nlvr2", kind="verdict", rows_per_example=2)
         (lefts, rights, texts), single = paired(left=left, right=right, sentence=sentence)
         seen = self._engine.read([*lefts, *rights])
         groups = list(zip(seen[: len(lefts)], seen[len(lefts) :], strict=True))
-        found = self._verdicts(shape, groups, texts, (False, True), attention)
+        found = self._verdicts(shape, groups, texts, attention)
         return found[0] if single else found
 
     def _verdicts(
@@ -317,9 +315,10 @@ class Predictor:
         task: Task,
         groups: Sequence[tuple[SeenImage, ...]],
         texts: Sequence[str],
-        labels: Sequence[str | bool],
         attention: bool,
     ) -> list[Verdict]:
+        names = label_names(task, self.serving.answers)
+        labels = (False, True) if task.head == "image_pair" else names
         examples = _examples([make_loaded(group) for group in groups], texts)
         rows = self._engine.rows(task, examples, attention=attention)
         found = []
@@ -328,7 +327,7 @@ class Predictor:
             shares = np.exp(shares - shares.max())
             shares = (shares / shares.sum()).tolist()
             best = int(np.argmax(row.logits))
-            probabilities = {str(x): share for x, share in zip(labels, shares, strict=True)}
+            probabilities = dict(zip(names, shares, strict=True))
             found.append(
                 Verdict(text, images, row.attention, labels[best], shares[best], probabilities)
             )

@@ -136,7 +136,8 @@ class Verdict(Result):
     """Whether a sentence holds.
 
     Attributes:
-      label: "contradiction", "neutral" or "entailment"; of a comparison True or False.
+      label: "contradiction", "neutral" or "entailment"; of a comparison True or False; of a task on
+        a data set of one's own, one of its labels.
       probability: of the label.
       probabilities: of each label ("True" and "False" of a comparison): the sigmoids that the
         classes were trained with, divided by their sum.

@@ -28,6 +28,11 @@ from twelve_in_one.tasks import losses, pretraining
 Kind = Literal["answer", "verdict", "match", "region", "choice", "pretraining"]
 Group = Literal["G1", "G2", "G3", "G4", "pretraining"]
 TRUNK_KEYS = ("tokens", "token_mask", "regions", "boxes", "region_mask")
+# Labels of the heads of kind "verdict" that the released code has, in their order.
+VERDICTS: Mapping[str, tuple[str, ...]] = {
+    "image_pair": ("False", "True"),
+    "three_way": ("contradiction", "neutral", "entailment"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,28 @@ class Task:
     def heads(self) -> tuple[str, ...]:
         """All output heads it reads."""
         return PRETRAINING_HEADS if self.kind == "pretraining" else (self.head,)
+
+
+def label_names(task: Task, answers: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What the labels of kinds "answer" and "verdict" mean, in their order.
+
+    Args:
+      task: one of these.
+      answers: head -> answers, of heads whose labels come with the data.
+
+    Raises:
+      ValueError: there are none for its head.
+    """
+    names = VERDICTS.get(task.head) or answers.get(task.head)
+    if not names:
+        raise ValueError(f"no answers of head {task.head!r}, which {task.name} reads")
+    return names
+
+
+def names_of_labels(task: Task, answers: Mapping[str, int]) -> dict[int, str]:
+    """`label_names` by label, where the data gives answer -> label."""
+    fixed = VERDICTS.get(task.head)
+    return dict(enumerate(fixed)) if fixed else {label: name for name, label in answers.items()}
 
 
 def trunk_inputs(task: Task, batch: Mapping[str, Any]) -> dict[str, jax.Array]:

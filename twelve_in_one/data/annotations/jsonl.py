@@ -1,0 +1,542 @@
+"""A data set of a user's own: one JSON object a line, about pictures in one folder.
+
+    {"image": "a.jpg", "question": "what is it?", "answer": "a kettle"}            like vqa, gqa
+    {"image": "a.jpg", "caption": "a kettle on a stove"}                           like coco
+    {"image": "a.jpg", "expression": "the left cup", "box": [10, 20, 80, 90]}      like refcoco
+    {"image": "a.jpg", "statement": "the stove is on", "label": "neutral"}         like snli_ve
+    {"left": "a.jpg", "right": "b.jpg", "statement": "both show cups", "label": true}  like nlvr2
+
+* `answers` instead of `answer`: a list of what several people said, or {answer: score}. Of a list
+  an answer scores the share of the people who gave it; from ten people on as in VQA, where three of
+  ten nearly suffice.
+* `captions` instead of `caption`: a list.
+* `id`: of the record; without it, the number of its line.
+* `split`: "train", "val" or "test", in every record or in none.
+* Of "test" records `answer` and `label` may be missing.
+
+Files ending in .gz are decompressed. Rows of a dataset of the Hugging Face library have the same
+keys, see `hf_rows`.
+"""
+
+import collections
+import dataclasses
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from twelve_in_one.data import files
+from twelve_in_one.data.files import RecordError, shorten
+from twelve_in_one.data.records import (
+    AnnotatedImage,
+    Annotation,
+    AnnotationSet,
+    DataError,
+    Skipped,
+)
+from twelve_in_one.tasks.base import Kind
+from twelve_in_one.tasks.metrics.vqa import soft_score
+
+SPLITS = ("train", "val", "test")
+# Names that people give to these splits.
+ROLES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_MAX_SHOWN = 20
+_BOX_SLACK = 1.0  # pixels, as `regions.checks` allows
+_OFFICIAL_PEOPLE = 10  # that the score of VQA is made for
+_KEYS = {
+    "answer": ("question", ("answer", "answers")),
+    "match": ("", ("caption", "captions")),
+    "region": ("expression", ("box",)),
+    "verdict": ("statement", ("label",)),
+}
+
+# (place in the file, record), as "line 3"
+Rows = Iterable[tuple[str, Mapping[str, Any] | RecordError]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Records of one file.
+
+    Attributes:
+      file: its path, or how else the records are called.
+      role: split that all of them belong to; "" where records say it or nobody.
+      rows: the records.
+    """
+
+    file: str
+    role: str
+    rows: Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How the records of a data set are read.
+
+    Attributes:
+      kind: of the task.
+      images: pictures an example, 1 or 2.
+      picture: name of a picture, as a record has it -> its file, or None where none is needed; a
+        `RecordError` says why there is none.
+      size_of: likewise its width and height in pixels; None where nobody knows.
+      labels: of kind "verdict", in order.
+      box_format: "xyxy" or "xywh".
+      collection: that the pictures are of, see `OwnTaskOptions`.
+      val_share: of the images, held out where nothing says what is validated on.
+      test_share: likewise.
+      max_skipped_share: of unusable records; more is an error.
+    """
+
+    kind: Kind
+    images: int
+    picture: Callable[[str], Path | None]
+    size_of: Callable[[str], tuple[int, int] | None] = lambda name: None
+    labels: tuple[str, ...] = ()
+    box_format: str = "xyxy"
+    collection: str = ""
+    val_share: float = 0.1
+    test_share: float = 0.1
+    max_skipped_share: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the records hold.
+
+    Attributes:
+      splits: split -> annotations; what was skipped is listed with its split, or with "train".
+      pictures: image id -> file, of pictures that have one.
+      names: image id -> how the records call it.
+      repeated: records that say what an earlier one says; they count once.
+      notes: lines for people.
+    """
+
+    splits: Mapping[str, AnnotationSet]
+    pictures: Mapping[str, Path]
+    names: Mapping[str, str]
+    repeated: int
+    notes: tuple[str, ...]
+
+
+def file_part(path: Path, role: str = "") -> Part:
+    """The records of a JSON-lines file.
+
+    Raises:
+      DataError: when it is read; it cannot be.
+    """
+    rows = ((f"line {number}", record) for number, record in files.read_json_lines(path))
+    return Part(str(path), role, rows)
+
+
+def read(parts: Sequence[Part], rules: Rules) -> Found:
+    """Reads all records and divides them into splits.
+
+    Args:
+      parts: the files; one with role "" is divided by its records' `split`, or by the images.
+      rules: see `Rules`.
+
+    Raises:
+      DataError: too many records cannot be used: lists the first twenty with file, line, key and
+        value; or nothing is left to train or to validate on.
+    """
+    reader = _Reader(rules)
+    for part in parts:
+        for place, record in part.rows:
+            reader.add(part, place, record)
+    reader.check()
+    return reader.found()
+
+
+class _Reader:
+    """Collects records, and what is wrong with others."""
+
+    def __init__(self, rules: Rules):
+        self._rules = rules
+        self._total = self._repeated = 0
+        self._skipped: list[tuple[str, Skipped]] = []
+        # (split or "", part's file, place, annotation)
+        self._kept: list[tuple[str, str, str, Annotation]] = []
+        self._ids: dict[tuple[str, str], str] = {}
+        self._seen: set[tuple[Any, ...]] = set()
+        self._images: dict[str, AnnotatedImage] = {}
+        self._pairs: dict[str, tuple[str, str]] = {}
+        self._pictures: dict[str, Path] = {}
+        self._names: dict[str, str] = {}
+        self._unread: collections.Counter[str] = collections.Counter()
+
+    def add(self, part: Part, place: str, record: Mapping[str, Any] | RecordError) -> None:
+        self._total += 1
+        role = part.role
+        try:
+            if isinstance(record, RecordError):
+                raise record
+            role = self._role(part, record)
+            made = self._annotations(place, record, role)
+        except RecordError as error:
+            self._skipped.append((role, Skipped(part.file, place, str(error))))
+            return
+        says = (role, *(dataclasses.replace(annotation, example_id="") for annotation in made))
+        if says in self._seen:
+            self._repeated += 1
+            return
+        for annotation in made:
+            before = self._ids.setdefault((role, annotation.example_id), place)
+            if before != place:
+                reason = f"'id' {annotation.example_id!r} is that of {before}, too"
+                self._skipped.append((role, Skipped(part.file, place, reason)))
+                return
+        self._seen.add(says)
+        self._kept += [(role, part.file, place, annotation) for annotation in made]
+        self._unread.update(key for key in record if key not in self._known_keys())
+
+    def _known_keys(self) -> set[str]:
+        text, answers = _KEYS[self._rules.kind]
+        return {"image", "left", "right", "id", "split", text, *answers}
+
+    def _role(self, part: Part, record: Mapping[str, Any]) -> str:
+        if record.get("split") is None:
+            return part.role
+        name = files.field(record, "split", str)
+        if name.lower() not in ROLES:
+            raise RecordError(f"'split' must be train, val or test, is {shorten(name)}")
+        role = ROLES[name.lower()]
+        if part.role not in ("", role):
+            raise RecordError(f"'split' is {name!r} in the file of {part.role}")
+        return role
+
+    def _annotations(
+        self, place: str, record: Mapping[str, Any], role: str
+    ) -> tuple[Annotation, ...]:
+        """One annotation, or of captions several."""
+        rules = self._rules
+        sides = ("image",) if rules.images == 1 else ("left", "right")
+        images = [self._image(record, side) for side in sides]
+        key = images[0]
+        if rules.images == 2:
+            key = "&".join(images)
+            self._pairs[key] = (images[0], images[1])
+        number = place.rpartition(" ")[2]
+        example_id = number if record.get("id") is None else files.text_id(record, "id")
+        if rules.kind == "match":
+            captions = _captions(record)
+            ids = [f"{example_id}#{i}" for i in range(len(captions))]
+            ids = ids if len(captions) > 1 else [example_id]
+            return tuple(Annotation(i, key, text) for i, text in zip(ids, captions, strict=True))
+        text = _text(record, _KEYS[rules.kind][0])
+        answered = role != "test"
+        if rules.kind == "answer":
+            answers, scores = _answers(record, needed=answered)
+            return (Annotation(example_id, key, text, answers, scores),)
+        if rules.kind == "verdict":
+            label = _label(record, rules.labels, needed=answered)
+            return (Annotation(example_id, key, text, label=label),)
+        return (Annotation(example_id, key, text, box=self._box(record, images[0])),)
+
+    def _image(self, record: Mapping[str, Any], key: str) -> str:
+        """The id of a picture; takes note of it."""
+        name = files.text_id(_with_hint(record, key), key)
+        image_id = image_id_of(name, self._rules.collection)
+        if image_id not in self._images:
+            path = self._rules.picture(name)
+            coco_id = int(image_id) if self._rules.collection == "coco" else -1
+            self._images[image_id] = AnnotatedImage(image_id, file_name=name, coco_id=coco_id)
+            self._names[image_id] = name
+            if path is not None:
+                self._pictures[image_id] = path
+        return image_id
+
+    def _box(self, record: Mapping[str, Any], image_id: str) -> tuple[float, float, float, float]:
+        size = self._rules.size_of(self._names[image_id])
+        box = read_box(_with_hint(record, "box"), "box", self._rules.box_format, size)
+        image = self._images[image_id]
+        if box not in image.boxes:
+            boxes = (*image.boxes, box)
+            self._images[image_id] = dataclasses.replace(
+                image, boxes=boxes, box_ids=tuple(range(len(boxes)))
+            )
+        return box
+
+    def check(self) -> None:
+        """Raises a DataError with all that is wrong, if it is too much."""
+        marked = [kept for kept in self._kept if kept[0]]
+        if 0 < len(marked) < len(self._kept):
+            for _, file, place, _ in (kept for kept in self._kept if not kept[0]):
+                self._skipped.append(("", Skipped(file, place, "no 'split', which others have")))
+            self._kept = marked
+        if len(self._skipped) <= self._rules.max_skipped_share * self._total and self._kept:
+            return
+        if not self._total:
+            raise DataError("the files hold no record")
+        lines = [f"{s.file}: {s.record}: {s.reason}" for _, s in self._skipped[:_MAX_SHOWN]]
+        more = len(self._skipped) - len(lines)
+        raise DataError(
+            f"{len(self._skipped):,} of {self._total:,} records cannot be used:\n  "
+            + "\n  ".join(lines)
+            + (f"\n  and {more:,} more" if more else "")
+        )
+
+    def found(self) -> Found:
+        """The splits.
+
+        Raises:
+          DataError: nothing to train or to validate on.
+        """
+        roles, notes = self._roles()
+        splits = {}
+        for split in SPLITS:
+            annotations = tuple(
+                kept[3] for kept, role in zip(self._kept, roles, strict=True) if role == split
+            )
+            if not annotations:
+                continue
+            keys = dict.fromkeys(annotation.image_id for annotation in annotations)
+            pairs = {key: self._pairs[key] for key in keys if key in self._pairs}
+            ids = [i for key in keys for i in pairs.get(key, (key,))]
+            skipped = [skip for role, skip in self._skipped if (role or "train") == split]
+            splits[split] = AnnotationSet(
+                annotations, {i: self._images[i] for i in ids}, pairs, tuple(skipped)
+            )
+        for split in ("train", "val"):
+            if split not in splits:
+                raise DataError(
+                    f"no record for {split}: {len(self._kept):,} records about "
+                    f"{len(self._images):,} pictures; mark some with 'split', name val_jsonl, or "
+                    "change val_share and test_share"
+                )
+        if self._rules.kind == "match" and len(splits["train"].images) < 2:
+            raise DataError(
+                "captions are told apart from those of other pictures: name two at least"
+            )
+        counts = ", ".join(f"{len(s.annotations):,} {split}" for split, s in splits.items())
+        notes.insert(0, f"{self._total:,} records: {counts}")
+        if self._repeated:
+            notes.append(f"{self._repeated:,} records say what an earlier one says: counted once")
+        if self._skipped:
+            notes.append(f"{len(self._skipped):,} records cannot be used")
+        if self._unread:
+            listed = ", ".join(f"{key} ({count:,})" for key, count in self._unread.most_common(8))
+            notes.append(f"keys that are not read: {listed}")
+        return Found(splits, self._pictures, self._names, self._repeated, tuple(notes))
+
+    def _roles(self) -> tuple[list[str], list[str]]:
+        """The split of every record that is kept, and what was decided."""
+        roles = [role for role, *_ in self._kept]
+        shares, notes = {}, []
+        if not any(roles):  # nothing is said of any
+            shares["test"] = self._rules.test_share
+        if "val" not in roles:
+            shares["val"] = self._rules.val_share
+        groups = self._groups()
+        for split, share in shares.items():
+            free = [role in ("", "train") for role in roles]
+            names = {groups[a.image_id] for (*_, a), f in zip(self._kept, free, strict=True) if f}
+            chosen = _held_out(split, names, share)
+            roles = [
+                split if f and groups[kept[3].image_id] in chosen else role
+                for kept, role, f in zip(self._kept, roles, free, strict=True)
+            ]
+            if chosen:
+                notes.append(f"{split}: {len(chosen):,} of {len(names):,} pictures, drawn by name")
+        return [role or "train" for role in roles], notes
+
+    def _groups(self) -> dict[str, str]:
+        """Image or pair -> what stands for all pictures that are in pairs with each other."""
+        parent: dict[str, str] = {}
+
+        def root(name: str) -> str:
+            while parent.get(name, name) != name:
+                name = parent[name]
+            return name
+
+        for left, right in self._pairs.values():
+            first, second = sorted((root(left), root(right)))
+            parent[second] = first
+        return {
+            a.image_id: root(self._pairs.get(a.image_id, (a.image_id,))[0]) for *_, a in self._kept
+        }
+
+
+def image_id_of(name: str, collection: str = "") -> str:
+    """The id of a picture that a record calls `name`, in the collection that it is of.
+
+    Raises:
+      RecordError: a picture of COCO whose name ends in no number.
+    """
+    stem = PurePosixPath(name).stem
+    if collection == "coco":
+        number = re.search(r"[0-9]{1,18}$", stem)
+        if number is None:
+            raise RecordError(f"{name!r} ends in no number, as the names of COCO's pictures do")
+        return str(int(number[0]))
+    # Stores of regions take no "/".
+    return stem if collection else quote(str(PurePosixPath(name)), safe=" ")
+
+
+def picture_in(folder: Path) -> Callable[[str], Path]:
+    """Finds the pictures of records in a folder; a `RecordError` names what looks like one."""
+    near: dict[Path, list[str]] = {}
+
+    def picture(name: str) -> Path:
+        path = folder / name
+        if path.is_file():
+            return path
+        beside = path.parent
+        if beside not in near:
+            near[beside] = sorted(p.name for p in beside.iterdir()) if beside.is_dir() else []
+        alike = difflib.get_close_matches(path.name, near[beside], n=2)
+        hint = f"; did you mean {' or '.join(alike)}?" if alike else ""
+        raise RecordError(f"picture {name!r}: no such file in {folder}{hint}")
+
+    return picture
+
+
+def read_box(
+    record: Mapping[str, Any], key: str, box_format: str, size: tuple[int, int] | None
+) -> tuple[float, float, float, float]:
+    """Corners x1, y1, x2, y2 in pixels of a box of a picture.
+
+    Args:
+      record: that has it.
+      key: of the box.
+      box_format: "xyxy" or "xywh".
+      size: width and height of the picture; None where nobody knows.
+
+    Raises:
+      RecordError: no box of this picture; says how to mend it.
+    """
+    value = files.field(record, key, list)
+    if len(value) != 4 or not all(_is_number(v) for v in value):
+        raise RecordError(f"{key!r} must be four numbers in pixels, is {shorten(value)}")
+    a, b, c, d = map(float, value)
+    corners = (a, b, c, d) if box_format == "xyxy" else (a, b, a + c, b + d)
+    if max(map(abs, value)) <= 1:
+        by = f"{size[0]} and {size[1]}, the picture's" if size else "the picture's"
+        raise RecordError(
+            f"{key!r} {value} is a share of the picture: multiply it by {by} width and height"
+        )
+    if _fits(corners, size):
+        return corners
+    what = (
+        "empty"
+        if corners[0] >= corners[2] or corners[1] >= corners[3]
+        else (f"outside the picture of {size[0]} x {size[1]} pixels" if size else "no box")
+    )
+    other = "xywh" if box_format == "xyxy" else "xyxy"
+    turned = (a, b, a + c, b + d) if other == "xywh" else (a, b, c, d)
+    hint = f"; it would fit as {other}: set box_format" if _fits(turned, size) else ""
+    raise RecordError(f"{key!r} {value}, read as {box_format}, is {what}{hint}")
+
+
+def _fits(corners: tuple[float, ...], size: tuple[int, int] | None) -> bool:
+    x1, y1, x2, y2 = corners
+    if not (x1 < x2 and y1 < y2 and min(x1, y1) >= -_BOX_SLACK):
+        return False
+    return size is None or (x2 <= size[0] + _BOX_SLACK and y2 <= size[1] + _BOX_SLACK)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def _with_hint(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The record, if it has the key; else an error that names one spelt alike."""
+    if record.get(key) is None:
+        alike = difflib.get_close_matches(key, map(str, record), n=1)
+        hint = f"; is {alike[0]!r} meant to be it?" if alike and alike[0] != key else ""
+        raise RecordError(f"no {key!r}; keys: {', '.join(map(str, list(record)[:12]))}{hint}")
+    return record
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    text = files.field(_with_hint(record, key), key, str).strip()
+    if not text:
+        raise RecordError(f"{key!r} is empty")
+    return text
+
+
+def _captions(record: Mapping[str, Any]) -> list[str]:
+    if record.get("captions") is None:
+        return [_text(record, "caption")]
+    captions = files.field(record, "captions", list)
+    if not captions:
+        raise RecordError("'captions' is empty")
+    return [_text({"captions": caption}, "captions") for caption in captions]
+
+
+def _answers(
+    record: Mapping[str, Any], *, needed: bool
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Distinct answers and the score of each."""
+    several = record.get("answers")
+    if several is None:
+        if record.get("answer") is None and not needed:
+            return (), ()
+        return (_answer(_with_hint(record, "answer")["answer"], "answer"),), (1.0,)
+    if isinstance(several, Mapping):
+        for answer, score in several.items():
+            if not _is_number(score) or not 0 <= score <= 1:
+                raise RecordError(
+                    f"'answers': score {shorten(score)} of {answer!r} is not in [0, 1]"
+                )
+        scores = {_answer(answer, "answers"): float(score) for answer, score in several.items()}
+    else:
+        given = [_answer(a, "answers") for a in files.field(record, "answers", list)]
+        counts = collections.Counter(given)
+        people = len(given)
+        if people >= _OFFICIAL_PEOPLE:
+            scores = {answer: float(soft_score(n)) for answer, n in counts.items()}
+        else:
+            scores = {answer: n / people for answer, n in counts.items()}
+    if not scores and needed:
+        raise RecordError("'answers' is empty")
+    return tuple(scores), tuple(scores.values())
+
+
+def _answer(value: Any, key: str) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    answer = files.field({key: value}, key, str).strip()
+    if not answer:
+        raise RecordError(f"{key!r} is empty")
+    return answer
+
+
+def _label(record: Mapping[str, Any], labels: Sequence[str], *, needed: bool) -> int:
+    if record.get("label") is None and not needed:
+        return -1
+    value = _with_hint(record, "label")["label"]
+    # "True" is the label of what JSON spells true.
+    name = str(value) if isinstance(value, bool | int) else files.field(record, "label", str)
+    by_name = {label.casefold(): i for i, label in enumerate(labels)}
+    if name.strip().casefold() not in by_name:
+        raise RecordError(
+            f"'label' must be one of {', '.join(labels)}, is {shorten(value)}; others are "
+            "named with labels=(...)"
+        )
+    return by_name[name.strip().casefold()]
+
+
+def _held_out(split: str, names: Iterable[str], share: float) -> set[str]:
+    """Those that a share between 0 and 1 falls on, by name alone; of a few names one at least.
+
+    A picture stays in its split when others are added, and is in the same one in every data set.
+    """
+    if share <= 0:
+        return set()
+
+    def place(name: str) -> float:
+        digest = hashlib.sha256(f"twelve_in_one {split}:{name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    places = {name: place(name) for name in names}
+    chosen = {name for name, where in places.items() if where < share}
+    if not chosen and len(places) > 1:
+        chosen = {min(places, key=places.__getitem__)}
+    return chosen
