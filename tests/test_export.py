@@ -59,6 +59,7 @@ def config(tiny_config):
         visual_connections=(0,),
         num_tasks=20,
         heads=heads,
+        head_dropout_rate=0.5,
     )
 
 
