@@ -1,6 +1,7 @@
 """Exported models: what is written is the model, and can be used without this package."""
 
 import dataclasses
+import gc
 import json
 import os
 import runpy
@@ -432,6 +433,8 @@ def test_what_is_damaged_gives_way(
     for part in broken:
         assert str(folder / part) in caplog.text
     assert f"going on from round {factor}" in caplog.text or broken == ["model"]
+    gc.collect()
+    assert "never retrieved" not in caplog.text  # tracebacks of the library's tasks
 
 
 def test_a_damaged_round_by_number(tmp_path, workdir):

@@ -346,7 +346,8 @@ def orbax_errors(error_type: type[Exception], message: str) -> Iterator[None]:
     """Within this context Orbax is quiet, and all that it raises becomes one error.
 
     When one transfer fails, Orbax gives up its event loop at once and logs a traceback per thread;
-    the other transfers find no loop to report to, and Python prints that for each of them.
+    the other transfers find no loop to report to, and Python prints that for each of them. What
+    failed besides the first is printed when it is collected, maybe long after.
     """
 
     def foreign(record: logging.LogRecord) -> bool:
@@ -358,6 +359,7 @@ def orbax_errors(error_type: type[Exception], message: str) -> Iterator[None]:
 
     hook, logger = sys.unraisablehook, logging.getLogger("absl")
     logger.addFilter(foreign)
+    logging.getLogger("asyncio").addFilter(_is_no_transfer)
     sys.unraisablehook = report
     try:
         yield
@@ -367,6 +369,10 @@ def orbax_errors(error_type: type[Exception], message: str) -> Iterator[None]:
     finally:
         logger.removeFilter(foreign)
         sys.unraisablehook = hook
+
+
+def _is_no_transfer(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "tensorstore_spec" in str(record.exc_info[1]))
 
 
 def await_stragglers(directory: Path) -> None:
