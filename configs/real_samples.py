@@ -41,6 +41,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.model.fusion, config.model.answer_bias = "sum", -6.5
     for stream in (config.model.text, config.model.visual):
         stream.dropout_rate = stream.attention_dropout_rate = 0.0
+    config.model.head_dropout_rate = 0.0
     held_out = "" if argument == "debug" else argument
     for key, task in config.task.items():
         task.max_tokens, task.max_regions = _MAX_TOKENS[key], _MAX_REGIONS[key]

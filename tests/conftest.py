@@ -74,6 +74,7 @@ def tiny_config() -> Callable[..., TwoStreamConfig]:
             num_region_classes=37,
             num_vqa_answers=11,
             num_gqa_answers=9,
+            head_dropout_rate=0.0,
         )
         return TwoStreamConfig(
             text=StreamConfig(

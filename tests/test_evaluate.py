@@ -1,11 +1,12 @@
 """The command line of the evaluator, and how it follows a run."""
 
 import json
+import os
 import shutil
 
 import pytest
 
-from twelve_in_one import evaluate, state
+from twelve_in_one import checkpoint, evaluate, state
 from twelve_in_one.follow import FILE, follow, is_complete, read_rounds
 
 
@@ -98,6 +99,34 @@ def test_a_checkpoint_that_cannot_be_read_is_an_error(workdir):
     job.restore = restore
     with pytest.raises(ValueError, match="damaged"):
         job.follow()
+
+
+def test_a_damaged_checkpoint_is_left_out_until_it_comes_anew(workdir, capsys):
+    """The others are evaluated; the run, which goes on from the older one, writes it again."""
+    save(workdir, 10, 20, 30)
+    finish(workdir)
+    folder = workdir / state.CHECKPOINTS / "20"
+    damaged = {folder.stat().st_mtime_ns}
+
+    def again():
+        folder.rmdir()
+        folder.mkdir()
+        os.utime(folder, ns=(0, 1))
+        damaged.clear()
+
+    job = Job(workdir, lambda: None, again)
+    whole = job.restore
+
+    def restore(round):
+        if round == 20 and damaged:
+            raise checkpoint.DamagedError(f"{folder} is damaged")
+        return whole(round)
+
+    job.restore = restore
+    assert job.follow() == 3
+    assert rounds_of(workdir) == [10, 30, 20]
+    told = capsys.readouterr().err
+    assert told.count(f"round 20: damaged checkpoint, left out: {folder} is damaged") == 1
 
 
 def test_nothing_comes_any_more(workdir, capsys):

@@ -1,6 +1,7 @@
 """Exported models: what is written is the model, and can be used without this package."""
 
 import dataclasses
+import gc
 import json
 import os
 import runpy
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from jax import export
+from reference.spoiled_files import truncate_arrays
 from safetensors.numpy import load_file
 
 from twelve_in_one import default_config, jax_artefact, model_folder, sharding, state
@@ -26,6 +28,7 @@ from twelve_in_one.export import (
     export_params,
     export_safetensors,
     main,
+    open_model,
 )
 from twelve_in_one.jax_signature import artefacts
 from twelve_in_one.model_folder import Serving
@@ -59,6 +62,7 @@ def config(tiny_config):
         visual_connections=(0,),
         num_tasks=20,
         heads=heads,
+        head_dropout_rate=0.5,
     )
 
 
@@ -410,6 +414,35 @@ def test_rounds_of_a_run(name, factor, tmp_path, workdir, deep, random_params, s
     params = random_params(deep)
     assert_same(loaded, jax.tree.map(lambda leaf: leaf * np.float32(factor), params))
     assert (loaded_config, loaded_serving) == (deep, serving)
+
+
+@pytest.mark.parametrize("name, broken, factor", [
+    ("best", ["checkpoints/4"], 6), ("latest", ["checkpoints/6", "checkpoints/4"], 2),
+    (None, ["model"], 6), (None, ["model", "checkpoints/6"], 4),
+])  # fmt: skip
+def test_what_is_damaged_gives_way(
+    name, broken, factor, tmp_path, workdir, deep, random_params, caplog
+):
+    folder = tmp_path / "run"
+    shutil.copytree(workdir, folder)
+    for part in broken:
+        truncate_arrays(folder / part)
+    params = open_model(folder, name).params
+    expected = random_params(deep)
+    assert_same(params, jax.tree.map(lambda leaf: leaf * np.float32(factor), expected))
+    for part in broken:
+        assert str(folder / part) in caplog.text
+    assert f"going on from round {factor}" in caplog.text or broken == ["model"]
+    gc.collect()
+    assert "never retrieved" not in caplog.text  # tracebacks of the library's tasks
+
+
+def test_a_damaged_round_by_number(tmp_path, workdir):
+    """Another would not be what was asked for: what there is is named."""
+    shutil.copytree(workdir, tmp_path / "run")
+    truncate_arrays(tmp_path / "run" / "checkpoints" / "4")
+    with pytest.raises(ValueError, match="run/checkpoints/4.*other rounds there: 2, 6"):
+        open_model(tmp_path / "run", "4")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from reference.memory_split import HEIGHT, TOKENIZER, WIDTH, regions_of
+from reference.spoiled_files import truncate_arrays
 
-from twelve_in_one import model_folder, predict
+from twelve_in_one import default_config, model_folder, predict, state
 from twelve_in_one.data.preprocessing import Preprocessing
 from twelve_in_one.data.records import Regions
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
@@ -23,6 +24,8 @@ from twelve_in_one.models.two_stream import TwoStreamModel
 from twelve_in_one.predict import __main__ as command
 from twelve_in_one.predict import forward
 from twelve_in_one.predict.wording import describe, lines
+from twelve_in_one.run_config import CheckpointOptions
+from twelve_in_one.steps import TrainState
 from twelve_in_one.tasks.twelve import TWELVE
 
 F, T, R, SLOTS = FEATURE_DIM, 9, 10, 6  # of all models, which so share what is compiled
@@ -483,6 +486,22 @@ def test_a_workdir_or_its_model_is_loaded(pixel_parts, pictures, pixel_model, tm
     for path in (tmp_path, tmp_path / "model"):
         loaded = predict.load(path, devices=jax.devices()[:1])
         same(loaded.answer(pictures[0], "word1"), pixel_model.answer(pictures[0], "word1"))
+
+
+def test_a_workdir_whose_model_is_damaged(pixel_parts, pictures, pixel_model, tmp_path, caplog):
+    """A checkpoint of the run does instead; without one the damaged folder is named."""
+    model_folder.save(tmp_path / "model", *pixel_parts)
+    truncate_arrays(tmp_path / "model")
+    for path in (tmp_path, tmp_path / "model"):
+        refused(f"{tmp_path / 'model'} is damaged", lambda path=path: predict.load(path))
+    state.write_config(tmp_path, default_config.world_config())
+    zero = np.zeros((), np.int32)
+    with state.Checkpoints(tmp_path, CheckpointOptions(1, 1, 0, 0)) as checkpoints:
+        saved = TrainState(zero, zero, zero, pixel_parts[0], {"count": zero})
+        checkpoints.save(saved, state.Progress(7, {}, {}, {}, {}, 0.0))
+    loaded = predict.load(tmp_path, devices=jax.devices()[:1])
+    same(loaded.answer(pictures[0], "word1"), pixel_model.answer(pictures[0], "word1"))
+    assert f"damaged model: {tmp_path / 'model'}" in caplog.text
 
 
 def test_folders_without_a_model_are_told_apart(tmp_path):

@@ -142,6 +142,7 @@ def config(tiny_config):
         visual_connections=(0,),
         coattention_heads=4,
         heads=("gqa", "region_score"),
+        head_dropout_rate=0.1,
     )
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from reference.spoiled_files import truncate_arrays
 
 from twelve_in_one import optim, param_groups, programs, sharding, state, steps
 from twelve_in_one.models.two_stream import abstract_params
@@ -159,7 +160,7 @@ def test_what_is_kept(tmp_path, latest, best, every):
             checkpoints.save(small_state(round), progress(round, score))
     assert state.all_rounds(tmp_path) == kept(options, scores)
     left = [(scores[r - 1], r) for r in state.all_rounds(tmp_path) if scores[r - 1] is not None]
-    assert state.best_round(tmp_path) == max(left)[1]
+    assert state.choose_rounds(tmp_path, "best") == [r for _, r in sorted(left, reverse=True)]
     with Checkpoints(tmp_path, options) as checkpoints:
         for round in state.all_rounds(tmp_path):
             restored, _ = checkpoints.restore(round, abstract(small_state()))
@@ -175,27 +176,100 @@ def test_kept_over_a_restart(tmp_path):
             for round in part:
                 checkpoints.save(small_state(), progress(round, scores[round - 1]))
     assert state.all_rounds(tmp_path) == [2, 5]
-    assert state.best_round(tmp_path) == 2
+    assert state.choose_rounds(tmp_path, "best") == [2, 5]
 
 
-def test_rounds(tmp_path):
+def test_rounds(tmp_path, caplog):
     assert state.all_rounds(tmp_path) == []
-    assert state.best_round(tmp_path) is None
+    for name in ("best", "latest", "2"):
+        with pytest.raises(ValueError, match=f"no checkpoint of round {name}; there are none"):
+            state.choose_rounds(tmp_path, name)
     with Checkpoints(tmp_path, ALL) as checkpoints:
         checkpoints.save(small_state(), progress(2))
-    assert state.best_round(tmp_path) is None
+    with pytest.raises(ValueError, match="no checkpoint was validated yet"):
+        state.choose_rounds(tmp_path, "best")
     with Checkpoints(tmp_path, ALL) as checkpoints:
         for round, score in ((9, 0.5), (10, 0.75), (11, 0.75), (100, 0.25)):
             checkpoints.save(small_state(), progress(round, score))
     (tmp_path / "checkpoints" / "7").touch()  # no folder
     (tmp_path / "checkpoints" / "notes").mkdir()
     assert state.all_rounds(tmp_path) == [2, 9, 10, 11, 100]
-    assert state.best_round(tmp_path) == 11
-    metadata = tmp_path / "checkpoints" / "9" / "progress" / "metadata"
-    for content in ("{", "[]", '{"round": 9}'):
+    assert state.choose_rounds(tmp_path, "best") == [11, 10, 9, 100]
+    assert state.choose_rounds(tmp_path, "latest") == [100, 11, 10, 9, 2]
+    assert state.choose_rounds(tmp_path, "9") == [9]
+    with pytest.raises(ValueError, match="round 7; there are 2, 9, 10, 11, 100, latest and best"):
+        state.choose_rounds(tmp_path, "7")
+    metadata = tmp_path / "checkpoints" / "11" / "progress" / "metadata"
+    for content in ("{", "[]", '{"round": 11}'):
         metadata.write_text(content)
-        with pytest.raises(ValueError, match=str(metadata)):
-            state.best_round(tmp_path)
+        caplog.clear()
+        assert state.choose_rounds(tmp_path, "best") == [10, 9, 100]
+        assert str(metadata) in caplog.text
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def break_progress(folder):
+    (folder / "progress" / "metadata").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [truncate_arrays, break_progress])
+def test_a_damaged_checkpoint_gives_way_to_the_older_one(tmp_path, caplog, damage):
+    """It is named and kept, and its round can be saved again, as often as that happens."""
+    target, folder = abstract(small_state()), tmp_path / "checkpoints"
+    with Checkpoints(tmp_path, ALL) as checkpoints:
+        assert checkpoints.restore_newest(target) is None
+        for round in (1, 2):
+            checkpoints.save(small_state(round), progress(round))
+    for kept in ("2", "2-2"):
+        damage(folder / "2")
+        before = contents(folder / "2")
+        caplog.clear()
+        with Checkpoints(tmp_path, ALL) as checkpoints:
+            restored, found = checkpoints.restore_newest(target)
+            assert_same(restored, on_host(small_state(1)))
+            assert found == progress(1)
+            assert f"damaged checkpoint: {folder / '2'}" in caplog.text
+            assert "going on from round 1" in caplog.text
+            assert f"{folder / '2'} is now {folder / 'damaged' / kept}" in caplog.text
+            assert contents(folder / "damaged" / kept) == before
+            assert checkpoints.latest() == 1
+            checkpoints.save(small_state(2), progress(2))
+        assert_usable(tmp_path, [1, 2])
+
+
+def test_without_a_whole_checkpoint_nothing_is_moved(tmp_path):
+    with Checkpoints(tmp_path, ALL) as checkpoints:
+        for round in (1, 2):
+            checkpoints.save(small_state(round), progress(round))
+    for round in (1, 2):
+        truncate_arrays(tmp_path / "checkpoints" / str(round))
+    before = contents(tmp_path)
+    message = f"no checkpoint to go on from: .*{tmp_path}/checkpoints/2.*{tmp_path}/checkpoints/1"
+    with (
+        Checkpoints(tmp_path, ALL) as checkpoints,
+        pytest.raises(state.DamagedError, match=message),
+    ):
+        checkpoints.restore_newest(abstract(small_state()))
+    assert contents(tmp_path) == before
+
+
+def test_damaged_scores_are_written_anew(tmp_path, caplog):
+    options = CheckpointOptions(1, 1, 1, 0)
+    with Checkpoints(tmp_path, options) as checkpoints:
+        for round, score in ((1, 0.5), (2, 0.25)):
+            checkpoints.save(small_state(round), progress(round, score))
+    file = tmp_path / "checkpoints" / "1" / "metrics" / "metrics"
+    expected = json.loads(file.read_text())
+    file.write_text('{"sc')
+    with Checkpoints(tmp_path, options) as checkpoints:
+        assert str(file) in caplog.text
+        assert json.loads(file.read_text()) == expected
+        checkpoints.save(small_state(3), progress(3, 0.25))
+    assert state.all_rounds(tmp_path) == [1, 3]  # the best is still known as such
 
 
 def place(config, layout, *, devices, model=1):
@@ -261,7 +335,7 @@ def test_other_runs_are_refused(workdir, config, tiny_config):
     def restore(config, name):
         target = programs.abstract_state(place(config, "dp", devices=1), OPTIMIZERS[name])
         with Checkpoints(workdir, ALL) as checkpoints:
-            return checkpoints.restore(5, target)
+            return checkpoints.restore_newest(target)
 
     where = "checkpoints/5 does not fit the run"
     larger = dataclasses.replace(config, max_positions=17)

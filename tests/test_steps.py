@@ -47,6 +47,7 @@ def config(tiny_config):
         visual_connections=(0,),
         coattention_heads=4,
         heads=("vqa", "image_pair", "image_text_match", "region_score"),
+        head_dropout_rate=0.1,
     )
 
 
@@ -279,6 +280,7 @@ def still(config):
         config,
         text=dataclasses.replace(config.text, **quiet),
         visual=dataclasses.replace(config.visual, **quiet),
+        head_dropout_rate=0.0,
     )
 
 

@@ -6,8 +6,16 @@ import re
 import jax
 import numpy as np
 import pytest
+from reference.spoiled_files import truncate_arrays
 
-from twelve_in_one import checkpoint, model_folder, sharding, warm_start
+from twelve_in_one import (
+    checkpoint,
+    default_config,
+    model_folder,
+    sharding,
+    state,
+    warm_start,
+)
 from twelve_in_one.convert.names import flatten
 from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.data import trained_on
@@ -16,7 +24,8 @@ from twelve_in_one.data.text import SPECIALS, Tokenizer
 from twelve_in_one.model_folder import Serving
 from twelve_in_one.models.encoder import stack_layers, unstack_layers
 from twelve_in_one.models.two_stream import abstract_params
-from twelve_in_one.run_config import InitFrom
+from twelve_in_one.run_config import CheckpointOptions, InitFrom
+from twelve_in_one.steps import TrainState
 from twelve_in_one.tasks.twelve import TWELVE
 from twelve_in_one.warm_start import load
 
@@ -284,6 +293,23 @@ def test_sources(tmp_path, source, config, start, serving, random_params):
             load(InitFrom(str(source)), start, config, serving)
     finally:
         (tmp_path / "tasks.json").rename(source / "tasks.json")
+
+
+def test_a_run_whose_model_is_damaged(tmp_path, config, start, serving, random_params, caplog):
+    """A checkpoint of it does instead."""
+    params, zero = random_params(config), np.zeros((), np.int32)
+    state.write_config(tmp_path, default_config.world_config())
+    with state.Checkpoints(tmp_path, CheckpointOptions(1, 1, 0, 0)) as checkpoints:
+        saved = TrainState(zero, zero, zero, params, {"count": zero})
+        checkpoints.save(saved, state.Progress(7, {}, {}, {}, {}, 0.0))
+    model_folder.save(tmp_path / "model", random_params(config, 2), config, serving)
+    truncate_arrays(tmp_path / "model")
+    taken, report = load(InitFrom(str(tmp_path)), start, config, serving)
+    assert report.ok
+    assert names_taken(taken, params, start) == all_names(config)
+    assert f"damaged model: {tmp_path / 'model'}" in caplog.text
+    with pytest.raises(ValueError, match="model is damaged"):
+        load(InitFrom(str(tmp_path / "model")), start, config, serving)
 
 
 def test_the_report(source, config, serving, random_params):

@@ -34,6 +34,10 @@ PARAMS, UNUSED, CONFIG, FILES = "params", "unused", "config.json", "files.json"
 _STRAGGLER_SECONDS, _STRAGGLER_CHECKS = 0.5, 60
 
 
+class DamagedError(ValueError):
+    """What is on disk is incomplete or cannot be read: another checkpoint might do."""
+
+
 def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
     """Whether `directory` looks like one that `save_params` wrote."""
     return (Path(directory) / CONFIG).is_file() and (Path(directory) / PARAMS).is_dir()
@@ -102,7 +106,8 @@ def load_params(
       converted state dict that our model has no use for.
 
     Raises:
-      ValueError: not a checkpoint, damaged, or a config that does not fit the arrays; names it.
+      DamagedError: damaged, or not copied whole; names it.
+      ValueError: not a checkpoint, or a config that does not fit the arrays; names it.
     """
     directory = Path(os.path.abspath(directory))  # Orbax finds nothing at relative paths
     if not is_checkpoint(directory):
@@ -243,12 +248,12 @@ def _check_files(directory: Path) -> None:
     try:
         expected = json.loads((directory / FILES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{directory} is incomplete: {FILES}: {error}") from error
+        raise DamagedError(f"{directory} is incomplete: {FILES}: {error}") from error
     found = _file_sizes(directory)
     for name, size in expected.items():
         if found.get(name) != size:
             state = f"has {found[name]} bytes" if name in found else "is missing"
-            raise ValueError(
+            raise DamagedError(
                 f"{directory} is damaged or was not copied whole: {name} {state}, should have "
                 f"{size} bytes"
             )
@@ -281,10 +286,14 @@ def stored_arrays(path: Path) -> Any:
     """Tree of `jax.ShapeDtypeStruct` of the arrays that Orbax wrote at `path`.
 
     Raises:
-      ValueError: there are none, or they cannot be read; names it.
+      DamagedError: there are none, or they cannot be read; names it.
     """
-    with _orbax(ValueError, f"{path} cannot be read") as (_, checkpointer):
-        tree = checkpointer.metadata(path).item_metadata.tree
+    with _orbax(DamagedError, f"{path} cannot be read") as (_, checkpointer):
+        metadata = checkpointer.metadata(path).item_metadata
+        if metadata is None:  # what Orbax makes of any failure to read it
+            await_stragglers(path)
+            raise FileNotFoundError("the list of its arrays is missing or damaged")
+        tree = metadata.tree
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
@@ -298,9 +307,9 @@ def restore_tree(path: Path, target: Any, shardings: Any = None, *, partial: boo
       partial: `target` may be a part of what is stored.
 
     Raises:
-      ValueError: it cannot be read; names it.
+      DamagedError: it cannot be read; names it.
     """
-    with _orbax(ValueError, f"{path} cannot be read") as (ocp, checkpointer):
+    with _orbax(DamagedError, f"{path} cannot be read") as (ocp, checkpointer):
         if shardings is None:
             restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
         else:
@@ -338,7 +347,8 @@ def orbax_errors(error_type: type[Exception], message: str) -> Iterator[None]:
     """Within this context Orbax is quiet, and all that it raises becomes one error.
 
     When one transfer fails, Orbax gives up its event loop at once and logs a traceback per thread;
-    the other transfers find no loop to report to, and Python prints that for each of them.
+    the other transfers find no loop to report to, and Python prints that for each of them. What
+    failed besides the first is printed when it is collected, maybe long after.
     """
 
     def foreign(record: logging.LogRecord) -> bool:
@@ -350,6 +360,7 @@ def orbax_errors(error_type: type[Exception], message: str) -> Iterator[None]:
 
     hook, logger = sys.unraisablehook, logging.getLogger("absl")
     logger.addFilter(foreign)
+    logging.getLogger("asyncio").addFilter(_is_no_transfer)
     sys.unraisablehook = report
     try:
         yield
@@ -359,6 +370,10 @@ def orbax_errors(error_type: type[Exception], message: str) -> Iterator[None]:
     finally:
         logger.removeFilter(foreign)
         sys.unraisablehook = hook
+
+
+def _is_no_transfer(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "tensorstore_spec" in str(record.exc_info[1]))
 
 
 def await_stragglers(directory: Path) -> None:

@@ -244,6 +244,7 @@ def use_world(
         config.model[size] = 0
     for stream in (config.model.text, config.model.visual):
         stream.dropout_rate = stream.attention_dropout_rate = 0.0
+    config.model.head_dropout_rate = 0.0
     config.optimizer.learning_rate, config.optimizer.head_learning_rate = 2e-3, 1.0
     config.optimizer.schedule = "cosine"
     config.evaluation.retrieval_captions = config.evaluation.retrieval_images = 32

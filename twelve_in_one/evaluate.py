@@ -239,6 +239,7 @@ def _of_rounds(
     """One round of a run, or all that come."""
 
     def restore(round: int) -> Any:
+        state.read_progress(args.workdir, round)  # first: it is damaged sooner than it is needed
         return state.restore_params(args.workdir, round, subject.model, placement.params)
 
     def evaluate(round: int, params: Any) -> dict[str, Any]:
@@ -262,32 +263,18 @@ def _of_rounds(
             poll_seconds=args.poll_seconds,
         )
         return
-    chosen = seen_by_first(lambda: _chosen_round(args))
+    rounds = seen_by_first(lambda: _rounds_to_try(args))
+    chosen, params = state.first_readable(args.workdir, rounds, restore)
     name = f"evaluation-{chosen}-{args.split}.json"
-    _report(evaluate(chosen, restore(chosen)), args.output or args.workdir / name)
+    _report(evaluate(chosen, params), args.output or args.workdir / name)
 
 
-def _chosen_round(args: argparse.Namespace) -> int:
-    rounds = state.all_rounds(args.workdir)
-    if not rounds:
+def _rounds_to_try(args: argparse.Namespace) -> list[int]:
+    if not state.all_rounds(args.workdir):
         raise ValueError(
             f"{args.workdir}: there is no checkpoint yet; --follow waits for the first"
         )
-    if args.round == "latest":
-        return rounds[-1]
-    if args.round == "best":
-        best = state.best_round(args.workdir)
-        if best is None:
-            raise ValueError(
-                f"{args.workdir}: no checkpoint was validated; --round latest takes any"
-            )
-        return best
-    if int(args.round) not in rounds:
-        raise ValueError(
-            f"{args.workdir}: no checkpoint of round {args.round}; there is "
-            f"{', '.join(map(str, rounds))}"
-        )
-    return int(args.round)
+    return state.choose_rounds(args.workdir, args.round)
 
 
 def _report(found: dict[str, Any], path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 
 from twelve_in_one import checkpoint, inputs_record, model_folder, state
+from twelve_in_one.checkpoint import DamagedError
 from twelve_in_one.config_check import task_runs
 from twelve_in_one.convert import files
 from twelve_in_one.convert.state_dict import to_state_dict
@@ -74,7 +75,8 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
     Args:
       path: a model folder or a workdir.
       round_name: of a workdir: "latest", "best" or the number of a round that was checkpointed;
-        None takes its final weights, or the latest if it has not finished.
+        None takes its final weights, or the latest if it has not finished. Where those are damaged
+        an older one is taken, with a warning.
 
     Raises:
       ValueError: it is neither, it has no such checkpoint, or something in it is damaged.
@@ -92,15 +94,19 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
     final = folder / state.MODEL
     finished = checkpoint.is_checkpoint(final)
     if finished and round_name is None:
-        return Model(*model_folder.load(final), str(final))
-    rounds = state.all_rounds(folder)
-    if not rounds:
+        try:
+            return Model(*model_folder.load(final), str(final))
+        except DamagedError as error:
+            if not state.all_rounds(folder):
+                raise
+            logger.warning("damaged model: %s; going on from a checkpoint of the run", error)
+    if not state.all_rounds(folder):
         raise ValueError(
             f"{folder} has no checkpoint: give a workdir, which has {state.CHECKPOINTS}/ or "
             f"{state.MODEL}/, or a model folder, which has {checkpoint.CONFIG} and "
             f"{checkpoint.PARAMS}/"
         )
-    chosen = _choose_round(folder, rounds, round_name or "latest")
+    candidates = state.choose_rounds(folder, round_name or "latest")
     run = state.read_config(folder)
     if finished:
         config = from_json((final / checkpoint.CONFIG).read_text(encoding="utf-8"))
@@ -108,7 +114,9 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
     else:
         config, serving = _of_record(folder) or _of_data(run, folder)
     config = dataclasses.replace(config, scan_layers=run.model.get("scan_layers", False))
-    params = state.restore_params(folder, chosen, config)
+    chosen, params = state.first_readable(
+        folder, candidates, lambda round: state.restore_params(folder, round, config)
+    )
     return Model(*for_inference(params, config), serving, f"{folder}, round {chosen}")
 
 
@@ -132,22 +140,6 @@ def _of_data(run: RunConfig, workdir: Path) -> tuple[TwoStreamConfig, Serving]:
     if record is not None:
         inputs_record.check(record, serving, data.path)
     return config, serving
-
-
-def _choose_round(folder: Path, rounds: Sequence[int], name: str) -> int:
-    if name == "latest":
-        return rounds[-1]
-    if name == "best":
-        best = state.best_round(folder)
-        if best is None:
-            raise ValueError(f"{folder}: no checkpoint was validated yet; take --round latest")
-        return best
-    if not name.isdecimal() or int(name) not in rounds:
-        raise ValueError(
-            f"{folder} has no checkpoint of round {name}; there are {', '.join(map(str, rounds))}, "
-            "latest and best"
-        )
-    return int(name)
 
 
 def export_params(

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from twelve_in_one import distributed, state
+from twelve_in_one.checkpoint import DamagedError
 
 FILE = "evaluation.jsonl"
 RESULTS = "results.json"
@@ -45,17 +46,29 @@ def follow(
     Returns:
       How many checkpoints were evaluated.
 
+    A checkpoint that is damaged is named and left out, unless the run replaces it.
+
     Raises:
-      ValueError: a checkpoint that is still there cannot be read, or the file is damaged.
+      ValueError: a checkpoint is of another model, or the file is damaged.
     """
     path, count = workdir / FILE, 0
+    damaged: dict[int, int] = {}  # until its run has written it anew
     done = set(seen_by_first(lambda: sorted(read_rounds(path, split))))
     waited_since = time.monotonic()
     while True:
         rounds = seen_by_first(lambda: state.all_rounds(workdir))
-        fresh = [round for round in rounds if round not in done]
-        for round in fresh:
-            params = _restored(workdir, round, restore)
+        fresh = []
+        for round in rounds:
+            version = seen_by_first(lambda round=round: _version(workdir, round))
+            if round in done or version == damaged.get(round):
+                continue
+            fresh.append(round)
+            try:
+                params = _restored(workdir, round, restore)
+            except DamagedError as error:
+                damaged[round] = version
+                _say(f"round {round}: damaged checkpoint, left out: {error}")
+                continue
             done.add(round)
             if params is None:
                 _say(f"round {round}: deleted before it could be read")
@@ -111,18 +124,32 @@ def read_rounds(path: Path, split: str) -> set[int]:
 
 
 def _restored(workdir: Path, round: int, restore: Callable[[int], Any]) -> Any:
-    """The parameters, or None if the checkpoint went away; alike on all processes."""
-    params, message = None, ""
+    """The parameters, or None if the checkpoint went away; alike on all processes.
+
+    Raises:
+      DamagedError: it is still there, and damaged.
+      ValueError: it is still there, and of another model.
+    """
+    params, failure = None, None
     try:
         params = restore(round)
     except (ValueError, OSError) as error:
-        message = str(error) or repr(error)
-    failures = [failure for failure in distributed.gather(message) if failure]
+        failure = [isinstance(error, DamagedError), str(error) or repr(error)]
+    failures = [failure for failure in distributed.gather(failure) if failure]
     if not failures:
         return params
     if round in seen_by_first(lambda: state.all_rounds(workdir)):
-        raise ValueError(failures[0])
+        is_damaged, message = failures[0]
+        raise DamagedError(message) if is_damaged else ValueError(message)
     return None
+
+
+def _version(workdir: Path, round: int) -> int:
+    """Another number once the checkpoint was replaced; 0 if it went away."""
+    try:
+        return (workdir / state.CHECKPOINTS / str(round)).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def seen_by_first(look: Callable[[], Any]) -> Any:

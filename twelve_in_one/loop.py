@@ -53,9 +53,10 @@ def begin(
     Raises:
       ValueError: the checkpoint is of another run.
     """
-    newest = checkpoints.latest()
-    if newest is not None:
-        train_state, progress = checkpoints.restore(newest, abstract)
+    restored = checkpoints.restore_newest(abstract)
+    if restored is not None:
+        train_state, progress = restored
+        newest = progress.round
         _log.info("resumed at round %d from %s", newest, job.workdir)
         if set(progress.positions) != set(job.names) or newest > job.run.schedule.num_rounds:
             raise ValueError(

@@ -18,49 +18,29 @@ from typing import Any, Self
 
 import jax
 
-from twelve_in_one import checkpoint, config_check
-from twelve_in_one.checkpoint import await_stragglers, orbax_errors, stored_arrays
+from twelve_in_one import checkpoint, config_check, distributed
+from twelve_in_one.checkpoint import DamagedError, await_stragglers, orbax_errors, stored_arrays
 from twelve_in_one.convert.names import flatten
 from twelve_in_one.convert.state_dict import check_shapes
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.run_config import CheckpointOptions, RunConfig
+from twelve_in_one.saved_rounds import (  # noqa: F401  (to others all this is one thing)
+    CHECKPOINTS,
+    PROGRESS,
+    Progress,
+    all_rounds,
+    choose_rounds,
+    first_readable,
+    mend_scores,
+    read_progress,
+    set_aside,
+)
 from twelve_in_one.steps import TrainState
 
-CHECKPOINTS, CONFIG, MODEL = "checkpoints", "config.json", "model"
-_STATE, _PROGRESS = "state", "progress"
+CONFIG, MODEL = "config.json", "model"
+_STATE = "state"
 # Where Orbax moves what is not to be kept: nobody ever finds half of a checkpoint under its number.
 _DELETED = "deleted"
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run is; JSON-able.
-
-    Attributes:
-      round: rounds done.
-      positions: task -> batches used.
-      controllers: of stop-and-go, as `dsg.to_json` writes them.
-      scores: task -> last validation score.
-      window: what has been summed since the last line of the log.
-      seconds: time spent training, over all restarts.
-    """
-
-    round: int
-    positions: Mapping[str, int]
-    controllers: Mapping[str, Any]
-    scores: Mapping[str, float]
-    window: Mapping[str, Any]
-    seconds: float
-
-    @property
-    def mean_score(self) -> float | None:
-        """Mean of the validation scores, by which checkpoints are ranked.
-
-        None until every task has a score: means over different tasks cannot be compared.
-        """
-        if not self.scores or set(self.positions) - set(self.scores):
-            return None
-        return sum(self.scores.values()) / len(self.scores)
 
 
 class Checkpoints:
@@ -89,6 +69,9 @@ class Checkpoints:
         if options.keep_every_rounds:
             policies.append(managers.EveryNSteps(options.keep_every_rounds))
         self._ocp = ocp
+        if jax.process_index() == 0:
+            mend_scores(self._folder.parent)
+        distributed.barrier("scores")
         with orbax_errors(OSError, f"{self._folder} cannot be opened"):
             self._manager = ocp.CheckpointManager(
                 self._folder,
@@ -100,10 +83,10 @@ class Checkpoints:
                     cleanup_tmp_directories=True,
                     enable_async_checkpointing=True,
                 ),
-                item_names=(_STATE, _PROGRESS),
+                item_names=(_STATE, PROGRESS),
                 item_handlers={
                     _STATE: ocp.PyTreeCheckpointHandler(),
-                    _PROGRESS: ocp.JsonCheckpointHandler(),
+                    PROGRESS: ocp.JsonCheckpointHandler(),
                 },
             )
 
@@ -139,7 +122,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     **{
                         _STATE: ocp.args.PyTreeSave(state._asdict()),
-                        _PROGRESS: ocp.args.JsonSave(dataclasses.asdict(progress)),
+                        PROGRESS: ocp.args.JsonSave(dataclasses.asdict(progress)),
                     }
                 ),
                 metrics=None if score is None else {"score": score},
@@ -173,6 +156,31 @@ class Checkpoints:
         """Round of the newest complete checkpoint."""
         return self._manager.latest_step()
 
+    def restore_newest(self, abstract: TrainState) -> tuple[TrainState, Progress] | None:
+        """The newest checkpoint that can be read; None if there is none at all.
+
+        Warns of newer ones that are damaged, and puts them into `checkpoints/damaged`, where they
+        are not in the way of the rounds that come again. Nothing is deleted.
+
+        Raises:
+          DamagedError: all of them are; none is moved.
+          ValueError: it is of a model or optimizer of another shape.
+        """
+        rounds = sorted(self._manager.all_steps(), reverse=True)
+        if not rounds:
+            return None
+        found, restored = first_readable(
+            self._folder.parent, rounds, lambda round: self.restore(round, abstract)
+        )
+        damaged = rounds[: rounds.index(found)]
+        if damaged:
+            if jax.process_index() == 0:
+                for round in damaged:
+                    set_aside(self._folder / str(round))
+            distributed.barrier("damaged checkpoints")
+            self._manager.reload()
+        return restored
+
     def restore(self, round: int, abstract: TrainState) -> tuple[TrainState, Progress]:
         """Reads a checkpoint, on any number of devices.
 
@@ -181,68 +189,30 @@ class Checkpoints:
           abstract: tree of `jax.ShapeDtypeStruct` with shardings.
 
         Raises:
-          ValueError: it cannot be read, or it is of a model or optimizer of another shape.
+          DamagedError: it cannot be read.
+          ValueError: it is of a model or optimizer of another shape.
         """
         path = self._folder / str(round)
         progress = read_progress(self._folder.parent, round)
         stored = stored_arrays(path / _STATE)
         check_shapes(_shapes(abstract._asdict()), _leaves(stored), f"{path} does not fit the run")
         ocp, target = self._ocp, abstract._asdict()
-        with orbax_errors(ValueError, f"{path} cannot be read"):
-            restored = self._manager.restore(
-                round,
-                args=ocp.args.Composite(
-                    **{
-                        _STATE: ocp.args.PyTreeRestore(
-                            item=target,
-                            restore_args=jax.tree.map(
-                                lambda leaf: ocp.ArrayRestoreArgs(
-                                    sharding=leaf.sharding,
-                                    global_shape=leaf.shape,
-                                    dtype=leaf.dtype,
-                                ),
-                                target,
-                            ),
-                        )
-                    }
+        wanted = ocp.args.PyTreeRestore(
+            item=target,
+            restore_args=jax.tree.map(
+                lambda leaf: ocp.ArrayRestoreArgs(
+                    sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
                 ),
-            )
+                target,
+            ),
+        )
+        with orbax_errors(DamagedError, f"{path} cannot be read"):
+            try:
+                restored = self._manager.restore(round, args=ocp.args.Composite(**{_STATE: wanted}))
+            except Exception:
+                await_stragglers(path)
+                raise
         return TrainState(**restored[_STATE]), progress
-
-
-def all_rounds(workdir: str | os.PathLike[str]) -> list[int]:
-    """Rounds of the complete checkpoints, ascending; of a job that may still be running."""
-    folder = Path(workdir) / CHECKPOINTS
-    if not folder.is_dir():
-        return []
-    names = [path.name for path in folder.iterdir() if path.is_dir()]
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
-def best_round(workdir: str | os.PathLike[str]) -> int | None:
-    """The round whose validation scores are best on average, the newest of equals.
-
-    None before one where every task has been validated.
-
-    Raises:
-      ValueError: a checkpoint cannot be read.
-    """
-    scored = [(read_progress(workdir, round).mean_score, round) for round in all_rounds(workdir)]
-    ranked = [(score, round) for score, round in scored if score is not None]
-    return max(ranked)[1] if ranked else None
-
-
-def read_progress(workdir: str | os.PathLike[str], round: int) -> Progress:
-    """Where the run was at a checkpoint.
-
-    Raises:
-      ValueError: it cannot be read; names the file.
-    """
-    path = Path(workdir) / CHECKPOINTS / str(round) / _PROGRESS / "metadata"
-    try:
-        return Progress(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def restore_params(
@@ -257,7 +227,8 @@ def restore_params(
       shardings: tree of the parameters' shardings; NumPy arrays if None.
 
     Raises:
-      ValueError: it cannot be read, or is of another model.
+      DamagedError: it cannot be read.
+      ValueError: it is of another model.
     """
     path = Path(os.path.abspath(workdir)) / CHECKPOINTS / str(round) / _STATE
     stored = stored_arrays(path)["params"]

@@ -14,6 +14,7 @@ from twelve_in_one.convert.names import flatten, unflatten
 from twelve_in_one.convert.report import Report, StateDictError, nearest_names
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.trained_on import TrainedOn
+from twelve_in_one.export import open_model
 from twelve_in_one.model_folder import Serving
 from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.models.encoder import stack_layers, unstack_layers
@@ -73,17 +74,24 @@ def trained_on_of(path: Path) -> TrainedOn:
     )
 
 
-def _read(path: Path) -> tuple[Any, Serving | None]:
+def _read(source: Path) -> tuple[Any, Serving | None]:
     """Parameters in the unrolled layout, and the vocabularies they were trained with if known."""
-    if (path / state.MODEL).is_dir():
-        path = path / state.MODEL
-    elif state.all_rounds(path):
+    path = source
+    if (source / state.MODEL).is_dir():
+        path = source / state.MODEL
+    elif state.all_rounds(source):
         raise ValueError(
             f"{path}: the run there has not ended; write its weights with "
             f"`python -m twelve_in_one.export --from {path} --to FOLDER --format params` and begin "
             "with these"
         )
-    params, _, _ = checkpoint.load_params(path)
+    try:
+        params, _, _ = checkpoint.load_params(path)
+    except checkpoint.DamagedError:
+        if path == source or not state.all_rounds(source):
+            raise
+        model = open_model(source)  # warns, and takes a checkpoint
+        return model.params, model.serving
     known = (path / model_folder.TASKS).is_file()
     return params, model_folder.load_serving(path) if known else None
 

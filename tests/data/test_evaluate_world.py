@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from reference.spoiled_files import truncate_arrays
 
 from twelve_in_one import default_config, evaluate, evaluation, model_folder, state, steps
 from twelve_in_one.data import trained_on
@@ -363,9 +364,21 @@ def test_a_round_of_a_run(of_run, workdir, results, which, round):
     assert found["tasks"]["snli_ve"]["score"] == results[0]["tasks"]["snli_ve"]["score"]
 
 
+def test_a_damaged_checkpoint_gives_way_to_the_older_one(workdir, tmp_path, capsys, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(workdir, folder)
+    truncate_arrays(folder / "checkpoints" / "20")
+    options = ["--tasks", "snli_ve", "--max_examples", "8"]
+    assert evaluate.main(["--workdir", str(folder), *options]) == 0
+    assert json.loads((folder / "evaluation-10-reported.json").read_text())["round"] == 10
+    assert f"{folder}/checkpoints/20" in caplog.text and "from round 10" in caplog.text
+    assert evaluate.main(["--workdir", str(folder), *options, "--round", "20"]) == 1
+    assert f"{folder}/checkpoints/20" in capsys.readouterr().err
+
+
 def test_a_round_that_is_not_there(of_run, capsys):
     assert of_run("--round", "15") == 1
-    assert "no checkpoint of round 15; there is 10, 20" in capsys.readouterr().err
+    assert "no checkpoint of round 15; there are 10, 20, latest and best" in capsys.readouterr().err
 
 
 def test_no_workdir(tmp_path, capsys):

@@ -111,6 +111,7 @@ INVALID = [
         dict(visual=dict(attention_dropout_rate=-0.1)),
         "visual.attention_dropout_rate -0.1 is outside [0, 1)",
     ),
+    (dict(head_dropout_rate=1.5), "head_dropout_rate 1.5 is outside [0, 1)"),
     (dict(text_connections=(2, 1)), "text_connections (2, 1) must be ascending layer ids below 3"),
     (dict(text_connections=(1, 3)), "text_connections (1, 3) must be ascending layer ids below 3"),
     (
@@ -215,9 +216,31 @@ def test_reference_round_trip(tiny_config):
         initializer_range=0.1,
     )
     named = [c for n, c in SIZES.items() if not n.startswith("roberta")]
-    for config in (tiny_config(num_tasks=20, **odd), tiny_config(num_tasks=0, **odd), *named):
+    odd = [
+        dataclasses.replace(tiny_config(num_tasks=rows, **odd), head_dropout_rate=0.1)
+        for rows in (20, 0)
+    ]
+    for config in (*odd, *named):
         raw = json.loads(json.dumps(reference_config.to_reference(config)))
         assert reference_config.from_reference(raw) == config
+
+
+def test_each_released_key_sets_one_field():
+    """What is equal in the released files is unequal here; nothing reads `v_initializer_range`."""
+    raw = base_6(
+        hidden_act="relu", v_hidden_act="swish",
+        hidden_dropout_prob=0.15, v_hidden_dropout_prob=0.25,
+        attention_probs_dropout_prob=0.35, v_attention_probs_dropout_prob=0.45,
+        v_num_attention_heads=16, v_intermediate_size=96, bi_hidden_size=60,
+        bi_num_attention_heads=4, initializer_range=0.03, v_initializer_range=0.5,
+        fixed_t_layer=2, v_biattention_id=[1, 2, 3, 4, 5, 5], fixed_v_layer=1,
+    )  # fmt: skip
+    config = reference_config.from_reference(raw)
+    assert config.text == model_config.StreamConfig(12, 768, 12, 3072, "relu", 0.15, 0.35, 2)
+    assert config.visual == model_config.StreamConfig(6, 1024, 16, 96, "swish", 0.25, 0.45, 1)
+    assert (config.coattention_dim, config.coattention_heads) == (60, 4)
+    assert config.initializer_range == 0.03
+    assert config.head_dropout_rate == 0.1  # whatever the file says
 
 
 def test_released_roberta_looks_positions_up_from_row_0():

@@ -59,15 +59,6 @@ def default(tiny_config, random_params, random_batch):
 # Heads are listed where fewer will do: each costs compilation time.
 VARIANTS = {
     "default": {},
-    "sum_fusion_and_other_numerics": dict(
-        fusion="sum",
-        text=dict(activation="gelu_tanh"),
-        visual=dict(activation="swish"),
-        layer_norm_eps=1e-2,
-        position_offset=2,
-        visual_target=1,
-        heads=("image_pair", *PRETRAINING_HEADS),
-    ),
     "dynamic_attention": dict(
         dynamic_attention=True, heads=("vqa", "region_score", "token_score", "masked_language")
     ),
@@ -95,6 +86,39 @@ def test_model_is_the_specified_one(tiny_config, random_params, random_batch, va
     logits, aux = forward(config, return_attention=True)(params, batch)
     expected_logits, expected_aux = Reference(config, params)(**batch)
     assert_close(logits, expected_logits, atol=2e-5)
+    assert_close(aux, expected_aux, atol=2e-5)
+
+
+# Whatever is equal in the released configs differs here: streams, rates and widths (which differ in
+# every tiny config) from each other, and the rest from its default.
+UNEQUAL = dict(
+    text=dict(activation="gelu_tanh", dropout_rate=0.1, attention_dropout_rate=0.2),
+    visual=dict(activation="swish", dropout_rate=0.3, attention_dropout_rate=0.4),
+    head_dropout_rate=0.6,
+    layer_norm_eps=1e-2,
+    position_offset=2,
+    fusion="sum",
+    visual_target=1,
+)
+
+
+def test_every_setting_is_read_where_the_spec_says(
+    tiny_config, random_params, random_batch, monkeypatch
+):
+    """All heads, with dropout at its expectation: each rate scales where it stands."""
+
+    def scale(x, rate, key):
+        return x * (1 - rate)
+
+    for module in (layers, coattention, two_stream, heads):
+        monkeypatch.setattr(module, "dropout", scale)
+    config = tiny_config(**UNEQUAL)
+    params, batch = random_params(config), random_batch(config)
+    run = jax.jit(lambda p, b: apply(config, p, b, return_attention=True))
+    logits, aux = run(params, batch)
+    expected_logits, expected_aux = Reference(config, params, dropout=True)(**batch)
+    assert_close(logits, expected_logits, atol=2e-5)
+    # What the heads read, before their dropout, and every state and map on the way.
     assert_close(aux, expected_aux, atol=2e-5)
 
 
@@ -432,7 +456,7 @@ NOISY = dict(dropout_rate=0.1, attention_dropout_rate=0.1)
 
 def test_without_a_key_there_is_no_dropout(tiny_config, default):
     """The same program whatever the rates: nothing random is even traced."""
-    noisy = tiny_config(text=NOISY, visual=NOISY)
+    noisy = tiny_config(text=NOISY, visual=NOISY, head_dropout_rate=0.1)
     still, ours = (
         str(jax.make_jaxpr(lambda p, b, c=c: apply(c, p, b))(default["params"], default["batch"]))
         for c in (default["config"], noisy)
@@ -459,7 +483,7 @@ def test_dropout_depends_on_the_key_alone(shallow, random_params, random_batch):
 
 
 def test_every_dropout_draws_from_a_key_of_its_own(tiny_config, default, monkeypatch):
-    config = tiny_config(text=NOISY, visual=NOISY)
+    config = tiny_config(text=NOISY, visual=NOISY, head_dropout_rate=0.1)
     drawn = []
 
     def record(x, rate, key):

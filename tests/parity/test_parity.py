@@ -85,6 +85,7 @@ VARIANTS = {
     ),
     "dynamic_attention_pretraining_features": dict(
         dynamic_attention=True, heads=PRETRAINING_HEADS, num_tasks=0, visual_target=1,
+        text=dict(activation="relu"), visual=dict(activation="swish"),
     ),
 }  # fmt: skip
 

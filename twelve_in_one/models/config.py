@@ -40,8 +40,9 @@ class StreamConfig:
       hidden_dim: width of the stream (D for text, V for vision).
       num_heads: attention heads; must divide `hidden_dim`.
       mlp_dim: width of the feed-forward block.
-      activation: one of `ACTIVATIONS`; "gelu" is the exact erf form.
-      dropout_rate: dropout on sub-layer outputs.
+      activation: one of `ACTIVATIONS`; "gelu" is the exact erf form. The text stream's is also that
+        of both masked-modelling heads.
+      dropout_rate: dropout on sub-layer outputs. The text stream's is also that of both embeddings.
       attention_dropout_rate: dropout on attention probabilities.
       num_frozen_layers: the first this many layers (and the embedding) receive no gradient.
     """
@@ -101,6 +102,8 @@ class TwoStreamConfig:
       heads: heads that exist in the model; any subset can be computed in a call.
       own_heads: further ones, of data sets of a user's own whose labels no head of `heads` has:
         (name, labels L, images an example: 1 or 2) each.
+      head_dropout_rate: dropout on what the heads read: the fused vector, and the states that
+        regions and tokens are scored by. The released code sets 0.1, whatever its config says.
       layer_norm_eps: added to the variance inside the square root.
       initializer_range: standard deviation of the normal initialiser of every matrix and table.
       answer_bias: that the labels of the answer heads begin with. Of thousands of answers with a
@@ -134,6 +137,7 @@ class TwoStreamConfig:
     dynamic_attention: bool = False
     heads: tuple[str, ...] = ALL_HEADS
     own_heads: tuple[tuple[str, int, int], ...] = ()
+    head_dropout_rate: float = 0.1
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     answer_bias: float = 0.0
@@ -211,6 +215,8 @@ def _config_errors(config: TwoStreamConfig) -> list[str]:
             f"coattention_dim {config.coattention_dim} is not a multiple of "
             f"{config.coattention_heads} heads"
         )
+    if not 0.0 <= config.head_dropout_rate < 1.0:
+        errors.append(f"head_dropout_rate {config.head_dropout_rate} is outside [0, 1)")
     if config.visual_target not in (0, 1, 2):
         errors.append(f"visual_target {config.visual_target!r} is not 0, 1 or 2")
     for field, allowed in (

@@ -75,7 +75,14 @@ class Classifier(nn.Module):
 
 
 class Transform(nn.Module):
-    """Linear -> activation -> layer norm, in front of a masked-modelling decoder."""
+    """Linear -> activation -> layer norm, in front of a masked-modelling decoder.
+
+    Attributes:
+      hidden_dim: width of the stream whose states are decoded.
+      activation: in the released code the text stream's, for masked regions too.
+      numerics: of the model.
+      axis: logical name of that width.
+    """
 
     hidden_dim: int
     activation: str
@@ -109,7 +116,7 @@ class Heads(nn.Module):
           trunk: the trunk's output for B rows.
           names: heads to compute, a subset of `config.all_heads`.
           vocabulary_logits: scores states against the word table (tied weights).
-          dropout_key: dropout 0.1 on the fused vector and on the region and token states, or None.
+          dropout_key: dropout on the fused vector and on the region and token states, or None.
 
         Returns:
           {name: logits}, shapes in the module docstring. Scores of padded regions and tokens are
@@ -122,7 +129,7 @@ class Heads(nn.Module):
         unknown = [name for name in names if name not in config.all_heads]
         if unknown:
             raise ValueError(f"heads {unknown} are not in this model, which has {config.all_heads}")
-        rate = config.text.dropout_rate
+        rate = config.head_dropout_rate
         fused_for_tasks = dropout(trunk.fused, rate, fold_key(dropout_key, 0))
         rows, width = trunk.fused.shape
 
@@ -161,7 +168,7 @@ class Heads(nn.Module):
         def masked_region() -> Array:
             x = Transform(
                 config.visual.hidden_dim,
-                config.visual.activation,
+                config.text.activation,  # not the visual one: see `Transform`
                 numerics,
                 "visual_embed",
                 name="masked_region",

@@ -12,6 +12,7 @@ from twelve_in_one.models.config import from_json
 from twelve_in_one.models.two_stream import abstract_params
 from twelve_in_one.predict.engine import Progress, silent
 from twelve_in_one.predict.predictor import Predictor
+from twelve_in_one.saved_rounds import all_rounds
 from twelve_in_one.sharding import make_mesh, param_shardings
 
 
@@ -28,7 +29,8 @@ def load(
     """Loads a trained model.
 
     Args:
-      path: a model folder (see `model_folder`), or the workdir of a run that has ended.
+      path: a model folder (see `model_folder`), or the workdir of a run that has ended; where its
+        model is damaged, its newest checkpoint that is not is taken, with a warning.
       extractor: a `data.regions.extractor.RegionExtractor` that turns pictures into regions; None
         for the one that the model was trained with, if that is one of ours.
       layout: where the parameters lie, one of `sharding.LAYOUTS`.
@@ -56,7 +58,15 @@ def load(
         raise ValueError(f"{folder / checkpoint.CONFIG}: {error}") from error
     mesh = make_mesh(model=model, devices=jax.local_devices() if devices is None else devices)
     shardings = param_shardings(abstract_params(config), mesh, layout)
-    params, config, serving = model_folder.load(folder, shardings=shardings)
+    try:
+        params, config, serving = model_folder.load(folder, shardings=shardings)
+    except checkpoint.DamagedError:
+        if not all_rounds(path):
+            raise
+        from twelve_in_one.export import open_model  # for this alone
+
+        params, config, serving, _ = open_model(path)  # warns, and takes a checkpoint of the run
+        params = jax.device_put(params, shardings)
     return Predictor(
         params,
         config,
