@@ -13,7 +13,7 @@ from twelve_in_one.world.scene import Scene
 from twelve_in_one.world.splits import Division
 from twelve_in_one.world.writers.output import Count, Counts, Run, address, write_json
 
-PER_PICTURE = 5
+PER_PICTURE, PER_TESTED = 5, 24
 _TRIES = 4  # for each caption to differ from the others of its picture
 
 # Captions of pictures by image id.
@@ -21,8 +21,8 @@ Described = Mapping[int, tuple[str, ...]]
 
 
 def describe(name: str, pictures: Pictures, run: Run) -> Described:
-    """Five captions of each picture."""
-    found = run(name, _captions, [picture.scene for picture in pictures])
+    """Captions of each picture, more of those that are only tested on."""
+    found = run(name, _captions, [(p.scene, _wanted(p)) for p in pictures])
     return {picture.image_id: texts for picture, texts in zip(pictures, found, strict=True)}
 
 
@@ -82,9 +82,14 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9']+", text.lower())
 
 
-def _captions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
+def _wanted(picture: Picture) -> int:
+    return PER_TESTED if picture.only_tested else PER_PICTURE
+
+
+def _captions(item: tuple[Scene, int], rng: np.random.Generator) -> tuple[str, ...]:
+    scene, count = item
     found: list[str] = []
-    for _ in range(PER_PICTURE):
+    for _ in range(count):
         for _ in range(_TRIES):
             text = captions.caption(scene, rng)
             if text not in found:
@@ -127,6 +132,6 @@ def _all(division: Division) -> Pictures:
 
 def _counts(division: Division) -> Counts:
     return {
-        split: Count(PER_PICTURE * len(pictures), len(pictures))
+        split: Count(sum(map(_wanted, pictures)), len(pictures))
         for split, pictures in division.items()
     }
