@@ -149,7 +149,8 @@ def _fill(folder: Path, images: int, seed: int, more_captions: int, run: Run) ->
         collections, splits, further, len(scenes), _rng(seed, "tested")
     )
     _draw_pictures(folder / "images", collections, run)
-    counts = _write_datasets(folder, collections, splits, run)
+    least = tested.EXAMPLES if further else 0
+    counts = _write_datasets(folder, collections, splits, run, least)
     contact_sheet.draw(folder)
     about = {
         "version": VERSION,
@@ -164,9 +165,12 @@ def _fill(folder: Path, images: int, seed: int, more_captions: int, run: Run) ->
 
 
 def _write_datasets(
-    folder: Path, collections: Collections, splits: Splits, run: Run
+    folder: Path, collections: Collections, splits: Splits, run: Run, least: int
 ) -> dict[str, Counts]:
-    flickr_captions = captions.describe("flickr30k", collections.flickr30k, run)
+    """Writes everything; captions that are tested on are `least` or more."""
+    flickr_captions = captions.describe(
+        "flickr30k", collections.flickr30k, run, splits.flickr30k["test"], least
+    )
     refer = folder / "refcoco"
     return {
         "vqa": questions.write_vqa(folder / "vqa", collections.coco, run),
@@ -174,7 +178,7 @@ def _write_datasets(
             folder / "visual_genome", collections.visual_genome, collections.pointed_at, run
         ),
         "gqa": questions.write_gqa(folder / "gqa", splits.gqa, run),
-        "coco": captions.write_coco(folder / "coco", splits.karpathy, run),
+        "coco": captions.write_coco(folder / "coco", splits.karpathy, run, least),
         "flickr30k": captions.write_flickr30k(
             folder / "flickr30k", splits.flickr30k, flickr_captions
         ),

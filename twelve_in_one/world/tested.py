@@ -29,24 +29,24 @@ from twelve_in_one.world.splits import MIN_CHOICES, Splits, is_round
 EXAMPLES = 2000
 MIN_IMAGES = 500  # of a world that has them; smaller ones are for trying things out
 
-# Pictures, and of those of `val2014` how many have captions, of `train2014` how many are Visual
-# Genome's as well, of Flickr30k how many have hypotheses.
 _COUNTS = {
     "train2014": 200,
     "val2014": 115,
     "visual_genome": 52,
     "gqa_testdev": 58,
-    "flickr30k": 80,
+    "flickr30k": 56,
     "nlvr2": 120,
 }
-NUM_SCENES = sum(_COUNTS.values())
-_CAPTIONED, _POINTED_AT, _OPEN = 80, 150, 56
+_POINTED_AT = 150  # of train2014, which are Visual Genome's as well
+# Captions are ranked among at least so many pictures. Each more is one more for every caption to be
+# scored with, so that there are rather more captions of a picture.
+_GALLERY = 40
 _PAIRS_PER_SET = 4
 
 
 def count(images: int) -> int:
-    """Scenes that `add` wants for a world of so many pictures: `NUM_SCENES`, or none."""
-    return NUM_SCENES if images >= MIN_IMAGES else 0
+    """Scenes that `add` wants for a world of so many pictures."""
+    return sum(_COUNTS.values()) if images >= MIN_IMAGES else 0
 
 
 def add(
@@ -95,9 +95,9 @@ def add(
         ),
         dataclasses.replace(
             splits,
-            karpathy=_with(splits.karpathy, test=asked[:_CAPTIONED]),
-            flickr30k=_with(splits.flickr30k, test=flickr),
-            snli_ve=_with(splits.snli_ve, test=[p for p in flickr if leaves_open(p.scene)][:_OPEN]),
+            karpathy=_with(splits.karpathy, test=_lacking(splits.karpathy["test"], asked)),
+            flickr30k=_with(splits.flickr30k, test=_lacking(splits.flickr30k["test"], flickr)),
+            snli_ve=_with(splits.snli_ve, test=flickr),
             gqa=_with(splits.gqa, testdev=testdev),
             visual7w=_with(splits.visual7w, test=twins),
             refcoco=_with(splits.refcoco, **_by_shape(refer)),
@@ -111,14 +111,13 @@ Placed = list[tuple[int, Scene]]
 
 
 def _shared_out(scenes: Sequence[Scene], first: int) -> dict[str, Placed]:
-    """Scenes with their positions, by collection; those of Flickr30k are open as far as need be."""
+    """Scenes with their positions, by collection; Flickr30k, for SNLI-VE, takes those left open."""
     placed = list(enumerate(scenes, first))
     is_open = [leaves_open(scene) for scene in scenes]
-    chosen = [i for i, found in enumerate(is_open) if found][:_OPEN]
-    others = [i for i in range(len(scenes)) if i not in set(chosen)]
-    wanted = _COUNTS["flickr30k"] - len(chosen)
-    parts = {"flickr30k": [placed[i] for i in sorted((*chosen, *others[:wanted]))]}
-    start = wanted
+    ordered = sorted(range(len(scenes)), key=lambda i: not is_open[i])
+    chosen, others = ordered[: _COUNTS["flickr30k"]], sorted(ordered[_COUNTS["flickr30k"] :])
+    parts = {"flickr30k": [placed[i] for i in chosen]}
+    start = 0
     for name, size in _COUNTS.items():
         if name not in parts:
             parts[name] = [placed[i] for i in others[start : start + size]]
@@ -188,6 +187,11 @@ def _pair_sets(placed: Placed, num_others: int) -> list[tuple[Pair, ...]]:
         )
         for number, group in enumerate(groups, num_others)
     ]
+
+
+def _lacking(pictures: Pictures, further: Pictures) -> Pictures:
+    """So many of the further ones that there are enough to rank."""
+    return further[: max(0, _GALLERY - len(pictures))]
 
 
 def _by_shape(pictures: Pictures) -> dict[str, Sequence[Picture]]:
