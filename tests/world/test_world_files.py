@@ -16,7 +16,7 @@ from PIL import Image
 
 from twelve_in_one.data.region_inputs import picture_files
 from twelve_in_one.data.sources import SOURCES
-from twelve_in_one.world import make
+from twelve_in_one.world import make, tested
 from twelve_in_one.world.__main__ import main
 from twelve_in_one.world.collections import divide, leaves_open, make_collections
 from twelve_in_one.world.language import entailment
@@ -371,6 +371,51 @@ def test_more_captions_leave_the_datasets_alone(world, tmp_path, capsys):
     assert "holds another world" in capsys.readouterr().err
 
 
+@pytest.fixture
+def with_tested(monkeypatch, tmp_path):
+    """The world with pictures that are only tested on, fewer than there are of large worlds."""
+    few = {"train2014": 8, "val2014": 4, "visual_genome": 2, "gqa_testdev": 2, "flickr30k": 6}
+    monkeypatch.setattr(tested, "_COUNTS", few | {"nlvr2": 8})
+    monkeypatch.setattr(tested, "_GALLERY", 5)
+    monkeypatch.setattr(tested, "EXAMPLES", 40)
+    monkeypatch.setattr(tested, "MIN_IMAGES", 50)
+    return _make(tmp_path / "tested")
+
+
+def test_tested_pictures_leave_the_rest_alone(world, sets, with_tested):
+    before, after = _hashes(world / "images"), _hashes(with_tested / "images")
+    new = after.keys() - before.keys()
+    assert before.items() <= after.items()
+    twins = [name for name in new if "VG_100K" in name]
+    assert len({after[name] for name in new}) == 30
+    assert len(new) == 30 + len(twins) - 2  # two are Visual Genome's alone
+    known = {Path(name).stem for name in new}
+    for name, source in SOURCES.items():
+        pictures = picture_files(with_tested / "images" / source.domain)
+        tested_on = set(source.test_splits) or {"test" if name == "gqa" else "val"}
+        if name == "conceptual_captions":
+            tested_on = set()
+        for split in source.splits:
+            found = source.read(with_tested / source.folder, split)
+            assert not found.skipped
+            assert found.images.keys() <= pictures.keys()
+            old = [a for a in found.annotations if a in set(sets[name, split].annotations)]
+            here = {pictures[image].stem for image in found.images}
+            if split in tested_on:
+                assert here & known, (name, split)
+                assert len(found.annotations) > len(old)
+            else:
+                assert here.isdisjoint(known), (name, split)
+                assert found.annotations == sets[name, split].annotations, (name, split)
+            if name not in ("snli_ve", "refcoco", "refcoco+", "refcocog"):  # balanced, numbered
+                assert tuple(old) == sets[name, split].annotations, (name, split)
+
+
+def test_small_worlds_have_no_tested_pictures():
+    assert tested.count(tested.MIN_IMAGES - 1) == 0
+    assert tested.count(tested.MIN_IMAGES) == tested.count(50_000) > 0
+
+
 def test_a_world_is_made_once(world, tmp_path, capsys):
     before = _hashes(world)
     same = ["--out", str(world), "--images", "50"]
@@ -394,7 +439,7 @@ def test_a_killed_run_leaves_no_world(tmp_path, number):
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from twelve_in_one.world.__main__ import main; sys.exit(main())"
     )
-    command = [sys.executable, "-c", code, "--out", str(out), "--images", "800", "--jobs", "2"]
+    command = [sys.executable, "-c", code, "--out", str(out), "--images", "400", "--jobs", "2"]
     process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 30

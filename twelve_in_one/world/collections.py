@@ -6,7 +6,7 @@ id and name. NLVR2's, Flickr30k's and those of the web have nothing in common wi
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class Picture:
       object_id: id of its first thing; the others follow. Unique over a collection, 0 where
         nothing refers to things.
       coco_id: id of the same photo in COCO, -1 where it is in no part of COCO.
+      only_tested: see `tested.py`; datasets say more about it.
     """
 
     position: int
@@ -55,6 +56,7 @@ class Picture:
     file: str
     object_id: int
     coco_id: int = -1
+    only_tested: bool = False
 
     @property
     def name(self) -> str:
@@ -79,6 +81,8 @@ class Collections:
       flickr30k: all.
       nlvr2: "train", "dev" or "test1" -> sets of pairs; files "<split>-<set>-<pair>-img<side>.jpg".
       conceptual_captions: "train" or "val" -> pictures; ids are line numbers within the split.
+      referred: further ones of train2014 about which there are neither questions nor captions.
+      pointed_at: those of them that Visual Genome has too, likewise without questions.
     """
 
     coco: Mapping[str, Pictures]
@@ -87,6 +91,8 @@ class Collections:
     flickr30k: Pictures
     nlvr2: Mapping[str, tuple[PairSet, ...]]
     conceptual_captions: Mapping[str, Pictures]
+    referred: Pictures = ()
+    pointed_at: Pictures = ()
 
     def all(self) -> Pictures:
         """Every name of every picture."""
@@ -97,6 +103,8 @@ class Collections:
             *self.flickr30k,
             *(p for sets in self.nlvr2.values() for pairs in sets for pair in pairs for p in pair),
             *(picture for part in self.conceptual_captions.values() for picture in part),
+            *self.referred,
+            *self.pointed_at,
         )
 
 
@@ -183,6 +191,21 @@ def _object_ids(scenes: list[Scene], first: int) -> list[int]:
     return (first + np.cumsum([0, *counts[:-1]])).tolist()
 
 
+def further_ids(
+    others: Sequence[Picture],
+    placed: Sequence[tuple[int, Scene]],
+    gap: int,
+    rng: np.random.Generator,
+) -> tuple[list[int], list[int]]:
+    """Ids of more pictures, and of the first things of each, beyond those of a collection."""
+    last = max(others, key=lambda picture: picture.image_id)
+    scenes = [scene for _, scene in placed]
+    return (
+        _ids(len(placed), last.image_id, gap, rng),
+        _object_ids(scenes, last.object_id + len(last.scene.things)),
+    )
+
+
 def _coco(
     positions: Mapping[str, range], scenes: tuple[Scene, ...], rng: np.random.Generator
 ) -> dict[str, Pictures]:
@@ -252,19 +275,24 @@ def _nlvr2(positions: range, scenes: tuple[Scene, ...]) -> dict[str, tuple[PairS
         groups = np.array_split(np.arange(count), max(1, count // 4))
         sets[split] = tuple(
             tuple(
-                _pair(f"{split}-{number}-{i}", pairs[pair], scenes) for i, pair in enumerate(group)
+                nlvr2_pair(f"{split}-{number}-{i}", [(p, scenes[p]) for p in pairs[pair]])
+                for i, pair in enumerate(group)
             )
             for number, group in enumerate(groups)
         )
     return sets
 
 
-def _pair(name: str, positions: list[int], scenes: tuple[Scene, ...]) -> Pair:
-    """Left and right picture; NLVR2 has no numbers for single pictures."""
+def nlvr2_pair(
+    name: str, placed: Sequence[tuple[int, Scene]], *, only_tested: bool = False
+) -> Pair:
+    """Left and right picture, a position and a scene each; NLVR2 has no numbers for pictures."""
     folder = name.split("-")[0]
     left, right = (
-        Picture(position, scenes[position], -1, f"nlvr2/{folder}/{name}-img{side}.jpg", 0)
-        for side, position in enumerate(positions)
+        Picture(
+            position, scene, -1, f"nlvr2/{folder}/{name}-img{side}.jpg", 0, only_tested=only_tested
+        )
+        for side, (position, scene) in enumerate(placed)
     )
     return left, right
 

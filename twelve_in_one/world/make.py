@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from twelve_in_one.data.processes import end_with_parent
-from twelve_in_one.world import contact_sheet
+from twelve_in_one.world import contact_sheet, tested
 from twelve_in_one.world.collections import Collections, make_collections
 from twelve_in_one.world.render import render
 from twelve_in_one.world.scene import Scene
@@ -34,7 +34,7 @@ from twelve_in_one.world.writers.output import Counts, Item, Result, Run
 
 MIN_IMAGES, MAX_IMAGES = 50, 50_000
 # Of what the same arguments make; to be raised with every change of it.
-VERSION = 1
+VERSION = 2
 ABOUT = "world.json"
 
 _JPEG_QUALITY = 92
@@ -88,7 +88,8 @@ def make(
 
     Args:
       out: a folder that does not exist or is empty.
-      images: number of different pictures; many have several names.
+      images: number of different pictures; many have several names. Those that are only tested
+        on (see `tested.py`) come on top.
       seed: not negative.
       jobs: processes.
       log: is told how far it is, with rate and time left.
@@ -143,8 +144,13 @@ def _fill(folder: Path, images: int, seed: int, more_captions: int, run: Run) ->
     scenes = tuple(run("scenes", _sample, range(images + more_captions)))
     collections = make_collections(scenes, _rng(seed, "collections"), more_captions=more_captions)
     splits = make_splits(collections, _rng(seed, "splits"))
+    further = run("scenes/tested", _sample, range(tested.count(images)))
+    collections, splits = tested.add(
+        collections, splits, further, len(scenes), _rng(seed, "tested")
+    )
     _draw_pictures(folder / "images", collections, run)
-    counts = _write_datasets(folder, collections, splits, run)
+    least = tested.EXAMPLES if further else 0
+    counts = _write_datasets(folder, collections, splits, run, least)
     contact_sheet.draw(folder)
     about = {
         "version": VERSION,
@@ -159,17 +165,20 @@ def _fill(folder: Path, images: int, seed: int, more_captions: int, run: Run) ->
 
 
 def _write_datasets(
-    folder: Path, collections: Collections, splits: Splits, run: Run
+    folder: Path, collections: Collections, splits: Splits, run: Run, least: int
 ) -> dict[str, Counts]:
-    flickr_captions = captions.describe("flickr30k", collections.flickr30k, run)
+    """Writes everything; captions that are tested on are `least` or more."""
+    flickr_captions = captions.describe(
+        "flickr30k", collections.flickr30k, run, splits.flickr30k["test"], least
+    )
     refer = folder / "refcoco"
     return {
         "vqa": questions.write_vqa(folder / "vqa", collections.coco, run),
         "visual_genome": questions.write_visual_genome(
-            folder / "visual_genome", collections.visual_genome, run
+            folder / "visual_genome", collections.visual_genome, collections.pointed_at, run
         ),
         "gqa": questions.write_gqa(folder / "gqa", splits.gqa, run),
-        "coco": captions.write_coco(folder / "coco", splits.karpathy, run),
+        "coco": captions.write_coco(folder / "coco", splits.karpathy, run, least),
         "flickr30k": captions.write_flickr30k(
             folder / "flickr30k", splits.flickr30k, flickr_captions
         ),
@@ -199,7 +208,9 @@ def _draw_pictures(folder: Path, collections: Collections, run: Run) -> None:
         files.setdefault(picture.position, []).append(folder / picture.file)
     for parent in {file.parent for names in files.values() for file in names}:
         parent.mkdir(parents=True, exist_ok=True)
-    run("pictures", _draw, [(scenes[i], files[i]) for i in sorted(scenes)])
+    further = {picture.position for picture in collections.all() if picture.only_tested}
+    for name, positions in (("pictures", scenes.keys() - further), ("pictures/tested", further)):
+        run(name, _draw, [(scenes[i], files[i]) for i in sorted(positions)])
 
 
 def _draw(item: tuple[Scene, list[Path]], rng: np.random.Generator) -> None:

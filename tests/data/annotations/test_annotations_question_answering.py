@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from twelve_in_one.data.annotations import gqa, visual_genome_qa, vqa
-from twelve_in_one.data.annotations.question_answering import num_held_out
-from twelve_in_one.data.records import AnnotationSet, DataError
+from twelve_in_one.data.annotations.question_answering import HELD_OUT, hold_out, num_held_out
+from twelve_in_one.data.records import AnnotatedImage, Annotation, AnnotationSet, DataError, Skipped
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,43 @@ from twelve_in_one.data.records import AnnotationSet, DataError
 )
 def test_num_held_out(num_questions, num_val, expected):
     assert num_held_out(num_questions, 3000, num_val) == expected
+
+
+def _five_questions():
+    questions = tuple(Annotation(str(i), str(i // 2), "Q?") for i in range(5))
+    images = {str(i): AnnotatedImage(str(i)) for i in range(3)}
+    return AnnotationSet(questions, images, skipped=(Skipped("file", "9", "no answer"),))
+
+
+def test_questions_of_a_list_are_held_out(tmp_path):
+    questions = _five_questions()
+    (tmp_path / HELD_OUT).write_text(json.dumps([3, "0", 9]))  # 9 was skipped
+    rest, held_out = hold_out(questions, 3000, None, tmp_path)
+    assert [a.example_id for a in held_out.annotations] == ["0", "3"]
+    assert [a.example_id for a in rest.annotations] == ["1", "2", "4"]
+    assert (set(held_out.images), set(rest.images)) == ({"0", "1"}, {"0", "1", "2"})
+    _, last = hold_out(questions, 3000, 2, tmp_path)
+    assert [a.example_id for a in last.annotations] == ["3", "4"], (
+        "a number is a wish of the caller"
+    )
+    assert hold_out(questions, 3000, None, tmp_path / "none")[1].annotations == (
+        questions.annotations[-1],
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([3, 17, 12], "no question has 2 of the 3 ids, first 12"),
+        ([3, None], "numbers or texts; found None"),
+        ([], "found empty"),
+        ({"3": 1}, "top level must be a list"),
+    ],
+)
+def test_lists_of_held_out_questions_are_checked(tmp_path, content, message):
+    (tmp_path / HELD_OUT).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        hold_out(_five_questions(), 3000, None, tmp_path)
 
 
 # Damaged files: whatever comes of them is a consistent set or a `DataError`.

@@ -123,7 +123,9 @@ def test_roles_split_the_real_questions(official, real, samples_dir, tmp_path):
     own = {a.example_id for a in first.annotations}
     rest = [a for a in real["val2014"].annotations if a.example_id not in own]
     assert list(train.annotations + val.annotations) == [*first.annotations, *rest]
-    _, official_val = question_answering.hold_out(real["val2014"], vqa.NUM_VAL, vqa.NUM_VAL)
+    _, official_val = question_answering.hold_out(
+        real["val2014"], vqa.NUM_VAL, vqa.NUM_VAL, tmp_path
+    )
     assert official_val.annotations == real["val2014"].annotations[-3000:]
 
 

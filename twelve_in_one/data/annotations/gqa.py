@@ -37,7 +37,7 @@ def read(folder: Path, split: str, num_val: int | None = None) -> AnnotationSet:
       folder: of the files above.
       split: "train" (train and val without the last `num_val` questions; "trainval" in the released
         code), "val" (those questions; "minval") or "test" (testdev).
-      num_val: see `question_answering.num_held_out`; the official number is 3,000.
+      num_val: see `question_answering.hold_out`; the official number is 3,000.
 
     Returns:
       Questions in the order of `read_trainval`, those of the test in the order of their file.
@@ -50,7 +50,7 @@ def read(folder: Path, split: str, num_val: int | None = None) -> AnnotationSet:
         return read_split(folder, "testdev_balanced")
     if split not in ("train", "val"):
         raise ValueError(f"split must be 'train', 'val' or 'test', got {split!r}")
-    rest, held_out = question_answering.hold_out(read_trainval(folder), NUM_VAL, num_val)
+    rest, held_out = question_answering.hold_out(read_trainval(folder), NUM_VAL, num_val, folder)
     return rest if split == "train" else held_out
 
 

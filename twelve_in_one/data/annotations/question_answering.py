@@ -13,7 +13,7 @@ from typing import Any
 from twelve_in_one.data import safe_pickle
 from twelve_in_one.data.annotations.select import joined_notes, restricted
 from twelve_in_one.data.answers import read_vocabulary
-from twelve_in_one.data.files import RecordError, field, shorten, text_id
+from twelve_in_one.data.files import RecordError, field, read_json, shorten, text_id
 from twelve_in_one.data.records import (
     AnnotatedImage,
     Annotation,
@@ -24,6 +24,8 @@ from twelve_in_one.data.records import (
 )
 
 _LABELS = "trainval_label2ans.pkl"
+# Where a folder has it: a JSON list of the ids of the questions to hold out, instead of the last.
+HELD_OUT = "val_question_ids.json"
 # Of a single right answer; shared by millions of annotations.
 ONE = (1.0,)
 
@@ -51,18 +53,44 @@ def num_held_out(num_questions: int, official: int, num_val: int | None = None) 
 
 
 def hold_out(
-    annotation_set: AnnotationSet, official: int, num_val: int | None = None
+    annotation_set: AnnotationSet, official: int, num_val: int | None, folder: Path
 ) -> tuple[AnnotationSet, AnnotationSet]:
     """Splits a set into its beginning and the `num_held_out` annotations at its end.
 
-    Both parts list all skipped records, which belong to neither.
+    Without a number, the questions of `HELD_OUT` are held out, if the folder has such a file. Both
+    parts list all skipped records, which belong to neither.
+
+    Raises:
+      DataError: the file is no list of ids, or has some that no question has.
     """
     annotations = annotation_set.annotations
+    if num_val is None and (path := folder / HELD_OUT).is_file():
+        chosen = _held_out_ids(path)
+        unknown = chosen - {a.example_id for a in annotations}
+        skipped = {skip.record for skip in annotation_set.skipped}
+        if unknown - skipped:
+            raise DataError(
+                f"{path}: no question has {len(unknown - skipped)} of the {len(chosen)} ids, first "
+                f"{min(unknown - skipped)}"
+            )
+        return (
+            restricted(annotation_set, (a for a in annotations if a.example_id not in chosen)),
+            restricted(annotation_set, (a for a in annotations if a.example_id in chosen)),
+        )
     first = len(annotations) - num_held_out(len(annotations), official, num_val)
     return (
         restricted(annotation_set, annotations[:first]),
         restricted(annotation_set, annotations[first:]),
     )
+
+
+def _held_out_ids(path: Path) -> set[str]:
+    ids = read_json(path, list)
+    wrong = [value for value in ids if type(value) not in (int, str)]
+    if wrong or not ids:
+        found = shorten(wrong[0]) if wrong else "empty"
+        raise DataError(f"{path}: must be a list of question ids, numbers or texts; found {found}")
+    return set(map(str, ids))
 
 
 def joined(first: AnnotationSet, second: AnnotationSet, second_file: Path) -> AnnotationSet:

@@ -46,7 +46,7 @@ def read(folder: Path, split: str, num_val: int | None = None) -> AnnotationSet:
       folder: of the files above.
       split: "train" (all but the last `num_val` questions) or "val" (those). There are no test
         questions: the paper reports results on "val".
-      num_val: see `question_answering.num_held_out`; the official number is 5,000.
+      num_val: see `question_answering.hold_out`; the official number is 5,000.
 
     Raises:
       DataError: see `read_all`.
@@ -57,7 +57,7 @@ def read(folder: Path, split: str, num_val: int | None = None) -> AnnotationSet:
             f"split must be 'train' or 'val', got {split!r}: Visual Genome has no test questions, "
             "results are reported on 'val'"
         )
-    rest, held_out = question_answering.hold_out(read_all(folder), NUM_VAL, num_val)
+    rest, held_out = question_answering.hold_out(read_all(folder), NUM_VAL, num_val, folder)
     return rest if split == "train" else held_out
 
 

@@ -58,7 +58,7 @@ def read(folder: Path, split: str, num_val: int | None = None) -> AnnotationSet:
       folder: of the files above.
       split: "train" (train2014, then val2014 without its last `num_val` questions; "trainval" in
         the released code), "val" (those questions; "minval") or "test" (test2015).
-      num_val: see `question_answering.num_held_out`; the official number is 3,000.
+      num_val: see `question_answering.hold_out`; the official number is 3,000.
 
     Returns:
       Questions in the order of their ids, train2014 before val2014, with their answers as in
@@ -72,7 +72,9 @@ def read(folder: Path, split: str, num_val: int | None = None) -> AnnotationSet:
         return read_split(folder, "test2015")
     if split not in ("train", "val"):
         raise ValueError(f"split must be 'train', 'val' or 'test', got {split!r}")
-    rest, held_out = question_answering.hold_out(read_split(folder, "val2014"), NUM_VAL, num_val)
+    rest, held_out = question_answering.hold_out(
+        read_split(folder, "val2014"), NUM_VAL, num_val, folder
+    )
     if split == "val":
         return held_out
     first = read_split(folder, "train2014")

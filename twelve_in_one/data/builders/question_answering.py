@@ -13,7 +13,8 @@ class Vqa(ImageMajorBuilder, skip_registration=True):
     v2_OpenEnded_mscoco_test2015_questions.json. Released caches (`cache/*_target.pkl` with
     `cache/trainval_label2ans.pkl`) will do in place of the annotations.
     Splits: "train" is train2014 and val2014 without its last 3,000 questions, which are "val"
-    ("minval" of the released code); "test" is test2015, without answers.
+    ("minval" of the released code), or those of `val_question_ids.json` if it is there, a JSON
+    list of ids; "test" is test2015, without answers.
     Licence: annotations CC-BY-4.0; COCO photos under their Flickr licences.
     Checksums: none are published; `build.json` records SHA-256 of the files that were read.
     """
@@ -26,8 +27,8 @@ class Vgqa(ImageMajorBuilder, skip_registration=True):
 
     Recipe: from visualgenome.org into `visual_genome/`: question_answers.json and image_data.json
     (which also says which photos are COCO's). Released caches will do.
-    Splits: "val" is the last 5,000 questions by id, "train" the others; answers share VQA's
-    vocabulary.
+    Splits: "val" is the last 5,000 questions by id, or those of `val_question_ids.json` as for VQA,
+    "train" the others; answers share VQA's vocabulary.
     Licence: CC-BY-4.0.
     Checksums: none are published; `build.json` records SHA-256 of the files that were read.
     """
@@ -41,7 +42,7 @@ class Gqa(ImageMajorBuilder, skip_registration=True):
     Recipe: from the GQA site into `gqa/`: {train,val,testdev}_balanced_questions.json. Released
     caches will do for training.
     Splits: "train" is train and val without its last 3,000 questions by id (as text), which are
-    "val"; "test" is testdev.
+    "val", or those of `val_question_ids.json` as for VQA; "test" is testdev.
     Licence: CC-BY-4.0.
     Checksums: none are published; `build.json` records SHA-256 of the files that were read.
     """

@@ -20,28 +20,43 @@ _TRIES = 4  # for each caption to differ from the others of its picture
 Described = Mapping[int, tuple[str, ...]]
 
 
-def describe(name: str, pictures: Pictures, run: Run) -> Described:
-    """Five captions of each picture."""
-    found = run(name, _captions, [picture.scene for picture in pictures])
+def describe(
+    name: str, pictures: Pictures, run: Run, tested: Pictures, least: int = 0
+) -> Described:
+    """Captions of each picture.
+
+    Args:
+      name: of the work.
+      pictures: to describe.
+      run: hands out the work.
+      tested: of the pictures those that captions are ranked among.
+      least: captions of all of `tested` together; there may be more.
+    """
+    each = max(PER_PICTURE, -(-least // max(1, len(tested))))
+    many = {picture.image_id for picture in tested}
+    counts = [each if picture.image_id in many else PER_PICTURE for picture in pictures]
+    scenes = [picture.scene for picture in pictures]
+    found = run(name, _captions, list(zip(scenes, counts, strict=True)))
     return {picture.image_id: texts for picture, texts in zip(pictures, found, strict=True)}
 
 
-def write_coco(folder: Path, division: Division, run: Run) -> Counts:
+def write_coco(folder: Path, division: Division, run: Run, least: int = 0) -> Counts:
     """Writes dataset_coco.json; pictures of all splits are mixed, in the order of their ids.
 
     Args:
       folder: to write to.
       division: "train", "restval", "val" and "test" -> pictures.
       run: hands out the work.
+      least: captions of "test".
     """
-    described = describe("coco", _all(division), run)
+    described = describe("coco", _all(division), run, division["test"], least)
 
     def extra(picture: Picture) -> dict[str, Any]:
         return {"filepath": picture.file.split("/")[-2], "cocoid": picture.image_id}
 
     images = _karpathy(division, described, extra)
     write_json(folder / "dataset_coco.json", {"images": images, "dataset": "coco"})
-    return _counts(division)
+    return _counts(division, described)
 
 
 def write_flickr30k(folder: Path, division: Division, described: Described) -> Counts:
@@ -54,7 +69,7 @@ def write_flickr30k(folder: Path, division: Division, described: Described) -> C
     """
     images = _karpathy(division, described, lambda picture: {})
     write_json(folder / "dataset_flickr30k.json", {"images": images, "dataset": "flickr30k"})
-    return _counts(division)
+    return _counts(division, described)
 
 
 def write_conceptual_captions(folder: Path, division: Division, run: Run) -> Counts:
@@ -82,9 +97,10 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9']+", text.lower())
 
 
-def _captions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
+def _captions(item: tuple[Scene, int], rng: np.random.Generator) -> tuple[str, ...]:
+    scene, count = item
     found: list[str] = []
-    for _ in range(PER_PICTURE):
+    for _ in range(count):
         for _ in range(_TRIES):
             text = captions.caption(scene, rng)
             if text not in found:
@@ -125,8 +141,8 @@ def _all(division: Division) -> Pictures:
     return tuple(sorted(pictures, key=lambda picture: picture.image_id))
 
 
-def _counts(division: Division) -> Counts:
+def _counts(division: Division, described: Described) -> Counts:
     return {
-        split: Count(PER_PICTURE * len(pictures), len(pictures))
+        split: Count(sum(len(described[p.image_id]) for p in pictures), len(pictures))
         for split, pictures in division.items()
     }

@@ -18,7 +18,7 @@ from twelve_in_one.world.writers.output import (
     write_json_lines,
 )
 
-PER_PICTURE = 3
+PER_PICTURE, PER_TESTED = 3, 10
 # How games end; questions and answers of lost ones are as good.
 _OUTCOMES, _OUTCOME_SHARES = ("success", "failure", "incomplete"), (0.85, 0.1, 0.05)
 
@@ -41,7 +41,8 @@ def write(folder: Path, division: Division, run: Run) -> Counts:
     game_id = turn_id = 1
     for split, pictures in division.items():
         records = []
-        played = run(f"guesswhat/{split}", _play, [picture.scene for picture in pictures])
+        items = [(p.scene, PER_TESTED if p.only_tested else PER_PICTURE) for p in pictures]
+        played = run(f"guesswhat/{split}", _play, items)
         for picture, games in zip(pictures, played, strict=True):
             objects = [_object(picture, index) for index in range(len(picture.scene.things))]
             for game in games:
@@ -68,10 +69,11 @@ def write(folder: Path, division: Division, run: Run) -> Counts:
     return counts
 
 
-def _play(scene: Scene, rng: np.random.Generator) -> list[_Game]:
-    """A game about each of a few things."""
+def _play(item: tuple[Scene, int], rng: np.random.Generator) -> list[_Game]:
+    """A game about each of a few things; several about each where there are fewer than games."""
+    scene, count = item
     games = []
-    for target in rng.permutation(len(scene.things))[:PER_PICTURE].tolist():
+    for target in np.resize(rng.permutation(len(scene.things)), count).tolist():
         turns = dialogue.game(scene, target, rng)
         status = _OUTCOMES[rng.choice(len(_OUTCOMES), p=_OUTCOME_SHARES)]
         games.append(_Game(target, status, tuple(turns)))

@@ -12,7 +12,7 @@ from twelve_in_one.world.language import pairs
 from twelve_in_one.world.scene import Scene
 from twelve_in_one.world.writers.output import Count, Counts, Run, address, write_json_lines
 
-PER_SET = 24  # sentences
+PER_SET, PER_TESTED = 24, 48  # sentences
 _MOST_USES = 2  # of a sentence where it is true, and where it is false
 _TRIES = 40  # for each sentence that is wanted
 
@@ -34,10 +34,16 @@ def write(folder: Path, sets: Mapping[str, tuple[PairSet, ...]], run: Run) -> Co
     """
     counts = {}
     for split, groups in sets.items():
-        scenes = [[(left.scene, right.scene) for left, right in group] for group in groups]
+        items = [
+            (
+                [(left.scene, right.scene) for left, right in group],
+                PER_TESTED if group[0][0].only_tested else PER_SET,
+            )
+            for group in groups
+        ]
         records = []
         for number, (group, sentences) in enumerate(
-            zip(groups, run(f"nlvr2/{split}", _judge, scenes), strict=True)
+            zip(groups, run(f"nlvr2/{split}", _judge, items), strict=True)
         ):
             shapes = Counter(t.shape for pair in group for p in pair for t in p.scene.things)
             topic = shapes.most_common(1)[0][0]
@@ -62,10 +68,13 @@ def write(folder: Path, sets: Mapping[str, tuple[PairSet, ...]], run: Run) -> Co
     return counts
 
 
-def _judge(group: list[tuple[Scene, Scene]], rng: np.random.Generator) -> list[_Sentence]:
-    """Different sentences that are true of some of the pairs and false of equally many."""
+def _judge(
+    item: tuple[list[tuple[Scene, Scene]], int], rng: np.random.Generator
+) -> list[_Sentence]:
+    """So many sentences that are true of some of the pairs and false of equally many."""
+    group, count = item
     found: dict[str, _Sentence] = {}
-    for _ in range(_TRIES * PER_SET):
+    for _ in range(_TRIES * count):
         sentence = pairs.sentence(rng)
         truths = np.array([sentence.truth(left, right) for left, right in group])
         true, false = (rng.permutation(np.flatnonzero(t)) for t in (truths, ~truths))
@@ -73,6 +82,6 @@ def _judge(group: list[tuple[Scene, Scene]], rng: np.random.Generator) -> list[_
         if uses and sentence.text not in found:
             used = sorted([*true[:uses].tolist(), *false[:uses].tolist()])
             found[sentence.text] = _Sentence(sentence.text, {i: bool(truths[i]) for i in used})
-        if len(found) == PER_SET:
+        if len(found) == count:
             break
     return list(found.values())

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from twelve_in_one.data.annotations import visual_genome_qa, vqa
+from twelve_in_one.data.annotations.question_answering import HELD_OUT, num_held_out
 from twelve_in_one.world.collections import Picture, Pictures
 from twelve_in_one.world.language import questions
 from twelve_in_one.world.language.questions import Question
@@ -21,6 +23,7 @@ from twelve_in_one.world.writers.output import (
 )
 
 VQA_PER_PICTURE, GENOME_PER_PICTURE, GQA_PER_PICTURE = 9, 30, 28
+VQA_PER_TESTED = 18  # of a picture that is only tested on
 _TRIES = 3  # for each question that is wanted
 _FIRST_GENOME_ID = 986_768
 # GQA's ids are digits that are sorted as text: those of train before val, and all equally long.
@@ -39,13 +42,16 @@ def write_vqa(folder: Path, parts: Division, run: Run) -> Counts:
     """
     counts = {}
     for part, pictures in parts.items():
-        asked = run(f"vqa/{part}", _ask_people, [picture.scene for picture in pictures])
-        question_records, annotations = [], []
+        items = [(p.scene, VQA_PER_TESTED if p.only_tested else VQA_PER_PICTURE) for p in pictures]
+        asked = run(f"vqa/{part}", _ask_people, items)
+        question_records, annotations, further = [], [], []
         for picture, pairs in zip(pictures, asked, strict=True):
             for question_id, (question, confidences) in enumerate(pairs, 1000 * picture.image_id):
                 ids = {"image_id": picture.image_id, "question_id": question_id}
                 question_records.append(ids | {"question": question.text})
                 annotations.append(ids | _annotation(question, confidences))
+                if picture.only_tested:
+                    further.append(question_id)
         head = {"info": info("Questions"), "license": {}, "data_type": "mscoco"}
         head["data_subtype"] = part
         task = {"task_type": "Open-Ended", "questions": question_records}
@@ -53,21 +59,31 @@ def write_vqa(folder: Path, parts: Division, run: Run) -> Counts:
         if part != "test2015":
             name = f"v2_mscoco_{part}_annotations.json"
             write_json(folder / name, head | {"annotations": annotations})
+        if further:
+            ids = [record["question_id"] for record in question_records]
+            _write_held_out(folder, sorted(ids), len(further), vqa.NUM_VAL)
         counts[part] = Count(len(question_records), len(pictures))
     return counts
 
 
-def write_visual_genome(folder: Path, pictures: Pictures, run: Run) -> Counts:
+def write_visual_genome(folder: Path, pictures: Pictures, pointed_at: Pictures, run: Run) -> Counts:
     """Writes question_answers.json and image_data.json.
 
     Question ids rise with the pictures' ids, so that the last questions, on which readers validate,
     are about pictures of their own.
+
+    Args:
+      folder: to write to.
+      pictures: to ask about.
+      pointed_at: further ones, which only Visual7W asks about.
+      run: hands out the work.
     """
     asked = run("visual_genome", _ask_vg, [picture.scene for picture in pictures])
     question_id = _FIRST_GENOME_ID
-    records = []
+    records, further = [], 0
     for picture, found in zip(pictures, asked, strict=True):
         pairs = []
+        further += len(found) * picture.only_tested
         for question in found:
             pairs.append(
                 {
@@ -83,6 +99,9 @@ def write_visual_genome(folder: Path, pictures: Pictures, run: Run) -> Counts:
             question_id += 1
         records.append({"id": picture.image_id, "qas": pairs})
     write_json(folder / "question_answers.json", records)
+    if further:
+        ids = list(range(_FIRST_GENOME_ID, question_id))
+        _write_held_out(folder, ids, further, visual_genome_qa.NUM_VAL)
     images = [
         {
             "image_id": picture.image_id,
@@ -92,7 +111,7 @@ def write_visual_genome(folder: Path, pictures: Pictures, run: Run) -> Counts:
             "flickr_id": None,
             "url": address(picture),
         }
-        for picture in pictures
+        for picture in (*pictures, *pointed_at)
     ]
     write_json(folder / "image_data.json", images)
     return {"all": Count(question_id - _FIRST_GENOME_ID, len(pictures))}
@@ -119,6 +138,12 @@ def write_gqa(folder: Path, division: Division, run: Run) -> Counts:
     return counts
 
 
+def _write_held_out(folder: Path, ids: list[int], further: int, official: int) -> None:
+    """Has readers validate on the last `further` questions, too, and train on the same as else."""
+    held_out = further + num_held_out(len(ids) - further, official)
+    write_json(folder / HELD_OUT, ids[-held_out:])
+
+
 def _ask(scene: Scene, rng: np.random.Generator, style: Style, count: int) -> list[Question]:
     """Up to `count` questions of different wording."""
     found: dict[str, Question] = {}
@@ -131,11 +156,14 @@ def _ask(scene: Scene, rng: np.random.Generator, style: Style, count: int) -> li
     return list(found.values())
 
 
-def _ask_people(scene: Scene, rng: np.random.Generator) -> list[tuple[Question, tuple[str, ...]]]:
-    """Questions, each with how sure its ten answerers are."""
+def _ask_people(
+    item: tuple[Scene, int], rng: np.random.Generator
+) -> list[tuple[Question, tuple[str, ...]]]:
+    """So many questions, each with how sure its ten answerers are."""
+    scene, count = item
     return [
         (question, tuple(_confidence(question, answer, rng) for answer in question.human_answers))
-        for question in _ask(scene, rng, "vqa", VQA_PER_PICTURE)
+        for question in _ask(scene, rng, "vqa", count)
     ]
 
 

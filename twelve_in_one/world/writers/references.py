@@ -32,21 +32,23 @@ class _Style(NamedTuple):
 
     references: tuple[int, int]
     sentences: tuple[int, int]
-    file: str = "refs(unc).p"
 
 
+_FILES = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 _STYLES = {
     "refcoco": _Style((2, 3), (2, 4)),
     "refcoco+": _Style((2, 3), (2, 4)),
-    "refcocog": _Style((2, 2), (1, 3), "refs(umd).p"),
+    "refcocog": _Style((2, 2), (1, 3)),
 }
+_TESTED = _Style((3, 3), (3, 4))  # of pictures that are only tested on
 
 
 class _Task(NamedTuple):
     """What to refer to: things of round shapes, of others, or (None) of all."""
 
     scene: Scene
-    style: str
+    dataset: str
+    style: _Style
     round_only: bool | None
 
 
@@ -66,7 +68,10 @@ def write(folder: Path, name: str, division: Division, run: Run) -> Counts:
     sentence_id = 0
     for split, pictures in division.items():
         only = {"testA": True, "testB": False}.get(split)
-        tasks = [_Task(picture.scene, name, only) for picture in pictures]
+        tasks = [
+            _Task(p.scene, name, _TESTED if p.only_tested else _STYLES[name], only)
+            for p in pictures
+        ]
         results = run(f"{name}/{split}", _refer, tasks)
         described = [pair for pair in zip(pictures, results, strict=True) if pair[1]]
         before = sentence_id
@@ -80,7 +85,7 @@ def write(folder: Path, name: str, division: Division, run: Run) -> Counts:
     # Parsed anew, no two texts are one object, which pickle would store as references to the
     # first: what is written must not depend on which process made it.
     content = pickle.dumps(json.loads(json.dumps(records)), protocol=2)
-    path = folder / name / _STYLES[name].file
+    path = folder / name / _FILES[name]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     write_json(folder / name / "instances.json", instances(referred))
@@ -108,7 +113,7 @@ def instances(pictures: Iterable[Picture]) -> dict[str, Any]:
 
 def _refer(task: _Task, rng: np.random.Generator) -> list[tuple[int, list[str]]]:
     """Things with different expressions for each."""
-    scene, style = task.scene, _STYLES[task.style]
+    scene, style = task.scene, task.style
     hard = references.hard_targets(scene)
     easy = [index for index in range(len(scene.things)) if index not in hard]
     targets = [*rng.permutation(hard).tolist(), *rng.permutation(easy).tolist()]
@@ -127,7 +132,7 @@ def _refer(task: _Task, rng: np.random.Generator) -> list[tuple[int, list[str]]]
 def _expressions(task: _Task, index: int, count: int, rng: np.random.Generator) -> list[str]:
     texts: dict[str, None] = {}
     for _ in range(_TRIES * count):
-        text = references.refer(task.scene, index, rng, task.style)
+        text = references.refer(task.scene, index, rng, task.dataset)
         if text is not None:
             texts[text] = None
         if len(texts) == count:

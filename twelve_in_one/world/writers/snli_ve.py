@@ -8,7 +8,7 @@ import numpy as np
 from twelve_in_one.world.language import entailment
 from twelve_in_one.world.scene import Scene
 from twelve_in_one.world.splits import Division
-from twelve_in_one.world.writers.captions import Described
+from twelve_in_one.world.writers.captions import PER_PICTURE, Described
 from twelve_in_one.world.writers.output import Count, Counts, Run, write_json_lines
 
 LABELS = ("contradiction", "neutral", "entailment")
@@ -40,7 +40,7 @@ def write(folder: Path, division: Division, described: Described, run: Run) -> C
         found = run(f"snli_ve/{split}", _hypotheses, [picture.scene for picture in pictures])
         for hypothesis in _balanced(found):
             picture = pictures[hypothesis.picture]
-            captions = described[picture.image_id]
+            captions = described[picture.image_id][:PER_PICTURE]
             number = hypothesis.rank % len(captions)
             caption_id = f"{picture.name}#{number}"
             round_, letter = hypothesis.rank // len(captions) + 1, hypothesis.label[0]

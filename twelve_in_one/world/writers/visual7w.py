@@ -10,7 +10,7 @@ from twelve_in_one.world.scene import Scene
 from twelve_in_one.world.splits import Division
 from twelve_in_one.world.writers.output import Count, Counts, Run, whole_box, write_json
 
-PER_PICTURE = 9
+PER_PICTURE, PER_TESTED = 9, 15
 _TRIES = 3  # for each question that is wanted
 
 
@@ -28,7 +28,8 @@ def write(folder: Path, division: Division, run: Run) -> Counts:
     question_id = 1
     for split, pictures in division.items():
         before = question_id
-        asked = run(f"visual7w/{split}", _ask, [picture.scene for picture in pictures])
+        items = [(p.scene, PER_TESTED if p.only_tested else PER_PICTURE) for p in pictures]
+        asked = run(f"visual7w/{split}", _ask, items)
         asked_about = [pair for pair in zip(pictures, asked, strict=True) if pair[1]]
         for picture, found in asked_about:
             boxes += [
@@ -69,13 +70,14 @@ def write(folder: Path, division: Division, run: Run) -> Counts:
     return counts
 
 
-def _ask(scene: Scene, rng: np.random.Generator) -> list[Which]:
-    """Up to `PER_PICTURE` questions of different wording."""
+def _ask(item: tuple[Scene, int], rng: np.random.Generator) -> list[Which]:
+    """Up to so many questions of different wording."""
+    scene, count = item
     found: dict[str, Which] = {}
-    for _ in range(_TRIES * PER_PICTURE):
+    for _ in range(_TRIES * count):
         question = which.which(scene, rng)
         if question is not None:
             found.setdefault(question.question, question)
-        if len(found) == PER_PICTURE:
+        if len(found) == count:
             break
     return list(found.values())
