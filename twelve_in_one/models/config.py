@@ -24,7 +24,7 @@ TASK_HEADS = (
 PRETRAINING_HEADS = ("masked_language", "masked_region", "alignment")
 ALL_HEADS = TASK_HEADS + PRETRAINING_HEADS
 
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "swish")
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "swish")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 REMAT_POLICIES = ("none", "full", "dots")
 
@@ -61,12 +61,13 @@ class Numerics:
     Attributes:
       dtype: compute dtype.
       layer_norm_eps: added to the variance inside the square root.
-      initializer_range: standard deviation of the normal initialiser.
+      initializer_range: standard deviation of the normal initialiser; None draws kernels as
+        Xavier-uniform instead (big_vision).
     """
 
     dtype: str
     layer_norm_eps: float
-    initializer_range: float
+    initializer_range: float | None
 
 
 @dataclasses.dataclass(frozen=True)
