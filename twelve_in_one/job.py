@@ -20,6 +20,7 @@ from twelve_in_one import (
     state,
     task_plan,
 )
+from twelve_in_one.adafactor import adafactor
 from twelve_in_one.run_config import RunConfig, TaskRun
 
 _log = logging.getLogger(__name__)
@@ -150,6 +151,8 @@ def _optimizer(
     def rate(clock: Any) -> Any:
         return options.learning_rate * factor(clock)
 
+    if options.name == "adafactor":
+        return rate, adafactor(options.learning_rate, factor, groups, momentum=options.b1)
     numbers = dict(b1=options.b1, b2=options.b2, eps=options.eps)
     if options.name == "radam":
         return rate, optim.radam(

@@ -214,3 +214,10 @@ def test_relative_error_is_of_the_largest_value():
     assert check.error == pytest.approx(1e-5)
     assert check.ok
     assert relative("zeros", [1e-3], np.zeros(1)).error == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("name", ["bv_vit_tiny.npz", "siglip_tiny.npz"])
+@pytest.mark.parametrize("flags", [[], ["--scan_layers", "--remat", "full"]])
+def test_vision_transformers_equal_big_visions(shared_dir, capsys, name, flags):
+    assert main([str(shared_dir / "fixtures" / name), *flags]) == 0
+    assert "FAIL" not in capsys.readouterr().out

@@ -26,7 +26,7 @@ ALL_HEADS = TASK_HEADS + PRETRAINING_HEADS
 # Names of parameters of heads, which no head of a user's own may have.
 RESERVED_HEADS = (*ALL_HEADS, "masked_region_logits", "masked_language_bias")
 
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "swish")
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "swish")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 REMAT_POLICIES = ("none", "full", "dots")
 
@@ -64,12 +64,13 @@ class Numerics:
     Attributes:
       dtype: compute dtype.
       layer_norm_eps: added to the variance inside the square root.
-      initializer_range: standard deviation of the normal initialiser.
+      initializer_range: standard deviation of the normal initialiser; None draws kernels as
+        Xavier-uniform instead (big_vision).
     """
 
     dtype: str
     layer_norm_eps: float
-    initializer_range: float
+    initializer_range: float | None
 
 
 @dataclasses.dataclass(frozen=True)

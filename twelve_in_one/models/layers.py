@@ -10,6 +10,7 @@ Shape letters: see `models/config.py`.
 
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -23,6 +24,7 @@ Array = jax.Array
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP
     "relu": jax.nn.relu,
     "swish": jax.nn.swish,
 }
@@ -59,6 +61,8 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 def table_init(numerics: Numerics, *axes: str) -> nn.initializers.Initializer:
     """N(0, initializer_range), untruncated, as the released code draws every matrix and table."""
+    if numerics.initializer_range is None:
+        return nn.with_logical_partitioning(nn.initializers.xavier_uniform(), axes)
     normal = nn.initializers.normal(numerics.initializer_range)
     return nn.with_logical_partitioning(normal, axes)
 
@@ -100,6 +104,58 @@ def layer_norm(axis: str, numerics: Numerics, *, name: str | None = None) -> nn.
     )
 
 
+def attention_kernel(dtype: str | jnp.dtype) -> Literal["cudnn", "einsum"]:
+    """What `attend` computes with on this machine, where nobody asks for the probabilities.
+
+    cuDNN's fused kernel never writes the [B, N, Q, K] scores to memory. It is for GPUs and half
+    precision; XLA makes the best of the einsum elsewhere.
+    """
+    half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    return "cudnn" if half and jax.default_backend() == "gpu" else "einsum"
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None = None,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+    with_probabilities: bool = True,
+) -> tuple[Array, Array | None]:
+    """Scaled dot-product attention.
+
+    Args:
+      query: [B, Q, N, H].
+      key: [B, K, N, H].
+      value: [B, K, N, H].
+      mask: bool, broadcastable to [B, N, Q, K]; True where a key may be read. None reads all.
+      dropout_rate: on the probabilities, without renormalisation.
+      dropout_key: key of the dropout, or None.
+      with_probabilities: return them. Without, and without dropout, the device's fused kernel is
+        used where there is one (`attention_kernel`).
+
+    Returns:
+      context [B, Q, N, H], and the probabilities before dropout, float32[B, N, Q, K], or None.
+    """
+    dropped = dropout_key is not None and dropout_rate > 0.0
+    if not with_probabilities and not dropped and attention_kernel(query.dtype) == "cudnn":
+        fused = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+        return fused, None
+    # [B, Q, N, H] x [B, K, N, H] -> [B, N, Q, K]
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("bqnh,bknh->bnqk", query, key, preferred_element_type=wide)
+    scores = scores / query.shape[-1] ** 0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.asarray(_MASKED_SCORE, wide))
+    probabilities = jax.nn.softmax(scores, axis=-1)
+    weights = dropout(probabilities, dropout_rate, dropout_key).astype(value.dtype)
+    # [B, N, Q, K] x [B, K, N, H] -> [B, Q, N, H]
+    context = jnp.einsum("bnqk,bknh->bqnh", weights, value)
+    return context, probabilities if with_probabilities else None
+
+
 class Attention(nn.Module):
     """Multi-head attention; the widths of queries' and keys' inputs may differ.
 
@@ -113,6 +169,7 @@ class Attention(nn.Module):
       numerics: dtype and initialiser.
       q_axis: logical name of the width of the query input and of the output.
       kv_axis: logical name of the width of the key and value input.
+      with_probabilities: see `attend`.
     """
 
     num_heads: int
@@ -122,6 +179,7 @@ class Attention(nn.Module):
     numerics: Numerics
     q_axis: str
     kv_axis: str
+    with_probabilities: bool = True
 
     @nn.compact
     def __call__(
@@ -131,7 +189,7 @@ class Attention(nn.Module):
         mask: Array | None,
         dropout_key: Array | None = None,
         gates: tuple[Array, Array] | None = None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array | None]:
         """Attends from `q_input` to `kv_input`.
 
         Args:
@@ -142,7 +200,7 @@ class Attention(nn.Module):
           gates: factors [B, 1, N, H] for queries and keys, or None (`dynamic_attention`).
 
         Returns:
-          output [B, Q, out_dim] and the probabilities before dropout, float32[B, N, Q, K].
+          output [B, Q, out_dim] and what `attend` returns beside the context.
         """
         head_dim = self.qkv_dim // self.num_heads
 
@@ -158,16 +216,15 @@ class Attention(nn.Module):
         if gates is not None:
             query, key = query * gates[0], key * gates[1]
 
-        # [B, Q, N, H] x [B, K, N, H] -> [B, N, Q, K]
-        wide = jnp.promote_types(query.dtype, jnp.float32)
-        scores = jnp.einsum("bqnh,bknh->bnqk", query, key, preferred_element_type=wide)
-        scores = scores / head_dim**0.5
-        if mask is not None:
-            scores = jnp.where(mask, scores, jnp.asarray(_MASKED_SCORE, wide))
-        probabilities = jax.nn.softmax(scores, axis=-1)
-        weights = dropout(probabilities, self.dropout_rate, dropout_key).astype(value.dtype)
-        # [B, N, Q, K] x [B, K, N, H] -> [B, Q, N, H]
-        context = jnp.einsum("bnqk,bknh->bqnh", weights, value)
+        context, probabilities = attend(
+            query,
+            key,
+            value,
+            mask,
+            dropout_rate=self.dropout_rate,
+            dropout_key=dropout_key,
+            with_probabilities=self.with_probabilities,
+        )
         context = constrain(context, "act_batch", "act_length", "act_heads", "head_dim")
         # [B, Q, N, H] -> [B, Q, out_dim]
         axes = ("heads", "head_dim", self.q_axis)

@@ -5,7 +5,8 @@
 A fixture holds a state dict (`param/*`), its settings (`meta/config_json`) and what the reference
 made of them: outputs, intermediates, attention maps, losses, gradients, training runs. Whatever of
 these a file holds is run and compared; the exit code is 1 if anything is off by more than its
-tolerance. Files of other sizes, layer orders and options work alike.
+tolerance. Files of other sizes, layer orders and options work alike. Arrays of big_vision's ViT and
+of SigLIP's image tower are told by their names.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from twelve_in_one.models.config import DTYPES, REMAT_POLICIES
-from twelve_in_one.parity.fixture import Check, Fixture, load_fixture
+from twelve_in_one.parity import vit
+from twelve_in_one.parity.fixture import Check, Fixture, load_fixture, read_arrays
 from twelve_in_one.parity.gradients import compare_losses
 from twelve_in_one.parity.outputs import compare_outputs
 from twelve_in_one.parity.training import compare_training
@@ -54,10 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in args.fixtures:
         print(path)
         try:
-            fixture = load_fixture(
-                path, dtype=args.dtype, scan_layers=args.scan_layers, remat=args.remat
-            )
-            checks = list(compare(fixture))
+            overrides = dict(dtype=args.dtype, scan_layers=args.scan_layers, remat=args.remat)
+            arrays = read_arrays(path)
+            if vit.is_vit(arrays):
+                with jax.default_matmul_precision("highest"):
+                    checks = list(vit.compare(arrays, **overrides))
+            else:
+                checks = list(compare(load_fixture(path, **overrides)))
         except ValueError as error:
             message = str(error) if str(path) in str(error) else f"{path}: {error}"
             print(message, file=sys.stderr)

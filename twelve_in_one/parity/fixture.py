@@ -51,17 +51,30 @@ class Fixture:
         return {k[len(prefix) :]: v for k, v in self.arrays.items() if k.startswith(prefix)}
 
 
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a file.
+
+    Raises:
+      ValueError: not an .npz of plain arrays; names the file.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path}: not a readable .npz of plain arrays: {error}") from error
+
+
 def load_fixture(path: str | Path, **overrides: Any) -> Fixture:
-    """Reads a fixture; `overrides` are fields of `TwoStreamConfig` (dtype, scan_layers, ...).
+    """Reads a fixture of the two-stream model.
+
+    Args:
+      path: the file.
+      **overrides: fields of `TwoStreamConfig` (dtype, scan_layers, ...).
 
     Raises:
       ValueError: not an .npz, or without parameters or settings; names the file.
     """
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: not a readable .npz of plain arrays: {error}") from error
+    arrays = read_arrays(path)
     tensors = {k[len("param/") :]: v for k, v in arrays.items() if k.startswith("param/")}
     if not tensors or "meta/config_json" not in arrays:
         raise ValueError(f"{path}: holds no param/* arrays or no meta/config_json")

@@ -1,0 +1,199 @@
+"""The Vision Transformer against NumPy, published sizes, and itself in other forms."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from twelve_in_one.models import vit
+from twelve_in_one.models.layers import attend
+from twelve_in_one.models.vit import ViT, ViTConfig, named_vit
+
+TINY = ViTConfig(12, 2, 3, 20, image_size=(8, 12), patch_size=2, num_classes=5)
+
+
+def _params(config: ViTConfig, seed: int = 0):
+    """Parameters in which nothing is zero or one."""
+    rng = np.random.default_rng(seed)
+    shapes = nn.unbox(vit.abstract_params(config))
+    return jax.tree.map(lambda x: rng.normal(0.2, 0.4, x.shape).astype(np.float32), shapes)
+
+
+def _images(config: ViTConfig, rows: int = 2):
+    shape = (rows, *config.image_size, 3)
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def _run(config: ViTConfig, params, images, key=None):
+    return jax.jit(lambda p: ViT(config).apply({"params": p}, images, key))(params)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("Ti/16", 5.5),
+        ("S/16", 21.7),
+        ("B/16", 85.8),
+        ("L/16", 303.3),
+        ("So400m/16", 412.6),
+        ("H/16", 630.9),
+        ("g/16", 1011),
+        ("G/16", 1843),
+    ],
+)
+def test_sizes_have_the_published_parameter_counts(name, millions):
+    shapes = nn.unbox(vit.abstract_params(named_vit(name)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert f"{count / 1e6:.4g}" == f"{millions:.4g}" or round(count / 1e6, 1) == millions
+
+
+def test_a_new_classifier_scores_all_classes_alike():
+    params = nn.unbox(vit.init_params(TINY, jax.random.key(0)))
+    _, aux = _run(TINY, params, _images(TINY))
+    np.testing.assert_array_equal(aux["logits"], np.zeros((2, 5)))
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+def test_scanned_blocks_give_the_same_numbers_and_gradients(remat):
+    config = dataclasses.replace(TINY, dropout_rate=0.1, drop_path_rate=0.3)
+    scanned = dataclasses.replace(config, scan_layers=True, remat=remat)
+    params, images = _params(config), _images(config, rows=4)
+    key = jax.random.key(3)
+
+    def loss(config, params):
+        return jnp.sum(jnp.sin(ViT(config).apply({"params": params}, images, key)[1]["logits"]))
+
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: loss(config, p)))(params)
+    stacked = vit.stack_blocks(config, params)
+    other, stacked_gradient = jax.jit(jax.value_and_grad(lambda p: loss(scanned, p)))(stacked)
+    np.testing.assert_allclose(other, value, rtol=1e-6)
+    restored = vit.unstack_blocks(config, stacked_gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), restored, gradient)
+
+
+def test_stacking_is_undone_by_unstacking():
+    params = _params(TINY)
+    back = vit.unstack_blocks(TINY, vit.stack_blocks(TINY, params))
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+@pytest.mark.parametrize("global_layers", [(), (1,), (0, 1)])
+def test_windows_confine_attention(global_layers):
+    """Changing one patch moves its own window's tokens and, through global blocks alone, others."""
+    config = dataclasses.replace(TINY, window=2, global_layers=global_layers)
+    params, images = _params(config), _images(config, rows=1)
+    changed = images.copy()
+    changed[0, :2, :2] += 1.0  # the patch in row 0, column 0 of a grid of 4 x 6
+    before, _ = _run(config, params, images)
+    after, _ = _run(config, params, changed)
+    moved = np.any(np.asarray(before != after), axis=-1).reshape(4, 6)
+    window = np.zeros((4, 6), bool)
+    window[:2, :2] = True
+    np.testing.assert_array_equal(moved, np.ones((4, 6), bool) if global_layers else window)
+
+
+def test_windows_are_cut_and_joined_by_rows_and_columns():
+    grid = np.arange(4 * 6).reshape(1, 24, 1)
+    windows = np.asarray(vit.split_windows(jnp.asarray(grid), (4, 6), 2))
+    assert windows.shape == (6, 4, 1)
+    np.testing.assert_array_equal(windows[1, :, 0], [2, 3, 8, 9])
+    np.testing.assert_array_equal(windows[3, :, 0], [12, 13, 18, 19])
+    np.testing.assert_array_equal(vit.join_windows(jnp.asarray(windows), (4, 6), 2), grid)
+
+
+def test_all_windows_global_is_plain_attention():
+    windowed = dataclasses.replace(TINY, window=2, global_layers=(0, 1))
+    params, images = _params(TINY), _images(TINY)
+    np.testing.assert_array_equal(_run(TINY, params, images)[0], _run(windowed, params, images)[0])
+
+
+def test_special_tokens_come_first_and_are_not_averaged():
+    config = dataclasses.replace(TINY, class_token=True, num_registers=2, pre_norm=True)
+    tokens, aux = _run(config, _params(config), _images(config))
+    assert tokens.shape == (2, 1 + 2 + 24, 12)
+    np.testing.assert_allclose(aux["pooled"], np.mean(tokens[:, 3:], axis=1), atol=1e-6)
+    # The first patch's token, not the class token's.
+    first = dataclasses.replace(config, pool="first")
+    np.testing.assert_array_equal(
+        _run(first, _params(config), _images(config))[1]["pooled"], tokens[:, 3]
+    )
+
+
+def test_drop_path_leaves_out_whole_rows_of_the_last_block():
+    """At the first block the rate is 0, at the last it is `drop_path_rate`."""
+    config = dataclasses.replace(TINY, drop_path_rate=0.5, num_classes=0)
+    rows = 400
+    _, aux = _run(config, _params(config), _images(config, rows), jax.random.key(0))
+    first = np.asarray(aux["block_0/after_attention"] - aux["embedded"])
+    np.testing.assert_allclose(first, aux["block_0/attention"], atol=1e-5)
+    added = np.asarray(aux["block_1/after_attention"] - aux["block_0/after_mlp"])
+    kept = np.any(np.abs(added) > 1e-6, axis=(1, 2))
+    assert 0.4 < kept.mean() < 0.6
+    np.testing.assert_allclose(
+        added[kept], 2 * np.asarray(aux["block_1/attention"])[kept], atol=1e-4
+    )
+    np.testing.assert_array_equal(added[~kept], 0.0)
+
+
+def test_attention_equals_numpy():
+    rng = np.random.default_rng(0)
+    query, key, value = (rng.normal(size=(2, n, 3, 4)).astype(np.float32) for n in (5, 6, 6))
+    mask = rng.random((2, 1, 5, 6)) < 0.7
+    mask[..., 0] = True
+    context, probabilities = attend(query, key, value, mask)
+    for b in range(2):
+        for n in range(3):
+            scores = query[b, :, n] @ key[b, :, n].T / 2.0
+            weights = np.where(mask[b, 0], np.exp(scores), 0.0)
+            weights /= weights.sum(axis=1, keepdims=True)
+            np.testing.assert_allclose(probabilities[b, n], weights, atol=1e-6)
+            np.testing.assert_allclose(context[b, :, n], weights @ value[b, :, n], atol=1e-5)
+    without, none = attend(query, key, value, mask, with_probabilities=False)
+    assert none is None
+    np.testing.assert_array_equal(without, context)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(num_heads=5), "num_heads 5 does not divide hidden_dim 12"),
+        (dict(image_size=(8, 9)), "not made of patches of 2 pixels"),
+        (dict(pool="gap"), "pool 'gap' is none of class, mean"),
+        (dict(pool="class"), "needs class_token=True"),
+        (dict(window=4), "window 4 does not divide the grid"),
+        (dict(window=2, num_registers=1), "no place for a class token or registers"),
+        (dict(window=2, scan_layers=True), "all alike"),
+        (dict(global_layers=(2,)), "there are 2 layers"),
+        (dict(drop_path_rate=1.0), r"drop_path_rate must be in \[0, 1\)"),
+        (dict(num_layers=0), "num_layers must be positive"),
+    ],
+)
+def test_impossible_configs_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **fields)
+
+
+@pytest.mark.parametrize("name", ["B", "B/", "X/16", "B16"])
+def test_unknown_sizes_are_refused(name):
+    with pytest.raises(ValueError, match="SIZE/PATCH"):
+        named_vit(name)
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"\(8, 10, 3\), the model is for \(8, 12, 3\)"):
+        jax.eval_shape(lambda: ViT(TINY).init(jax.random.key(0), jnp.zeros((1, 8, 10, 3))))
+
+
+@pytest.mark.parametrize(("old", "new"), [((3, 4), (5, 7)), ((5, 4), (3, 2)), ((3, 3), (3, 3))])
+def test_positions_are_resized_between_their_corners(old, new):
+    from scipy.ndimage import zoom
+
+    table = np.random.default_rng(0).normal(size=(old[0] * old[1], 6)).astype(np.float32)
+    factors = (new[0] / old[0], new[1] / old[1], 1)
+    expected = zoom(table.reshape(*old, 6).astype(np.float64), factors, order=1)
+    np.testing.assert_allclose(
+        vit.resize_positions(table, old, new), expected.reshape(-1, 6), atol=1e-6
+    )

@@ -1,0 +1,1 @@
+"""Pictures as pixels: decoding and augmentation as TensorFlow graph operations."""

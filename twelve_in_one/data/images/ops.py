@@ -1,0 +1,140 @@
+"""What happens to a decoded picture on its way into a model, as TensorFlow graph operations.
+
+The operations and defaults are big_vision's, down to its roundings: bytes in, bytes out, each cut
+off rather than rounded; shrinking does not average unless it is asked to. Random ones take a seed
+int32[2], so that an example's crop is a function of (seed, epoch, example).
+
+Shape letters: Y rows and X columns of pixels.
+"""
+
+from typing import Literal
+
+import tensorflow as tf
+
+Method = Literal["bilinear", "area", "bicubic"]
+
+
+def resize(
+    image: tf.Tensor,
+    size: int | tuple[int, int],
+    *,
+    method: Method = "bilinear",
+    antialias: bool = False,
+) -> tf.Tensor:
+    """To a size, whatever becomes of the aspect ratio.
+
+    Args:
+      image: uint8 or float32 [Y, X, 3].
+      size: rows and columns, or the side of a square.
+      method: of interpolation, with centres of pixels at halves.
+      antialias: average while shrinking ("area" always does).
+
+    Returns:
+      [*size, 3] of the type of `image`; bytes are cut off, not rounded.
+    """
+    image = tf.convert_to_tensor(image)
+    size = (size, size) if isinstance(size, int) else size
+    resized = tf.image.resize(image, size, method=method, antialias=antialias)
+    return cast_back(resized, image.dtype)
+
+
+def cast_back(values: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """float32 to `dtype`; of bytes what lies beyond 0 to 255 is cut off, and so are fractions."""
+    if dtype.is_integer:
+        values = tf.clip_by_value(values, float(dtype.min), float(dtype.max))
+    return tf.cast(values, dtype)
+
+
+def resize_small(
+    image: tf.Tensor, side: int, *, method: Method = "area", antialias: bool = False
+) -> tf.Tensor:
+    """So that the shorter side is `side` pixels and the aspect ratio stays.
+
+    Args:
+      image, method, antialias: see `resize`.
+      side: pixels of the shorter side.
+
+    Returns:
+      As `resize`; the longer side is rounded to the nearest pixel, halves to the even one.
+    """
+    image = tf.convert_to_tensor(image)
+    shape = tf.shape(image)[:2]
+    # In float32, as the halves depend on it.
+    factor = tf.cast(side, tf.float32) / tf.cast(tf.reduce_min(shape), tf.float32)
+    size = tf.cast(tf.round(tf.cast(shape, tf.float32) * factor), tf.int32)
+    resized = tf.image.resize(image, size, method=method, antialias=antialias)
+    return cast_back(resized, image.dtype)
+
+
+def central_crop(image: tf.Tensor, size: int | tuple[int, int] | None = None) -> tf.Tensor:
+    """The middle of a picture.
+
+    Args:
+      image: [Y, X, 3].
+      size: rows and columns, or the side of a square; None takes the largest square. A side that
+        the picture is too short for stays as it is.
+    """
+    shape = tf.shape(image)
+    if size is None:
+        rows = columns = tf.reduce_min(shape[:2])
+    else:
+        rows, columns = (size, size) if isinstance(size, int) else size
+        rows, columns = tf.minimum(rows, shape[0]), tf.minimum(columns, shape[1])
+    y, x = (shape[0] - rows) // 2, (shape[1] - columns) // 2
+    return tf.image.crop_to_bounding_box(image, y, x, rows, columns)
+
+
+def inception_box(
+    shape: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    area: tuple[float, float] = (0.05, 1.0),
+    aspect: tuple[float, float] = (0.75, 1.33),
+) -> tf.Tensor:
+    """A random box for `crop`: int32[4] of y, x, rows and columns (Szegedy et al. 2015).
+
+    Args:
+      shape: int32[3] of the picture.
+      seed: int32[2].
+      area: least and largest share of the picture's.
+      aspect: least and largest columns over rows.
+    """
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros([0, 0, 4], tf.float32),
+        seed,
+        aspect_ratio_range=aspect,
+        area_range=area,
+        min_object_covered=0.0,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], axis=0)
+
+
+def crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    """The part of [Y, X, 3] that a box int32[4] of y, x, rows and columns holds."""
+    return tf.image.crop_to_bounding_box(image, box[0], box[1], box[2], box[3])
+
+
+def random_resized_crop(
+    image: tf.Tensor,
+    size: int,
+    seed: tf.Tensor,
+    *,
+    area: tuple[float, float] = (0.05, 1.0),
+    method: Method = "bilinear",
+    antialias: bool = False,
+) -> tf.Tensor:
+    """A random box (`inception_box`), resized to a square of `size` pixels."""
+    cut = crop(image, inception_box(tf.shape(image), seed, area=area))
+    return resize(cut, size, method=method, antialias=antialias)
+
+
+def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Left for right, for half of the seeds: not where a task tells left from right, or reads."""
+    return tf.image.stateless_random_flip_left_right(image, seed)
+
+
+def value_range(image: tf.Tensor, low: float = -1.0, high: float = 1.0) -> tf.Tensor:
+    """Bytes as float32, 0 as `low` and 255 as `high`."""
+    return tf.cast(image, tf.float32) / 255.0 * (high - low) + low
