@@ -1,7 +1,8 @@
 # make train   set up, train the default model on all twelve tasks, print the results table
 # make test    set up, run the tests
 # Both create .venv if needed. `make test EXTRAS=dev,torch` also installs torch, for the tests of
-# .bin files, which are skipped without it.
+# .bin files, which are skipped without it. A module's tests stay in one process, which then makes
+# its fixtures and programs once.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ train: $(INSTALLED)
 	launch/cpu.sh $(BIN)/python -m twelve_in_one.train --config=world --workdir=$(WORKDIR)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

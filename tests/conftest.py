@@ -1,6 +1,7 @@
 """Settings of every test: eight CPU devices, no silent rank promotion, where the references are."""
 
 import functools
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,16 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from reference.small_world import run_build, small_world  # noqa: F401  (fixtures)
+from reference.costs import (  # noqa: F401  (hooks)
+    pytest_addoption,
+    pytest_configure,
+    pytest_runtest_protocol,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+    pytest_xdist_auto_num_workers,
+)
+from reference.small_world import run_build, run_folder, small_world  # noqa: F401  (fixtures)
 
 from twelve_in_one.convert.names import flatten, unflatten
 from twelve_in_one.models.config import StreamConfig, TwoStreamConfig
@@ -25,6 +35,34 @@ if jax.__version_info__ < (0, 11):  # XLA aborts on a flag that it does not know
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(run_folder: Path) -> Path:  # noqa: F811
+    """Folder of what was compiled in this run, by any worker or any process that one starts.
+
+    `JAX_COMPILATION_CACHE_DIR` names one that outlives the run: the next compiles little.
+    """
+    folder = jax.config.jax_compilation_cache_dir or str(run_folder / "programs")
+    for name, value in (
+        ("jax_compilation_cache_dir", folder),
+        ("jax_persistent_cache_min_compile_time_secs", 0.05),
+        ("jax_persistent_cache_min_entry_size_bytes", -1),
+        # With a limit the cache locks its files: nobody reads what another is still writing.
+        ("jax_compilation_cache_max_size", 2**30),
+    ):
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+    return Path(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """So that a worker does not keep the programs of all modules in its memory."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    gc.freeze()  # what is left stays; later collections need not look at it
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,13 @@ class SmallWorld:
 
 
 @pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the run, which its workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
 def run_build() -> Callable[..., Outcome]:
     """Runs the build command in this process: `run_build(name, raw, data, *options)`."""
     return _run_build
@@ -63,15 +70,12 @@ def _run_build(name: str, raw: Path, data: Path, *options: str | Path) -> Outcom
 
 
 @pytest.fixture(scope="session")
-def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
+def small_world(run_folder: Path) -> SmallWorld:
     """100 pictures and all thirteen datasets about them. Nobody may write into its folders."""
     from twelve_in_one.world import __main__ as world_command
 
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # of the run, which its workers share
-    folder = base / "small_world"
-    with _locked(base / "small_world.lock"):
+    folder = run_folder / "small_world"
+    with _locked(run_folder / "small_world.lock"):
         if not (folder / "outcome.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
