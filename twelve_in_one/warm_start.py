@@ -54,6 +54,12 @@ def load(
     if other is not None:  # first, as other vocabularies are the reason of many a wrong shape
         asked = {*report.loaded, *(name for name, *_ in report.wrong_shape)}
         _check_inputs(options.path, other, serving, asked)
+    elif report.loaded:
+        _log.warning(
+            "%s does not say with which word pieces and answers it was trained: make sure that "
+            "those of the data are its own (of released weights, trainval_label2ans.pkl)",
+            options.path,
+        )
     if not report.ok:
         raise StateDictError(report)
     for name in report.loaded:

@@ -84,9 +84,10 @@ def keep(
             f"{len(wanted) - len(records):,} of {len(wanted):,} examples, the first {first}, have "
             f"no record in the official files in {raw}"
         )
+    text = json.dumps({"program": files.program, "records": records}, ensure_ascii=False)
     temporary = path.with_name(f".{path.name}")
-    with gzip.open(temporary, "wt", encoding="utf-8") as file:
-        json.dump({"program": files.program, "records": records}, file, ensure_ascii=False)
+    # Without the time of day: the same files are built alike.
+    temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
     temporary.replace(path)
     return ""
 

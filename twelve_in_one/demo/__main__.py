@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         from twelve_in_one.demo.page import make_page
 
-        make_page(predictor, examples, args.model.resolve().name).launch(
+        make_page(predictor, examples, str(args.model)).launch(
             server_name=args.host,
             server_port=args.port,
             share=False,

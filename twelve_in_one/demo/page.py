@@ -20,8 +20,8 @@ def make_page(predictor: Predictor, examples: Sequence[Path], title: str) -> gr.
       examples: pictures to choose from.
       title: what the model is called.
     """
-    with gr.Blocks(analytics_enabled=False, title=f"twelve_in_one: {title}") as page:
-        gr.Markdown(f"# Ask {title}\nEverything stays on this machine.")
+    with gr.Blocks(analytics_enabled=False, title=f"Ask {title}") as page:
+        gr.Markdown(f"# Ask {title}")
         for question in QUESTIONS:
             tasks = question.tasks(predictor.serving)
             if tasks:
