@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
-from test_train import load_config, params_of
+from test_train import params_of
 
-from twelve_in_one import checkpoint, loop, metrics_writer, train
+from twelve_in_one import checkpoint, configs, loop, metrics_writer, train
 from twelve_in_one.convert import __main__ as convert
 from twelve_in_one.convert.state_dict import to_state_dict
 from twelve_in_one.models.config import PRETRAINING_HEADS, from_json
@@ -17,7 +17,7 @@ NAME = "conceptual_captions"
 
 
 def small_config(world, *, devices=1, rounds=4):
-    config = load_config("pretrain_cc", "debug")
+    config = configs.get("pretrain_cc:debug")
     config.data.dir, config.data.raw_dir = str(world.data), str(world.raw)
     config.data.world_images = 0
     config.compilation_cache = str(world.data.parent / "programs")
@@ -89,7 +89,7 @@ def test_eight_devices_and_a_stop_change_nothing(pretrained, small_world, tmp_pa
 def test_the_tasks_begin_with_it(pretrained, small_world, tmp_path):
     """All of the trunk is taken over but the table of task tokens, which pretraining lacks."""
     workdir, _ = pretrained
-    config = load_config("world", "debug")
+    config = configs.get("world:debug")
     config.tasks = ("vqa",)
     config.data = small_config(small_world).data
     config.compilation_cache = str(small_world.data.parent / "programs")
