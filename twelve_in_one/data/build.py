@@ -6,7 +6,9 @@
 
 RAW holds one folder a dataset (the recipes are in `data/builders/`) and, for --features pixels,
 `images/` with one folder a collection of images. Killed and started again, the command goes on
-where it was: datasets that are complete, and regions that were found, are kept.
+where it was: datasets that are complete, and regions that were found, are kept. Pictures that were
+added or changed since, or could not be read, are read again; datasets that were built without them
+are named, to be built again with --overwrite.
 """
 
 import argparse

@@ -7,8 +7,9 @@ image, or as many of both are answered one by one; results go to stdout, one aft
 
 --model is a model folder, or the workdir of a run that has ended. Images go through the extractor
 that the model was trained with. For a model that was trained on a detector's features, --regions
-names a store of them (lmdb:PATH, npy:DIR, tsv:FILE, hdf5:FILE or records:DIR), --image gives ids in
-it, and --box_regions a store with the features of the boxes to choose from.
+names a store of them (lmdb:PATH, npy:DIR, tsv:FILE, hdf5:FILE or records:DIR; several with commas
+between them, in order of search), --image gives ids in it, and --box_regions a store with the
+features of the boxes to choose from.
 
 --requests FILE takes many requests, one JSON object a line, and prints one JSON object for each.
 One that cannot be answered gives {"line": ..., "error": ...} and exit code 1 in the end.
