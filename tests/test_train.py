@@ -277,8 +277,8 @@ def other_order(small_world, tmp_path_factory):
     data = shutil.copytree(small_world.data, tmp_path_factory.mktemp("other") / "data")
     path = data / "answers-vqa.json"
     answers = json.loads(path.read_text())
-    path.write_text(json.dumps([*answers[:2], answers[3], answers[2], *answers[4:]]))
-    return data, f"first that differs is answer 2, {answers[2]!r} in training and {answers[3]!r}"
+    path.write_text(json.dumps([answers[1], answers[0], *answers[2:]]))
+    return data, f"first that differs is answer 0, {answers[0]!r} in training and {answers[1]!r}"
 
 
 @pytest.mark.parametrize("only_describe", [False, True])

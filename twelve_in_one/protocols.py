@@ -220,7 +220,8 @@ def evaluate_all(
             )
             part = dict.fromkeys(_BLIND) | part
             if stream.selection.seen is not None:
-                part["trained_on"] = dataclasses.asdict(stream.selection.seen)
+                seen = dataclasses.asdict(stream.selection.seen)
+                part["trained_on"] = seen | {"unknown": list(seen["unknown"])}
             if baselines and part["score"] is not None and task.kind not in _WITHOUT_BASELINES:
                 part |= {key: baselines(task, split)[key] for key in _BLIND}
             parts[split] = part

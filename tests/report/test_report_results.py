@@ -128,7 +128,7 @@ def test_official_figures_and_what_was_seen():
     results |= {"unscored": {"vqa": 7}, "trained_on_only": {"gqa/val": 1000}}
     lines = results_table(results).splitlines()
     start = lines.index(results_module.OFFICIAL)
-    assert lines[start + 1] == "GQA (test)  accuracy 51.23  binary 60.00  GQA evaluation, 1,220"
+    assert lines[start + 1] == "GQA (test)  GQA evaluation, 1,220  accuracy 51.23  binary 60.00"
     assert lines[start + 2 :] == [
         "not computed: VQAv2 (val): validity: no choices.json",
         "not computed: GQA (test): validity: no choices.json",

@@ -241,7 +241,7 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 def _official_block(results: Results) -> list[str]:
     rows = [
-        (f"{title} ({split})", figure_text(official), f"{official.program}, {official.examples:,}")
+        (f"{title} ({split})", f"{official.program}, {official.examples:,}", figure_text(official))
         for title, split, official in officials(results)
         if official.figures
     ]
