@@ -52,7 +52,7 @@ _MAY_CHANGE = (
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the run.", lock_config=True)
 
 
-class _ConfigParser(flags.ArgumentParser):
+class ConfigParser(flags.ArgumentParser):
     """Loads a config, and adds the tasks on data sets of the user's own that arguments name."""
 
     def __init__(self, library: flags.ArgumentParser, argv: Sequence[str]):
@@ -214,7 +214,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         probe = flags.FlagValues()
         config_flags.DEFINE_config_file("config", None, "", flag_values=probe)
         for values in (probe, flags.FLAGS):
-            values["config"].parser = _ConfigParser(values["config"].parser, argv)
+            values["config"].parser = ConfigParser(values["config"].parser, argv)
         # Where the library looks for overrides.
         given, sys.argv = sys.argv, [argv[0], f"--config={file}"]
         try:
