@@ -21,7 +21,7 @@ from twelve_in_one.config_check import (
     unknown_overrides,
 )
 from twelve_in_one.convert.names import flatten
-from twelve_in_one.models.config import from_dict, named_size
+from twelve_in_one.models.config import from_dict, named_size, to_json
 from twelve_in_one.models.two_stream import abstract_params
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -513,3 +513,98 @@ def test_unknown_overrides():
     assert unknown_overrides(["--config.a.b=1"], ml_collections.ConfigDict({"a": {"c": 1}})) == [
         "--config.a.b: no such setting; known: c"
     ]
+
+
+# ------------------------------------------------------------------ data sets of a user's own
+
+
+def own_config(name="mine", **options):
+    config = load("world")("")
+    default_config.add_own_task(config, name, **{"like": "vqa", "jsonl": "a.jsonl", **options})
+    config.tasks = (name,)
+    return config
+
+
+def test_a_task_of_ones_own_is_like_another():
+    (run,) = task_runs(check(own_config(like="snli_ve", labels=("a", "b"), title="Mine")))
+    assert (run.task.title, run.task.group, run.task.head) == ("Mine", "G4", "mine")
+    (like,) = [r for r in task_runs(check(load("world")(""))) if r.task.name == "snli_ve"]
+    shapes = ("kind", "max_tokens", "max_regions", "batch_size", "rows_per_example")
+    assert all(getattr(run.task, field) == getattr(like.task, field) for field in shapes)
+    assert check(json.loads(own_config().to_json())) == check(own_config())
+
+
+def test_more_than_twelve_tasks_have_a_token_each():
+    config = load("twelve")("")
+    assert config.model.num_tasks == 20
+    names = [f"mine{i}" for i in range(12)]
+    for name in names:
+        default_config.add_own_task(config, name, like="coco", jsonl="a.jsonl")
+    config.tasks = (*config.tasks, *names)
+    tokens = [run.task.task_id for run in task_runs(check(config))]
+    assert len(set(tokens)) == 24 and max(tokens) == config.model.num_tasks - 1 > 20
+    assert tokens[12:14] == [19, 18]  # no row that released weights use
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(like="visual7w"), "task.mine.like: 'visual7w' is none of vqa, "),
+        (dict(jsonl=""), "task.mine.jsonl: name a file of records, or a Hugging Face"),
+        (dict(hf="x"), "task.mine.jsonl: name a file of records, or a Hugging Face"),
+        (dict(hf="x", jsonl="", val_jsonl="v"), "task.mine.val_jsonl, test_jsonl: go with jsonl"),
+        (
+            dict(val_share=0.6, test_share=0.4),
+            "val_share: with test_share leaves nothing",
+        ),
+        (dict(labels=("a", "b")), "task.mine.labels: vqa has none"),
+        (dict(like="snli_ve", labels=("A", "a")), "two at least, all different"),
+        (dict(like="coco", answers="a.txt"), "task.mine.answers: coco has none"),
+        (dict(box_format="yxyx"), "task.mine.box_format: 'yxyx' is not one of xyxy, xywh"),
+        (dict(collection="cocoa"), "task.mine.collection: 'cocoa' is not one of"),
+    ],
+)
+def test_wrong_settings_of_a_task_of_ones_own(options, message):
+    config = own_config()
+    config.task.mine.update(options)
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    assert message in str(error.value)
+
+
+def test_names_of_tasks_of_ones_own():
+    for name in ("Mine", "refcoco_mine+", "alignment"):
+        with pytest.raises(ConfigError, match="a name takes small letters"):
+            check(own_config(name))
+    config = own_config()
+    config.tasks = ("vqa",)
+    with pytest.raises(ConfigError, match="task.mine: config.tasks does not name it"):
+        check(config)
+    config.tasks = ("vqa", "mien")
+    with pytest.raises(ConfigError, match="did you mean mine.*needs task.mien.like"):
+        check(config)
+    with pytest.raises(ValueError, match="'vqaa' is none of vqa"):
+        own_config(like="vqaa")
+
+
+def test_misspelt_settings_of_a_task_of_ones_own_are_named():
+    config = own_config()
+    (error,) = unknown_overrides(["--config.task.mine.jsnol=a"], config)
+    assert "task.mine.jsnol: no such setting; did you mean jsonl" in error
+    (error,) = unknown_overrides(["--config.task.yours.jsonl=a"], config)
+    assert "task.yours: no such setting" in error and "needs task.yours.like" in error
+
+
+def test_models_with_heads_of_ones_own():
+    fields = json.loads(to_json(named_size("tiny")))
+    config = from_dict({**fields, "own_heads": [["mine", 5, 1], ["two", 3, 2]]})
+    assert from_dict(json.loads(to_json(config))) == config
+    assert config.num_answers["mine"] == 5 and config.all_heads[-2:] == ("mine", "two")
+    shapes = {"/".join(k): v.shape for k, v in flatten(nn.unbox(abstract_params(config))).items()}
+    width = config.coattention_dim
+    assert shapes["heads/mine/hidden/kernel"] == (width, 2 * width)
+    assert shapes["heads/two/hidden/kernel"] == (2 * width, 2 * width)
+    assert shapes["heads/two/logits/kernel"] == (2 * width, 3)
+    for wrong in (("vqa", 5, 1), ("mine", 0, 1), ("mine", 5, 3), ("masked_language_bias", 5, 1)):
+        with pytest.raises(ValueError, match="own head"):
+            from_dict({**fields, "own_heads": [wrong]})

@@ -715,3 +715,37 @@ except ImportError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert "pip install 'twelve_in_one[data]'" in ran.stdout
+
+
+# ------------------------------------------------------------------ tasks on a user's own data
+
+
+def test_tasks_of_ones_own(parts, random_params, images, tmp_path):
+    """Their labels are those of their heads, and the only task that fits need not be named."""
+    _, config, serving = parts()
+    known = {task.name: task for task in TASKS}
+    own = {"mine": ("snli_ve", ("fine", "odd")), "pair": ("nlvr2", ("a", "b", "c"))}
+    tasks = tuple(
+        dataclasses.replace(known[like], name=name, head=name) for name, (like, _) in own.items()
+    )
+    config = dataclasses.replace(config, own_heads=(("mine", 2, 1), ("pair", 3, 2)))
+    answers = ANSWERS | {name: labels for name, (_, labels) in own.items()}
+    model_folder.save(
+        tmp_path / "model",
+        random_params(config),
+        config,
+        dataclasses.replace(serving, tasks=tasks, answers=answers),
+    )
+    loaded = predict.load(tmp_path, devices=jax.devices()[:1], max_batch=2)
+    assert loaded.serving.tasks == tasks and loaded.serving.answers == answers
+    one = loaded.entails(images[0], TEXTS[0])
+    assert tuple(one.probabilities) == ("fine", "odd") and one.label in ("fine", "odd")
+    assert one == loaded.entails(images[0], TEXTS[0], "mine")
+    two = loaded.compare(images[0], images[1], TEXTS[0])
+    assert tuple(two.probabilities) == ("a", "b", "c")
+    assert two.label == max(two.probabilities, key=two.probabilities.get)
+    with pytest.raises(ValueError, match="not trained on 'vqa', but on mine, pair"):
+        loaded.answer(images[0], TEXTS[0])
+    (tmp_path / "model" / "answers-pair.json").unlink()
+    with pytest.raises(ValueError, match=r"answers-pair.json is missing"):
+        predict.load(tmp_path)

@@ -61,7 +61,7 @@ _MAY_CHANGE = (
 )  # fmt: skip
 
 
-class _ConfigParser(flags.ArgumentParser):
+class ConfigParser(flags.ArgumentParser):
     """Loads a config, and adds the tasks on data sets of the user's own that arguments name."""
 
     def __init__(self, library: flags.ArgumentParser, argv: Sequence[str]):
@@ -290,7 +290,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         probe = flags.FlagValues()
         config_flags.DEFINE_config_file("config", None, "", flag_values=probe)
         for values in (probe, flags.FLAGS):
-            values["config"].parser = _ConfigParser(values["config"].parser, argv)
+            values["config"].parser = ConfigParser(values["config"].parser, argv)
         # Where the library looks for overrides.
         before, sys.argv = sys.argv, [argv[0], f"--config={file}"]
         try:

@@ -30,6 +30,7 @@ from twelve_in_one.data import answers, finish, region_inputs, report, splits, t
 from twelve_in_one.data.annotations import hf_rows, jsonl
 from twelve_in_one.data.annotations.jsonl import Found, Part, Rules
 from twelve_in_one.data.files import RecordError, read_json
+from twelve_in_one.data.reader import built_folder, read_build_info, region_names
 from twelve_in_one.data.records import AnnotatedImage, AnnotationSet, DataError, Regions
 from twelve_in_one.data.region_inputs import RegionInputs
 from twelve_in_one.data.regions import open_store
@@ -95,7 +96,9 @@ def data_folder(run: RunConfig, workdir: Path) -> tuple[Path, str]:
     own = own_options(run)
     if not own:
         return Path(run.data.dir), run.data.regions
-    return Path(run.data.own_dir or workdir / "data"), _regions_name(run, own)
+    folder = Path(run.data.own_dir or workdir / "data")
+    built = read_spec(folder)
+    return folder, built.regions if built else _regions_name(run, own)
 
 
 def _regions_name(run: RunConfig, own: Mapping[str, OwnTaskOptions]) -> str:
@@ -477,7 +480,11 @@ def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:
             report.Progress(name),
             spec.sets[name].max_skipped_share,
         )
-        outcomes.append(build_with(kind, inputs, folder, overwrite=False))
+        # Of a build that was cut short before somebody changed a file.
+        stale = spec.regions in region_names(folder, name) and (
+            read_build_info(built_folder(folder, name, spec.regions))["made_of"]["files"] != made
+        )
+        outcomes.append(build_with(kind, inputs, folder, overwrite=stale))
         _write_json(
             _pictures(folder, name), {k: str(p.absolute()) for k, p in one.pictures.items()}
         )

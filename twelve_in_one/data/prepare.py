@@ -38,7 +38,12 @@ def prepare(run: RunConfig, workdir: Path) -> None:
         _prepare_others(run)
         return
     # Mistakes in a user's files are reported before anything that takes long.
-    spec, (folder, _) = own.spec_of(run), own.data_folder(run, workdir)
+    folder, _ = own.data_folder(run, workdir)
+    begun_with = run.init_from.path
+    if begun_with and not Path(begun_with).exists() and own.read_spec(folder):
+        _prepare_others(run)  # a resumed run needs it no more
+        return
+    spec = own.spec_of(run)
     if own.is_built(folder, spec):
         _prepare_others(run)
         return
@@ -54,7 +59,10 @@ def prepare(run: RunConfig, workdir: Path) -> None:
             return
         path = folder / "spec.json"
         path.write_text(json.dumps(dataclasses.asdict(spec)), encoding="utf-8")
-        _command("data.own", str(path), "--data_dir", str(folder))
+        try:
+            _command("data.own", str(path), "--data_dir", str(folder))
+        finally:
+            path.unlink()
 
 
 def _prepare_others(run: RunConfig) -> None:

@@ -90,7 +90,7 @@ def label_names(task: Task, answers: Mapping[str, tuple[str, ...]]) -> tuple[str
     """
     names = VERDICTS.get(task.head) or answers.get(task.head)
     if not names:
-        raise ValueError(f"no answers of head {task.head!r}, which {task.name} reads")
+        raise ValueError(f"no answer vocabulary for {task.name}, which reads head {task.head!r}")
     return names
 
 
