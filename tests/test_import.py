@@ -9,7 +9,7 @@ LAYERS = (
     "import twelve_in_one.train, twelve_in_one.convert.__main__, twelve_in_one.parity.__main__, "
     "twelve_in_one.evaluate, twelve_in_one.predict.__main__, twelve_in_one.export, "
     "twelve_in_one.report, twelve_in_one.data.examples, twelve_in_one.data.streams, "
-    "twelve_in_one.data.build, twelve_in_one.data.real_samples"
+    "twelve_in_one.data.build, twelve_in_one.data.real_samples, twelve_in_one.demo.__main__"
 )
 
 

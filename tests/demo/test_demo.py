@@ -1,6 +1,6 @@
 """The command, and its page in a real browser."""
 
-import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -24,8 +24,7 @@ def needed(found, what):
 
 
 def importable(name):
-    with contextlib.suppress(ImportError):
-        return bool(__import__("importlib.util").util.find_spec(name))
+    return importlib.util.find_spec(name) is not None
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,11 @@ def _tab(predictor: Predictor, question: Question, tasks: list[str], examples: l
         with gr.Column():
             words = gr.Textbox(label="Answer", interactive=False, elem_id=named("words"))
             shown = gr.Image(
-                label="Picture", interactive=False, format="png", elem_id=named("picture")
+                show_label=False,
+                interactive=False,
+                format="png",
+                buttons=["download", "fullscreen"],  # nothing that sends it elsewhere
+                elem_id=named("picture"),
             )
             details = gr.Textbox(
                 label="Scores", interactive=False, lines=6, elem_id=named("details")
