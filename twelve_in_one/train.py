@@ -38,6 +38,7 @@ from twelve_in_one.data.preprocessing import check_same
 from twelve_in_one.job import Job, compile_job, open_job
 from twelve_in_one.loop import begin, run_rounds
 from twelve_in_one.models.two_stream import count_parameters
+from twelve_in_one.paths import expand
 from twelve_in_one.run_config import RunConfig
 
 _log = logging.getLogger(__name__)
@@ -168,6 +169,12 @@ def _use_compilation_cache(run: RunConfig) -> None:
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with all misspelt `--config.x.y` at once and without a traceback."""
+    argv = [
+        f"--config={expand(argument.partition('=')[2])}"
+        if argument.startswith(("--config=", "-config="))
+        else argument
+        for argument in argv
+    ]
     overrides = [argument for argument in argv if argument.startswith(("--config.", "-config."))]
     file = _config_file(argv)
     if overrides and file is None:
@@ -229,7 +236,7 @@ def main(argv: Sequence[str]) -> None:
         if "://" in _WORKDIR.value:
             raise ValueError(f"--workdir={_WORKDIR.value}: mount the bucket, and give its path")
         _hide_accelerators_from_tensorflow()
-        found = train(_CONFIG.value, Path(_WORKDIR.value), only_describe=_DRY_RUN.value)
+        found = train(_CONFIG.value, Path(expand(_WORKDIR.value)), only_describe=_DRY_RUN.value)
     except (ValueError, OSError, FloatingPointError) as error:
         _log.debug("where it happened", exc_info=True)
         print(f"error: {error}", file=sys.stderr)

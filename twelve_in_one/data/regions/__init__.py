@@ -15,6 +15,7 @@ from twelve_in_one.data.regions.npy import SUFFIX, NpyStore
 from twelve_in_one.data.regions.records import RecordStore, is_shard_name
 from twelve_in_one.data.regions.store import NoRegions, RegionStore
 from twelve_in_one.data.regions.tsv import TsvStore
+from twelve_in_one.paths import expand
 
 _FORMATS = {
     "lmdb": LmdbStore,
@@ -45,8 +46,8 @@ def open_store(spec: str) -> RegionStore:
         return NoRegions()
     kind, _, rest = spec.partition(":")
     if kind not in _FORMATS:
-        kind, rest = _recognise(Path(spec)), spec
-    path = Path(rest)
+        kind, rest = _recognise(Path(expand(spec))), spec
+    path = Path(expand(rest))
     if not rest or not path.exists():
         raise DataError(f"region store {spec!r}: no such file or folder; formats: {FORMATS_HELP}")
     return _FORMATS[kind](path)
