@@ -183,7 +183,17 @@ def test_says_what_is_missing_or_wrong(environ, flags, message):
             [3],
         ),
     ],
-    ids=["unknown", "hidden", "no-devices", "empty", "one-task-a-node", "shared", "bound", "per-task", "uneven-nodes"],
+    ids=[
+        "unknown",
+        "hidden",
+        "no-devices",
+        "empty",
+        "one-task-a-node",
+        "shared",
+        "bound",
+        "per-task",
+        "uneven-nodes",
+    ],
 )
 def test_a_slurm_task_takes_its_share_of_the_gpus(environ, expected):
     environ = {"SLURM_LOCALID": environ.pop("local", "0")} | environ
