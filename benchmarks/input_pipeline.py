@@ -42,6 +42,7 @@ from twelve_in_one.data.records import AnnotatedImage, Annotation, AnnotationSet
 from twelve_in_one.data.region_inputs import RegionInputs
 from twelve_in_one.data.sources import SOURCES, Source
 from twelve_in_one.data.streams import open_folder, open_stream
+from twelve_in_one.paths import local_path
 from twelve_in_one.tasks.twelve import TWELVE
 from twelve_in_one.world.make import make
 
@@ -272,7 +273,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16, help="examples a batch")
     parser.add_argument("--seconds", type=float, default=5.0, help="of streaming, each task")
     parser.add_argument("--stream_images", type=int, default=40_000, help="0 leaves this part out")
-    parser.add_argument("--scratch", type=Path, help="where to build; a temporary folder")
+    parser.add_argument("--scratch", type=local_path, help="where to build; a temporary folder")
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:

@@ -35,6 +35,7 @@ from twelve_in_one import optim, param_groups, steps
 from twelve_in_one.models.config import REMAT_POLICIES, SIZES, TwoStreamConfig, named_size
 from twelve_in_one.models.flops import forward_flops
 from twelve_in_one.models.two_stream import init_params
+from twelve_in_one.paths import local_path
 from twelve_in_one.tasks.base import Task
 from twelve_in_one.tasks.twelve import TWELVE
 
@@ -149,7 +150,9 @@ def main() -> None:
     parser.add_argument("--remat", choices=REMAT_POLICIES, default="none")
     parser.add_argument("--scan_layers", choices=("no", "yes", "both"), default="no")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument(
+        "--json", type=local_path, metavar="FILE", help="also write the rows to FILE"
+    )
     parser.add_argument("--keep_allocator", action="store_true", help="do not restart, see above")
     args = parser.parse_args()
     if sys.platform == "linux" and not args.keep_allocator and "MALLOC_MMAP_MAX_" not in os.environ:

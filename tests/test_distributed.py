@@ -61,6 +61,16 @@ FLAGS = dict(coordinator="10.0.0.9:9999", num_processes=2, process_id=0)
         ),
         pytest.param(SLURM, False, {}, Cluster("SLURM", "the first node of node[3-6]"), id="slurm"),
         pytest.param(SLURM | {"SLURM_NTASKS": "1"}, False, {}, SINGLE, id="slurm-one-task"),
+        pytest.param(SLURM | {"SLURM_NTASKS": ""}, False, {}, SINGLE, id="slurm-empty"),
+        pytest.param(SLURM | {"SLURM_STEP_NODELIST": ""}, False, {}, SINGLE, id="slurm-no-step"),
+        pytest.param({"OMPI_MCA_orte_hnp_uri": ""}, False, {}, SINGLE, id="mpi-empty"),
+        pytest.param(
+            {"OMPI_MCA_orte_hnp_uri": "x", "OMPI_COMM_WORLD_SIZE": ""},
+            False,
+            {},
+            SINGLE,
+            id="mpi-size-empty",
+        ),
         pytest.param({"SLURM_JOB_ID": "1"}, False, {}, SINGLE, id="slurm-without-srun"),
         pytest.param(
             {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "2"},
@@ -132,6 +142,7 @@ def test_detects_the_cluster(environ, tpu, flags, expected):
             {},
             "PROCESS_ID must be a whole .*'one'",
         ),
+        (SLURM | {"SLURM_NTASKS": "2(x2)"}, {}, r"SLURM_NTASKS must be a whole .*'2\(x2\)'"),
         (JOBSET, {}, "pod 3 of JobSet vl, but not of how many: set .TWELVE_IN_ONE_NUM_PROCESSES"),
     ],
 )
@@ -144,6 +155,9 @@ def test_says_what_is_missing_or_wrong(environ, flags, message):
     "environ, expected",
     [
         ({}, None),
+        ({"CUDA_VISIBLE_DEVICES": "-1", "SLURM_STEP_TASKS_PER_NODE": "1"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_STEP_TASKS_PER_NODE": "1"}, None),
+        ({"SLURM_GPUS_ON_NODE": "", "SLURM_NODEID": "", "SLURM_STEP_TASKS_PER_NODE": "1"}, None),
         ({"SLURM_GPUS_ON_NODE": "8", "SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, list(range(8))),
         (
             {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "SLURM_STEP_TASKS_PER_NODE": "2", "local": "1"},
@@ -169,7 +183,17 @@ def test_says_what_is_missing_or_wrong(environ, flags, message):
             [3],
         ),
     ],
-    ids=["unknown", "one-task-a-node", "shared", "bound", "per-task", "uneven-nodes"],
+    ids=[
+        "unknown",
+        "hidden",
+        "no-devices",
+        "empty",
+        "one-task-a-node",
+        "shared",
+        "bound",
+        "per-task",
+        "uneven-nodes",
+    ],
 )
 def test_a_slurm_task_takes_its_share_of_the_gpus(environ, expected):
     environ = {"SLURM_LOCALID": environ.pop("local", "0")} | environ

@@ -319,6 +319,14 @@ def test_soft_accuracy_and_vocabulary():
     }
 
 
+@pytest.mark.parametrize("overlap, credit", [(0.5, 0), (np.nextafter(np.float32(0.5), 1), 1)])
+def test_half_an_overlap_is_not_enough(overlap, credit, params, draw, step):
+    batch = draw("region") | {"targets": np.full((B, R), overlap, np.float32)}
+    found = step("region")(params, arrays(batch))
+    np.testing.assert_array_equal(found.score, np.full(B, credit))
+    np.testing.assert_array_equal(found.oracle, np.full(B, credit))
+
+
 @pytest.mark.parametrize("protocol", ["detected", "annotated"])
 def test_regions_name_their_protocol(protocol):
     found = evaluation.summarise(
@@ -330,10 +338,15 @@ def test_regions_name_their_protocol(protocol):
 
 
 def test_consistency_goes_by_sentence():
-    """Sentence 0 of group 7 is right on both of its pairs, sentence 1 on one of two."""
-    ids = ["test1-7-0-0", "test1-7-1-0", "test1-7-0-1", "test1-7-1-1"]
-    found = evaluation.summarise(TASKS["verdict"], outcome([1, 1, 1, 0], ids=ids))
-    assert found["metrics"] == {"accuracy": 0.75, "consistency": 0.5}
+    """Sentence 0 of group 7 is right on all three of its pairs, sentence 1 on one of two.
+
+    By pair it would be a third, by group none.
+    """
+    ids = ["test1-7-0-0", "test1-7-1-0", "test1-7-2-0", "test1-7-0-1", "test1-7-1-1"]
+    found = evaluation.summarise(TASKS["verdict"], outcome([1, 0, 1, 1, 1], ids=ids))
+    assert found["metrics"] == {"accuracy": pytest.approx(0.8), "consistency": 0.5}
+    found = evaluation.summarise(TASKS["verdict"], outcome([1, 1, 1, 0, 0], ids=ids))
+    assert found["metrics"] == {"accuracy": pytest.approx(0.6), "consistency": 0.5}
 
 
 @pytest.mark.parametrize("kind", ["answer", "verdict"])

@@ -304,6 +304,20 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(task, params, still, dra
     )
 
 
+def test_parts_have_masks_of_their_own(params, config, draw):
+    """Equal rows in both parts; the loss of each part alone, the other left out."""
+    batch, key, zero = draw(ANSWER), jax.random.key(0), np.int32(0)
+    for name, x in batch.items():
+        if np.ndim(x):
+            batch[name] = np.repeat(x[: B // 2], 2, axis=0)  # rows alternate between the parts
+    run = jax.jit(steps.make_grad_step(config, ANSWER, accumulate=2))
+    first, second = (
+        float(run(params, zero, batch | {"_mask": np.arange(B) % 2 == part}, key)[1].sums.loss)
+        for part in (0, 1)
+    )
+    assert first > 0 and abs(first - second) > 1e-3 * first
+
+
 def test_pretraining_in_parts_has_the_gradient_of_the_whole(still, random_params, draw):
     """Of all three losses, though the parts hide different numbers of words and regions."""
     config = dataclasses.replace(still, heads=PRETRAINING_HEADS, visual_target=1)

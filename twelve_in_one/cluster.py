@@ -9,6 +9,7 @@ PREFIX = "TWELVE_IN_ONE_"  # of our environment variables
 _SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
 _JOBSET = ("JOBSET_NAME", "REPLICATED_JOB_NAME", "JOB_COMPLETION_INDEX")
 _JOBSET_PORT = 8476
+_NO_GPU = ("NoDevFiles", "-1")  # what stands in CUDA_VISIBLE_DEVICES where a task sees none
 
 
 class Cluster(NamedTuple):
@@ -60,7 +61,7 @@ def detect(
             given[name] = text if name == "coordinator" else integer(variable, text)
     if given["num_processes"] == 1:
         return SINGLE
-    in_jobset = all(name in environ for name in _JOBSET)
+    in_jobset = all(environ.get(name) for name in _JOBSET)
     if not source:
         return _detect_for_jax(environ, tpu, in_jobset)
     if in_jobset and None in given.values():
@@ -97,23 +98,26 @@ def _checked(cluster: Cluster) -> Cluster:
 
 
 def _detect_for_jax(environ: Mapping[str, str], tpu: bool, in_jobset: bool) -> Cluster:
-    """The clusters that JAX finds its way in, in its own order (jax/_src/clusters)."""
-    if "OMPI_MCA_orte_hnp_uri" in environ:
-        if int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+    """The clusters that JAX finds its way in, in its own order (jax/_src/clusters).
+
+    A variable that is set to nothing counts as not set.
+    """
+    if environ.get("OMPI_MCA_orte_hnp_uri"):
+        if _number(environ, "OMPI_COMM_WORLD_SIZE", 1) > 1:
             return Cluster("Open MPI", "the host that runs mpirun")
-    elif all(f"SLURM_{name}" in environ for name in _SLURM):
-        if int(environ["SLURM_NTASKS"]) > 1:
+    elif all(environ.get(f"SLURM_{name}") for name in _SLURM):
+        if _number(environ, "SLURM_NTASKS", 1) > 1:
             return Cluster("SLURM", f"the first node of {environ['SLURM_STEP_NODELIST']}")
     elif tpu:
         hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
-        slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
+        slices = _number(environ, "MEGASCALE_NUM_SLICES", 1)
         first = environ.get("MEGASCALE_COORDINATOR_ADDRESS")
         if hosts and (slices > 1 or "," in hosts):
             return Cluster("TPU", first or hosts.split(",")[0])
         # Without a list of hosts they stand in the VM's metadata, unless there is no such server.
         if not hosts and "TPU_SKIP_MDS_QUERY" not in environ:
             return Cluster("TPU", first or "worker 0 of this TPU")
-    elif "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
+    elif environ.get("KUBERNETES_SERVICE_HOST") and environ.get("JOB_COMPLETION_INDEX"):
         if importlib.util.find_spec("kubernetes"):
             return Cluster("Kubernetes", "pod 0 of this job")
         if in_jobset:
@@ -123,6 +127,12 @@ def _detect_for_jax(environ: Mapping[str, str], tpu: bool, in_jobset: bool) -> C
                 "its manifest (1 if its pods work alone)"
             )
     return SINGLE
+
+
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    """`integer` of an environment variable; `default` where it is missing or empty."""
+    text = environ.get(name, "").strip()
+    return integer(name, text) if text else default
 
 
 def integer(name: str, text: str) -> int:
@@ -143,17 +153,19 @@ def slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
     node of eight GPUs it would leave seven idle, and with `--gpus-per-task` ask for GPUs that the
     task does not see.
     """
-    visible = environ.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = len(visible.split(",")) if visible else int(environ.get("SLURM_GPUS_ON_NODE") or 0)
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "").strip(", ")
+    if visible in _NO_GPU:
+        return None
+    gpus = len(visible.split(",")) if visible else _number(environ, "SLURM_GPUS_ON_NODE", 0)
     counts: list[int] = []
     for count, times in re.findall(
         r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     ):
         counts += [int(count)] * int(times or 1)
-    node = int(environ.get("SLURM_NODEID") or 0)
+    node = _number(environ, "SLURM_NODEID", 0)
     if not gpus or node >= len(counts):
         return None
-    tasks, local = counts[node], int(environ["SLURM_LOCALID"])
+    tasks, local = counts[node], _number(environ, "SLURM_LOCALID", 0)
     if gpus < tasks or any(f"SLURM_{name}_PER_TASK" in environ for name in ("GPUS", "TRES")):
         return list(range(gpus))  # SLURM shows each task its own
     share = gpus // tasks

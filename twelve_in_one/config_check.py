@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from twelve_in_one.models.config import ALL_HEADS, StreamConfig, TwoStreamConfig, from_dict
+from twelve_in_one.paths import expand
 from twelve_in_one.run_config import (
     DATA_DECIDES,
     OwnTaskOptions,
@@ -259,6 +260,8 @@ def _value(
         if inner[0] is not Any and not all(_is_a(item, inner[0]) for item in value):
             errors.append(f"{path}: should hold {inner[0].__name__} only, got {value!r}")
         return value
+    if field.metadata.get("path") and isinstance(value, str):
+        value = expand(value)
     if kind is float and _is_a(value, int) and abs(value) <= sys.float_info.max:
         value = float(value)
     if not _is_a(value, kind):

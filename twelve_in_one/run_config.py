@@ -26,6 +26,11 @@ def _one_of(*values: str) -> Any:
     return dataclasses.field(metadata={"choices": values})
 
 
+def _path(default: Any = dataclasses.MISSING) -> Any:
+    """Of a file or folder, or ""; "~" is expanded."""
+    return dataclasses.field(default=default, metadata={"path": True})
+
+
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
     """Where examples come from.
@@ -52,12 +57,12 @@ class DataOptions:
       prefetch: batches of a task that wait ready.
     """
 
-    dir: str
-    raw_dir: str
+    dir: str = _path()
+    raw_dir: str = _path()
     regions: str
     clean: bool
-    samples_dir: str
-    held_out_dir: str
+    samples_dir: str = _path()
+    held_out_dir: str = _path()
     world_images: int = _at_least(0)
     world_seed: int = _at_least(0)
     feature_dtype: str = _one_of("float32", "float16")
@@ -287,7 +292,7 @@ class InitFrom:
       allow_missing: parameters that the source may lack, or have in another shape.
     """
 
-    path: str = ""
+    path: str = _path("")
     include: tuple[str, ...] = (".*",)
     exclude: tuple[str, ...] = ()
     allow_missing: tuple[str, ...] = ()
@@ -377,7 +382,7 @@ class RunConfig:
     tasks: tuple[str, ...]
     task: dict[str, TaskOptions]
     model: dict[str, Any]
-    compilation_cache: str
+    compilation_cache: str = _path()
     data: DataOptions
     schedule: ScheduleOptions
     optimizer: OptimizerOptions

@@ -1,5 +1,7 @@
 """Scores without pictures: by hand, on texts that tell all or nothing, and on the small world."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -133,6 +135,38 @@ def test_tables(folder, name):
     few = text_baselines.tabulate(stream, 8)
     assert table.texts[: len(few.texts)] == few.texts
     assert len(few.scores) == min(14, count) * len(table.scores) // count
+
+
+def test_half_an_overlap_is_not_enough():
+    """As in the score of a model; a region that may not be chosen counts nowhere."""
+    task = TASKS["refcoco"]
+    batch = {
+        "_mask": np.array([True]), "tokens": np.zeros((1, task.max_tokens), np.int32),
+        "targets": np.array([[0.5, 0.51, 0.0]], np.float32),
+        "region_mask": np.array([[True, True, False]]),
+    }  # fmt: skip
+    encoding = SimpleNamespace(
+        tokenizer=SimpleNamespace(decode=lambda tokens: "a"), candidates="detected"
+    )
+    selection = SimpleNamespace(num_batches=1, batch_size=1)
+    stream = SimpleNamespace(
+        task=task, encoding=encoding, selection=selection, batch=lambda number: batch
+    )
+    table = text_baselines.tabulate(stream, 1)
+    np.testing.assert_array_equal(table.scores, [[0, 1, 0]])
+
+
+def test_words_are_fitted_on_the_training_split(folder):
+    task = TASKS["snli_ve"]
+    tables = {
+        split: text_baselines.tabulate(
+            open_stream(folder, task, split, batch_size=9, training=split == "train"), 200
+        )
+        for split in ("train", "val")
+    }
+    found = text_baselines.score_task(folder, task, "val", max_examples=200)
+    assert found == blind_scores(task, tables["train"], tables["val"])
+    assert found != blind_scores(task, tables["val"], tables["val"])
 
 
 def test_command(small_world, census, capsys):

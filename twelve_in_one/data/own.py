@@ -24,8 +24,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from twelve_in_one.data import answers, finish, region_inputs, report, splits, text
 from twelve_in_one.data.annotations import hf_rows, jsonl
 from twelve_in_one.data.annotations.jsonl import Found, Part, Rules
@@ -406,43 +404,37 @@ def regions_of(
     names = found[name].names
     keys = {image_id: _store_key(store, called) for image_id, called in names.items()}
 
-    def detected(image_id: str) -> Regions:
-        if keys.get(image_id) is None:
-            raise DataError(f"{options.features}: no image {names.get(image_id)!r}")
-        return stored.detected(keys[image_id])
+    def detected(image: AnnotatedImage) -> Regions:
+        key = keys.get(image.image_id)
+        if key is None:
+            raise DataError(f"{options.features}: no image {names.get(image.image_id)!r}")
+        return stored.detected(dataclasses.replace(image, image_id=key))
+
+    def stamp(image_id: str) -> str:
+        key = keys.get(image_id)
+        return "" if key is None else stored.stamp(key)
 
     return dataclasses.replace(
-        stored, has=lambda image_id: keys.get(image_id) is not None, detected=detected
+        stored,
+        has=lambda image_id: keys.get(image_id) is not None,
+        detected=detected,
+        stamp=stamp,
     )
 
 
 def _from_pictures(
     folder: Path, name: str, spec: Spec, found: Mapping[str, Found], jobs: int
 ) -> RegionInputs:
-    from twelve_in_one.data.regions.extract import extract_folder
-    from twelve_in_one.data.regions.extractor import PixelExtractor, load_image
-
     named, features = sources(spec), spec.sets[name].features
-    source = named[name]
     # Data sets about one folder have their pictures looked at once.
     pictures: dict[str, Path] = {}
     for other, options in spec.sets.items():
-        if named[other].domain == source.domain and options.features == features:
+        if named[other].domain == named[name].domain and options.features == features:
             pictures |= found[other].pictures
-    extractor = PixelExtractor(_REGIONS[features], features == "photos")
-    out = folder / "regions" / extractor.name / source.domain
-    unreadable = extract_folder(pictures, out, extractor, jobs=jobs)
-    store = open_store(f"records:{out}")
-
-    def annotated(image: AnnotatedImage) -> np.ndarray:
-        if not source.scores_annotated_boxes or not image.box_ids:
-            return np.zeros((len(image.box_ids), 0), np.float16)
-        pixels = load_image(pictures[image.image_id])
-        return extractor.describe(pixels, np.asarray(image.boxes, np.float32))
-
-    return RegionInputs(
-        spec.regions, extractor.name, store.__contains__, store.get, annotated, unreadable
+    inputs = region_inputs.from_pictures(
+        named[name], pictures, folder / "regions", cluttered=features == "photos", jobs=jobs
     )
+    return dataclasses.replace(inputs, name=spec.regions)
 
 
 def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:

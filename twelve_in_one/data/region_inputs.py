@@ -8,7 +8,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -174,19 +174,42 @@ def from_pixels(
     Raises:
       DataError: there are no pictures.
     """
+    if not images_dir.is_dir():
+        raise DataError(f"{images_dir}: no such folder; pass --images, or other --features")
+    pictures, left_out = picture_files(images_dir / source.domain)
+    inputs = from_pictures(
+        source,
+        pictures,
+        cache_dir,
+        cluttered=cluttered,
+        num_regions=num_regions,
+        jobs=jobs,
+        overwrite=overwrite,
+    )
+    return dataclasses.replace(inputs, unreadable=(*inputs.unreadable, *left_out))
+
+
+def from_pictures(
+    source: Source,
+    pictures: Mapping[str, Path],
+    cache_dir: Path,
+    *,
+    cluttered: bool,
+    num_regions: int | None = None,
+    jobs: int,
+    overwrite: bool = False,
+) -> RegionInputs:
+    """As `from_pixels`, of pictures by image id: all those of the collection."""
     from twelve_in_one.data.regions.extract import extract_folder, turned_images
     from twelve_in_one.data.regions.extractor import PixelExtractor, load_image, means_stored
 
-    if not images_dir.is_dir():
-        raise DataError(f"{images_dir}: no such folder; pass --images, or other --features")
     count = num_regions or (_PHOTO_REGIONS if cluttered else _GROUND_REGIONS)
     extractor = PixelExtractor(num_regions=count, cluttered=cluttered)
-    pictures, left_out = picture_files(images_dir / source.domain)
     folder = cache_dir / extractor.name / source.domain
     options = {"jobs": jobs, "overwrite": overwrite}
     unreadable = extract_folder(pictures, folder, extractor, **options)
     upright = stored = open_store(f"records:{folder}")
-    upright.damaged = (*unreadable, *left_out)
+    upright.damaged = unreadable
     if turned := turned_images(folder):
         as_stored = folder.with_name(f"{folder.name}-stored")
         files_of = {image_id: pictures[image_id] for image_id in turned}

@@ -13,7 +13,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from twelve_in_one.data.pipeline import TaskStream
 from twelve_in_one.data.reader import built_folder, has_split
 from twelve_in_one.data.records import DataError
 from twelve_in_one.data.streams import DataFolder, open_folder, open_stream
+from twelve_in_one.paths import local_path
 from twelve_in_one.tasks.base import Task
 from twelve_in_one.tasks.metrics.boxes import is_right
 from twelve_in_one.tasks.twelve import TWELVE
@@ -190,7 +190,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data_dir", type=Path, required=True, help="as data.build leaves it")
+    parser.add_argument(
+        "--data_dir", type=local_path, required=True, help="as data.build leaves it"
+    )
     parser.add_argument("--features", default="pixels", help="name of the region features")
     parser.add_argument("--split", default="val", help="what to score on; default val")
     parser.add_argument("--max_examples", type=int, default=20_000, help="of each split")

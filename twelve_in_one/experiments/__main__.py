@@ -38,6 +38,7 @@ from twelve_in_one import config_check, default_config, distributed, extras
 from twelve_in_one import train as trainer
 from twelve_in_one.experiments import ablations, clean, consistency, grid, main, pairs, pretraining
 from twelve_in_one.experiments.runner import Runner, Stopped
+from twelve_in_one.paths import expand
 
 # Flags that come with the trainer's and mean nothing to a grid of trainings.
 _OF_ONE_TRAINING = ("dry_run", "coordinator", "num_processes", "process_id")
@@ -70,7 +71,7 @@ def run(argv: Sequence[str]) -> None:
     trainer.set_up_logging()
     default = getattr(experiment, "default", default_config.world_config)
     base = flags.FLAGS.config or default()
-    workdir = Path(flags.FLAGS.workdir)
+    workdir = Path(expand(flags.FLAGS.workdir))
     try:
         extras.require("training", "data")
         config_check.check(base)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.data.regions import open_store
-from twelve_in_one.paths import local_path
+from twelve_in_one.paths import expand, local_path
 from twelve_in_one.predict.loading import load
 from twelve_in_one.predict.pictures import picture
 from twelve_in_one.predict.request_file import TEXT_ARGUMENT, answer_requests, read_requests
@@ -126,7 +126,9 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "--model", type=local_path, required=True, metavar="PATH", help="model folder or workdir"
     )
-    parser.add_argument("--image", metavar="IMAGE", help='picture, id, or "none"', **many)
+    parser.add_argument(
+        "--image", type=expand, metavar="IMAGE", help='picture, id, or "none"', **many
+    )
     parser.add_argument("--text", metavar="TEXT", help="question, caption, ...", **many)
     if command in ("ground", "point"):
         parser.add_argument(

@@ -4,9 +4,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from twelve_in_one import extras
+from twelve_in_one.paths import local_path
 from twelve_in_one.report.results import results_table
 from twelve_in_one.report.write import write_report
 
@@ -19,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "goes on, and prints the table of results.",
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of the run")
+    parser.add_argument(
+        "--workdir", type=local_path, required=True, metavar="DIR", help="of the run"
+    )
     workdir = parser.parse_args(argv).workdir
     try:
         extras.require("the report", "data")

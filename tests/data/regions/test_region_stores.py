@@ -71,7 +71,7 @@ def test_released_layout_gives_what_the_released_reader_gives(shared_dir, name):
 
 def test_all_released_stores_pass_the_checks_and_stay_as_they_are(shared_dir):
     folders = sorted((shared_dir / "fixtures/loaders/features").glob("*.lmdb"))
-    assert len(folders) == 11
+    assert folders
     for folder in folders:
         with open_store(f"lmdb:{folder}") as store:
             ids = list(store.ids())
@@ -83,14 +83,15 @@ def test_all_released_stores_pass_the_checks_and_stay_as_they_are(shared_dir):
 def test_real_lxmert_features(samples_dir):
     path = samples_dir / "bottom_up_features/train2014_obj36.tsv"
     with open_store(str(path)) as store:
-        assert isinstance(store, TsvStore) and len(store) == 10
+        lines = path.read_text().splitlines()
+        assert isinstance(store, TsvStore) and len(store) == len(lines) > 0
         assert check_store(store, store.ids(), feature_dim=2048) == []
-        for line in path.read_text().splitlines():
+        for line in lines:
             cells = line.split("\t")
             regions = store.get(str(int(cells[0].removeprefix("COCO_train2014_"))))
             assert (regions.height, regions.width) == (int(cells[1]), int(cells[2]))
             for array, cell, columns in ((regions.boxes, 8, 4), (regions.features, 9, 2048)):
-                assert array.shape == (36, columns)
+                assert array.shape == (int(cells[7]), columns)
                 assert array.tobytes() == base64.b64decode(cells[cell])
 
 

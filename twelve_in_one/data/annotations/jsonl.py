@@ -49,7 +49,6 @@ ROLES = {
 }
 _MAX_SHOWN = 20
 _BOX_SLACK = 1.0  # pixels, as `regions.checks` allows
-_OFFICIAL_PEOPLE = 10  # that the score of VQA is made for
 _KEYS = {
     "answer": ("question", ("answer", "answers")),
     "match": ("", ("caption", "captions")),
@@ -489,11 +488,7 @@ def _answers(
     else:
         given = [_answer(a, "answers") for a in files.field(record, "answers", list)]
         counts = collections.Counter(given)
-        people = len(given)
-        if people >= _OFFICIAL_PEOPLE:
-            scores = {answer: float(soft_score(n)) for answer, n in counts.items()}
-        else:
-            scores = {answer: n / people for answer, n in counts.items()}
+        scores = {answer: float(soft_score(n, len(given))) for answer, n in counts.items()}
     if not scores and needed:
         raise RecordError("'answers' is empty")
     return tuple(scores), tuple(scores.values())

@@ -17,6 +17,7 @@ from twelve_in_one.data.regions.records import RecordStore, is_shard_name
 from twelve_in_one.data.regions.several import SeveralStores
 from twelve_in_one.data.regions.store import NoRegions, RegionStore
 from twelve_in_one.data.regions.tsv import TsvStore
+from twelve_in_one.paths import expand
 
 _FORMATS = {
     "lmdb": LmdbStore,
@@ -58,8 +59,8 @@ def open_store(spec: str) -> RegionStore:
     if "," in spec and not Path(rest if kind in _FORMATS else spec).exists():
         return _open_several(spec.split(","))
     if kind not in _FORMATS:
-        kind, rest = _recognise(Path(spec)), spec
-    path = Path(rest)
+        kind, rest = _recognise(Path(expand(spec))), spec
+    path = Path(expand(rest))
     if not rest or not path.exists():
         raise DataError(f"region store {spec!r}: no such file or folder; formats: {FORMATS_HELP}")
     _refuse_archive(path)
