@@ -20,6 +20,7 @@ from reference.costs import (  # noqa: F401  (hooks)
     pytest_testnodedown,
     pytest_xdist_auto_num_workers,
 )
+from reference.recorded import recorded_dir, shared_folder  # noqa: F401  (a fixture)
 from reference.small_world import run_build, run_folder, small_world  # noqa: F401  (fixtures)
 
 from twelve_in_one.convert.names import flatten, unflatten
@@ -35,6 +36,8 @@ if jax.__version_info__ < (0, 11):  # XLA aborts on a flag that it does not know
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     )
+# Of the processes that tests start, as well.
+os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,8 +71,7 @@ def _forget_compiled_programs():
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Folder of the reference arrays: `$TWELVE_IN_ONE_SHARED`, or `shared` beside the checkout."""
-    default = Path(__file__).resolve().parents[2] / "shared"
-    path = Path(os.environ.get("TWELVE_IN_ONE_SHARED", default))
+    path = shared_folder()
     if not (path / "fixtures").is_dir():
         if os.environ.get("CI") == "true":
             pytest.fail(f"no reference arrays at {path}: CI must run with them")

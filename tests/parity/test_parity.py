@@ -34,9 +34,9 @@ PRETRAINING_OUTPUTS = dict(
 @pytest.mark.parametrize(
     ("file", "at_least"), [("vilbert_tiny.npz", 200), ("vilbert_pretrain_tiny.npz", 60)]
 )
-def test_recorded_arrays(shared_dir, file, at_least):
+def test_recorded_arrays(recorded_dir, file, at_least):
     """Outputs, intermediates, maps, losses, gradients and AdamW runs of the released code."""
-    path = shared_dir / "fixtures" / file
+    path = recorded_dir / file
     checks = list(compare(load_fixture(path)))
     assert [str(check) for check in checks if not check.ok] == []
     assert len(checks) >= at_least
