@@ -1,5 +1,7 @@
 """Settings of every test: eight CPU devices, no silent rank promotion, where the references are."""
 
+import contextlib
+import ctypes
 import functools
 import gc
 import os
@@ -66,6 +68,8 @@ def _forget_compiled_programs():
     jax.clear_caches()
     gc.collect()
     gc.freeze()  # what is left stays; later collections need not look at it
+    with contextlib.suppress(OSError, AttributeError):  # of systems without this C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the process keeps what it has freed
 
 
 @pytest.fixture(scope="session")
