@@ -42,6 +42,14 @@ if jax.__version_info__ < (0, 11):  # XLA aborts on a flag that it does not know
 os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
+# Whole trainings, and processes of their own; begun first, so that none is what a run waits for.
+_LONGEST = ("test_processes.py", "test_restarts.py", "test_train.py", "test_experiments.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(run_folder: Path) -> Path:  # noqa: F811
     """Folder of what was compiled in this run, by any worker or any process that one starts.

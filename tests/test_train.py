@@ -34,7 +34,7 @@ def small_config(world, *, rounds=6, tasks=TASKS, devices=1):
     config.tasks = tasks
     config.data.dir, config.data.raw_dir = str(world.data), str(world.raw)
     config.data.world_images = 0
-    config.compilation_cache = str(world.data.parent / "programs")  # shared with other tests
+    config.compilation_cache = ""  # that of all tests
     config.parallel.devices = devices
     config.schedule.num_rounds = rounds
     config.evaluation.max_validation_examples = 16
