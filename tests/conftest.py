@@ -40,6 +40,11 @@ if jax.__version_info__ < (0, 11):  # XLA aborts on a flag that it does not know
     )
 # Of the processes that tests start, as well.
 os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# Every thread that compiles would keep 64 MB for itself.
+_GLIBC = contextlib.suppress(OSError, AttributeError)  # other systems have other C libraries
+os.environ["MALLOC_ARENA_MAX"] = "2"
+with _GLIBC:
+    ctypes.CDLL("libc.so.6").mallopt(-8, 2)  # M_ARENA_MAX, of this process
 
 
 # Whole trainings, and processes of their own; begun first, so that none is what a run waits for.
@@ -76,7 +81,7 @@ def _forget_compiled_programs():
     jax.clear_caches()
     gc.collect()
     gc.freeze()  # what is left stays; later collections need not look at it
-    with contextlib.suppress(OSError, AttributeError):  # of systems without this C library
+    with _GLIBC:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the process keeps what it has freed
 
 
