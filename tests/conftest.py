@@ -1,5 +1,7 @@
 """Settings of every test: eight CPU devices, no silent rank promotion, where the references are."""
 
+import contextlib
+import ctypes
 import functools
 import gc
 import os
@@ -20,6 +22,7 @@ from reference.costs import (  # noqa: F401  (hooks)
     pytest_testnodedown,
     pytest_xdist_auto_num_workers,
 )
+from reference.recorded import recorded_dir, shared_folder  # noqa: F401  (a fixture)
 from reference.small_world import run_build, run_folder, small_world  # noqa: F401  (fixtures)
 
 from twelve_in_one.convert.names import flatten, unflatten
@@ -35,6 +38,21 @@ if jax.__version_info__ < (0, 11):  # XLA aborts on a flag that it does not know
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     )
+# Of the processes that tests start, as well.
+os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# Every thread that compiles would keep 64 MB for itself.
+_GLIBC = contextlib.suppress(OSError, AttributeError)  # other systems have other C libraries
+os.environ["MALLOC_ARENA_MAX"] = "2"
+with _GLIBC:
+    ctypes.CDLL("libc.so.6").mallopt(-8, 2)  # M_ARENA_MAX, of this process
+
+
+# Whole trainings, and processes of their own; begun first, so that none is what a run waits for.
+_LONGEST = ("test_processes.py", "test_restarts.py", "test_train.py", "test_experiments.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,13 +81,14 @@ def _forget_compiled_programs():
     jax.clear_caches()
     gc.collect()
     gc.freeze()  # what is left stays; later collections need not look at it
+    with _GLIBC:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the process keeps what it has freed
 
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Folder of the reference arrays: `$TWELVE_IN_ONE_SHARED`, or `shared` beside the checkout."""
-    default = Path(__file__).resolve().parents[2] / "shared"
-    path = Path(os.environ.get("TWELVE_IN_ONE_SHARED", default))
+    path = shared_folder()
     if not (path / "fixtures").is_dir():
         if os.environ.get("CI") == "true":
             pytest.fail(f"no reference arrays at {path}: CI must run with them")

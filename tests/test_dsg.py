@@ -8,13 +8,12 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from reference.recorded import recorded_folder
 
 from twelve_in_one import dsg
 from twelve_in_one.dsg import Controller, TaskState
@@ -24,19 +23,17 @@ NAMES = ("a", "b", "c", "d", "e")
 
 @functools.cache
 def traces():
-    """Name -> (class defaults, case) of every recorded case; empty without the shared folder."""
-    default = Path(__file__).resolve().parents[2] / "shared"
-    folder = Path(os.environ.get("TWELVE_IN_ONE_SHARED", default)) / "fixtures"
+    """Name -> (class defaults, case) of every recorded case."""
     cases = {}
-    for path in sorted(folder.glob("dsg_traces*.json")):
+    for path in sorted(recorded_folder().glob("dsg_traces*.json")):
         raw = json.loads(path.read_text())
         for case in raw["cases"]:
             cases[f"{path.stem}-{case['name']}"] = raw["class_defaults"], case
     return cases
 
 
-@pytest.mark.parametrize("name", traces() or ["none"])
-def test_trace_is_that_of_the_released_controller(shared_dir, name):
+@pytest.mark.parametrize("name", traces())
+def test_trace_is_that_of_the_released_controller(recorded_dir, name):
     defaults, case = traces()[name]
     controller = Controller(**defaults | case["constructor"])
     state = dsg.init(["task"])
@@ -52,8 +49,8 @@ def test_trace_is_that_of_the_released_controller(shared_dir, name):
     assert seen == {key: case[key] for key in seen}
 
 
-def test_defaults_are_those_of_the_training_script(shared_dir):
-    raw = json.loads((shared_dir / "fixtures/dsg_traces.json").read_text())
+def test_defaults_are_those_of_the_training_script(recorded_dir):
+    raw = json.loads((recorded_dir / "dsg_traces.json").read_text())
     assert Controller(**raw["training_script_arguments"]) == Controller()
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from reference.two_stream import Reference
 
 from twelve_in_one import evaluation, sharding
 from twelve_in_one.evaluation import EvalOutput, Outcome
-from twelve_in_one.models.two_stream import TwoStreamModel
 from twelve_in_one.tasks.base import TRUNK_KEYS, Task
 from twelve_in_one.tasks.losses import Sums
 from twelve_in_one.tasks.metrics import boxes
@@ -138,9 +138,9 @@ def test_what_a_row_predicts(kind, config, params, draw, step):
     inputs = {name: batch[name] for name in TRUNK_KEYS}
     if one.rows_per_example > 1:
         inputs = {name: np.concatenate(list(x)) for name, x in inputs.items()}
-    apply = jax.jit(functools.partial(TwoStreamModel(config).apply, heads=(one.head,)))
-    out, _ = apply({"params": params}, **inputs, task_id=np.int32(one.task_id))
-    logits = np.asarray(out[one.head], np.float64)
+    tokens = inputs["tokens"]
+    inputs |= dict(token_types=np.zeros_like(tokens), task_id=np.full(len(tokens), one.task_id))
+    logits = Reference(config, params)(**inputs)[0][one.head]
     got = jax.device_get(step(kind)(params, arrays(batch)))
     for b in range(count):
         found = candidates(one, logits, batch, b)

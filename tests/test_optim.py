@@ -200,9 +200,9 @@ def released(name, lr, weight_decay=0.0, betas=(0.9, 0.999), eps=None, correct_b
     return radam(lr, groups, eps=1e-8 if eps is None else eps, **b)
 
 
-def test_recorded_runs(shared_dir):
+def test_recorded_runs(recorded_dir):
     """Every entry: those of one tensor, and those of two with a learning rate each."""
-    runs = json.loads((shared_dir / "fixtures" / "optim_traces.json").read_text())["optim"]
+    runs = json.loads((recorded_dir / "optim_traces.json").read_text())["optim"]
     start, grads = np.float32(runs.pop("initial")), np.float32(runs.pop("grads"))
     assert runs
     for name, trace in runs.items():

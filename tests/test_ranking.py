@@ -5,10 +5,10 @@ import functools
 import jax
 import numpy as np
 import pytest
+from reference.two_stream import Reference
 
 from twelve_in_one import ranking, sharding
 from twelve_in_one.data.retrieval import RetrievalSet
-from twelve_in_one.models.two_stream import TwoStreamModel
 from twelve_in_one.ranking import Ranking
 from twelve_in_one.tasks.base import Task
 
@@ -60,18 +60,18 @@ def rank(config, params, candidates):
 
 
 def test_every_pair_is_scored_as_by_itself(config, params, candidates, rank):
-    apply = jax.jit(functools.partial(TwoStreamModel(config).apply, heads=("image_text_match",)))
     caption, image = (x.reshape(-1) for x in np.indices((M, N)))
-    out, _ = apply(
-        {"params": params},
-        candidates.tokens[caption],
-        candidates.token_mask[caption],
-        candidates.regions[image],
-        candidates.boxes[image],
-        candidates.region_mask[image],
-        candidates.task_id,
+    tokens = candidates.tokens[caption]
+    out, _ = Reference(config, params)(
+        tokens=tokens,
+        token_mask=candidates.token_mask[caption],
+        regions=candidates.regions[image],
+        boxes=candidates.boxes[image],
+        region_mask=candidates.region_mask[image],
+        token_types=np.zeros_like(tokens),
+        task_id=np.full(len(tokens), candidates.task_id),
     )
-    expected = np.asarray(out["image_text_match"]).reshape(M, N)
+    expected = out["image_text_match"].reshape(M, N)
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(rank(), expected, rtol=2e-4, atol=2e-5)
 

@@ -27,9 +27,9 @@ def make(name, total=T, warmup=WARM, **options):
     return schedules.make(kind, total, warmup, **KINDS[name] | options)
 
 
-def test_recorded_rates(shared_dir):
+def test_recorded_rates(recorded_dir):
     """Every entry, with what distinguishes it read from its keys."""
-    traces = json.loads((shared_dir / "fixtures" / "optim_traces.json").read_text())["lr"]
+    traces = json.loads((recorded_dir / "optim_traces.json").read_text())["lr"]
     assert traces
     for name, trace in traces.items():
         expected = np.array(trace["lr"])

@@ -70,14 +70,24 @@ def test_partition_spec_errors():
         layout_rules("tp")
 
 
+@pytest.fixture(scope="module")
+def full_size():
+    """full_size(scan_layers): shapes of all parameters of a full model, with their axes' names."""
+    return functools.cache(
+        lambda scan_layers: abstract_params(
+            dataclasses.replace(named_size("base_6l"), scan_layers=scan_layers)
+        )
+    )
+
+
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize(
     ("layout", "model", "least", "most"),
     [("dp", 1, 1, 1), ("dp", 2, 1, 1), ("fsdp", 1, 0.125, 0.14), ("fsdp_tp", 2, 0.125, 0.14)],
 )
-def test_full_size_parameters_are_split(layout, model, least, most, scan_layers):
+def test_full_size_parameters_are_split(full_size, layout, model, least, most, scan_layers):
     """The share of the bytes that one of eight devices holds."""
-    boxed = abstract_params(dataclasses.replace(named_size("base_6l"), scan_layers=scan_layers))
+    boxed = full_size(scan_layers)
     shardings = sharding.param_shardings(boxed, make_mesh(model=model), layout)
     leaves = jax.tree.leaves(nn.unbox(boxed))
     placed = jax.tree.leaves(shardings)

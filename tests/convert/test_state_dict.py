@@ -53,8 +53,8 @@ def test_round_trip_keeps_every_bit(variant, tiny_config, random_tensors, assert
 @pytest.mark.parametrize(
     "file, heads", [("vilbert_tiny", ALL_HEADS), ("vilbert_pretrain_tiny", PRETRAINING_HEADS)]
 )
-def test_round_trip_of_the_official_code_s_weights(file, heads, shared_dir, assert_same):
-    with np.load(shared_dir / "fixtures" / f"{file}.npz") as arrays:
+def test_round_trip_of_the_official_code_s_weights(file, heads, recorded_dir, assert_same):
+    with np.load(recorded_dir / f"{file}.npz") as arrays:
         raw = json.loads(str(arrays["meta/config_json"]))
         tensors = {k.removeprefix("param/"): arrays[k] for k in arrays if k.startswith("param/")}
     config = from_reference(raw, heads=heads)

@@ -375,8 +375,8 @@ def test_labels_are_those_that_the_losses_count():
     assert sums == (0, 0, 0)
 
 
-def test_label_conventions_of_the_reference(shared_dir):
-    with np.load(shared_dir / "fixtures/vilbert_pretrain_tiny.npz") as arrays:
+def test_label_conventions_of_the_reference(recorded_dir):
+    with np.load(recorded_dir / "vilbert_pretrain_tiny.npz") as arrays:
         token_labels, region_labels = arrays["in/masked_lm_labels"], arrays["in/image_label"]
         assert set(np.unique(region_labels)) == {-1, 1}
         assert token_labels.min() == -1 and (token_labels >= -1).all()

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from reference.recorded import COPIES
 from reference.two_stream import Reference
 
 from twelve_in_one.convert import names
@@ -32,18 +33,23 @@ PRETRAINING_OUTPUTS = dict(
 
 
 @pytest.mark.parametrize(
-    ("file", "at_least"), [("vilbert_tiny.npz", 200), ("vilbert_pretrain_tiny.npz", 60)]
+    ("file", "at_least", "gradients"),
+    [("vilbert_tiny.npz", 200, 109), ("vilbert_pretrain_tiny.npz", 60, 46)],
 )
-def test_recorded_arrays(shared_dir, file, at_least):
+def test_recorded_arrays(recorded_dir, file, at_least, gradients):
     """Outputs, intermediates, maps, losses, gradients and AdamW runs of the released code."""
-    path = shared_dir / "fixtures" / file
+    path = recorded_dir / file
     checks = list(compare(load_fixture(path)))
     assert [str(check) for check in checks if not check.ok] == []
-    assert len(checks) >= at_least
+    kinds = ("out", "inter", "attn", "grad", "gradnorm")
     with np.load(path) as archive:
-        stored = {name for name in archive.files if name.split("/")[0] in ("out", "inter", "attn")}
+        stored = {name for name in archive.files if name.split("/")[0] in kinds}
     compared = {check.name.split(" ")[0] for check in checks}
     assert stored <= compared
+    # The copies beside the tests have the norms of gradients, and not their elements.
+    elements = sum(name.startswith("grad/") for name in stored)
+    assert elements == (0 if recorded_dir == COPIES else gradients)
+    assert len(checks) >= at_least - gradients + elements
 
 
 def record(config, params, batch):

@@ -49,7 +49,6 @@ _STORE = (
     "name a store of the same detector's features with config.task.NAME.features=lmdb:PATH, or "
     "another format"
 )
-_REGIONS = {"pixels": 16, "photos": 36}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,8 +28,8 @@ def test_iou_counts_pixels():
         assert got[i, j] == pytest.approx(len(one & other) / len(one | other), abs=1e-6)
 
 
-def test_iou_matches_reference(shared_dir):
-    with np.load(shared_dir / "fixtures/metrics/iou_pairs.npz") as pairs:
+def test_iou_matches_reference(recorded_dir):
+    with np.load(recorded_dir / "metrics/iou_pairs.npz") as pairs:
         got = boxes.iou_matrix(pairs["a"], pairs["b"])
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, pairs["iou"], rtol=0, atol=1e-6)
@@ -37,8 +37,8 @@ def test_iou_matches_reference(shared_dir):
         np.testing.assert_allclose(on_device, pairs["iou"], rtol=0, atol=1e-6)
 
 
-def test_referring_matches_reference(shared_dir):
-    with np.load(shared_dir / "fixtures/metrics/refer.npz") as refer:
+def test_referring_matches_reference(recorded_dir):
+    with np.load(recorded_dir / "metrics/refer.npz") as refer:
         case = dict(refer)
     region_mask = np.arange(12) < case["num_boxes"][:, None]
     reference = boxes.corners_from_xywh(case["reference_xywh"])

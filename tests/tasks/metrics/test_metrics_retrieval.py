@@ -10,10 +10,10 @@ from twelve_in_one.tasks.metrics import retrieval
 NAMES = ("plain", "weak", "ties")
 
 
-def _case(shared_dir, name):
-    with np.load(shared_dir / "fixtures/metrics/retrieval.npz") as arrays:
+def _case(recorded_dir, name):
+    with np.load(recorded_dir / "metrics/retrieval.npz") as arrays:
         case = {key.split("/")[1]: arrays[key] for key in arrays if key.startswith(f"{name}/")}
-    summary = json.loads((shared_dir / "fixtures/metrics/retrieval.json").read_text())[name]
+    summary = json.loads((recorded_dir / "metrics/retrieval.json").read_text())[name]
     return case, summary
 
 
@@ -26,8 +26,8 @@ def _random_case(seed, levels):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ranks_match_reference(shared_dir, name):
-    case, _ = _case(shared_dir, name)
+def test_ranks_match_reference(recorded_dir, name):
+    case, _ = _case(recorded_dir, name)
     images = retrieval.text_to_image_ranks(case["scores"], case["image_of_caption"])
     np.testing.assert_array_equal(images.ahead, case["t2i_ahead"])
     np.testing.assert_array_equal(images.tied, case["t2i_tied"])
@@ -42,8 +42,8 @@ def test_ranks_match_reference(shared_dir, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_summaries_match_reference(shared_dir, name):
-    case, expected = _case(shared_dir, name)
+def test_summaries_match_reference(recorded_dir, name):
+    case, expected = _case(recorded_dir, name)
     images = retrieval.text_to_image_ranks(case["scores"], case["image_of_caption"])
     texts = retrieval.image_to_text_ranks(case["scores"], case["image_of_caption"])
     image_ranks = {
