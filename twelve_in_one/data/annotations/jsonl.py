@@ -10,7 +10,7 @@
   an answer scores the share of the people who gave it; from ten people on as in VQA, where three of
   ten nearly suffice.
 * `captions` instead of `caption`: a list.
-* `id`: of the record; without it, the number of its line.
+* `id`: of the record; without it, the number of its line, in the file of a split as "val-7".
 * `split`: "train", "val" or "test", in every record or in none.
 * Of "test" records `answer` and `label` may be missing.
 
@@ -222,6 +222,7 @@ class _Reader:
             key = "&".join(images)
             self._pairs[key] = (images[0], images[1])
         number = place.rpartition(" ")[2]
+        number = f"{role}-{number}" if role else number  # files of several splits count alike
         example_id = number if record.get("id") is None else files.text_id(record, "id")
         if rules.kind == "match":
             captions = _captions(record)
