@@ -343,9 +343,10 @@ def test_consistency_goes_by_sentence():
     By pair it would be a third, by group none.
     """
     ids = ["test1-7-0-0", "test1-7-1-0", "test1-7-2-0", "test1-7-0-1", "test1-7-1-1"]
-    found = evaluation.summarise(TASKS["verdict"], outcome([1, 0, 1, 1, 1], ids=ids))
+    nlvr2 = dataclasses.replace(TASKS["verdict"], name="nlvr2")
+    found = evaluation.summarise(nlvr2, outcome([1, 0, 1, 1, 1], ids=ids))
     assert found["metrics"] == {"accuracy": pytest.approx(0.8), "consistency": 0.5}
-    found = evaluation.summarise(TASKS["verdict"], outcome([1, 1, 1, 0, 0], ids=ids))
+    found = evaluation.summarise(nlvr2, outcome([1, 1, 1, 0, 0], ids=ids))
     assert found["metrics"] == {"accuracy": pytest.approx(0.6), "consistency": 0.5}
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import load_config
 
-from twelve_in_one import metrics_writer, model_folder, train
+from twelve_in_one import configs, metrics_writer, model_folder, train
 from twelve_in_one.convert.names import flatten
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +64,7 @@ def runs(small_world, tmp_path_factory):
     """Workdirs of a run in this process on one device, and of one of two processes."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "two").mkdir()
-    alone = load_config("world", "debug")
+    alone = configs.get("world:debug")
     alone.update_from_flattened_dict(of_world(small_world))
     alone.parallel.devices = 1
     train.train(alone, folder / "one")

@@ -245,6 +245,7 @@ def test_a_config_by_name_takes_overrides(options, monkeypatch):
     assert "group         The tasks of one" in options["config"].help
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_misspelt_settings_are_all_named(options, monkeypatch):
     wrong = ("--config.schedul.gap=2", "--config.task.vqaa.batch_size=3")
     arguments = ["train", "--config=world:debug", *wrong]
@@ -289,7 +290,8 @@ def test_answers_in_another_order_are_refused(finished, small_world, other_order
     config.data.dir = str(data)
     with pytest.raises(ValueError, match=difference) as error:
         train.train(config, finished[0], only_describe=only_describe)
-    assert f"copy {finished[0]}/inputs/answers-vqa.json to {data}/answers-vqa.json" in str(error)
+    fix = f"copy {finished[0]}/inputs/answers-vqa.json to {data}/answers-vqa.json"
+    assert fix in str(error.value)
 
 
 def test_answers_in_another_order_are_not_evaluated(finished, other_order, capsys, tmp_path):

@@ -4,7 +4,7 @@
 |---|---|---|
 | kind "answer" with people's answers | VQA v2 evaluation | accuracy; of yes/no, number, other |
 | kind "answer" with GQA's questions | GQA evaluation | accuracy, binary, open, distribution, consistency, validity, plausibility |
-| head "image_pair" | NLVR2 evaluation | accuracy, consistency |
+| NLVR2 | NLVR2 evaluation | accuracy, consistency |
 | head "three_way" | SNLI-VE | accuracy |
 | kind "region" | REFER, IoU > 0.5 | accuracy, oracle (of the candidates) |
 | kind "choice" | multiple choice | accuracy |
@@ -84,7 +84,7 @@ def figures(
     if task.kind == "region":
         program = f"REFER, IoU > 0.5, {summary['protocol']} boxes"
         found["oracle"] = 100 * summary["metrics"]["oracle_recall"]
-    elif task.head == "image_pair":
+    elif "consistency" in summary["metrics"]:
         program = "NLVR2 evaluation"
         found["consistency"] = 100 * summary["metrics"]["consistency"]
     elif task.kind == "verdict":

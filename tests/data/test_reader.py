@@ -214,6 +214,7 @@ def test_index_of_another_split(folder):
         image_ids=index.image_ids[1:],
         coco_ids=index.coco_ids[1:],
         counts=index.counts[1:],
+        example_keys=index.example_keys[index.counts[0] :],
     )
     write_index(folder, "train", fewer)
     count = len(index.counts)

@@ -158,9 +158,10 @@ def test_half_an_overlap_is_not_enough():
 
 def test_words_are_fitted_on_the_training_split(folder):
     task = TASKS["snli_ve"]
+    size = text_baselines._BATCH
     tables = {
         split: text_baselines.tabulate(
-            open_stream(folder, task, split, batch_size=9, training=split == "train"), 200
+            open_stream(folder, task, split, batch_size=size, training=split == "train"), 200
         )
         for split in ("train", "val")
     }

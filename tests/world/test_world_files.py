@@ -391,7 +391,7 @@ def test_tested_pictures_leave_the_rest_alone(world, sets, with_tested):
     assert len(new) == 30 + len(twins) - 2  # two are Visual Genome's alone
     known = {Path(name).stem for name in new}
     for name, source in SOURCES.items():
-        pictures = picture_files(with_tested / "images" / source.domain)
+        pictures, _ = picture_files(with_tested / "images" / source.domain)
         tested_on = set(source.test_splits) or {"test" if name == "gqa" else "val"}
         if name == "conceptual_captions":
             tested_on = set()

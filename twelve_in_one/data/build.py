@@ -298,7 +298,7 @@ def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
                 len(found.annotations),
                 tuple(skipped),
                 seconds,
-                notes_of(found, inputs.regions),
+                notes=notes_of(found, inputs.regions),
             )
         )
     if is_built(args.data_dir, name, inputs.regions.name):

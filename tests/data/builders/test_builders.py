@@ -189,10 +189,12 @@ def test_images_without_regions_with_the_reasons_that_are_known(small_world, cen
             Skipped(f"{image}.jpg", image, f"fault {n}") for n, image in enumerate([*lost, "other"])
         ),
     )
-    reasons = "; ".join(f"{image}: fault {n}" for n, image in enumerate(lost[:3]))
+    reasons = "; ".join(f"{image} (fault {n})" for n, image in enumerate(lost[:3]))
     with pytest.raises(
         DataError,
-        match=rf"lack 5 of {len(images)} images, the first: {lost[0]}. 4 of these could not be "
-        rf"read: {reasons}; 1 more. Pass --max_skipped_share",
+        match=re.escape(
+            f"lack 5 of {len(images)} images, the first: {lost[0]}; known reasons of 4: {reasons}. "
+            "Pass --max_skipped_share"
+        ),
     ):
         _build("snli_ve", small_world.raw, tmp_path, regions=regions)
