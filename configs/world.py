@@ -4,8 +4,8 @@
     python -m twelve_in_one.train --config=world:small --workdir=workdir/small
     python -m twelve_in_one.train --config=world:debug --workdir=workdir/debug
 
-Makes the world and builds its datasets at the first run. `:small` has 600 images instead of 2,000,
-with as many to be tested on, and fewer rounds.
+Makes the world and builds its datasets at the first run. `:small` has 600 images instead of 2,000
+and looks oftener at how tasks do, so that stop-and-go stops some.
 """
 
 import ml_collections

@@ -255,13 +255,10 @@ def world_config(tasks: Sequence[str] = tuple(task.name for task in TWELVE)) -> 
     config = get_config(tasks)
     use_world(config, images=2000)
     config.schedule.num_rounds = 220
-    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 15
-    config.schedule.patience = 2
-    # A task that has not left chance yet stands as still as one that has converged, and most have
-    # not before round 60. What is stopped until then goes again; the released code, too, begins
-    # anew after 30 and 40 % of its rounds.
-    config.schedule.official_resets = (60, 90)
-    config.evaluation.max_validation_examples = 192
+    config.schedule.min_validation_rounds, config.schedule.max_validation_rounds = 30, 60
+    # A task that has not left chance yet stands as still as one that has converged.
+    config.schedule.patience = 3
+    config.evaluation.max_validation_examples = 256
     config.evaluation.pictures = 4
     config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 50, 0
     config.log.every_rounds = 10
@@ -271,9 +268,8 @@ def world_config(tasks: Sequence[str] = tuple(task.name for task in TWELVE)) -> 
 def use_small_world(config: ConfigDict) -> None:
     """Changes a config of the world so that tasks have few examples, and converge within fewer."""
     use_world(config, images=600)
-    config.schedule.num_rounds = 160
-    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 10
-    config.schedule.official_resets = (40, 60)
+    config.schedule.min_validation_rounds, config.schedule.max_validation_rounds = 10, 20
+    config.schedule.patience = 2
 
 
 def pretraining_config() -> ConfigDict:

@@ -85,7 +85,7 @@ class Schedule:
         as there are tasks; each stage adds one, and after the last all train.
       seed: of the draws.
       official_resets: rounds after whose validations all controllers are reset; the released code's
-        are in `official_num_rounds`. One after the last round never comes.
+        are in `official_num_rounds`.
     """
 
     tasks: tuple[PlannedTask, ...]
@@ -129,10 +129,11 @@ class Schedule:
                     f"max_validation_rounds={self.max_validation_rounds} is less than "
                     f"min_validation_rounds={self.min_validation_rounds} (0: no limit)"
                 )
+            inside = range(self.num_rounds)
             errors += [
-                f"official_resets: there is no round {number!r}"
+                f"official_resets: no round {number!r} in {inside}"
                 for number in self.official_resets
-                if not field_checks.whole(0)[0](number)
+                if number not in inside
             ]
         field_checks.raise_for("schedule", errors)
 
