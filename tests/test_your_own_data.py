@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image, ImageDraw
 
-from twelve_in_one import config_check, job, train
+from twelve_in_one import config_check, configs, job, train
 from twelve_in_one.data import own
 from twelve_in_one.data.annotations import jsonl
 from twelve_in_one.tasks.base import VERDICTS
@@ -85,8 +85,9 @@ def config_of(words, monkeypatch, **more):
     """The config that the command line gives."""
     tasks = [w for w in words if re.match(r"--config\.task\.\w+\.like=", w)]
     sizes = {f"task.{w.split('.')[2]}.batch_size": 4 for w in tasks} | SMALL | more
-    argv = ["train", *(w.replace("configs/", f"{ROOT}/configs/") for w in words)]
-    argv = [w for w in argv if not w.startswith("--workdir")]
+    argv = ["train", *(w for w in words if not w.startswith("--workdir"))]
+    given = re.compile("--config=(.*)")
+    argv = [given.sub(lambda match: f"--config={configs.locate(match[1])}", w) for w in argv]
     argv += [f"--config.{key}={value}" for key, value in sizes.items()]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
