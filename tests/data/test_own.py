@@ -103,7 +103,7 @@ def rows_of(folder, spec, key, split="train"):
     for number in range(stream.selection.num_batches):
         batch = stream.batch(number)
         for i in np.flatnonzero(batch["_mask"]):
-            line = int(batch["example_id"][i].partition("#")[0]) - 1
+            line = int(batch["example_id"][i].partition("#")[0].rpartition("-")[2]) - 1
             yield RECORDS[key][line], {k: v[i] for k, v in batch.items() if np.ndim(v)}, stream
 
 
