@@ -13,8 +13,8 @@ from ml_collections import config_flags
 from PIL import Image, ImageDraw
 
 from twelve_in_one import config_check, configs, job, train
-from twelve_in_one.data import own
 from twelve_in_one.data.annotations import jsonl
+from twelve_in_one.data.records import DataError
 from twelve_in_one.tasks.base import VERDICTS
 from twelve_in_one.tasks.twelve import TASKS
 
@@ -175,7 +175,7 @@ def test_resumed_with_a_changed_file(place, trained, monkeypatch, tmp_path):
     words = [w.replace("my.jsonl", str(tmp_path / "my.jsonl")) for w in COMMANDS["train", "mine"]]
     monkeypatch.chdir(place)
     run_config = config_check.check(config_of(words, monkeypatch))
-    with pytest.raises(own.DataError, match="other settings or files: mine.jsonl"):
+    with pytest.raises(DataError, match="other settings or files: mine.jsonl"):
         job.open_job(run_config, Path("workdir/mine"))
 
 

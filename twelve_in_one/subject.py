@@ -18,7 +18,7 @@ from twelve_in_one import (
     sharding,
     state,
 )
-from twelve_in_one.data import own, run_inputs, streams, trained_on
+from twelve_in_one.data import own_spec, run_inputs, streams, trained_on
 from twelve_in_one.data.pipeline import Stream
 from twelve_in_one.data.preprocessing import Preprocessing, check_same, other_stores
 from twelve_in_one.data.reader import has_split, open_split
@@ -94,7 +94,7 @@ def of_workdir(
     """
     config = state.read_config(workdir)
     tasks = config_check.task_runs(config)
-    found_dir, regions = own.data_folder(config, workdir)
+    found_dir, regions = own_spec.data_folder(config, workdir)
     folder = streams.open_folder(
         Path(data_dir or found_dir), features or regions, clean=config.data.clean
     )

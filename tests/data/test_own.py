@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from twelve_in_one.data import own
-from twelve_in_one.data.own import Spec
+from twelve_in_one.data import own, own_inputs, own_spec
+from twelve_in_one.data.own_spec import Spec
 from twelve_in_one.data.records import DataError
 from twelve_in_one.data.streams import open_folder, open_stream
 from twelve_in_one.run_config import OwnTaskOptions
@@ -87,9 +87,9 @@ def spec(photos, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(spec, tmp_path_factory):
     path = tmp_path_factory.mktemp("own")
-    assert not own.is_built(path, spec)
+    assert not own_spec.is_built(path, spec)
     own.build(path, spec)
-    assert own.is_built(path, spec)
+    assert own_spec.is_built(path, spec)
     return open_folder(path, "pixels")
 
 
@@ -162,7 +162,7 @@ def test_nobody_trains_on_what_another_is_tested_on(folder, spec):
     tested = {row["image"] for row in RECORDS["asked"] if row["split"] == "test"}
     for key in ("captioned", "meant", "stated"):
         assert not tested & {record["image"] for record, *_ in rows_of(folder, spec, key)}
-        raw = own.read_all(folder.path, spec)[key].splits["train"].images
+        raw = own_inputs.read_all(folder.path, spec)[key].splits["train"].images
         held_out = {image for image in folder.clean.images["own/asked"]}
         assert {"shelf%2F0.png"} <= held_out and raw
 
@@ -188,13 +188,13 @@ def test_another_file_is_not_taken_for_the_one_that_was_built(folder, spec, tmp_
     other = dataclasses.replace(options, jsonl=str(path))
     changed = dataclasses.replace(spec, sets={**spec.sets, "asked": other})
     with pytest.raises(DataError, match="other settings or files: asked.jsonl. Take another work"):
-        own.is_built(folder.path, changed)
+        own_spec.is_built(folder.path, changed)
     path.write_text(lines)
-    assert own.is_built(folder.path, changed)  # it has moved
+    assert own_spec.is_built(folder.path, changed)  # it has moved
     path.unlink()
-    assert own.is_built(folder.path, changed)  # and is gone
+    assert own_spec.is_built(folder.path, changed)  # and is gone
     with pytest.raises(DataError, match=r"config.task.asked.jsonl=.*: no such file"):
-        own.check_files(changed)
+        own_spec.check_files(changed)
 
 
 def test_regions_of_a_store(folder, spec, tmp_path):
@@ -220,7 +220,7 @@ def test_mistakes_of_all_data_sets_are_told_at_once(photos, tmp_path):
         wrong = [{**row, field: None} for row in RECORDS[key]]
         (tmp_path / f"{key}.jsonl").write_text("\n".join(map(json.dumps, wrong)))
     with pytest.raises(DataError) as error:
-        own.read_all(tmp_path, Spec(sets, "pixels"))
+        own_inputs.read_all(tmp_path, Spec(sets, "pixels"))
     for text in ("asked: 24 of 24 records", "no 'image'", "meant: 12 of 12 records", "no 'box'"):
         assert text in str(error.value)
     assert str(error.value).count("asked.jsonl: line") == 20 and "and 4 more" in str(error.value)
@@ -263,7 +263,7 @@ def test_a_dataset_of_hugging_face(photos, tmp_path):
     options = options_of(
         tmp_path, "", "stated", jsonl="", images="", hf=str(tmp_path / "saved"), features="pixels"
     )
-    found = own.read_all(tmp_path, Spec({"stated": options}, "pixels"))["stated"]
+    found = own_inputs.read_all(tmp_path, Spec({"stated": options}, "pixels"))["stated"]
     assert {s: len(x.annotations) for s, x in found.splits.items()} == dict(train=16, val=8)
     labels = [a.label for a in found.splits["train"].annotations]
     assert labels == [1, 0] * 8  # by the names "fine", "odd" of the task
@@ -274,4 +274,4 @@ def test_a_dataset_of_hugging_face(photos, tmp_path):
     assert any("more (24)" in note for note in found.notes)
     one = dataclasses.replace(options, hf=f"{tmp_path / 'nowhere'}:train")
     with pytest.raises(DataError, match="cannot be loaded"):
-        own.read_all(tmp_path, Spec({"stated": one}, "pixels"))
+        own_inputs.read_all(tmp_path, Spec({"stated": one}, "pixels"))

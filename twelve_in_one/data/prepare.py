@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from twelve_in_one import workdir_lock
-from twelve_in_one.data import build, own
+from twelve_in_one.data import build, own, own_inputs, own_spec
 from twelve_in_one.data.records import DataError
 from twelve_in_one.run_config import RunConfig
 from twelve_in_one.world import make
@@ -21,7 +21,8 @@ def missing_datasets(run: RunConfig) -> tuple[str, ...]:
     return tuple(
         name
         for name in run.tasks
-        if name not in own.own_options(run) and not build.is_built(folder, name, run.data.regions)
+        if name not in own_spec.own_options(run)
+        and not build.is_built(folder, name, run.data.regions)
     )
 
 
@@ -34,25 +35,25 @@ def prepare(run: RunConfig, workdir: Path) -> None:
       DataError: datasets are missing, and the run does not say what to make them of; or they were
         made of something else; or records of the user's own cannot be used.
     """
-    if not own.own_options(run):
+    if not own_spec.own_options(run):
         _prepare_others(run)
         return
     # Mistakes in a user's files are reported before anything that takes long.
-    folder, _ = own.data_folder(run, workdir)
+    folder, _ = own_spec.data_folder(run, workdir)
     begun_with = run.init_from.path
-    if begun_with and not Path(begun_with).exists() and own.read_spec(folder):
+    if begun_with and not Path(begun_with).exists() and own_spec.read_spec(folder):
         _prepare_others(run)  # a resumed run needs it no more
         return
-    spec = own.spec_of(run)
-    if own.is_built(folder, spec):
+    spec = own_spec.spec_of(run)
+    if own_spec.is_built(folder, spec):
         _prepare_others(run)
         return
-    own.check_files(spec)
-    found = own.read_all(folder, spec)
+    own_spec.check_files(spec)
+    found = own_inputs.read_all(folder, spec)
     _prepare_others(run)
     folder.mkdir(parents=True, exist_ok=True)
     with workdir_lock.awaited(folder / ".lock"):
-        if own.is_built(folder, spec):
+        if own_spec.is_built(folder, spec):
             return
         if sum(len(one.pictures) for one in found.values()) <= _FEW_PICTURES:
             own.build(folder, spec)

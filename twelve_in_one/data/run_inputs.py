@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from twelve_in_one.config_check import resolve_model
-from twelve_in_one.data import own
+from twelve_in_one.data import own_spec
 from twelve_in_one.data.pipeline import Stream
 from twelve_in_one.data.reader import has_split, open_split
 from twelve_in_one.data.streams import DataFolder, open_folder, open_stream, preprocessing_of
@@ -24,7 +24,7 @@ def open_data(run: RunConfig, workdir: Path) -> DataFolder:
     Raises:
       DataError: a file is missing or damaged.
     """
-    folder, regions = own.data_folder(run, workdir)
+    folder, regions = own_spec.data_folder(run, workdir)
     return open_folder(folder, regions, clean=run.data.clean)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twelve_in_one.data import finish, own, trained_on
+from twelve_in_one.data import finish, own_spec, trained_on
 from twelve_in_one.data.answers import read_vocabulary
 from twelve_in_one.data.examples import Encoding
 from twelve_in_one.data.negatives import nearest_pool
@@ -80,7 +80,7 @@ def open_folder(path: Path, regions: str, *, clean: bool = True) -> DataFolder:
     Raises:
       DataError: a file is missing or damaged.
     """
-    spec = own.read_spec(path)
+    spec = own_spec.read_spec(path)
     base = Path(spec.base) if spec and spec.base else None
     found = {}
     for folder in (base, path) if base else (path,):
@@ -88,7 +88,7 @@ def open_folder(path: Path, regions: str, *, clean: bool = True) -> DataFolder:
             found[file.stem.removeprefix("answers-")] = read_vocabulary(file)
     split = read_clean_split(path / finish.CLEAN_SPLIT) if clean else None
     words = finish.read_tokenizer(path)
-    sources = own.sources(spec) if spec else {}
+    sources = own_spec.sources(spec) if spec else {}
     return DataFolder(path, regions, words, found, split, sources, base)
 
 

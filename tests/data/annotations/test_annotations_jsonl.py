@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from twelve_in_one.data.annotations import jsonl
+from twelve_in_one.data.annotations import jsonl, jsonl_fields
 from twelve_in_one.data.annotations.jsonl import Rules, file_part, image_id_of, read
 from twelve_in_one.data.files import RecordError
 from twelve_in_one.data.records import DataError
@@ -177,7 +177,7 @@ def test_all_mistakes_are_listed_with_line_key_value_and_fix(tmp_path):
 )
 def test_boxes_that_are_none(box, message):
     with pytest.raises(RecordError) as error:
-        jsonl.read_box({"box": box}, "box", "xyxy", SIZE)
+        jsonl_fields.box({"box": box}, "box", "xyxy", SIZE)
     assert message in str(error.value)
 
 

@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import quote
 
 from twelve_in_one.data import files
+from twelve_in_one.data.annotations import jsonl_fields
 from twelve_in_one.data.files import RecordError, shorten
 from twelve_in_one.data.records import (
     AnnotatedImage,
@@ -38,7 +39,6 @@ from twelve_in_one.data.records import (
     Skipped,
 )
 from twelve_in_one.tasks.base import Kind
-from twelve_in_one.tasks.metrics.vqa import soft_score
 
 SPLITS = ("train", "val", "test")
 # Names that people give to these splits.
@@ -48,7 +48,6 @@ ROLES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _MAX_SHOWN = 20
-_BOX_SLACK = 1.0  # pixels, as `regions.checks` allows
 _KEYS = {
     "answer": ("question", ("answer", "answers")),
     "match": ("", ("caption", "captions")),
@@ -225,23 +224,23 @@ class _Reader:
         number = f"{role}-{number}" if role else number  # files of several splits count alike
         example_id = number if record.get("id") is None else files.text_id(record, "id")
         if rules.kind == "match":
-            captions = _captions(record)
+            captions = jsonl_fields.captions(record)
             ids = [f"{example_id}#{i}" for i in range(len(captions))]
             ids = ids if len(captions) > 1 else [example_id]
             return tuple(Annotation(i, key, text) for i, text in zip(ids, captions, strict=True))
-        text = _text(record, _KEYS[rules.kind][0])
+        text = jsonl_fields.text(record, _KEYS[rules.kind][0])
         answered = role != "test"
         if rules.kind == "answer":
-            answers, scores = _answers(record, needed=answered)
+            answers, scores = jsonl_fields.answers(record, needed=answered)
             return (Annotation(example_id, key, text, answers, scores),)
         if rules.kind == "verdict":
-            label = _label(record, rules.labels, needed=answered)
+            label = jsonl_fields.label(record, rules.labels, needed=answered)
             return (Annotation(example_id, key, text, label=label),)
         return (Annotation(example_id, key, text, box=self._box(record, images[0])),)
 
     def _image(self, record: Mapping[str, Any], key: str) -> str:
         """The id of a picture; takes note of it."""
-        name = files.text_id(_with_hint(record, key), key)
+        name = files.text_id(jsonl_fields.required(record, key), key)
         image_id = image_id_of(name, self._rules.collection)
         if image_id not in self._images:
             path = self._rules.picture(name)
@@ -254,7 +253,9 @@ class _Reader:
 
     def _box(self, record: Mapping[str, Any], image_id: str) -> tuple[float, float, float, float]:
         size = self._rules.size_of(self._names[image_id])
-        box = read_box(_with_hint(record, "box"), "box", self._rules.box_format, size)
+        box = jsonl_fields.box(
+            jsonl_fields.required(record, "box"), "box", self._rules.box_format, size
+        )
         image = self._images[image_id]
         if box not in image.boxes:
             boxes = (*image.boxes, box)
@@ -395,128 +396,6 @@ def picture_in(folder: Path) -> Callable[[str], Path]:
         raise RecordError(f"picture {name!r}: no such file in {folder}{hint}")
 
     return picture
-
-
-def read_box(
-    record: Mapping[str, Any], key: str, box_format: str, size: tuple[int, int] | None
-) -> tuple[float, float, float, float]:
-    """Corners x1, y1, x2, y2 in pixels of a box of a picture.
-
-    Args:
-      record: that has it.
-      key: of the box.
-      box_format: "xyxy" or "xywh".
-      size: width and height of the picture; None where nobody knows.
-
-    Raises:
-      RecordError: no box of this picture; says how to mend it.
-    """
-    value = files.field(record, key, list)
-    if len(value) != 4 or not all(_is_number(v) for v in value):
-        raise RecordError(f"{key!r} must be four numbers in pixels, is {shorten(value)}")
-    a, b, c, d = map(float, value)
-    corners = (a, b, c, d) if box_format == "xyxy" else (a, b, a + c, b + d)
-    if max(map(abs, value)) <= 1:
-        by = f"{size[0]} and {size[1]}, the picture's" if size else "the picture's"
-        raise RecordError(
-            f"{key!r} {value} is a share of the picture: multiply it by {by} width and height"
-        )
-    if _fits(corners, size):
-        return corners
-    what = (
-        "empty"
-        if corners[0] >= corners[2] or corners[1] >= corners[3]
-        else (f"outside the picture of {size[0]} x {size[1]} pixels" if size else "no box")
-    )
-    other = "xywh" if box_format == "xyxy" else "xyxy"
-    turned = (a, b, a + c, b + d) if other == "xywh" else (a, b, c, d)
-    hint = f"; it would fit as {other}: set box_format" if _fits(turned, size) else ""
-    raise RecordError(f"{key!r} {value}, read as {box_format}, is {what}{hint}")
-
-
-def _fits(corners: tuple[float, ...], size: tuple[int, int] | None) -> bool:
-    x1, y1, x2, y2 = corners
-    if not (x1 < x2 and y1 < y2 and min(x1, y1) >= -_BOX_SLACK):
-        return False
-    return size is None or (x2 <= size[0] + _BOX_SLACK and y2 <= size[1] + _BOX_SLACK)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
-
-
-def _with_hint(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The record, if it has the key; else an error that names one spelt alike."""
-    if record.get(key) is None:
-        alike = difflib.get_close_matches(key, map(str, record), n=1)
-        hint = f"; is {alike[0]!r} meant to be it?" if alike and alike[0] != key else ""
-        raise RecordError(f"no {key!r}; keys: {', '.join(map(str, list(record)[:12]))}{hint}")
-    return record
-
-
-def _text(record: Mapping[str, Any], key: str) -> str:
-    text = files.field(_with_hint(record, key), key, str).strip()
-    if not text:
-        raise RecordError(f"{key!r} is empty")
-    return text
-
-
-def _captions(record: Mapping[str, Any]) -> list[str]:
-    if record.get("captions") is None:
-        return [_text(record, "caption")]
-    captions = files.field(record, "captions", list)
-    if not captions:
-        raise RecordError("'captions' is empty")
-    return [_text({"captions": caption}, "captions") for caption in captions]
-
-
-def _answers(
-    record: Mapping[str, Any], *, needed: bool
-) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Distinct answers and the score of each."""
-    several = record.get("answers")
-    if several is None:
-        if record.get("answer") is None and not needed:
-            return (), ()
-        return (_answer(_with_hint(record, "answer")["answer"], "answer"),), (1.0,)
-    if isinstance(several, Mapping):
-        for answer, score in several.items():
-            if not _is_number(score) or not 0 <= score <= 1:
-                raise RecordError(
-                    f"'answers': score {shorten(score)} of {answer!r} is not in [0, 1]"
-                )
-        scores = {_answer(answer, "answers"): float(score) for answer, score in several.items()}
-    else:
-        given = [_answer(a, "answers") for a in files.field(record, "answers", list)]
-        counts = collections.Counter(given)
-        scores = {answer: float(soft_score(n, len(given))) for answer, n in counts.items()}
-    if not scores and needed:
-        raise RecordError("'answers' is empty")
-    return tuple(scores), tuple(scores.values())
-
-
-def _answer(value: Any, key: str) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    answer = files.field({key: value}, key, str).strip()
-    if not answer:
-        raise RecordError(f"{key!r} is empty")
-    return answer
-
-
-def _label(record: Mapping[str, Any], labels: Sequence[str], *, needed: bool) -> int:
-    if record.get("label") is None and not needed:
-        return -1
-    value = _with_hint(record, "label")["label"]
-    # "True" is the label of what JSON spells true.
-    name = str(value) if isinstance(value, bool | int) else files.field(record, "label", str)
-    by_name = {label.casefold(): i for i, label in enumerate(labels)}
-    if name.strip().casefold() not in by_name:
-        raise RecordError(
-            f"'label' must be one of {', '.join(labels)}, is {shorten(value)}; others are "
-            "named with labels=(...)"
-        )
-    return by_name[name.strip().casefold()]
 
 
 def _held_out(split: str, names: Iterable[str], share: float) -> set[str]:

@@ -1,0 +1,240 @@
+"""What data sets of their own a run wants built, and whether a folder holds them (`data.own`)."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twelve_in_one.data import finish, region_inputs
+from twelve_in_one.data.files import read_json
+from twelve_in_one.data.records import AnnotationSet, DataError
+from twelve_in_one.data.sources import Source
+from twelve_in_one.run_config import OwnTaskOptions, RunConfig, TaskOptions
+from twelve_in_one.tasks.own import ANSWER_HEADS, own_task
+
+OWN = "own.json"
+_FILES = ("jsonl", "val_jsonl", "test_jsonl", "answers")
+# Settings that a built data set does not depend on.
+_OF_TRAINING = frozenset(
+    {field.name for field in dataclasses.fields(TaskOptions)} - {"candidates"}
+    | {"title", "max_skipped_share"}
+)
+PIXELS = ("pixels", "photos")
+_STORE = (
+    "name a store of the same detector's features with config.task.NAME.features=lmdb:PATH, or "
+    "another format"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What to build.
+
+    Attributes:
+      sets: task name -> settings; `features` is told of all.
+      regions: name of the region features of the run.
+      base: data folder of the run's other tasks; "" if it has none.
+      vocab: words to use; "" makes them.
+      lends: model folder that lends words and answers; "" if there is none.
+    """
+
+    sets: Mapping[str, OwnTaskOptions]
+    regions: str
+    base: str = ""
+    vocab: str = ""
+    lends: str = ""
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "Spec":
+        """The inverse of `dataclasses.asdict`, of what JSON made of it."""
+        sets = {
+            name: OwnTaskOptions(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in x.items()}
+            )
+            for name, x in raw["sets"].items()
+        }
+        known = {field.name: raw[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**known, "sets": sets})
+
+
+def own_options(run: RunConfig) -> dict[str, OwnTaskOptions]:
+    """Settings of the run's tasks on data sets of the user's own."""
+    found = {name: run.task[name] for name in run.tasks}
+    return {name: x for name, x in found.items() if isinstance(x, OwnTaskOptions)}
+
+
+def data_folder(run: RunConfig, workdir: Path) -> tuple[Path, str]:
+    """Data folder of a run, and the name of its region features."""
+    own = own_options(run)
+    if not own:
+        return Path(run.data.dir), run.data.regions
+    folder = Path(run.data.own_dir or workdir / "data")
+    built = read_spec(folder)
+    return folder, built.regions if built else _regions_name(run, own)
+
+
+def _regions_name(run: RunConfig, own: Mapping[str, OwnTaskOptions]) -> str:
+    if len(own) < len(run.tasks):
+        return run.data.regions
+    kinds = {_features(run, options) for options in own.values()}
+    if len(kinds) == 1 and kinds & {*PIXELS, "none"}:
+        return kinds.pop()
+    return region_inputs.STORED
+
+
+def _features(run: RunConfig, options: OwnTaskOptions) -> str:
+    """What regions a data set is built with.
+
+    Raises:
+      DataError: nobody says it.
+    """
+    if options.features:
+        return options.features
+    if any(not isinstance(run.task[name], OwnTaskOptions) for name in run.tasks):
+        if run.data.regions in (*PIXELS, "none"):
+            return run.data.regions
+        raise DataError(
+            f"the other tasks have region features {run.data.regions!r} of a detector: {_STORE}"
+        )
+    lender = _lender(run)
+    descriptor = lender.preprocessing.image_descriptor if lender else ""
+    if "ground" in descriptor:
+        return "pixels"
+    if lender and "cluttered" not in descriptor and lender.preprocessing.region_source != "none":
+        raise DataError(f"{run.init_from.path} was trained on regions of a detector: {_STORE}")
+    return "photos"
+
+
+def _lender(run: RunConfig) -> Any:
+    """`Serving` of the model that the run begins with; None where there is none."""
+    from twelve_in_one import model_folder
+
+    path = _model_folder(run)
+    return model_folder.load_serving(path) if path else None
+
+
+def _model_folder(run: RunConfig) -> Path | None:
+    """The model folder that a run begins with; None where it is a bare checkpoint, or nothing."""
+    from twelve_in_one import model_folder
+
+    if not run.init_from.path:
+        return None
+    path = Path(run.init_from.path)
+    path = path / "model" if (path / "model").is_dir() else path
+    return path if (path / model_folder.TASKS).is_file() else None
+
+
+def spec_of(run: RunConfig) -> Spec:
+    """What a run needs built.
+
+    Raises:
+      DataError: nobody says what regions to take.
+    """
+    own = own_options(run)
+    sets = {
+        name: dataclasses.replace(options, features=_features(run, options))
+        for name, options in own.items()
+    }
+    model = _model_folder(run)
+    vocab = run.data.vocab or (str(model / finish.WORDS) if model else "")
+    base = run.data.dir if len(own) < len(run.tasks) else ""
+    return Spec(sets, _regions_name(run, own), base, vocab, str(model or ""))
+
+
+def check_files(spec: Spec) -> None:
+    """Raises a DataError that lists all files and folders that are missing."""
+    missing = []
+    for name, options in spec.sets.items():
+        paths = [(key, getattr(options, key)) for key in _FILES]
+        missing += [f"config.task.{name}.{k}={p}: no such file" for k, p in paths if _lacks(p)]
+        if options.images and not Path(options.images).is_dir():
+            missing.append(f"config.task.{name}.images={options.images}: no such folder")
+    if _lacks(spec.vocab):
+        missing.append(f"config.data.vocab={spec.vocab}: no such file")
+    if missing:
+        raise DataError("\n".join(missing))
+
+
+def _lacks(path: str) -> bool:
+    return bool(path) and path not in ANSWER_HEADS and not Path(path).is_file()
+
+
+def made_of(spec: Spec) -> dict[str, str]:
+    """What tells whether a built folder is what a run wants; "" of a file that is not there."""
+    words = Path(spec.vocab) if spec.vocab else Path(spec.base) / finish.WORDS
+    made = {"regions": spec.regions, "words": _hash(words)}
+    for name, options in spec.sets.items():
+        for key, value in dataclasses.asdict(options).items():
+            if key in _FILES and value not in ANSWER_HEADS:
+                made[f"{name}.{key}"] = _hash(Path(value))
+            elif key not in _OF_TRAINING:
+                made[f"{name}.{key}"] = str(value)
+    return made
+
+
+def _hash(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_built(folder: Path, spec: Spec) -> bool:
+    """Whether a data folder holds what is wanted.
+
+    Raises:
+      DataError: it holds something else.
+    """
+    if not (folder / OWN).is_file():
+        return False
+    there, here = read_json(folder / OWN, dict)["made_of"], made_of(spec)
+    # A file that is gone since is no other one.
+    keys = sorted(key for key in there | here if here.get(key) and there.get(key) != here[key])
+    keys += sorted(there.keys() - here.keys())
+    if keys:
+        raise DataError(
+            f"{folder}: built with other settings or files: {', '.join(keys[:5])}. Take another "
+            "workdir (or config.data.own_dir), or delete this folder to have it built anew: a model"
+            " that was trained on it will not fit"
+        )
+    return True
+
+
+def read_spec(folder: Path) -> Spec | None:
+    """What a data folder was built from; None if it holds no data sets of a user's own.
+
+    Raises:
+      DataError: damaged.
+    """
+    path = folder / OWN
+    if not path.is_file():
+        return None
+    try:
+        return Spec.from_json(read_json(path, dict))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: {error}; delete {folder} to have it built anew") from error
+
+
+def sources(spec: Spec) -> dict[str, Source]:
+    """The data sets, as other datasets are described; without a reader."""
+    named = {}
+    domains: dict[str, str] = {}
+    for name, options in spec.sets.items():
+        where = options.images or options.hf
+        # Two data sets about one folder share its images' ids.
+        domain = options.collection or domains.setdefault(where, f"own/{name}")
+        task = own_task(name, options)
+        named[name] = Source(
+            name,
+            domain,
+            "",
+            _no_reader,
+            scores_annotated_boxes=options.candidates == "annotated",
+            keeps_texts=task.kind == "match",
+        )
+    return named
+
+
+def _no_reader(folder: Path, split: str) -> AnnotationSet:
+    raise DataError(f"{folder}: {split} has been read already")
