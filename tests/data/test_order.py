@@ -100,3 +100,17 @@ def test_hosts_share_the_rows(num_hosts):
 def test_host_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         host_rows(*arguments)
+
+
+def test_order_is_that_of_a_loop():
+    """Exactly, not only some permutation: a run that is resumed by a later version goes on in it."""
+    counts, seed = np.array([2, 0, 3, 1, 2, 4, 1]), (3, 1, 4)
+    rng = np.random.default_rng(seed)
+    places = rng.permutation(4)  # of chunks of two records
+    examples = []
+    for record, count in enumerate(counts):
+        for _ in range(count):
+            examples.append((places[record // 2] // 3, rng.random(), len(examples)))
+    wanted = [number for _, _, number in sorted(examples)]
+    got = epoch_order(counts, seed, chunk_records=2, block_chunks=3)
+    np.testing.assert_array_equal(got, wanted)
