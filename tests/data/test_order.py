@@ -103,7 +103,7 @@ def test_host_errors(arguments, message):
 
 
 def test_order_is_that_of_a_loop():
-    """Exactly, not only some permutation: a run that is resumed by a later version goes on in it."""
+    """Exactly, not just some permutation: a later version that resumes a run goes on in it."""
     counts, seed = np.array([2, 0, 3, 1, 2, 4, 1]), (3, 1, 4)
     rng = np.random.default_rng(seed)
     places = rng.permutation(4)  # of chunks of two records
