@@ -39,7 +39,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 3px 14px 3px 4px; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
 th.text, td.text { text-align: left; }
-td.more { white-space: normal; text-align: left; color: var(--faint); font-size: .87em; }
+td.figures, td.more { white-space: normal; text-align: left; }
+td.more { color: var(--faint); font-size: .87em; }
 tr.group th { text-align: left; background: var(--band); padding-top: 7px; }
 tr.average td { font-weight: 600; border-top: 2px solid var(--line); }
 .flag { color: var(--flag); font-weight: 700; }
@@ -165,9 +166,13 @@ def _official(results: Results) -> str:
     rows = []
     for title, split, official in officials(results):
         if official.figures:
-            texts = (f"{title} ({split})", figure_text(official), official.program)
-            row = "".join(f'<td class="text">{escape(text)}</td>' for text in texts)
-            rows.append(f"<tr>{row}<td>{official.examples:,}</td></tr>")
+            figures = escape(figure_text(official, ", "))
+            columns = (
+                f'<td class="text">{escape(f"{title} ({split})")}</td>',
+                f'<td class="figures">{figures}</td>',
+                f'<td class="text">{escape(official.program)}</td><td>{official.examples:,}</td>',
+            )
+            rows.append(f"<tr>{''.join(columns)}</tr>")
     notes = "".join(_note(f"Not computed: {line}.") for line in missing_lines(results))
     if not rows:
         return notes

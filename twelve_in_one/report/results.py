@@ -260,9 +260,9 @@ def officials(results: Results) -> Iterator[tuple[str, str, Official]]:
             yield task.title, split, official
 
 
-def figure_text(official: Official) -> str:
+def figure_text(official: Official, between: str = "  ") -> str:
     """The figures of a split, as "accuracy 61.23  yes/no 78.10"."""
-    return "  ".join(f"{name} {value:.2f}" for name, value in official.figures.items())
+    return between.join(f"{name} {value:.2f}" for name, value in official.figures.items())
 
 
 def missing_lines(results: Results) -> list[str]:
