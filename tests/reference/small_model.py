@@ -20,7 +20,7 @@ def share_programs() -> Iterator[None]:
 
     compile_job, compile_programs, kept = train.compile_job, programs._compile, {}
 
-    def shared(job):
+    def shared(job, abstract):
         run, placement = job.run, job.placement
         about = (placement.mesh, placement.layout, placement.model, run.pretraining)
         # Of the update and the sum, whose names do not say what they depend on.
@@ -40,7 +40,7 @@ def share_programs() -> Iterator[None]:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(programs, "_compile", compile_missing)
-            return compile_job(job)
+            return compile_job(job, abstract)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "compile_job", shared)
