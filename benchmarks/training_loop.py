@@ -108,7 +108,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as workdir:
         this = job.open_job(run, Path(workdir))
     with sharding.use(this.placement.mesh, this.placement.layout):
-        compiled, _, abstract = job.compile_job(this)
+        abstract = programs.abstract_state(this.placement, this.optimizer)
+        compiled, _ = job.compile_job(this, abstract)
         train_state = programs.random_state(this.placement, this.optimizer, abstract, run.seed)
         mixtures = {
             "loop, kept batches": Kept(this.train_streams),

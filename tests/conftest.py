@@ -23,6 +23,7 @@ from reference.costs import (  # noqa: F401  (hooks)
     pytest_xdist_auto_num_workers,
 )
 from reference.recorded import recorded_dir, shared_folder  # noqa: F401  (a fixture)
+from reference.small_model import share_programs  # noqa: F401  (a fixture)
 from reference.small_world import run_build, run_folder, small_world  # noqa: F401  (fixtures)
 
 from twelve_in_one.convert.names import flatten, unflatten

@@ -56,9 +56,9 @@ def config(tiny_config):
     rates = dict(dropout_rate=0.5, attention_dropout_rate=0.5)
     heads = ("vqa", "image_pair", "image_text_match", "region_score", "masked_language")
     return tiny_config(
-        text=rates | dict(num_layers=2),
+        text=rates | dict(num_layers=1),
         visual=rates | dict(num_layers=1),
-        text_connections=(1,),
+        text_connections=(0,),
         visual_connections=(0,),
         num_tasks=20,
         heads=heads,

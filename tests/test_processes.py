@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reference.small_model import SMALL_MODEL
 
 from twelve_in_one import configs, metrics_writer, model_folder, train
 from twelve_in_one.convert.names import flatten
@@ -17,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("coco", "refcoco")
 
 
-OVERRIDES = {
+OVERRIDES = SMALL_MODEL | {
     "tasks": TASKS,
+    "model.heads": ("image_text_match", "region_score"),
     "data.world_images": 0,
     "compilation_cache": "",
     "schedule.patience": 0,

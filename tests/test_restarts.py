@@ -6,49 +6,63 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from reference.small_model import SMALL_MODEL
 
-from twelve_in_one import metrics_writer, model_folder, state
+from twelve_in_one import configs, metrics_writer, model_folder, state, train
 from twelve_in_one.convert.names import flatten
 
-ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get("TWELVE_IN_ONE_KILLS", "2"))
 ROUNDS = 24
 TASKS = ("vqa", "refcoco+")
 
 
 @pytest.fixture
-def start(small_world, compiled_programs, tmp_path):
-    """Starts the command on a workdir; every start after the first loads its programs."""
+def settings(small_world):
+    """Changes of the config, of the command and of this process."""
+    return SMALL_MODEL | {
+        "tasks": TASKS,
+        "model.heads": ("vqa", "region_score"),
+        "compilation_cache": "",  # that of all tests
+        "data.dir": str(small_world.data),
+        "data.world_images": 0,
+        "parallel.devices": 1,
+        "schedule.num_rounds": ROUNDS,
+        "schedule.min_validation_rounds": 4,
+        "schedule.max_validation_rounds": 4,
+        "schedule.patience": 0,
+        "schedule.threshold": 0.3,
+        "checkpoint.every_rounds": 2,
+        "checkpoint.keep_best": 2,
+        "log.every_rounds": 5,
+        "log.tensorboard": False,
+        "evaluation.pictures": 0,
+    }
 
-    def run(workdir):
-        command = [
-            sys.executable,
-            "-m",
-            "twelve_in_one.train",
-            f"--config={ROOT / 'configs' / 'world.py'}:debug",
-            f"--workdir={workdir}",
-            f"--config.tasks={TASKS}",
-            f"--config.compilation_cache={compiled_programs}",
-            f"--config.data.dir={small_world.data}",
-            "--config.data.world_images=0",
-            f"--config.schedule.num_rounds={ROUNDS}",
-            "--config.schedule.patience=0",
-            "--config.schedule.threshold=0.3",
-            "--config.checkpoint.every_rounds=2",
-            "--config.checkpoint.keep_best=2",
-            "--config.log.every_rounds=5",
-            "--config.log.tensorboard=False",
-            "--config.evaluation.pictures=0",
-        ]
-        env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        with (tmp_path / "output").open("a") as output:
-            return subprocess.Popen(command, env=env, stdout=output, stderr=output, cwd=tmp_path)
 
-    return run
+def train_here(settings, workdir):
+    config = configs.get("world:debug")
+    config.update_from_flattened_dict(settings)
+    train.train(config, workdir)
+
+
+def start(settings, workdir):
+    """Starts the command on a workdir, with as many threads as this process has."""
+    command = [
+        sys.executable,
+        "-m",
+        "twelve_in_one.train",
+        "--config=world:debug",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in settings.items()),
+    ]
+    devices = str(jax.config.jax_num_cpu_devices)
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_NUM_CPU_DEVICES": devices}
+    with (workdir.parent / "output").open("a") as output:
+        return subprocess.Popen(command, env=env, stdout=output, stderr=output)
 
 
 def lines_of(workdir):
@@ -79,19 +93,21 @@ def kill_at_random(process, workdir, rng, *, in_a_write):
     return writing
 
 
-def test_kills_make_no_difference(start, tmp_path):
+@pytest.mark.usefixtures("share_programs")
+def test_kills_make_no_difference(settings, tmp_path):
+    """Processes are killed; the run that is left alone, and the end of the other, need none."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    assert start(alone).wait(timeout=600) == 0, (tmp_path / "output").read_text()[-3000:]
+    train_here(settings, alone)
     rng, in_a_write = random.Random(0), 0
     for number in range(KILLS):
-        process = start(killed)
+        process = start(settings, killed)
         # Of a run that has come to its end there is nothing left to kill.
         in_a_write += kill_at_random(process, killed, rng, in_a_write=number % 2 == 0)
         if state.all_rounds(killed)[-1:] == [ROUNDS]:
             break
-    assert start(killed).wait(timeout=600) == 0, (tmp_path / "output").read_text()[-3000:]
     print(f"{number + 1} kills, {in_a_write} of them inside a checkpoint")
-    assert in_a_write
+    assert in_a_write, (tmp_path / "output").read_text()[-3000:]
+    train_here(settings, killed)
 
     assert lines_of(killed) == lines_of(alone)
     params = [flatten(model_folder.load(folder / "model")[0]) for folder in (killed, alone)]

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
+from reference.small_model import SMALL_MODEL
 from test_train import params_of
 
 from twelve_in_one import checkpoint, configs, loop, metrics_writer, train
@@ -14,10 +15,12 @@ from twelve_in_one.convert.state_dict import to_state_dict
 from twelve_in_one.models.config import PRETRAINING_HEADS, from_json
 
 NAME = "conceptual_captions"
+pytestmark = pytest.mark.usefixtures("share_programs")
 
 
 def small_config(world, *, devices=1, rounds=4):
     config = configs.get("pretrain_cc:debug")
+    config.update_from_flattened_dict(SMALL_MODEL)
     config.data.dir, config.data.raw_dir = str(world.data), str(world.raw)
     config.data.world_images = 0
     config.compilation_cache = ""  # that of all tests
@@ -30,7 +33,7 @@ def small_config(world, *, devices=1, rounds=4):
 
 
 @pytest.fixture(scope="module")
-def pretrained(small_world, tmp_path_factory):
+def pretrained(small_world, tmp_path_factory, share_programs):
     """A finished run on one device, and its results."""
     workdir = tmp_path_factory.mktemp("pretraining")
     return workdir, train.train(small_config(small_world), workdir)
@@ -90,13 +93,15 @@ def test_the_tasks_begin_with_it(pretrained, small_world, tmp_path):
     """All of the trunk is taken over but the table of task tokens, which pretraining lacks."""
     workdir, _ = pretrained
     config = configs.get("world:debug")
-    config.tasks = ("vqa",)
+    config.update_from_flattened_dict(SMALL_MODEL)
+    config.tasks = config.model.heads = ("vqa",)
+    config.parallel.devices = 1
     config.data = small_config(small_world).data
     config.compilation_cache = ""  # that of all tests
     config.schedule.num_rounds, config.optimizer.learning_rate = 1, 0.0
     config.init_from.path = str(workdir)
     config.init_from.allow_missing = ("heads/.*", "trunk/text_embedding/task/embedding")
-    config.evaluation.max_test_examples = 8
+    config.evaluation.max_test_examples, config.evaluation.pictures = 8, 0
     config.log.tensorboard = False
     train.train(config, tmp_path / "tuned")
     before, after = params_of(workdir), params_of(tmp_path / "tuned")

@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 from PIL import Image, ImageDraw
+from reference.small_model import SMALL_MODEL
 
 from twelve_in_one import config_check, configs, job, train
 from twelve_in_one.data.annotations import jsonl
@@ -31,10 +32,7 @@ SMALL = {
     "evaluation.pictures": 1,
     "parallel.devices": 1,
     "log.tensorboard": False,
-    "model.text.num_layers": 2,
-    "model.visual.num_layers": 1,
-    "model.text_connections": "(1,)",
-    "model.visual_connections": "(0,)",
+    **SMALL_MODEL,
 }
 
 

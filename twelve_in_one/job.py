@@ -169,10 +169,9 @@ def _optimizer(
     )
 
 
-def compile_job(job: Job) -> tuple[programs.Programs, tuple[programs.Program, ...], Any]:
-    """All programs of the run, the compile list, and the state's shapes."""
-    abstract = programs.abstract_state(job.placement, job.optimizer)
-    compiled, table = programs.compile_all(
+def compile_job(job: Job, abstract: Any) -> tuple[programs.Programs, tuple[programs.Program, ...]]:
+    """All programs of the run, from its `programs.abstract_state`, and the compile list."""
+    return programs.compile_all(
         job.placement,
         job.tasks,
         config_check.loss_scales(job.tasks),
@@ -185,4 +184,3 @@ def compile_job(job: Job) -> tuple[programs.Programs, tuple[programs.Program, ..
         official_schedule=advances_within_round(job.run),
         log=_log.info,
     )
-    return compiled, table, abstract

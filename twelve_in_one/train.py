@@ -39,6 +39,7 @@ from twelve_in_one import (
     inputs_record,
     metrics_writer,
     model_folder,
+    programs,
     results,
     sharding,
     state,
@@ -133,7 +134,8 @@ def train(
     with sharding.use(job.placement.mesh, job.placement.layout):
         if only_describe:
             _record_of(job)
-            print(dry_run.describe(job, *compile_job(job)))
+            abstract = programs.abstract_state(job.placement, job.optimizer)
+            print(dry_run.describe(job, *compile_job(job, abstract), abstract))
             return None
         _tell_cut_texts(job)
         return _train(config, job)
@@ -157,8 +159,10 @@ def _train(config: Any, job: Job) -> results.Results | None:
             wandb = {"project": run.log.wandb_project, "id": name, "resume": "allow"}
         stop = stack.enter_context(distributed.stop_on_signals())
         checkpoints = stack.enter_context(state.Checkpoints(workdir, run.checkpoint))
-        compiled, table, abstract = compile_job(job)
+        abstract = programs.abstract_state(job.placement, job.optimizer)
+        # First, as weights that do not fit are known in seconds, and programs take minutes.
         train_state, position, used = begin(job, checkpoints, abstract)
+        compiled, table = compile_job(job, abstract)
         seen = _trained_on(job, position.round, before)
         job = dataclasses.replace(job, serving=dataclasses.replace(job.serving, trained_on=seen))
         if jax.process_index() == 0:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from absl import app
+from reference.small_model import SMALL_MODEL
 
 from twelve_in_one import config_check, default_config, train
 from twelve_in_one.data.reader import open_split
@@ -80,12 +81,12 @@ def test_folders_keep_their_names(base, tmp_path):
 
 def test_main_trains_every_kind_of_model(base, pretend, forget, tmp_path):
     total = main.count(base, [0, 1], main.MODELS)
-    good = {"single-vqa-rate-2": 0.9, "single-gqa-rate-0.5": 0.8}
+    good = {"single-vqa-rate-2": 0.3, "single-gqa-rate-0.5": 0.4}  # on validation data
     pretended, trainer = pretend(lambda name, task, seed: good.get(name, 0.6), total)
     outcomes = main.run(pretended, base, [0, 1], main.MODELS)
     assert len(trainer.configs) == total == 3 * 12 + 12 + 2 * (1 + 4 + 2 * 12)
     # The learning rate of a single-task model is that which validated best with the first seed.
-    assert outcomes[1].results["single"]["vqa"]["score"] == 0.9
+    assert outcomes[1].results["single"]["vqa"]["score"] == 0.3
     assert "single-gqa-rate-0.5/seed-1" in trainer.configs
     assert "single-nlvr2-rate-0.5/seed-1" in trainer.configs, "the first of equals"
     for name in base.tasks:
@@ -179,17 +180,23 @@ def small(small_world):
     """A config of two tasks that trains for two rounds."""
     config = default_config.world_config()
     default_config.shorten(config)
+    config.update_from_flattened_dict(SMALL_MODEL)
+    config.model.heads = ("vqa", "region_score")
     config.data.dir, config.data.raw_dir = str(small_world.data), str(small_world.raw)
     config.data.world_images = 0
     config.compilation_cache = ""  # that of all tests
     config.schedule.num_rounds = 2
     config.evaluation.max_validation_examples = config.evaluation.max_test_examples = 8
+    config.evaluation.pictures = 0
+    config.parallel.devices = 1
     config.log.tensorboard = False
     return grid.with_tasks(config, TASKS, 0)
 
 
+@pytest.mark.usefixtures("share_programs")
 def test_whole_comparison_and_again(small, small_world, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid, "RATE_FACTORS", (0.5, 1.0))
+    """Which of several learning rates is taken, `test_main_trains_every_kind_of_model` holds."""
+    monkeypatch.setattr(grid, "RATE_FACTORS", (1.0,))
     asked = []
 
     def counting(config, workdir):
@@ -204,30 +211,20 @@ def test_whole_comparison_and_again(small, small_world, tmp_path, monkeypatch):
         run()
     outcomes = run()
     assert asked[2] == asked[3], "goes on with the training that was cut short"
-    assert len(asked) == 6, "1 of all tasks, 2 x 2 learning rates, and the one that was stopped"
+    assert len(asked) == 4, "1 of all tasks, 2 of one, and the one that was stopped"
     results = json.loads((tmp_path / "all" / "seed-0" / "results.json").read_text())
     found = outcomes[0].results
     assert found["all"]["vqa"]["score"] == results["tasks"]["vqa"]["score"]
     for name in TASKS:
         assert found["single"][name]["updates"] == found["all"][name]["updates"] == 2
     assert outcomes[0].parameters["single"] > outcomes[0].parameters["all"]
-    # The best on validation data is what is compared.
-    best = max(
-        (
-            json.loads((folder / "seed-0" / "results.json").read_text())["tasks"]["vqa"]
-            for folder in tmp_path.glob("single-vqa*")
-        ),
-        key=lambda entry: entry["validation"],
-    )
-    assert found["single"]["vqa"]["validation"] == best["validation"]
-
     judged, judge = {}, consistency.judge
     monkeypatch.setattr(
         consistency, "judge", lambda *given: judged.setdefault(given[1], judge(*given))
     )
     whole = runner.Runner(tmp_path, counting, 0)
     (outcome,) = consistency.run(whole, small, [0], ("all",))
-    assert len(asked) == 6, "all that is judged was trained"
+    assert len(asked) == 4, "all that is judged was trained"
     questions, expressions = judged["vqa"], judged["refcoco+"]
     _check_nobody_trained_on(small_world, questions, expressions)
     score = consistency.consistency(questions, expressions).score

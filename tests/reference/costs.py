@@ -20,7 +20,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.stash[_TOTAL] = {"core_seconds": 0.0, "megabytes": 0.0, "workers": 0}
+    config.stash[_TOTAL] = {"megabytes": 0.0, "workers": 0}
     config.stash[_MODULES] = {}
 
 
@@ -39,7 +39,7 @@ def pytest_runtest_protocol(item, nextitem):
 
 def pytest_sessionfinish(session):
     config = session.config
-    found = dict(core_seconds=_core_seconds(), megabytes=_largest_megabytes(), workers=1)
+    found = dict(megabytes=_largest_megabytes(), workers=1)
     if hasattr(config, "workeroutput"):  # in a worker: to be read where the summary is written
         config.workeroutput["costs"] = [found, config.stash[_MODULES]]
     else:
@@ -58,8 +58,9 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("core-seconds, and MB of memory at the end of a test")
         for name, (seconds, megabytes) in sorted(modules.items(), key=lambda item: -item[1][0]):
             terminalreporter.write_line(f"{seconds:8.1f} {megabytes:8,.0f}  {name}")
+    # By now the workers have been waited for: the time of each is among that of our children.
     terminalreporter.write_line(
-        f"{total['core_seconds'] / 60:.1f} core-minutes in {total['workers']} processes; "
+        f"{_core_seconds() / 60:.2f} core-minutes in {total['workers']} processes; "
         f"the largest had {total['megabytes']:,.0f} MB"
     )
 
@@ -76,7 +77,6 @@ def pytest_xdist_auto_num_workers():
 
 def _add(config, found, modules):
     total = config.stash[_TOTAL]
-    total["core_seconds"] += found["core_seconds"]
     total["workers"] += found["workers"]
     total["megabytes"] = max(total["megabytes"], found["megabytes"])
     for name, (seconds, megabytes) in modules.items():

@@ -1,0 +1,47 @@
+"""Trainings that cost little: a model of few layers, and programs that are compiled once."""
+
+from collections.abc import Iterator
+
+import pytest
+
+# Overrides of a config of the world. What there is to compile goes with layers, not with widths.
+SMALL_MODEL = {
+    "model.text.num_layers": 1,
+    "model.visual.num_layers": 1,
+    "model.text_connections": (0,),
+    "model.visual_connections": (0,),
+}
+
+
+@pytest.fixture(scope="module")
+def share_programs() -> Iterator[None]:
+    """Trainings of a module compile each of their programs once, as one training's tasks do."""
+    from twelve_in_one import programs, train
+
+    compile_job, compile_programs, kept = train.compile_job, programs._compile, {}
+
+    def shared(job, abstract):
+        run, placement = job.run, job.placement
+        about = (placement.mesh, placement.layout, placement.model, run.pretraining)
+        # Of the update and the sum, whose names do not say what they depend on.
+        of_update = (run.optimizer, run.schedule.num_rounds)
+
+        def compile_missing(placement, jobs, log):
+            names = {key: repr((*about, key, isinstance(key, str) and of_update)) for key in jobs}
+            missing = {key: jobs[key] for key in jobs if names[key] not in kept}
+            if missing:
+                compiled, table = compile_programs(placement, missing, log)
+                for (key, program), entry in zip(compiled.items(), table, strict=True):
+                    kept[names[key]] = program, entry
+            found = {key: kept[name] for key, name in names.items()}
+            return {key: one[0] for key, one in found.items()}, tuple(
+                one[1] for one in found.values()
+            )
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(programs, "_compile", compile_missing)
+            return compile_job(job, abstract)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "compile_job", shared)
+        yield
