@@ -79,6 +79,7 @@ def test_the_home_folder_of_a_run(tmp_path, monkeypatch, capsys):
     ended = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=tmp_path)
     assert ended.returncode == 1
     assert f"config.init_from.path: there is no {tmp_path}/nothing" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(
