@@ -18,7 +18,7 @@ import jax
 from twelve_in_one.models.config import DTYPES, REMAT_POLICIES
 from twelve_in_one.parity import vit
 from twelve_in_one.parity.fixture import Check, Fixture, load_fixture, read_arrays
-from twelve_in_one.parity.gradients import compare_losses
+from twelve_in_one.parity.gradients import compare_losses, loss_function
 from twelve_in_one.parity.outputs import compare_outputs
 from twelve_in_one.parity.training import compare_training
 
@@ -29,8 +29,9 @@ def compare(fixture: Fixture) -> Iterator[Check]:
         yield from compare_outputs(fixture, "")
         if any(name.startswith("odd_batch/out/") for name in fixture.arrays):
             yield from compare_outputs(fixture, "odd_batch/")
-        yield from compare_losses(fixture)
-        yield from compare_training(fixture)
+        value = loss_function(fixture)
+        yield from compare_losses(fixture, value)
+        yield from compare_training(fixture, value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

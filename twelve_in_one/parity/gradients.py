@@ -1,13 +1,13 @@
 """Compares losses, scores and gradients, of the tasks and of pretraining."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twelve_in_one.models.config import TwoStreamConfig
 from twelve_in_one.parity.fixture import Check, Fixture, apply, relative, released
 from twelve_in_one.tasks import losses
 
@@ -18,107 +18,179 @@ GRADIENT_NORM_FLOOR = 1e-6
 # In the reference candidates follow 1 global and 100 detected regions.
 FIRST_CANDIDATE = 101
 
-# Loss name of the released code -> (task id, head, our loss of logits and the loss's inputs).
 _Arrays = Mapping[str, jax.Array]
+_TEXT = ("input_ids", "segment_ids", "text_mask")
+_IMAGE = ("features", "boxes", "image_mask")
+
+
+class _Loss(NamedTuple):
+    """A released loss: the task id of its rows, the head, and our loss of logits, inputs, rows."""
+
+    task_id: int | None
+    head: str
+    sums: Callable[[jax.Array, _Arrays, jax.Array], losses.Sums]
 
 
 def _choices(out: jax.Array, x: _Arrays, rows: jax.Array) -> losses.Sums:
     choices = jnp.asarray(x["multiple_choice_ids"], jnp.int32) + FIRST_CANDIDATE
-    real = jnp.take_along_axis(jnp.asarray(x["image_mask"], bool), choices, axis=1)
+    real = jnp.take_along_axis(x["image_mask"].astype(bool), choices, axis=1)
     return losses.choice_loss(out, x["target"][..., 0], choices, real, rows)
 
 
-_LOSSES: dict[str, tuple[int, str, Callable[[jax.Array, _Arrays, jax.Array], losses.Sums]]] = {
-    "vl_classifier": (1, "vqa", lambda out, x, rows: losses.answer_loss(out, x["target"], rows)),
-    "vl_classifier_gqa": (
+def _chosen(x: _Arrays) -> jax.Array:
+    return x["image_label"] == 1
+
+
+_LOSSES = {
+    "vl_classifier": _Loss(
+        1, "vqa", lambda out, x, rows: losses.answer_loss(out, x["target"], rows)
+    ),
+    "vl_classifier_gqa": _Loss(
         15, "gqa", lambda out, x, rows: losses.answer_loss(out, x["target"], rows)
     ),
-    "vl_tri": (13, "three_way", lambda out, x, rows: losses.verdict_loss(out, x["target"], rows)),
-    "vl_logit": (
+    "vl_tri": _Loss(
+        13, "three_way", lambda out, x, rows: losses.verdict_loss(out, x["target"], rows)
+    ),
+    "vl_logit": _Loss(
         7,
         "image_text_match",
         lambda out, x, rows: losses.match_loss(out.reshape(len(rows), -1), x["target"], rows),
     ),
-    "v_logit": (
+    "v_logit": _Loss(
         9,
         "region_score",
         lambda out, x, rows: losses.region_loss(
-            out, x["target"][..., 0], jnp.asarray(x["image_mask"], bool), rows
+            out, x["target"][..., 0], x["image_mask"].astype(bool), rows
         ),
     ),
-    "v_logit_mc": (4, "region_score", _choices),
-    "vl_binary": (
+    "v_logit_mc": _Loss(4, "region_score", _choices),
+    "vl_binary": _Loss(
         12, "image_pair", lambda out, x, rows: losses.verdict_loss(out, x["target"], rows)
+    ),
+}
+_PRETRAINING_LOSSES = {
+    "masked_lm": _Loss(
+        None,
+        "masked_language",
+        lambda out, x, rows: losses.masked_language_loss(out, x["masked_lm_labels"], rows),
+    ),
+    "alignment": _Loss(
+        None,
+        "alignment",
+        lambda out, x, rows: losses.alignment_loss(out, x["next_sentence_label"], rows),
+    ),
+    "masked_region_vt0": _Loss(
+        None,
+        "masked_region",
+        lambda out, x, rows: losses.masked_region_class_loss(
+            out[:, 1:], x["image_target_vt0"], _chosen(x)
+        ),
+    ),
+    "masked_region_vt1": _Loss(
+        None,
+        "masked_region",
+        lambda out, x, rows: losses.masked_region_feature_loss(
+            out[:, 1:], x["image_target_vt12"], _chosen(x)
+        ),
+    ),
+    "masked_region_vt2": _Loss(
+        None,
+        "masked_region",
+        lambda out, x, rows: losses.masked_region_contrast_loss(
+            out[:, 1:], x["image_target_vt12"], x["vt2_negative_index"], _chosen(x)
+        ),
     ),
 }  # fmt: skip
 
 
-def _trunk_rows(name: str, inputs: _Arrays) -> dict[str, jax.Array]:
-    """A loss's inputs as rows of the trunk: options unfolded, image pairs split, text repeated."""
-    x = {k: jnp.asarray(v) for k, v in inputs.items()}
-    text, image = ("input_ids", "segment_ids", "text_mask"), ("features", "boxes", "image_mask")
+class Value(NamedTuple):
+    """A mean loss (float32 []), the sums that it is of, and its gradients in our layout."""
+
+    loss: jax.Array
+    sums: losses.Sums
+    grads: Any
+
+
+def _trunk_rows(name: str, x: _Arrays) -> dict[str, jax.Array]:
+    """What the trunk reads: options unfolded, image pairs split, text repeated."""
+    rows = {k: x[k] for k in (*_TEXT, *_IMAGE)}
     if name == "vl_logit":
         # [B, 4, ...] -> [4B, ...]
-        x |= {k: x[k].reshape(-1, *x[k].shape[2:]) for k in (*text, *image)}
+        rows = {k: v.reshape(-1, *v.shape[2:]) for k, v in rows.items()}
     elif name == "vl_binary":
         # [B, 2R, ...] -> [2B, R, ...]: left and right image in turn
         half = x["features"].shape[1] // 2
-        x |= {k: x[k].reshape(-1, half, *x[k].shape[2:]) for k in image}
-        x |= {k: jnp.repeat(x[k], 2, axis=0) for k in text}
-    return x
+        rows |= {k: x[k].reshape(-1, half, *x[k].shape[2:]) for k in _IMAGE}
+        rows |= {k: jnp.repeat(x[k], 2, axis=0) for k in _TEXT}
+    return rows
 
 
-def task_sums(config: TwoStreamConfig, params: Any, name: str, inputs: _Arrays) -> losses.Sums:
-    """Loss and score of the released loss `name` on its recorded inputs."""
-    task_id, head, loss = _LOSSES[name]
-    x = _trunk_rows(name, inputs)
-    out, _ = apply(config, params, x, (head,), task_id)
-    return loss(out[head], x, jnp.ones(len(inputs["target"]), bool))
+def _recorded(fixture: Fixture) -> dict[str, tuple[_Loss, dict[str, jax.Array], str]]:
+    """Losses that the file has: name -> the loss, its inputs and the array of its value."""
+
+    def inputs(prefix: str) -> dict[str, jax.Array]:
+        return {k: jnp.asarray(v) for k, v in fixture.inputs(prefix).items()}
+
+    found = {}
+    for name, loss in _LOSSES.items():
+        if f"loss/{name}/value" in fixture.arrays:
+            found[name] = loss, inputs(f"loss/{name}/in/"), f"loss/{name}/value"
+    for name, loss in _PRETRAINING_LOSSES.items():
+        if f"loss/{name}" in fixture.arrays:
+            found[name] = loss, inputs("in/"), f"loss/{name}"
+    return found
 
 
-def _pretraining_sums(config: TwoStreamConfig, params: Any, name: str, x: _Arrays) -> losses.Sums:
-    rows = jnp.ones(len(x["input_ids"]), bool)
-    head = {"masked_lm": "masked_language", "alignment": "alignment"}.get(name, "masked_region")
-    out = apply(config, params, x, (head,), None)[0][head]
-    if name == "masked_lm":
-        return losses.masked_language_loss(out, jnp.asarray(x["masked_lm_labels"]), rows)
-    if name == "alignment":
-        return losses.alignment_loss(out, jnp.asarray(x["next_sentence_label"]), rows)
-    chosen, regions = jnp.asarray(x["image_label"]) == 1, out[:, 1:]
-    if name == "masked_region_vt0":
-        target = jnp.asarray(x["image_target_vt0"])
-        return losses.masked_region_class_loss(regions, target, chosen)
-    target = jnp.asarray(x["image_target_vt12"])
-    if name == "masked_region_vt1":
-        return losses.masked_region_feature_loss(regions, target, chosen)
-    negatives = jnp.asarray(x["vt2_negative_index"], jnp.int32)
-    return losses.masked_region_contrast_loss(regions, target, negatives, chosen)
+def loss_function(fixture: Fixture) -> Callable[..., Value]:
+    """`value(name, params, **inputs)`: a recorded loss; `inputs` replace some of the recorded.
+
+    Losses whose inputs have equal shapes share one compiled program of the trunk and of all of
+    their heads; a loss itself is a small program behind it.
+    """
+    recorded = _recorded(fixture)
+    rows = {name: _trunk_rows(name, x) for name, (_, x, _) in recorded.items()}
+    shapes = {name: tuple(v.shape for v in x.values()) for name, x in rows.items()}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def forward(heads: tuple[str, ...], params: Any, x: _Arrays, task_id: int | None) -> Any:
+        return jax.vjp(lambda params: apply(fixture.config, params, x, heads, task_id)[0], params)
+
+    @jax.jit
+    def backward(pull: Callable[..., Any], cotangents: Any) -> Any:
+        return pull(cotangents)[0]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def mean(name: str, out: jax.Array, x: _Arrays) -> Any:
+        def loss(out: jax.Array) -> tuple[jax.Array, losses.Sums]:
+            batch = x["target"] if "target" in x else x["input_ids"]
+            sums = recorded[name][0].sums(out, x, jnp.ones(len(batch), bool))
+            return sums.mean_loss(), sums
+
+        return jax.value_and_grad(loss, has_aux=True)(out)
+
+    def value(name: str, params: Any, **inputs: jax.Array) -> Value:
+        loss, x, _ = recorded[name]
+        alike = {recorded[other][0].head for other in recorded if shapes[other] == shapes[name]}
+        out, pull = forward(tuple(sorted(alike)), params, rows[name], loss.task_id)
+        (value, sums), cotangent = mean(name, out[loss.head], x | inputs)
+        cotangents = jax.tree.map(jnp.zeros_like, out) | {loss.head: cotangent}
+        return Value(value, sums, backward(pull, cotangents))
+
+    return value
 
 
-_PRETRAINING_LOSSES = (
-    "masked_lm", "alignment", "masked_region_vt0", "masked_region_vt1", "masked_region_vt2",
-)  # fmt: skip
-
-
-def _compare_loss(
-    fixture: Fixture, name: str, value_key: str, sums_of: Callable[[Any], losses.Sums]
-) -> Iterator[Check]:
-    def mean(params: Any) -> tuple[jax.Array, losses.Sums]:
-        sums = sums_of(params)
-        return sums.mean_loss(), sums
-
-    (value, sums), grads = jax.jit(jax.value_and_grad(mean, has_aux=True))(fixture.params)
+def _compare_loss(fixture: Fixture, name: str, value_key: str, value: Value) -> Iterator[Check]:
     arrays = fixture.arrays
-    yield relative(value_key, value, arrays[value_key])
+    yield relative(value_key, value.loss, arrays[value_key])
     extras = {
-        f"loss/{name}/score": sums.mean_score(),
-        f"loss/{name}/val_value": value,
-        f"loss/{name}/val_score_sum": sums.score,
+        f"loss/{name}/score": value.sums.mean_score(),
+        f"loss/{name}/val_value": value.loss,
+        f"loss/{name}/val_score_sum": value.sums.score,
     }
     for key, ours in extras.items():
         if key in arrays:
             yield relative(key, ours, arrays[key])
-    ours = released(fixture, grads)
+    ours = released(fixture, value.grads)
     for parameter, theirs in fixture.inputs(f"grad/{name}/").items():
         yield relative(f"grad/{name}/{parameter}", ours[parameter], theirs, GRADIENT_RTOL)
     if f"gradnorm/{name}" in arrays:
@@ -140,40 +212,25 @@ def _gradient_norms(fixture: Fixture, name: str, ours: Mapping[str, np.ndarray])
     return worst
 
 
-def compare_losses(fixture: Fixture) -> Iterator[Check]:
-    """`loss/*`, `grad/*` and `gradnorm/*`."""
-    for name in _LOSSES:
-        if f"loss/{name}/value" in fixture.arrays:
-            inputs = fixture.inputs(f"loss/{name}/in/")
-            yield from _compare_loss(
-                fixture,
-                name,
-                f"loss/{name}/value",
-                lambda params, n=name, x=inputs: task_sums(fixture.config, params, n, x),
-            )
-    inputs = fixture.inputs("in/")
-    for name in _PRETRAINING_LOSSES:
-        if f"loss/{name}" in fixture.arrays:
-            yield from _compare_loss(
-                fixture,
-                name,
-                f"loss/{name}",
-                lambda params, n=name: _pretraining_sums(fixture.config, params, n, inputs),
-            )
+def compare_losses(fixture: Fixture, value: Callable[..., Value]) -> Iterator[Check]:
+    """`loss/*`, `grad/*` and `gradnorm/*`; `value` is `loss_function(fixture)`."""
+    for name, (_, _, key) in _recorded(fixture).items():
+        yield from _compare_loss(fixture, name, key, value(name, fixture.params))
     if "loss/none_masked" in fixture.arrays:
-        yield from _compare_none_masked(fixture, inputs)
+        yield from _compare_none_masked(fixture, value)
 
 
-def _compare_none_masked(fixture: Fixture, inputs: _Arrays) -> Iterator[Check]:
+def _compare_none_masked(fixture: Fixture, value: Callable[..., Value]) -> Iterator[Check]:
     """With nothing masked the reference's masked losses are 0 / 0; ours are 0."""
-    bare = dict(inputs)
-    for key in ("masked_lm_labels", "image_label"):
-        bare[key] = np.full_like(inputs[key], -1)
+    bare = {
+        key: jnp.full_like(fixture.arrays[f"in/{key}"], -1)
+        for key in ("masked_lm_labels", "image_label")
+    }
     for name, theirs in zip(
         ("masked_lm", "masked_region_vt0", "alignment"),
         fixture.arrays["loss/none_masked"],
         strict=True,
     ):
-        ours = _pretraining_sums(fixture.config, fixture.params, name, bare).mean_loss()
+        ours = value(name, fixture.params, **bare).loss
         note = " (NaN there, 0 here)" if np.isnan(theirs) else ""
         yield relative(f"loss/none_masked/{name}{note}", ours, np.nan_to_num(theirs))

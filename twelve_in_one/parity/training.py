@@ -12,11 +12,11 @@ from twelve_in_one import optim, param_groups
 from twelve_in_one.convert import names
 from twelve_in_one.models.encoder import unstack_layers
 from twelve_in_one.parity.fixture import Check, Fixture, absolute, relative, released
-from twelve_in_one.parity.gradients import task_sums
+from twelve_in_one.parity.gradients import Value
 
 
-def compare_training(fixture: Fixture) -> Iterator[Check]:
-    """AdamW under the official options, alternating two tasks."""
+def compare_training(fixture: Fixture, value: Callable[..., Value]) -> Iterator[Check]:
+    """AdamW under the official options, alternating two tasks; `value`: the loss function."""
     arrays, config = fixture.arrays, fixture.config
     if "train/param_lr" not in arrays:
         return
@@ -39,7 +39,7 @@ def compare_training(fixture: Fixture) -> Iterator[Check]:
             official_unreached=unreached,
         )
         expected = arrays[f"train/losses_grad_{variant}"]
-        history, params = _train(fixture, optimizer, len(expected))
+        history, params = _train(fixture, value, optimizer, len(expected))
         for step, (ours, theirs) in enumerate(zip(history, expected, strict=True)):
             yield relative(f"train/losses_grad_{variant}[{step}]", ours, theirs)
         ours = released(fixture, params)
@@ -49,29 +49,24 @@ def compare_training(fixture: Fixture) -> Iterator[Check]:
 
 
 def _train(
-    fixture: Fixture, optimizer: optax.GradientTransformation, num_steps: int
+    fixture: Fixture,
+    value: Callable[..., Value],
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
 ) -> tuple[list[float], Any]:
     tasks = ("vl_classifier", "v_logit")
-    inputs = {name: fixture.inputs(f"loss/{name}/in/") for name in tasks}
 
-    def make_step(name: str) -> Callable[[Any, Any], tuple[Any, Any, jax.Array]]:
-        def loss(params: Any) -> jax.Array:
-            return task_sums(fixture.config, params, name, inputs[name]).mean_loss()
+    @jax.jit
+    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
 
-        @jax.jit
-        def step(params: Any, state: Any) -> tuple[Any, Any, jax.Array]:
-            value, grads = jax.value_and_grad(loss)(params)
-            updates, state = optimizer.update(grads, state, params)
-            return optax.apply_updates(params, updates), state, value
-
-        return step
-
-    steps = [make_step(name) for name in tasks]
     params = jax.tree.map(jnp.asarray, fixture.params)
     state, history = optimizer.init(params), []
     for i in range(num_steps):
-        params, state, value = steps[i % len(steps)](params, state)
-        history.append(float(value))
+        loss, _, grads = value(tasks[i % len(tasks)], params)
+        params, state = step(params, state, grads)
+        history.append(float(loss))
     return history, params
 
 

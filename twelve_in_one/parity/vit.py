@@ -16,7 +16,7 @@ import numpy as np
 
 from twelve_in_one.convert import big_vision
 from twelve_in_one.convert.names import flatten
-from twelve_in_one.models.vit import ViT, resize_positions, stack_blocks, unstack_blocks
+from twelve_in_one.models.vit import ViT, ViTConfig, resize_positions, stack_blocks, unstack_blocks
 from twelve_in_one.parity.fixture import Check, absolute, relative
 
 Arrays = Mapping[str, np.ndarray]
@@ -77,11 +77,16 @@ def _load(params: Arrays, pool: str, **fields: Any) -> big_vision.Loaded:
     return big_vision.from_big_vision(params, **fields)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(config: ViTConfig, params: Any, images: jax.Array) -> Any:
+    return ViT(config).apply({"params": params}, images)
+
+
 def _run(loaded: big_vision.Loaded, images: np.ndarray) -> tuple[jax.Array, dict[str, jax.Array]]:
-    model, params = ViT(loaded.config), loaded.params
+    params = loaded.params
     if loaded.config.scan_layers:
         params = stack_blocks(loaded.config, params)
-    return jax.jit(lambda params: model.apply({"params": params}, images))(params)
+    return _forward(loaded.config, params, images)
 
 
 def _compare_outputs(loaded: big_vision.Loaded, arrays: Arrays, where: str) -> Iterator[Check]:

@@ -48,21 +48,23 @@ def test_matches_released_loader(shared_dir, split, part):
 
 def test_removing_an_image_removes_its_pairs(shared_dir):
     dev = nlvr2.read(shared_dir / "fixtures/loaders/nlvr2", "val")
-    cleaned = without_images(dev, {"dev-7-0-img1"})
-    assert [annotation.example_id for annotation in cleaned.annotations] == ["dev-8-1-0"]
+    first = dev.annotations[0].image_id
+    left = [a for a in dev.annotations if a.image_id != first]
+    assert 0 < len(left) < len(dev.annotations)
+    for image_id in dev.pairs[first]:
+        assert list(without_images(dev, {image_id}).annotations) == left
 
 
 def test_official_dev(samples_dir):
     got = nlvr2.read(samples_dir / "nlvr2", "val")
     with gzip.open(samples_dir / "nlvr2/dev.json.gz", "rt", encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
-    assert len(got.annotations) == len(records) == 6982
-    assert not got.skipped
+    assert records and not got.skipped
     assert [(a.example_id, a.text, str(bool(a.label))) for a in got.annotations] == [
         (r["identifier"], r["sentence"], r["label"]) for r in records
     ]
     assert len(got.images) == 2 * len(got.pairs)
-    assert sum(len(group) for _, group in got.by_image()) == 6982
+    assert sum(len(group) for _, group in got.by_image()) == len(records)
 
 
 def test_official_parts(samples_dir):
@@ -74,7 +76,7 @@ def test_official_parts(samples_dir):
         }
         for part in ("all", "balanced", "unbalanced")
     )
-    assert (len(balanced), len(unbalanced)) == (2300, 3562)
+    assert balanced and unbalanced
     assert not balanced.keys() & unbalanced.keys()
     assert (balanced | unbalanced).items() <= whole.items()
     for part, allowed in ((balanced, {(0, 1)}), (unbalanced, {(0, 0), (1, 1)})):

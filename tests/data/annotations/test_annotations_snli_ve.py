@@ -1,6 +1,7 @@
 """SNLI-VE hypotheses against the released loader's arrays and against files in official formats."""
 
 import collections
+import csv
 import gzip
 import json
 import shutil
@@ -56,23 +57,23 @@ def test_matches_released_loader(shared_dir, split, part, is_cleaned):
 
 def test_table_of_esnlive(samples_dir):
     got = snli_ve.read(samples_dir / "snli_ve", "val")
-    assert not got.skipped
-    assert len(got.annotations) == 14339
-    assert len({annotation.example_id for annotation in got.annotations}) == 14339
-    assert collections.Counter(a.label for a in got.annotations) == {0: 5643, 1: 3442, 2: 5254}
-    assert len(got.images) == 1000
-    # Two rows, read off the file.
-    first = got.annotations[0]
-    assert first.example_id == "4465359505.jpg#2r1c"
-    assert (first.image_id, first.label) == ("4465359505", 0)
-    assert first.text == "The old man is chopping down a tree in his yard."
-    assert got.images["4465359505"].file_name == "4465359505.jpg"
+    with gzip.open(samples_dir / "snli_ve/esnlive_dev.csv.gz", "rt", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and not got.skipped
+    labels = ["contradiction", "neutral", "entailment"]
+    assert [(a.example_id, f"{a.image_id}.jpg", a.text, a.label) for a in got.annotations] == [
+        (row["pairID"], row["Flickr30kID"], row["hypothesis"], labels.index(row["gold_label"]))
+        for row in rows
+    ]
+    assert len({a.example_id for a in got.annotations}) == len(rows)
+    assert {image.file_name for image in got.images.values()} == {r["Flickr30kID"] for r in rows}
 
 
 def test_beginning_of_table(samples_dir, tmp_path):
     shutil.copy(samples_dir / "snli_ve/esnlive_dev_first200.csv", tmp_path / "esnlive_dev.csv")
     whole = snli_ve.read(samples_dir / "snli_ve", "val").annotations
-    assert snli_ve.read(tmp_path, "val").annotations == whole[:200]
+    beginning = snli_ve.read(tmp_path, "val").annotations
+    assert beginning and beginning == whole[: len(beginning)]
 
 
 def test_jsonl_of_xvnli(samples_dir, tmp_path):
@@ -80,8 +81,7 @@ def test_jsonl_of_xvnli(samples_dir, tmp_path):
     shutil.copy(source, tmp_path / "snli_ve_test.jsonl")
     got = snli_ve.read(tmp_path, "test")
     records = [json.loads(line) for line in source.read_text("utf-8").splitlines()]
-    assert len(got.annotations) == len(records) == 1164
-    assert not got.skipped
+    assert records and not got.skipped
     names = {-1: "-", 0: "contradiction", 1: "neutral", 2: "entailment"}
     assert [(a.example_id, a.image_id, a.text, names[a.label]) for a in got.annotations] == [
         (r["pairID"], r["Flikr30kID"], r["sentence2"], r["gold_label"]) for r in records

@@ -136,7 +136,8 @@ def test_real_sizes(samples_dir, tmp_path):
     _write(tmp_path, _image(3, _question(1)))
     image_data = samples_dir / "visual_genome/image_data.json"
     image = visual7w.read(tmp_path, "train", image_data).images["3"]
-    assert (image.width, image.height, image.coco_id) == (640, 480, -1)
+    (size,) = (r for r in json.loads(image_data.read_text()) if r["image_id"] == 3)
+    assert (image.width, image.height, image.coco_id) == (size["width"], size["height"], -1)
 
 
 @pytest.mark.parametrize(

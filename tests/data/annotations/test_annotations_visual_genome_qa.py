@@ -34,14 +34,13 @@ def test_equals_released_loader(shared_dir, part, cleaned):
 def test_real_records(samples_dir):
     folder = samples_dir / "visual_genome"
     everything = visual_genome_qa.read_all(folder)
-    assert len(everything.annotations) == 721
     assert everything.skipped == ()
     raw = {
         str(pair["qa_id"]): pair
         for image in json.loads((folder / "question_answers.json").read_text())
         for pair in image["qas"]
     }
-    assert [a.example_id for a in everything.annotations] == sorted(raw, key=int)
+    assert [a.example_id for a in everything.annotations] == sorted(raw, key=int) != []
     for annotation in everything.annotations:
         pair = raw[annotation.example_id]
         assert (annotation.text, annotation.image_id) == (pair["question"], str(pair["image_id"]))
@@ -55,14 +54,16 @@ def test_real_records(samples_dir):
     vocabulary = answer_lists.read_vocabulary(samples_dir / "vqav2/trainval_label2ans.json")
     assert not {pair["answer"] for pair in raw.values()} & set(vocabulary)
     index = {answer: label for label, answer in enumerate(vocabulary)}
-    assert answer_lists.coverage(everything.annotations, index) == (528, 721)
+    known = sum(normalise_answer(pair["answer"]) in index for pair in raw.values())
+    assert answer_lists.coverage(everything.annotations, index) == (known, len(raw))
+    assert known > len(raw) / 2
 
 
 def test_roles_of_real_records(samples_dir):
     folder = samples_dir / "visual_genome"
     train, val = (visual_genome_qa.read(folder, split) for split in ("train", "val"))
-    assert (len(train.annotations), len(val.annotations)) == (721 - 144, 144)
     everything = visual_genome_qa.read_all(folder).annotations
+    assert len(val.annotations) == len(everything) // 5 > 0
     assert train.annotations + val.annotations == everything
 
 
