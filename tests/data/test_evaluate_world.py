@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from reference.small_model import SMALL_MODEL, one_layer
 from reference.spoiled_files import truncate_arrays
 
 from twelve_in_one import default_config, evaluate, evaluation, model_folder, state, steps
@@ -40,7 +41,7 @@ def trained(small_world, tmp_path_factory):
     """A model folder with random weights."""
     folder = open_folder(small_world.data, "pixels")
     config = dataclasses.replace(
-        named_size("tiny"),
+        one_layer(named_size("tiny")),
         vocab_size=folder.tokenizer.vocab_size,
         region_feature_dim=186,
         num_vqa_answers=len(folder.answers["vqa"]),
@@ -327,6 +328,7 @@ def test_without_tensorflow_datasets(run, monkeypatch, capsys):
 def workdir(small_world, trained, tmp_path_factory):
     """Of a run with two checkpoints, the first of which was the better one."""
     config = default_config.get_config(("refcoco+", "snli_ve"), "tiny")
+    config.update_from_flattened_dict(SMALL_MODEL)
     config.data.dir, config.data.regions = str(small_world.data), "pixels"
     for name in ("refcoco+", "snli_ve"):
         options = config.task[task_key(name)]

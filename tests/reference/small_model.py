@@ -1,8 +1,11 @@
 """Trainings that cost little: a model of few layers, and programs that are compiled once."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
+
+from twelve_in_one.models.config import TwoStreamConfig
 
 # Overrides of a config of the world. What there is to compile goes with layers, not with widths.
 SMALL_MODEL = {
@@ -11,6 +14,17 @@ SMALL_MODEL = {
     "model.text_connections": (0,),
     "model.visual_connections": (0,),
 }
+
+
+def one_layer(config: TwoStreamConfig) -> TwoStreamConfig:
+    """The model with a layer a stream, and one connection behind them."""
+    return dataclasses.replace(
+        config,
+        text=dataclasses.replace(config.text, num_layers=1),
+        visual=dataclasses.replace(config.visual, num_layers=1),
+        text_connections=(0,),
+        visual_connections=(0,),
+    )
 
 
 @pytest.fixture(scope="module")
