@@ -34,7 +34,7 @@ from twelve_in_one.world.writers.output import Counts, Item, Result, Run
 
 MIN_IMAGES, MAX_IMAGES = 50, 50_000
 # Of what the same arguments make; to be raised with every change of it.
-VERSION = 2
+VERSION = 3
 ABOUT = "world.json"
 
 _JPEG_QUALITY = 92
