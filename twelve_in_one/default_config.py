@@ -210,8 +210,10 @@ _WORLD_TOKENS = dict(
     visual7w=20, guesswhat=80, nlvr2=28, snli_ve=22, conceptual_captions=26,
 )  # fmt: skip
 _WORLD_REGIONS = 17  # 16 slots of the pixel extractor and the whole picture
-# Less where an example is of several rows, or its text long.
-_WORLD_BATCHES = dict(coco=24, flickr30k=24, guesswhat=48, nlvr2=48)
+# Small: what a task learns in so short a run depends on the number of updates more than on that of
+# examples. Less where an example is of several rows, or its text long.
+_WORLD_BATCH = 32
+_WORLD_BATCHES = dict(coco=12, flickr30k=12, guesswhat=24, nlvr2=24, conceptual_captions=64)
 # Pictures with captions beyond the world's own, for pretraining: `pretrain_on_world` sees those it
 # trains on twenty times.
 MORE_CAPTIONS = 16_000
@@ -227,7 +229,7 @@ def use_world(
         if name in _WORLD_CHOICES:
             task.detected_slots, task.num_choices = _WORLD_REGIONS, _WORLD_CHOICES[name]
             task.max_regions = _WORLD_REGIONS + max(_WORLD_CHOICES.values())
-        task.batch_size = _WORLD_BATCHES.get(name, 64)
+        task.batch_size = _WORLD_BATCHES.get(name, _WORLD_BATCH)
         task.loss_scale = 1.0
     name = f"{images}-0" + (f"-{more_captions}" if more_captions else "")
     data, world = config.data, f"{folder}/{name}"
@@ -245,8 +247,8 @@ def use_world(
     for stream in (config.model.text, config.model.visual):
         stream.dropout_rate = stream.attention_dropout_rate = 0.0
     config.model.head_dropout_rate = 0.0
-    config.optimizer.learning_rate, config.optimizer.head_learning_rate = 2e-3, 1.0
-    config.optimizer.schedule = "cosine"
+    config.optimizer.learning_rate, config.optimizer.head_learning_rate = 1e-3, 1.0
+    config.optimizer.schedule, config.optimizer.warmup_share = "cosine", 0.03
     config.evaluation.retrieval_captions, config.evaluation.retrieval_images = 8, 32
 
 
@@ -254,10 +256,8 @@ def world_config(tasks: Sequence[str] = tuple(task.name for task in TWELVE)) -> 
     """A run of some tasks on the world that ends in minutes on two cores."""
     config = get_config(tasks)
     use_world(config, images=2000)
-    config.schedule.num_rounds = 220
-    config.schedule.min_validation_rounds, config.schedule.max_validation_rounds = 30, 60
-    # A task that has not left chance yet stands as still as one that has converged.
-    config.schedule.patience = 3
+    config.schedule.num_rounds = 320
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 30
     config.evaluation.max_validation_examples = 256
     config.evaluation.pictures = 4
     config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 50, 0
@@ -287,6 +287,7 @@ def pretraining_config() -> ConfigDict:
 def pretrain_on_world(config: ConfigDict) -> None:
     """Changes a config of pretraining into one for the world's captions."""
     use_world(config, images=2000, more_captions=MORE_CAPTIONS)
+    config.optimizer.learning_rate, config.optimizer.warmup_share = 2e-3, 0.1
     # So few rounds with so high a rate leave weights that tasks hardly learn from, without.
     config.optimizer.clip_norm = 1.0
     # Poolers see noise until alignment is learnt, after some 2,500 updates. At the full rate few of
