@@ -9,7 +9,7 @@ main: one model of all tasks against single-task models of the same size and num
   --models: single, group, all, group-tuned, tuned.
 pairs: models of two tasks, of different groups, against single-task models (Table 3).
 ablations: task tokens a head instead of a dataset, or none; round robin, curriculum and
-  anti-curriculum instead of stop-and-go (Table 6). On the world of --config=world:small.
+  anti-curriculum instead of stop-and-go (Table 6).
   --models: full, head-token, no-token, no-stop, curriculum, anti-curriculum, vanilla.
 pretraining: all tasks begun with random weights, or pretrained on captions with the masking of
   ViLBERT, that of 12-in-1, or that with masked losses on swapped captions (section 4).
@@ -69,8 +69,7 @@ def run(argv: Sequence[str]) -> None:
     if ignored:
         raise app.UsageError(f"--{ignored[0]} is for a training: python -m twelve_in_one.train")
     trainer.set_up_logging()
-    default = getattr(experiment, "default", default_config.world_config)
-    base = flags.FLAGS.config or default()
+    base = flags.FLAGS.config or default_config.world_config()
     workdir = Path(expand(flags.FLAGS.workdir))
     try:
         extras.require("training", "data")

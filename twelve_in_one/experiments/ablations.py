@@ -1,7 +1,6 @@
 """What task tokens and stop-and-go are good for (paper Table 6).
 
-By default on a small world, on which tasks converge; where none is stopped, stop-and-go is a round
-robin, and there is nothing to compare.
+Where no task is stopped, stop-and-go is a round robin, and there is nothing to compare.
 
 Variants without stop-and-go train for so many rounds that their updates come as close as whole
 rounds allow to those of the full variant of that seed, whose tasks were stopped now and then. Of
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one import default_config, metrics_writer, task_plan
+from twelve_in_one import metrics_writer, task_plan
 from twelve_in_one.experiments import grid, paper, summary
 from twelve_in_one.experiments.comparison import Outcome, group_averages
 from twelve_in_one.experiments.grid import Training
@@ -50,13 +49,6 @@ hold 0. Variants without stop-and-go train for as many rounds as give the update
 the others for as many rounds. Curricula begin with the tasks that converged first in the first row,
 anti-curricula with the last; the rate falls with the rounds, of which they have more, so that tasks
 that come late train at lower rates."""
-
-
-def default() -> Any:
-    """The config where none is given."""
-    config = default_config.world_config()
-    default_config.use_small_world(config)
-    return config
 
 
 def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
