@@ -455,6 +455,8 @@ def test_bad_arguments_say_what_is_wrong(model, pixel_model, images, boxes, pict
     refused("can be used here: vqa, vgqa, gqa", lambda: model.answer(images[0], "a", "refcoco"))
     refused("can be used here: snli_ve", lambda: model.entails(images[0], "a", "nlvr2"))
     refused("text was expected, got 7", lambda: model.answer(images[0], 7))
+    refused("the text is empty", lambda: model.answer(images[0], " "))
+    refused("the text is empty", lambda: model.rank(images, ["a", ""]))
     for top in (0, "3", 2.5, None, True):
         refused(
             f"top must be .*, got {top!r}", lambda top=top: model.answer(images[0], "a", top=top)
@@ -479,6 +481,11 @@ def test_long_texts_are_cut_but_not_silently(model, images):
     with pytest.warns(UserWarning, match="1 of 2 texts have more than the 9 tokens"):
         long, _ = model.answer(images[0], [text, "word1"])
     same(long, model.answer(images[0], " ".join(f"word{i}" for i in range(7))))
+
+
+def test_texts_of_unknown_words_are_told(model, images):
+    with pytest.warns(UserWarning, match="knows no word of 'zxqv'"):
+        model.answer(images[0], [TEXTS[0], "zxqv"])
 
 
 def test_a_workdir_or_its_model_is_loaded(pixel_parts, pictures, pixel_model, tmp_path):
@@ -655,6 +662,7 @@ def test_requests_of_every_form(workdir, pictures, tmp_path, name, request_of):
         ("[]", "line 1 should be an object"),
         ('{"image": "a"}', "missing keys .'text'."),
         ('{"image": "a", "text": "b", "txt": 1}', "unknown keys .'txt'."),
+        ("{\n[]", r"line 1 is not JSON.*\n  line 2 should be an object"),
         ("", "holds no request"),
     ],
 )
@@ -744,7 +752,7 @@ def test_tasks_of_ones_own(parts, random_params, images, tmp_path):
     two = loaded.compare(images[0], images[1], TEXTS[0])
     assert tuple(two.probabilities) == ("a", "b", "c")
     assert two.label == max(two.probabilities, key=two.probabilities.get)
-    with pytest.raises(ValueError, match="not trained on 'vqa', but on mine, pair"):
+    with pytest.raises(ValueError, match=r"trained on mine \(verdict\), pair \(verdict\)"):
         loaded.answer(images[0], TEXTS[0])
     (tmp_path / "model" / "answers-pair.json").unlink()
     with pytest.raises(ValueError, match=r"answers-pair.json is missing"):

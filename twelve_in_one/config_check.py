@@ -249,7 +249,7 @@ def _value(
     value: Any, cls: type, field: dataclasses.Field, hint: Any, path: str, errors: list[str]
 ) -> Any:
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
-    low, choices = field.metadata.get("low"), field.metadata.get("choices")
+    low, high, choices = (field.metadata.get(limit) for limit in ("low", "high", "choices"))
     if cls in (TwoStreamConfig, StreamConfig):  # whose fields carry no limits
         lows = {int: 0 if field.name in _MAY_BE_ZERO else 1, float: 0.0}
         low = None if field.name in _MAY_BE_NEGATIVE else lows.get(kind)
@@ -270,6 +270,8 @@ def _value(
         errors.append(f"{path}: should be finite, got {value}")
     elif low is not None and value < low:
         errors.append(f"{path}: should be at least {low}, got {value}")
+    elif high is not None and value > high:
+        errors.append(f"{path}: should be at most {high}, got {value}")
     elif choices is not None and value not in choices:
         errors.append(f"{path}: {value!r} is not one of {', '.join(map(str, choices))}")
     return value

@@ -121,7 +121,8 @@ def differences(known: Serving, offered: Serving, path: Path, where: Path) -> li
     words = difference(known.tokenizer.vocabulary, offered.tokenizer.vocabulary, "word piece")
     if words:
         found.append(
-            f"{name}: {words}; build the data with `--vocab {path / name}`, in a new folder"
+            f"{name}: {words}; build the data with `--vocab {path / name}` in a new folder, or a "
+            f"data set of your own with `--config.data.vocab={path / name}`"
         )
     for head in sorted(known.answers.keys() & offered.answers.keys()):
         found += answers_differ(head, known, offered, path, where)

@@ -57,13 +57,18 @@ def begin(
     if restored is not None:
         train_state, progress = restored
         newest = progress.round
-        _log.info("resumed at round %d from %s", newest, job.workdir)
-        if set(progress.positions) != set(job.names) or newest > job.run.schedule.num_rounds:
+        if set(progress.positions) != set(job.names):
             raise ValueError(
-                f"{job.workdir} holds a run of {', '.join(progress.positions)} at round {newest}, "
-                f"the config is of {', '.join(job.names)} over {job.run.schedule.num_rounds} "
-                "rounds: choose another workdir, and begin with init_from"
+                f"{job.workdir} holds a run of {', '.join(progress.positions)}, the config is of "
+                f"{', '.join(job.names)}: choose another workdir, and begin with init_from"
             )
+        if newest > job.run.schedule.num_rounds:
+            raise ValueError(
+                f"{job.workdir} holds a run at round {newest}, schedule.num_rounds is "
+                f"{job.run.schedule.num_rounds}: a run can be made longer, not shorter; choose "
+                "another workdir, or more rounds"
+            )
+        _log.info("resumed at round %d from %s", newest, job.workdir)
         controllers = dsg.from_json(progress.controllers, job.names)
         window = LogWindow(job.names, progress.window)
         position = Position(newest, controllers, dict(progress.scores), window, progress.seconds)

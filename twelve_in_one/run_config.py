@@ -22,6 +22,10 @@ def _at_least(low: float, default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"low": low})
 
 
+def _share(default: float) -> Any:
+    return dataclasses.field(default=default, metadata={"low": 0.0, "high": 1.0})
+
+
 def _one_of(*values: str) -> Any:
     return dataclasses.field(metadata={"choices": values})
 
@@ -155,10 +159,10 @@ class OwnTaskOptions(TaskOptions):
     min_answer_count: int = _at_least(1, 1)
     labels: tuple[str, ...] = ()
     box_format: str = dataclasses.field(default="xyxy", metadata={"choices": ("xyxy", "xywh")})
-    val_share: float = _at_least(0.0, 0.1)
-    test_share: float = _at_least(0.0, 0.1)
+    val_share: float = _share(0.1)
+    test_share: float = _share(0.1)
     features: str = ""
-    max_skipped_share: float = _at_least(0.0, 0.05)
+    max_skipped_share: float = _share(0.05)
 
 
 @dataclasses.dataclass(frozen=True)

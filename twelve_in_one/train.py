@@ -217,7 +217,7 @@ def _record_of(job: Job) -> inputs_record.Record | None:
         return None
     record = inputs_record.read(job.workdir)
     if record is not None:
-        inputs_record.check(record, job.serving, Path(job.run.data.dir))
+        inputs_record.check(record, job.serving, job.data.path)
     return record
 
 

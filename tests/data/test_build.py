@@ -503,7 +503,7 @@ def test_cased_vocabulary(small_world, tmp_path, run_build):
     assert other.code == 1 and "vocab.txt: made with lower_case False, not True; del" in other.err
     (data / "tokenizer_config.json").write_text('{"do_lower_case": 1}')
     with pytest.raises(
-        DataError, match="tokenizer_config.json: 'do_lower_case' must be bool, is 1"
+        DataError, match="tokenizer_config.json: 'do_lower_case' must be true or false, is 1"
     ):
         open_folder(data, "none")
     (data / "tokenizer_config.json").unlink()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,25 @@ def test_mistakes_of_all_data_sets_are_told_at_once(photos, tmp_path):
     for text in ("asked: 24 of 24 records", "no 'image'", "meant: 12 of 12 records", "no 'box'"):
         assert text in str(error.value)
     assert str(error.value).count("asked.jsonl: line") == 20 and "and 4 more" in str(error.value)
+
+
+def test_what_is_no_picture_is_an_unusable_record(photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    options = options_of(tmp_path, folder, "asked", max_skipped_share=0.5)
+    first = RECORDS["asked"][0]["image"]
+    (folder / first).write_text("<html>not found</html>")
+    found = own_inputs.read_all(tmp_path, Spec({"asked": options}, "pixels"))["asked"]
+    lost = sum(row["image"] == first for row in RECORDS["asked"])
+    assert any(f"{lost} records cannot be used" in note for note in found.notes), found.notes
+
+
+def test_records_that_all_want_the_same_are_told(photos, tmp_path, capsys):
+    options = options_of(tmp_path, photos, "asked")
+    same = [{**row, "answers": ["yes"]} for row in RECORDS["asked"]]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, same)))
+    own.build(tmp_path / "built", Spec({"asked": options}, "pixels"))
+    assert "asked: all training records have the same answer" in capsys.readouterr().out
 
 
 def test_beside_other_datasets(small_world, photos, tmp_path):

@@ -31,11 +31,11 @@ def test_preprocessing_survives_json():
     ("change", "message"),
     [
         ({"vocab_siez": 3}, r"unknown keys \['vocab_siez'\], missing keys \[\]"),
-        ({"lower_case": None}, "'lower_case' must be bool, is None"),
-        ({"lower_case": 1}, "'lower_case' must be bool, is 1"),
-        ({"vocab_size": "300"}, "'vocab_size' must be int, is '300'"),
-        ({"max_tokens": [23]}, r"'max_tokens' must be dict, is \[23\]"),
-        ({"max_regions": {"vqa": 1.5}}, "'vqa' must be int, is 1.5"),
+        ({"lower_case": None}, "'lower_case' must be true or false, is None"),
+        ({"lower_case": 1}, "'lower_case' must be true or false, is 1"),
+        ({"vocab_size": "300"}, "'vocab_size' must be a whole number, is '300'"),
+        ({"max_tokens": [23]}, r"'max_tokens' must be an object, is \[23\]"),
+        ({"max_regions": {"vqa": 1.5}}, "'vqa' must be a whole number, is 1.5"),
     ],
 )
 def test_strict_json(change, message):

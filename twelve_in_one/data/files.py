@@ -127,6 +127,16 @@ def _parse_line(line: bytes) -> dict[str, Any] | RecordError:
     return value
 
 
+_KINDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+
+
 def field(record: Any, key: str, kind: type) -> Any:
     """`record[key]`, which must be of `kind`; a bool is no int, an int passes as float.
 
@@ -145,7 +155,8 @@ def field(record: Any, key: str, kind: type) -> Any:
         except OverflowError as error:
             raise RecordError(f"{key!r} is out of range") from error
     if wrong_bool or not isinstance(value, kind):
-        raise RecordError(f"{key!r} must be {kind.__name__}, is {shorten(value)}")
+        wanted = _KINDS.get(kind, kind.__name__)
+        raise RecordError(f"{key!r} must be {wanted}, is {shorten(value)}")
     if kind is str and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         # JSON can hold half a surrogate pair, which no file or record can store as text.
         raise RecordError(f"{key!r} is not valid Unicode: {shorten(ascii(value))}")

@@ -62,7 +62,9 @@ def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:
             report.log(f"{name}: {note}")
     lent, lines = _lent(spec), []
     for name, options in spec.sets.items():
-        lines += _write_answers(folder, own_task(name, options), options, found[name], lent)
+        task = own_task(name, options)
+        lines += _write_answers(folder, task, options, found[name], lent)
+        lines += _one_sided(name, task, found[name])
     outcomes, made = [], made_of(spec)
     for name, source in sources(spec).items():
         one = found[name]
@@ -81,6 +83,7 @@ def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:
             made,
             report.Progress(name),
             spec.sets[name].max_skipped_share,
+            f"--config.task.{name}.max_skipped_share=SHARE",
         )
         # Of a build that was cut short before somebody changed a file.
         stale = spec.regions in region_names(folder, name) and (
@@ -134,6 +137,19 @@ def _write_answers(
     if alike:
         lines.append(f"{path.name}: {alike:,} answers differ from another in their capitals alone")
     return lines
+
+
+def _one_sided(name: str, task: Task, found: Found) -> list[str]:
+    """Says so if all training records want the same, which nobody can learn from."""
+    annotations = found.splits["train"].annotations
+    if task.kind == "verdict":
+        wanted = {(annotation.label,) for annotation in annotations}
+    elif task.kind == "answer":
+        wanted = {annotation.answers for annotation in annotations}
+    else:
+        return []
+    what = "label" if task.kind == "verdict" else "answer"
+    return [f"{name}: all training records have the same {what}"] if len(wanted) == 1 else []
 
 
 def _write_words(folder: Path, spec: Spec, found: Mapping[str, Found], lent: Any) -> str:

@@ -64,7 +64,10 @@ def _rules(task: Task, options: OwnTaskOptions, written: Path) -> Rules:
             except RecordError:
                 continue
         try:
-            return finders[-1](name)
+            path = finders[-1](name)
+            if options.features in PIXELS:
+                _file_size(path, name)  # refuses what is no picture
+            return path
         except RecordError:
             if options.features in PIXELS:
                 raise

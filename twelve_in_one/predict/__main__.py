@@ -11,8 +11,9 @@ names a store of them (lmdb:PATH, npy:DIR, tsv:FILE, hdf5:FILE or records:DIR; s
 between them, in order of search), --image gives ids in it, and --box_regions a store with the
 features of the boxes to choose from.
 
---requests FILE takes many requests, one JSON object a line, and prints one JSON object for each.
-One that cannot be answered gives {"line": ..., "error": ...} and exit code 1 in the end.
+--requests FILE takes many requests, one JSON object per line, and prints one JSON object for each.
+The lines are checked first; of those that are objects with the right keys, one that cannot be
+answered gives {"line": ..., "error": ...} and exit code 1 in the end.
 """
 
 import argparse
@@ -37,7 +38,8 @@ _COMMANDS = {
     "answer": (
         "answers a question",
         """
---text is a question. Prints the --top best answers with their probabilities. Tasks: vqa
+--text is a question. Prints the --top best answers with their probabilities, of which each stands
+for itself: they do not add up to 1. Tasks: vqa
 (default), gqa, vgqa.
 
   python -m twelve_in_one.predict answer --model run --image a.jpg --text "What colour is it?"

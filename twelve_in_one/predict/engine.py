@@ -86,6 +86,9 @@ class Engine:
         if name is None:
             names = [task.name for task in self.serving.tasks if fits(task)]
             name = names[0] if len(names) == 1 else default
+            if not names:
+                known = ", ".join(f"{task.name} ({task.kind})" for task in self.serving.tasks)
+                raise ValueError(f"no task of this model can do that; it was trained on {known}")
         task = self.serving.task(name)
         if not fits(task):
             known = ", ".join(other.name for other in self.serving.tasks if fits(other))
@@ -141,7 +144,7 @@ class Engine:
     ) -> Iterator[Row]:
         """Runs examples through the model; see `Encoding` for `candidates`."""
         encoding = self._encoding(task, candidates=candidates)
-        self._warn_of_long(task, [example.annotation.text for example in examples])
+        self._check_texts(task, [example.annotation.text for example in examples])
         most = min(self.max_batch, _MAX_BATCH_WITH_MAPS) if attention else self.max_batch
         for start in range(0, len(examples), most):
             chunk = examples[start : start + most]
@@ -161,7 +164,7 @@ class Engine:
         """float32[M, N] of every caption and every image, in blocks of both."""
         for caption in captions:
             check_text(caption)
-        self._warn_of_long(task, captions)
+        self._check_texts(task, captions)
         encoding = self._encoding(task)
         scores = np.zeros((len(captions), len(images)), np.float32)
         for start in range(0, len(images), self.max_batch):
@@ -214,8 +217,21 @@ class Engine:
             found.append(Attention(tuple(words), corners, cut))
         return tuple(found)
 
-    def _warn_of_long(self, task: Task, texts: Sequence[str]) -> None:
-        counts = self.serving.tokenizer.token_counts(texts)
+    def _check_texts(self, task: Task, texts: Sequence[str]) -> None:
+        """Refuses empty texts; warns of long ones, and of those of which no word is known.
+
+        Raises:
+          ValueError: a text is empty.
+        """
+        if not all(text.strip() for text in texts):
+            raise ValueError("the text is empty")
+        tokenizer = self.serving.tokenizer
+        ids, real = tokenizer.encode_batch(texts, task.max_tokens)
+        known = (real & (ids != tokenizer.unk_id)).sum(axis=1) > 2  # beside [CLS] and [SEP]
+        if not known.all():
+            first = texts[int(np.argmin(known))]
+            warnings.warn(f"the model knows no word of {first!r}", stacklevel=4)
+        counts = tokenizer.token_counts(texts)
         long = np.flatnonzero(counts > task.max_tokens)
         if len(long):
             warnings.warn(

@@ -33,6 +33,7 @@ TEXT_ARGUMENT = {
     "compare": "sentence",
 }
 _OWN = ("image", "left", "right", "boxes", "choices")
+_MAX_SHOWN = 20  # lines that are wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,29 +58,34 @@ def read_requests(path: Path, command: str, elsewhere: Sequence[str] = ()) -> li
       elsewhere: keys that may be missing, since their values come from elsewhere.
 
     Raises:
-      ValueError: the file cannot be read or holds none; a line is no object, or lacks a key or has
-        an unknown one.
+      ValueError: the file cannot be read or holds none; lines are no objects, or lack a key or have
+        an unknown one. Names each.
     """
     keys = KEYS[command] | _COMMON
-    requests = []
+    requests, wrong = [], []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+            wrong.append(f"line {number} is not JSON: {error}")
+            continue
         if not isinstance(values, dict):
-            raise ValueError(f"{path}: line {number} should be an object, is {line[:80]}")
+            wrong.append(f"line {number} should be an object, is {line[:80]}")
+            continue
         unknown = sorted(set(values) - set(keys))
         needed = [key for key in keys if keys[key] and key not in elsewhere]
         missing = [key for key in needed if key not in values]
         if unknown or missing:
-            raise ValueError(
-                f"{path}: line {number}: unknown keys {unknown}, missing keys {missing}; "
+            wrong.append(
+                f"line {number}: unknown keys {unknown}, missing keys {missing}; "
                 f"{command} takes {', '.join(keys)}"
             )
         requests.append(Request(number, values))
+    if wrong:
+        more = f"\n  and {len(wrong) - _MAX_SHOWN} more" if len(wrong) > _MAX_SHOWN else ""
+        raise ValueError(f"{path}: " + "\n  ".join(wrong[:_MAX_SHOWN]) + more)
     if not requests:
         raise ValueError(f"{path}: holds no request")
     return requests

@@ -104,7 +104,7 @@ def test_reference_json(tmp_path, split):
     assert found.images["web_7"].file_name == "web_7.jpg"
     assert [(s.record, s.reason.split(": ")[0]) for s in found.skipped] == [
         ("record 2", "'caption' is empty"),
-        ("record 3", "'caption' must be str, is None"),
+        ("record 3", "'caption' must be a text, is None"),
         ("record 4", "'caption' is not valid Unicode"),
         ("record 5", "'image id' is empty"),
         ("record 6", "image 'web_7' has a caption already"),

@@ -154,7 +154,7 @@ def test_unusable_records_are_reported(tmp_path):
         ("1", "its question id occurs twice"),
         ("2", "'answer' is empty"),
         ("3", "no 'answer'"),
-        ("4", "'imageId' must be int, is None"),
+        ("4", "'imageId' must be a whole number, is None"),
         ("5", "must be an object, is a list"),
         ("record 7", "'question id' is empty or out of range"),
         ("record 8", "'question id' is not valid Unicode: \"'\\\\ud800'\""),

@@ -149,7 +149,7 @@ def test_number_of_candidates(tmp_path):
         (_game(2, things=(2, {"id": 1, "bbox": [1, 2, 3, 0]})), "2", "no positive width"),
         (_game(2, image={"id": 7, "width": 0, "height": 3}), "2", "size 0 x 3 is out of range"),
         (_game(2, qas=[{"question": "Is it?"}]), "2", "no 'answer'"),
-        (_game([]), "line 2", "'id' must be int, is []"),
+        (_game([]), "line 2", "'id' must be a whole number, is []"),
         ([], "line 2", "must be an object"),
     ],
 )

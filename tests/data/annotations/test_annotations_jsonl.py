@@ -140,24 +140,32 @@ def test_all_mistakes_are_listed_with_line_key_value_and_fix(tmp_path):
         question(8, id="same"),
         question(9, question="  "),
         question(10, image=None),
+        question(11, answers=["no"]),
+        question(12, id="15"),
+        question(13),
     ]
     with pytest.raises(DataError) as error:
         read([write(tmp_path / "bad.jsonl", bad)], rules("answer"))
     text = str(error.value)
     for message in (
-        "10 of 12 records cannot be used",
+        "12 of 15 records cannot be used",
         "bad.jsonl: line 2: not JSON",
         "line 3: no 'question'; keys: image, answer, qestion; is 'qestion' meant to be it?",
         "line 4: no 'answer'",
-        "line 5: 'answer' must be str, is True",
+        "line 5: 'answer' must be a text, is True",
         "line 6: 'answers' is empty",
         "line 7: 'answers': score 2 of 'a' is not in [0, 1]",
         "line 8: 'split' must be train, val or test, is 'exam'",
-        "line 10: 'id' 'same' is that of line 9, too",
+        "line 10: 'id' 'same' is the id of line 9, too",
         "line 11: 'question' is empty",
         "line 12: no 'image'",
+        "line 13: has both 'answer' and 'answers': keep one of them",
+        "line 15: the number of its line, '15' is the id of line 14, too",
     ):
         assert message in text
+    both = [{"image": "0", "caption": "a", "captions": ["b"]}]
+    with pytest.raises(DataError, match="has both 'caption' and 'captions'"):
+        read([write(tmp_path / "both.jsonl", both)], rules("match"))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +180,7 @@ def test_all_mistakes_are_listed_with_line_key_value_and_fix(tmp_path):
         ([10, 10, 10, 20], "is empty"),
         ([1, 2, 3], "must be four numbers in pixels, is [1, 2, 3]"),
         ([1, 2, 3, float("nan")], "must be four numbers"),
-        ("1,2,3,4", "must be list"),
+        ("1,2,3,4", "must be a list"),
     ],
 )
 def test_boxes_that_are_none(box, message):

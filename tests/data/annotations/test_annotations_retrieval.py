@@ -257,13 +257,13 @@ def test_real_coco_captions(samples_dir, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "record", "reason"),
     [
-        ({"split": None}, "record 0", "'split' must be str, is None"),
+        ({"split": None}, "record 0", "'split' must be a text, is None"),
         ({"split": "dev"}, "record 0", "must be in .*, is 'dev'"),
         ({"cocoid": "9x"}, "record 0", "must be a number of decimal digits, is '9x'"),
         ({"cocoid": 10**30}, "record 0", "empty or out of range"),
-        ({"filename": 9}, "record 0", "'filename' must be str, is 9"),
+        ({"filename": 9}, "record 0", "'filename' must be a text, is 9"),
         ({"sentences": []}, "record 0", "'sentences' is empty"),
-        ({"sentences": [{"raw": 3}]}, "9#0", "'raw' must be str, is 3"),
+        ({"sentences": [{"raw": 3}]}, "9#0", "'raw' must be a text, is 3"),
         ({"sentences": [{"raw": " \n"}]}, "9#0", "'raw' is empty"),
         ({"sentences": [{"raw": "a\ud800"}]}, "9#0", "'raw' is not valid Unicode"),
         ({"cocoid": 7}, "7#0", "has been read before"),

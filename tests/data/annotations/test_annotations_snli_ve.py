@@ -119,10 +119,10 @@ def test_text_in_quotes_is_kept_as_it_is(tmp_path):
     ("line", "reason"),
     [
         (_line(gold_label="maybe"), "'gold_label' must be one of contradiction"),
-        (_line(gold_label=1), "'gold_label' must be str, is 1"),
+        (_line(gold_label=1), "'gold_label' must be a text, is 1"),
         (_line(Flikr30kID="cat.jpg"), "'Flikr30kID' must begin with a number, is 'cat.jpg'"),
         (_line(Flikr30kID="٣.jpg"), "'Flikr30kID' must begin with a number"),
-        (_line(sentence2=None), "'sentence2' must be str, is None"),
+        (_line(sentence2=None), "'sentence2' must be a text, is None"),
         (_line(pairID=""), "'pairID' is empty"),
         ("null\n", "must be an object"),
     ],

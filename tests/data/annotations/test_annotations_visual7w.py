@@ -145,11 +145,11 @@ def test_real_sizes(samples_dir, tmp_path):
     [
         (_question(1), "1", "occurs twice"),
         (_question(2, others=(1, 2)), "2", "must be 3 box ids, are 2"),
-        (_question(2, others=(1, 2, "4")), "2", "'multiple_choices' must be int, is '4'"),
+        (_question(2, others=(1, 2, "4")), "2", "'multiple_choices' must be a whole number"),
         (_question(2, answer=99), "2", "box 99 is not among the usable boxes"),
         (_question(2, answer=20), "2", "box 20 is not among the usable boxes"),
-        (_question(2, question=None), "2", "'question' must be str"),
-        (_question(None), "image 5, question 2", "'qa_id' must be int"),
+        (_question(2, question=None), "2", "'question' must be a text"),
+        (_question(None), "image 5, question 2", "'qa_id' must be a whole number"),
         ([], "image 5, question 2", "must be an object"),
     ],
 )

@@ -187,7 +187,8 @@ class _Reader:
         for annotation in made:
             before = self._ids.setdefault((role, annotation.example_id), place)
             if before != place:
-                reason = f"'id' {annotation.example_id!r} is that of {before}, too"
+                given = "'id'" if record.get("id") is not None else "the number of its line,"
+                reason = f"{given} {annotation.example_id!r} is the id of {before}, too"
                 self._skipped.append((role, Skipped(part.file, place, reason)))
                 return
         self._seen.add(says)

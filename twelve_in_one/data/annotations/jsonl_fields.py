@@ -73,6 +73,11 @@ def required(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return record
 
 
+def _only_one(record: Mapping[str, Any], key: str, other: str) -> None:
+    if record.get(key) is not None and record.get(other) is not None:
+        raise RecordError(f"has both {key!r} and {other!r}: keep one of them")
+
+
 def text(record: Mapping[str, Any], key: str) -> str:
     """A text without spaces around it.
 
@@ -89,8 +94,9 @@ def captions(record: Mapping[str, Any]) -> list[str]:
     """Texts of "captions", or the one of "caption".
 
     Raises:
-      RecordError: there are none, or one is no text or empty.
+      RecordError: there are none, or both, or one is no text or empty.
     """
+    _only_one(record, "caption", "captions")
     if record.get("captions") is None:
         return [text(record, "caption")]
     several = files.field(record, "captions", list)
@@ -109,8 +115,9 @@ def answers(
       needed: whether there must be one.
 
     Raises:
-      RecordError: none where there must be, or an answer or score that is none.
+      RecordError: none where there must be, both, or an answer or score that is none.
     """
+    _only_one(record, "answer", "answers")
     several = record.get("answers")
     if several is None:
         if record.get("answer") is None and not needed:

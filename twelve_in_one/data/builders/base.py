@@ -57,6 +57,7 @@ class BuildInputs:
       file_hashes: file name -> SHA-256 of the annotation files.
       progress: (split, records done, records in all), called often.
       max_skipped_share: of the annotations; more is an error.
+      skip_option: how a user sets that.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class BuildInputs:
     file_hashes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     progress: Callable[[str, int, int], None] = lambda split, done, total: None
     max_skipped_share: float = MAX_SKIPPED_SHARE
+    skip_option: str = "--max_skipped_share"
 
 
 @dataclasses.dataclass
@@ -163,7 +165,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                 f"{self.source.name}/{split}: {len(skipped)} of {total} records cannot be used, "
                 f"more than {self.inputs.max_skipped_share:.0%}; the first: {skipped[0].file}: "
                 f"{skipped[0].record}: {skipped[0].reason}"
-                + (". Pass --max_skipped_share to go on" if len(rows) else "")
+                + (f". Pass {self.inputs.skip_option} to go on" if len(rows) else "")
             )
         if not len(rows):  # which TFDS cannot store
             raise DataError(
@@ -193,7 +195,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             raise DataError(
                 f"{self.source.name}/{split}: region features {self.inputs.regions.name} lack "
                 f"{describe_missing(missing, len(annotations.images))}. {why}Pass "
-                "--max_skipped_share to go on without these images"
+                f"{self.inputs.skip_option} to go on without these images"
             )
 
 

@@ -116,6 +116,8 @@ def load_image(path: Path, *, upright: bool = True) -> np.ndarray:
             return rgb_array(picture, upright=upright)
     except DataError:
         raise
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataError(f"{path}: no such file") from error
     except Exception as error:  # decoders fail on strangers' bytes with whatever they trip over
         raise DataError(f"{path}: cannot be read as an image: {error}; replace it") from error
 
