@@ -15,7 +15,7 @@ def test_differences_are_named_with_both_values():
     assert differences(before, now) == [
         "optimizer.b1 is 0.9 there and 0.8 here",
         "seed is 0 there and 5 here",
-        "task.vqa.batch_size is 64 there and 7 here",
+        f"task.vqa.batch_size is {before.task['vqa'].batch_size} there and 7 here",
     ]
     assert differences(before, now, ignore=("optimizer", "task.vqa.batch_size")) == [
         "seed is 0 there and 5 here"
