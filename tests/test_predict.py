@@ -455,8 +455,8 @@ def test_bad_arguments_say_what_is_wrong(model, pixel_model, images, boxes, pict
     refused("can be used here: vqa, vgqa, gqa", lambda: model.answer(images[0], "a", "refcoco"))
     refused("can be used here: snli_ve", lambda: model.entails(images[0], "a", "nlvr2"))
     refused("text was expected, got 7", lambda: model.answer(images[0], 7))
-    refused("the text is empty", lambda: model.answer(images[0], " "))
-    refused("the text is empty", lambda: model.rank(images, ["a", ""]))
+    refused("text 1 of 1 is empty", lambda: model.answer(images[0], " "))
+    refused("text 2 of 2 is empty", lambda: model.rank(images, ["a", ""]))
     for top in (0, "3", 2.5, None, True):
         refused(
             f"top must be .*, got {top!r}", lambda top=top: model.answer(images[0], "a", top=top)

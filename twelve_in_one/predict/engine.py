@@ -223,8 +223,9 @@ class Engine:
         Raises:
           ValueError: a text is empty.
         """
-        if not all(text.strip() for text in texts):
-            raise ValueError("the text is empty")
+        empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
+        if empty:
+            raise ValueError(f"text {empty[0]} of {len(texts)} is empty")
         tokenizer = self.serving.tokenizer
         ids, real = tokenizer.encode_batch(texts, task.max_tokens)
         known = (real & (ids != tokenizer.unk_id)).sum(axis=1) > 2  # beside [CLS] and [SEP]

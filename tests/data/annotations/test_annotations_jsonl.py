@@ -160,7 +160,7 @@ def test_all_mistakes_are_listed_with_line_key_value_and_fix(tmp_path):
         "line 11: 'question' is empty",
         "line 12: no 'image'",
         "line 13: has both 'answer' and 'answers': keep one of them",
-        "line 15: the number of its line, '15' is the id of line 14, too",
+        "line 15: the number of its line, '15', is the id of line 14, too",
     ):
         assert message in text
     both = [{"image": "0", "caption": "a", "captions": ["b"]}]

@@ -187,8 +187,10 @@ class _Reader:
         for annotation in made:
             before = self._ids.setdefault((role, annotation.example_id), place)
             if before != place:
-                given = "'id'" if record.get("id") is not None else "the number of its line,"
-                reason = f"{given} {annotation.example_id!r} is the id of {before}, too"
+                given = f"'id' {annotation.example_id!r}"
+                if record.get("id") is None:
+                    given = f"the number of its line, {annotation.example_id!r},"
+                reason = f"{given} is the id of {before}, too"
                 self._skipped.append((role, Skipped(part.file, place, reason)))
                 return
         self._seen.add(says)
