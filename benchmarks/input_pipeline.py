@@ -32,17 +32,16 @@ import psutil
 import tensorflow_datasets as tfds
 from absl import logging
 
-from twelve_in_one.data import finish, splits
-from twelve_in_one.data.builders import BUILDERS
+from twelve_in_one.config.paths import local_path
+from twelve_in_one.data.builders import BUILDERS, finish, splits
 from twelve_in_one.data.builders.base import BuildInputs
+from twelve_in_one.data.builders.region_inputs import RegionInputs
+from twelve_in_one.data.builders.sources import SOURCES, Source
 from twelve_in_one.data.mixture import Mixture
 from twelve_in_one.data.pipeline import TaskStream, as_dataset
-from twelve_in_one.data.reader import built_folder
-from twelve_in_one.data.records import AnnotatedImage, Annotation, AnnotationSet, Regions
-from twelve_in_one.data.region_inputs import RegionInputs
-from twelve_in_one.data.sources import SOURCES, Source
+from twelve_in_one.data.stored.reader import built_folder
+from twelve_in_one.data.stored.records import AnnotatedImage, Annotation, AnnotationSet, Regions
 from twelve_in_one.data.streams import open_folder, open_stream
-from twelve_in_one.paths import local_path
 from twelve_in_one.tasks.twelve import TWELVE
 from twelve_in_one.world.make import make
 

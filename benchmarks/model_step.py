@@ -31,13 +31,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twelve_in_one import optim, param_groups, steps
-from twelve_in_one.models.config import REMAT_POLICIES, SIZES, TwoStreamConfig, named_size
+from twelve_in_one.config.paths import local_path
 from twelve_in_one.models.flops import forward_flops
-from twelve_in_one.models.two_stream import init_params
-from twelve_in_one.paths import local_path
-from twelve_in_one.tasks.base import Task
+from twelve_in_one.models.two_stream.config import (
+    REMAT_POLICIES,
+    SIZES,
+    TwoStreamConfig,
+    named_size,
+)
+from twelve_in_one.models.two_stream.trunk import init_params
+from twelve_in_one.optim import adamw, param_groups
+from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TWELVE
+from twelve_in_one.training import steps
 
 # One task for each of the eight distinct shapes.
 SHAPES = ("vqa", "vgqa", "coco", "refcoco", "visual7w", "guesswhat", "nlvr2", "snli_ve")
@@ -118,7 +124,7 @@ def measure(task: Task, config: TwoStreamConfig, params: Any, args: argparse.Nam
     results.append(("forward", compile_seconds, times, flops))
 
     groups = param_groups.two_stream(head_learning_rate=5.0, weight_decay=0.01)
-    optimizer = optim.adamw(2e-5, groups)
+    optimizer = adamw.adamw(2e-5, groups)
     # The step donates its state: give it a copy, the next shape needs the parameters again.
     holder = [steps.init_state(jax.tree.map(jnp.copy, params), optimizer)]
     step, compile_seconds = compiled(

@@ -18,21 +18,16 @@ from typing import Any
 
 import jax
 
-from twelve_in_one import (
-    config_check,
-    configs,
-    distributed,
-    dsg,
-    job,
-    loop,
-    metrics_writer,
-    programs,
-    sharding,
-    state,
-)
+from twelve_in_one import configs
+from twelve_in_one.checkpoints import state
+from twelve_in_one.config import check
 from twelve_in_one.data.mixture import Mixture
 from twelve_in_one.data.pipeline import yield_often
-from twelve_in_one.log_window import LogWindow
+from twelve_in_one.logs import metrics_writer
+from twelve_in_one.logs.window import LogWindow
+from twelve_in_one.mixing import stop_and_go
+from twelve_in_one.parallel import processes, sharding
+from twelve_in_one.training import job, loop, programs
 
 
 def bare_seconds(this: job.Job, compiled: programs.Programs, train_state: Any, rounds: int) -> Any:
@@ -74,8 +69,8 @@ def loop_seconds(
         workdir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoints = stack.enter_context(state.Checkpoints(workdir, this.run.checkpoint))
         writer = stack.enter_context(metrics_writer.open_writer(workdir))
-        position = loop.Position(0, dsg.init(this.names), {}, LogWindow(this.names), 0.0)
-        stop = distributed.StopRequest()
+        position = loop.Position(0, stop_and_go.init(this.names), {}, LogWindow(this.names), 0.0)
+        stop = processes.StopRequest()
         train_state, _ = loop.run_rounds(
             this, compiled, train_state, position, mixture, checkpoints, writer, stop
         )
@@ -101,7 +96,7 @@ def main() -> None:
     config.schedule.max_validation_rounds = 0
     config.evaluation.max_validation_examples = 1
     config.log.every_rounds = args.rounds
-    run = config_check.check(config)
+    run = check.check(config)
     yield_often()
     seconds: dict[str, list[float]] = {"steps alone": [], "loop, kept batches": [], "loop": []}
     waits = []

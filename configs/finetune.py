@@ -11,7 +11,7 @@ largest of its datasets has; both are our choice. `debug` begins with random wei
 
 import ml_collections
 
-from twelve_in_one import default_config
+from twelve_in_one.config import defaults
 from twelve_in_one.tasks.twelve import TWELVE
 
 
@@ -22,10 +22,10 @@ def get_config(argument: str = "vqa") -> ml_collections.ConfigDict:
     known = [task.name for task in TWELVE]
     if len(names) != 1 or names[0] not in known:
         raise ValueError(f"finetune takes one of {', '.join(known)}, and debug, got {argument!r}")
-    config = default_config.world_config(names)
+    config = defaults.world_config(names)
     config.init_from.path = "workdir/world"
     config.optimizer.learning_rate = 5e-4
     config.schedule.num_rounds = 120
     if "debug" in words:
-        default_config.shorten(config)
+        defaults.shorten(config)
     return config

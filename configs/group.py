@@ -11,7 +11,7 @@ set `--config.data.dir` and what `twelve.py` sets. `debug` after a comma makes a
 
 import ml_collections
 
-from twelve_in_one import default_config
+from twelve_in_one.config import defaults
 from twelve_in_one.tasks.twelve import TWELVE
 
 _GROUPS = ("G1", "G2", "G3", "G4")
@@ -23,7 +23,7 @@ def get_config(argument: str = "G1") -> ml_collections.ConfigDict:
     groups = [word for word in words if word != "debug"] or ["G1"]
     if set(groups) - set(_GROUPS) or len(set(groups)) < len(groups):
         raise ValueError(f"group takes {', '.join(_GROUPS)} and debug, got {argument!r}")
-    config = default_config.world_config([task.name for task in TWELVE if task.group in groups])
+    config = defaults.world_config([task.name for task in TWELVE if task.group in groups])
     if "debug" in words:
-        default_config.shorten(config)
+        defaults.shorten(config)
     return config

@@ -18,21 +18,21 @@ Conceptual Captions with a detector's features and class probabilities, as
 was built with. `:official` does as the released code where that differs from the paper.
 
 `pretraining.objective`, `pretraining.overlap_iou` and `model.visual_target` choose what is learnt;
-`twelve_in_one/run_config.py` explains them. `:world` takes fifteen minutes on one core, once its
-world is made (twelve minutes), and then guesses 0.70 to 0.74 of the masked words, and for 0.70 to
-0.83 of the pairs whether the caption was swapped. What the tasks gain is in EXPERIMENTS.md.
+`twelve_in_one/config/settings.py` explains them. `:world` takes fifteen minutes on one core, once
+its world is made (twelve minutes), and then guesses 0.70 to 0.74 of the masked words, and for 0.70
+to 0.83 of the pairs whether the caption was swapped. What the tasks gain is in EXPERIMENTS.md.
 """
 
 import ml_collections
 
-from twelve_in_one import default_config
+from twelve_in_one.config import defaults
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """The config; `mode` is "", "world", "official" or "debug"."""
     if mode not in ("", "world", "official", "debug"):
         raise ValueError(f"pretrain_cc takes :world, :official or :debug, got {mode!r}")
-    config = default_config.pretraining_config()
+    config = defaults.pretraining_config()
     if mode == "official":
         config.pretraining.official_overlap = True
         config.pretraining.official_validation = True
@@ -45,7 +45,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
             config.optimizer[name] = True
         config.optimizer.official_unreached = "skip_until_touched"
     if mode == "world":
-        default_config.pretrain_on_world(config)
+        defaults.pretrain_on_world(config)
     if mode == "debug":
-        default_config.shorten(config)
+        defaults.shorten(config)
     return config

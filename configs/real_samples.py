@@ -19,8 +19,8 @@ import os
 
 import ml_collections
 
-from twelve_in_one import default_config
-from twelve_in_one.run_config import DATA_DECIDES
+from twelve_in_one.config import defaults
+from twelve_in_one.config.settings import DATA_DECIDES
 
 _TASKS = ("vqa", "gqa", "coco", "refcoco", "refcoco+", "refcocog", "snli_ve")
 _MAX_TOKENS = dict(vqa=18, gqa=22, coco=22, refcoco=14, refcoco_plus=14, refcocog=26, snli_ve=22)
@@ -33,8 +33,8 @@ _BATCH_SIZE = dict(vqa=96, gqa=16, coco=8, refcoco=32, refcoco_plus=32, refcocog
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """The config; `argument` is "", "debug", or a folder of files to be tested on."""
-    config = default_config.get_config(_TASKS)
-    config.model = default_config.model_options("tiny")
+    config = defaults.get_config(_TASKS)
+    config.model = defaults.model_options("tiny")
     for size in DATA_DECIDES:
         config.model[size] = 0
     # A picture that says nothing should not have to be multiplied away.

@@ -10,7 +10,7 @@ updates of the task, of the same size.
 
 import ml_collections
 
-from twelve_in_one import default_config
+from twelve_in_one.config import defaults
 from twelve_in_one.tasks.twelve import TWELVE
 
 
@@ -23,7 +23,7 @@ def get_config(argument: str = "vqa") -> ml_collections.ConfigDict:
         raise ValueError(
             f"single_task takes one of {', '.join(known)}, and debug, got {argument!r}"
         )
-    config = default_config.world_config(names)
+    config = defaults.world_config(names)
     if "debug" in words:
-        default_config.shorten(config)
+        defaults.shorten(config)
     return config

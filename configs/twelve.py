@@ -17,7 +17,7 @@ this at full size yet. `--dry_run` prints plan, memory and an estimate of the ti
 
 import ml_collections
 
-from twelve_in_one import default_config
+from twelve_in_one.config import defaults
 
 # The released script's 20 "epochs" of 10,112 rounds reset the controllers after the sixth and the
 # eighth, a leftover of its step decay.
@@ -28,7 +28,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """The config; `mode` is "", "official" or "debug"."""
     if mode not in ("", "official", "debug"):
         raise ValueError(f"twelve takes :official or :debug, got {mode!r}")
-    config = default_config.get_config()
+    config = defaults.get_config()
     # What a pretrained model does not have.
     config.init_from.allow_missing = (r"heads/.*", r"trunk/text_embedding/task/embedding")
     if mode == "official":
@@ -42,5 +42,5 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.optimizer.official_unreached = "skip_until_touched"
         config.schedule.official_resets = _OFFICIAL_RESETS
     if mode == "debug":
-        default_config.shorten(config)
+        defaults.shorten(config)
     return config

@@ -10,17 +10,17 @@ and looks oftener at how tasks do, so that stop-and-go stops some.
 
 import ml_collections
 
-from twelve_in_one import default_config
+from twelve_in_one.config import defaults
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """The config; `mode` is "", "small" or "debug"."""
     if mode not in ("", "small", "debug"):
         raise ValueError(f"world takes no argument, :small or :debug, got {mode!r}")
-    config = default_config.world_config()
+    config = defaults.world_config()
     if mode == "small":
-        default_config.use_small_world(config)
+        defaults.use_small_world(config)
     config.evaluation.text_baselines = True
     if mode == "debug":
-        default_config.shorten(config)
+        defaults.shorten(config)
     return config

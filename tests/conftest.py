@@ -26,9 +26,9 @@ from reference.recorded import recorded_dir, shared_folder  # noqa: F401  (a fix
 from reference.small_model import share_programs  # noqa: F401  (a fixture)
 from reference.small_world import run_build, run_folder, small_world  # noqa: F401  (fixtures)
 
-from twelve_in_one.convert.names import flatten, unflatten
-from twelve_in_one.models.config import StreamConfig, TwoStreamConfig
-from twelve_in_one.models.two_stream import abstract_params
+from twelve_in_one.checkpoints.trees import flatten, unflatten
+from twelve_in_one.models.two_stream.config import StreamConfig, TwoStreamConfig
+from twelve_in_one.models.two_stream.trunk import abstract_params
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from twelve_in_one import checkpoint, evaluate, state
-from twelve_in_one.follow import FILE, follow, is_complete, read_rounds
+from twelve_in_one import evaluate
+from twelve_in_one.checkpoints import state, weights
+from twelve_in_one.evaluators.follow import FILE, follow, is_complete, read_rounds
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_damaged_checkpoint_is_left_out_until_it_comes_anew(workdir, capsys):
 
     def restore(round):
         if round == 20 and damaged:
-            raise checkpoint.DamagedError(f"{folder} is damaged")
+            raise weights.DamagedError(f"{folder} is damaged")
         return whole(round)
 
     job.restore = restore

@@ -17,12 +17,15 @@ from jax import export
 from reference.spoiled_files import truncate_arrays
 from safetensors.numpy import load_file
 
-from twelve_in_one import default_config, jax_artefact, model_folder, sharding, state
+from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.checkpoints.trees import flatten
+from twelve_in_one.config import defaults
+from twelve_in_one.config.settings import CheckpointOptions
 from twelve_in_one.convert.__main__ import main as convert
 from twelve_in_one.convert.files import read_state_dict
-from twelve_in_one.convert.names import flatten
-from twelve_in_one.data.preprocessing import Preprocessing
-from twelve_in_one.data.text import SPECIALS, Tokenizer
+from twelve_in_one.data.encode.text import SPECIALS, Tokenizer
+from twelve_in_one.data.stored.preprocessing import Preprocessing
 from twelve_in_one.export import (
     export_jax,
     export_params,
@@ -30,14 +33,14 @@ from twelve_in_one.export import (
     main,
     open_model,
 )
-from twelve_in_one.jax_signature import artefacts
-from twelve_in_one.model_folder import Serving
-from twelve_in_one.models.encoder import stack_layers
-from twelve_in_one.models.two_stream import TwoStreamModel, abstract_params
-from twelve_in_one.run_config import CheckpointOptions
-from twelve_in_one.steps import TrainState
-from twelve_in_one.tasks.base import trunk_inputs
+from twelve_in_one.exporting import jax_functions
+from twelve_in_one.exporting.signature import artefacts
+from twelve_in_one.models.two_stream.encoder import stack_layers
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel, abstract_params
+from twelve_in_one.parallel import sharding
+from twelve_in_one.tasks.task import trunk_inputs
 from twelve_in_one.tasks.twelve import TWELVE
+from twelve_in_one.training.steps import TrainState
 
 TASKS = tuple(
     dataclasses.replace(task, max_tokens=6, max_regions=5)
@@ -328,8 +331,8 @@ def test_what_is_wrong_is_not_left_behind(value, tmp_path, monkeypatch, config, 
     def right(*args):
         return np.ones((3, config.num_vqa_answers), np.float32)
 
-    monkeypatch.setattr(jax_artefact, "_score", wrong)
-    monkeypatch.setattr(jax_artefact, "_model_scores", right)
+    monkeypatch.setattr(jax_functions, "_score", wrong)
+    monkeypatch.setattr(jax_functions, "_model_scores", right)
     with pytest.raises(ValueError, match=r"vqa.jaxexport differs from the model by (\d|nan)"):
         export_jax(tmp_path / "out", params, config, serving, heads=("vqa",), platforms=("cpu",))
     assert list(tmp_path.iterdir()) == []
@@ -392,7 +395,7 @@ def workdir(tmp_path_factory, deep, random_params, serving):
     """Of a run with stacked layers that has saved rounds 2, 4 and 6, the second the best."""
     folder = tmp_path_factory.mktemp("run")
     params = random_params(deep)
-    settings = default_config.world_config()
+    settings = defaults.world_config()
     settings.model.scan_layers = True
     state.write_config(folder, settings)
     options = CheckpointOptions(every_rounds=2, keep_latest=3, keep_best=1, keep_every_rounds=0)

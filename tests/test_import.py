@@ -6,7 +6,7 @@ import sys
 LAYERS = (
     "import twelve_in_one.train, twelve_in_one.convert.__main__, twelve_in_one.parity.__main__, "
     "twelve_in_one.evaluate, twelve_in_one.predict.__main__, twelve_in_one.export, "
-    "twelve_in_one.report, twelve_in_one.data.examples, twelve_in_one.data.streams, "
+    "twelve_in_one.report, twelve_in_one.data.encode.examples, twelve_in_one.data.streams, "
     "twelve_in_one.data.build, twelve_in_one.data.real_samples, twelve_in_one.demo.__main__"
 )
 
@@ -29,7 +29,7 @@ def test_package_itself_brings_nothing_in():
 
 def test_entry_points_import_neither_tensorflow_nor_torch():
     loaded = in_a_new_process(f"{LAYERS}; import sys; print(*sys.modules)").split()
-    assert "twelve_in_one.models.two_stream" in loaded
+    assert "twelve_in_one.models.two_stream.trunk" in loaded
     assert {"tensorflow", "torch", "tensorflow_datasets"}.isdisjoint(loaded)
 
 

@@ -15,18 +15,20 @@ from PIL import Image
 from reference.memory_split import HEIGHT, TOKENIZER, WIDTH, regions_of
 from reference.spoiled_files import truncate_arrays
 
-from twelve_in_one import default_config, model_folder, predict, state
-from twelve_in_one.data.preprocessing import Preprocessing
-from twelve_in_one.data.records import Regions
+from twelve_in_one import predict
+from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.config import defaults
+from twelve_in_one.config.settings import CheckpointOptions
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
 from twelve_in_one.data.regions.extractor import PixelExtractor
-from twelve_in_one.models.two_stream import TwoStreamModel
+from twelve_in_one.data.stored.preprocessing import Preprocessing
+from twelve_in_one.data.stored.records import Regions
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel
 from twelve_in_one.predict import __main__ as command
 from twelve_in_one.predict import forward
 from twelve_in_one.predict.wording import describe, lines
-from twelve_in_one.run_config import CheckpointOptions
-from twelve_in_one.steps import TrainState
 from twelve_in_one.tasks.twelve import TWELVE
+from twelve_in_one.training.steps import TrainState
 
 F, T, R, SLOTS = FEATURE_DIM, 9, 10, 6  # of all models, which so share what is compiled
 TASKS = tuple(
@@ -501,7 +503,7 @@ def test_a_workdir_whose_model_is_damaged(pixel_parts, pictures, pixel_model, tm
     truncate_arrays(tmp_path / "model")
     for path in (tmp_path, tmp_path / "model"):
         refused(f"{tmp_path / 'model'} is damaged", lambda path=path: predict.load(path))
-    state.write_config(tmp_path, default_config.world_config())
+    state.write_config(tmp_path, defaults.world_config())
     zero = np.zeros((), np.int32)
     with state.Checkpoints(tmp_path, CheckpointOptions(1, 1, 0, 0)) as checkpoints:
         saved = TrainState(zero, zero, zero, pixel_parts[0], {"count": zero})
@@ -711,7 +713,7 @@ def test_neither_tensorflow_nor_the_data_libraries_are_needed_for_regions():
 import sys
 sys.modules.update(dict.fromkeys({blocked!r}))
 import twelve_in_one.predict.__main__
-from twelve_in_one.data.preprocessing import Preprocessing
+from twelve_in_one.data.stored.preprocessing import Preprocessing
 from twelve_in_one.predict.inputs import ImageReader
 try:
     made = Preprocessing("", 1, True, {{}}, {{}}, 112, "pixels", "pixels-1-ground-16")

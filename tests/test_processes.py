@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from reference.small_model import SMALL_MODEL
 
-from twelve_in_one import configs, metrics_writer, model_folder, train
-from twelve_in_one.convert.names import flatten
+from twelve_in_one import configs, train
+from twelve_in_one.checkpoints import model_folder
+from twelve_in_one.checkpoints.trees import flatten
+from twelve_in_one.logs import metrics_writer
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("coco", "refcoco")

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from reference.small_model import SMALL_MODEL
 
-from twelve_in_one import configs, metrics_writer, model_folder, state, train
-from twelve_in_one.convert.names import flatten
+from twelve_in_one import configs, train
+from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.checkpoints.trees import flatten
+from twelve_in_one.logs import metrics_writer
 
 KILLS = int(os.environ.get("TWELVE_IN_ONE_KILLS", "2"))
 ROUNDS = 24

@@ -16,21 +16,15 @@ import pytest
 from absl import flags
 from reference.small_model import SMALL_MODEL
 
-from twelve_in_one import (
-    configs,
-    dsg,
-    evaluate,
-    export,
-    loop,
-    metrics_writer,
-    model_folder,
-    state,
-    train,
-)
-from twelve_in_one.convert.names import flatten
+from twelve_in_one import configs, evaluate, export, train
+from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.data import streams
 from twelve_in_one.data.streams import open_folder, open_stream
+from twelve_in_one.logs import metrics_writer
+from twelve_in_one.mixing import stop_and_go
 from twelve_in_one.tasks.twelve import TASKS as ALL_TASKS
+from twelve_in_one.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "world.py"
@@ -112,19 +106,22 @@ def test_the_log_holds_what_the_plan_says(finished, small_world):
     assert lines[0]["event"] == "start" and lines[0]["parameters"] == results["parameters"]
     validations = [line for line in lines if line["event"] == "validation"]
     trained = {line["round"]: line["updates_of"] for line in lines if line["event"] == "train"}
-    controller = dsg.Controller(patience=0, threshold=0.5)
-    states = dsg.init(TASKS)
+    controller = stop_and_go.Controller(patience=0, threshold=0.5)
+    states = stop_and_go.init(TASKS)
     for number in range(6):
         going = [n for n in TASKS if not states[n].stopped or number % 3 == 0]
         assert trained[number + 1] == dict.fromkeys(going, 1), number
         for line in validations:
             if line["round"] == number + 1:
                 name = line["task"]
-                states = {**states, name: dsg.update(controller, states[name], line["score"])}
+                states = {
+                    **states,
+                    name: stop_and_go.update(controller, states[name], line["score"]),
+                }
                 assert line["stopped"] == states[name].stopped
         if number == RESET:
             assert any(one.stopped for one in states.values())
-            states = dsg.reset(states)
+            states = stop_and_go.reset(states)
     # After rounds 2 and 4 (a multiple of the interval, from 0), and after the last.
     assert [line["round"] for line in validations[:: len(TASKS)]] == [3, 5, 6]
     assert results["updates"] == sum(sum(updates.values()) for updates in trained.values())

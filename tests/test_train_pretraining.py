@@ -9,10 +9,13 @@ import safetensors.numpy
 from reference.small_model import SMALL_MODEL
 from test_train import params_of
 
-from twelve_in_one import checkpoint, configs, loop, metrics_writer, train
+from twelve_in_one import configs, train
+from twelve_in_one.checkpoints import weights
 from twelve_in_one.convert import __main__ as convert
 from twelve_in_one.convert.state_dict import to_state_dict
-from twelve_in_one.models.config import PRETRAINING_HEADS, from_json
+from twelve_in_one.logs import metrics_writer
+from twelve_in_one.models.two_stream.config import PRETRAINING_HEADS, from_json
+from twelve_in_one.training import loop
 
 NAME = "conceptual_captions"
 pytestmark = pytest.mark.usefixtures("share_programs")
@@ -116,7 +119,7 @@ def test_a_bert_begins_the_text_stream(pretrained, small_world, tmp_path):
     """As the README says it: converted, then named by `init_from`."""
     model = pretrained[0] / "model"
     config = from_json((model / "config.json").read_text())
-    released = dict(to_state_dict(config, checkpoint.load_params(model)[0], {}))
+    released = dict(to_state_dict(config, weights.load_params(model)[0], {}))
     text = ("bert.embeddings.", "bert.encoder.layer.", "cls.predictions.")
     rng = np.random.default_rng(0)
     bert = {
@@ -131,6 +134,6 @@ def test_a_bert_begins_the_text_stream(pretrained, small_world, tmp_path):
     run = small_config(small_world, rounds=1)
     run.init_from.path, run.optimizer.learning_rate = str(tmp_path / "start"), 0.0
     train.train(run, tmp_path / "run")
-    after = dict(to_state_dict(config, checkpoint.load_params(tmp_path / "run" / "model")[0], {}))
+    after = dict(to_state_dict(config, weights.load_params(tmp_path / "run" / "model")[0], {}))
     for name, tensor in bert.items():
         np.testing.assert_array_equal(after[name], tensor, err_msg=name)

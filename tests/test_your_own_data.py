@@ -13,11 +13,13 @@ from ml_collections import config_flags
 from PIL import Image, ImageDraw
 from reference.small_model import SMALL_MODEL
 
-from twelve_in_one import config_check, configs, job, train
+from twelve_in_one import configs, train
+from twelve_in_one.config import check
 from twelve_in_one.data.annotations import jsonl
-from twelve_in_one.data.records import DataError
-from twelve_in_one.tasks.base import VERDICTS
+from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.tasks.task import VERDICTS
 from twelve_in_one.tasks.twelve import TASKS
+from twelve_in_one.training import job
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "your_own_data.md").read_text()
@@ -101,7 +103,7 @@ def opened(name, place, monkeypatch, **more):
     """A run of the page, as far as the programs would be compiled."""
     monkeypatch.chdir(place)
     config = config_of(COMMANDS["train", name], monkeypatch, **more)
-    return job.open_job(config_check.check(config), Path("workdir") / name)
+    return job.open_job(check.check(config), Path("workdir") / name)
 
 
 @pytest.mark.parametrize("row", re.findall(r"\| `\{.*\}` \|", PAGE))
@@ -172,7 +174,7 @@ def test_resumed_with_a_changed_file(place, trained, monkeypatch, tmp_path):
     (tmp_path / "my.jsonl").write_text(changed)
     words = [w.replace("my.jsonl", str(tmp_path / "my.jsonl")) for w in COMMANDS["train", "mine"]]
     monkeypatch.chdir(place)
-    run_config = config_check.check(config_of(words, monkeypatch))
+    run_config = check.check(config_of(words, monkeypatch))
     with pytest.raises(DataError, match="other settings or files: mine.jsonl"):
         job.open_job(run_config, Path("workdir/mine"))
 
@@ -219,7 +221,7 @@ def test_a_config_file():
     snippet = next(block for block in blocks("python") if "get_config" in block)
     names = {}
     exec(snippet, names)
-    run_config = config_check.check(names["get_config"]())
+    run_config = check.check(names["get_config"]())
     assert run_config.tasks == ("vqa", "nlvr2", "mine")
     assert run_config.task["mine"].jsonl == "my.jsonl"
 

@@ -24,14 +24,14 @@ from typing import Any
 
 import jax
 
-from twelve_in_one import distributed, extras, model_folder, protocols, sharding, state, submissions
+from twelve_in_one import extras
+from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.config.paths import local_path
+from twelve_in_one.data.builders.report import Progress
 from twelve_in_one.data.pipeline import TaskStream, hide_accelerators
-from twelve_in_one.data.report import Progress
-from twelve_in_one.follow import follow, seen_by_first
-from twelve_in_one.paths import local_path
-from twelve_in_one.programs import Placement
-from twelve_in_one.report.results import parse_results, results_table, unscored_lines
-from twelve_in_one.subject import (
+from twelve_in_one.evaluators import submissions, suite
+from twelve_in_one.evaluators.follow import follow, seen_by_first
+from twelve_in_one.evaluators.target import (
     REPORTED,
     Subject,
     baselines_of,
@@ -41,7 +41,10 @@ from twelve_in_one.subject import (
     open_stream,
     splits_to_score,
 )
-from twelve_in_one.tasks.base import Task
+from twelve_in_one.parallel import processes, sharding
+from twelve_in_one.report.results import parse_results, results_table, unscored_lines
+from twelve_in_one.tasks.task import Task
+from twelve_in_one.training.programs import Placement
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -165,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
         _refuse_gaps(subject, placement, known, splits)
 
     def score(params: Any) -> dict[str, Any]:
-        found = protocols.evaluate_all(
+        found = suite.evaluate_all(
             placement,
             params,
             splits,
@@ -218,7 +221,7 @@ def _await_config(args: argparse.Namespace) -> None:
     """
     path, start, told = args.workdir / state.CONFIG, time.monotonic(), False
     while not seen_by_first(path.is_file):
-        if distributed.broadcast(time.monotonic() - start >= 60 * args.idle_minutes):
+        if processes.broadcast(time.monotonic() - start >= 60 * args.idle_minutes):
             raise ValueError(
                 f"{path}: not there after {args.idle_minutes:g} minutes; is {args.workdir} the "
                 "workdir of a run?"
@@ -300,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0, or 1 after an error that the user can mend."""
     args = parse_arguments(argv)
     try:
-        distributed.initialize(
+        processes.initialize(
             coordinator=args.coordinator,
             num_processes=args.num_processes,
             process_id=args.process_id,

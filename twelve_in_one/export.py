@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from twelve_in_one import checkpoint, inputs_record, model_folder, state
-from twelve_in_one.checkpoint import DamagedError
-from twelve_in_one.config_check import task_runs
+from twelve_in_one.checkpoints import inputs_record, model_folder, state, weights
+from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.checkpoints.weights import DamagedError
+from twelve_in_one.config.check import task_runs
+from twelve_in_one.config.paths import local_path
+from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.convert import files
 from twelve_in_one.convert.state_dict import to_state_dict
-from twelve_in_one.jax_artefact import (
+from twelve_in_one.exporting.jax_functions import (
     DEFAULT_PLATFORMS,
     PLATFORMS,
     Log,
@@ -31,10 +34,7 @@ from twelve_in_one.jax_artefact import (
     size_of,
     write_serving,
 )
-from twelve_in_one.model_folder import Serving
-from twelve_in_one.models.config import TwoStreamConfig, from_json, to_json
-from twelve_in_one.paths import local_path
-from twelve_in_one.run_config import RunConfig
+from twelve_in_one.models.two_stream.config import TwoStreamConfig, from_json, to_json
 
 FORMATS = ("params", "safetensors", "jax")
 OUR_CONFIG = "two_stream_config.json"
@@ -84,7 +84,7 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
     folder = Path(path)
     if not folder.exists():
         raise ValueError(f"{folder} does not exist; give a workdir or a model folder")
-    if checkpoint.is_checkpoint(folder):
+    if weights.is_checkpoint(folder):
         if round_name is not None:
             raise ValueError(
                 f"{folder} is a model folder, which has no rounds: leave out --round or give the "
@@ -92,7 +92,7 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
             )
         return Model(*model_folder.load(folder), str(folder))
     final = folder / state.MODEL
-    finished = checkpoint.is_checkpoint(final)
+    finished = weights.is_checkpoint(final)
     if finished and round_name is None:
         try:
             return Model(*model_folder.load(final), str(final))
@@ -103,13 +103,13 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
     if not state.all_rounds(folder):
         raise ValueError(
             f"{folder} has no checkpoint: give a workdir, which has {state.CHECKPOINTS}/ or "
-            f"{state.MODEL}/, or a model folder, which has {checkpoint.CONFIG} and "
-            f"{checkpoint.PARAMS}/"
+            f"{state.MODEL}/, or a model folder, which has {weights.CONFIG} and "
+            f"{weights.PARAMS}/"
         )
     candidates = state.choose_rounds(folder, round_name or "latest")
     run = state.read_config(folder)
     if finished:
-        config = from_json((final / checkpoint.CONFIG).read_text(encoding="utf-8"))
+        config = from_json((final / weights.CONFIG).read_text(encoding="utf-8"))
         serving = model_folder.load_serving(final)
     else:
         config, serving = _of_record(folder) or _of_data(run, folder)
@@ -130,7 +130,7 @@ def _of_record(folder: Path) -> tuple[TwoStreamConfig, Serving] | None:
 
 def _of_data(run: RunConfig, workdir: Path) -> tuple[TwoStreamConfig, Serving]:
     """The same of a workdir of an earlier version, from the data that it trains on."""
-    from twelve_in_one.data.run_inputs import feature_dim, model_of, open_data, serving_of
+    from twelve_in_one.training.inputs import feature_dim, model_of, open_data, serving_of
 
     tasks, data = task_runs(run), open_data(run, workdir)
     shapes = [task.task for task in tasks]
@@ -202,7 +202,7 @@ def export_safetensors(
     """
     start = time.monotonic()
     params, config = for_inference(params, config)
-    with checkpoint.replacing(directory, overwrite=overwrite) as folder:
+    with weights.replacing(directory, overwrite=overwrite) as folder:
         files.write_safetensors(folder, to_state_dict(config, params), config)
         (folder / OUR_CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
         write_serving(folder, serving)
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{args.to} exists; pass --overwrite to replace it")
         if args.to.resolve() in (p.resolve() for p in _inside(args.source)):
             raise ValueError(f"--to {args.to} would replace what --from reads")
-        checkpoint.check_replaceable(args.to)  # before the work
+        weights.check_replaceable(args.to)  # before the work
         _run(args)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -29,30 +29,20 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from twelve_in_one import (
-    config_check,
-    configs,
-    default_config,
-    distributed,
-    dry_run,
-    extras,
-    inputs_record,
-    metrics_writer,
-    model_folder,
-    programs,
-    results,
-    sharding,
-    state,
-    workdir_lock,
-)
-from twelve_in_one.config_diff import differences
+from twelve_in_one import configs, extras
+from twelve_in_one.checkpoints import inputs_record, lock, model_folder, state
+from twelve_in_one.checkpoints.init_from import trained_on_of
+from twelve_in_one.config import check, defaults
+from twelve_in_one.config.diff import differences
+from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.trained_on import TrainedOn
-from twelve_in_one.job import Job, compile_job, open_job
-from twelve_in_one.loop import begin, run_rounds
-from twelve_in_one.models.two_stream import count_parameters
-from twelve_in_one.run_config import RunConfig
-from twelve_in_one.warm_start import trained_on_of
+from twelve_in_one.logs import metrics_writer
+from twelve_in_one.models.two_stream.trunk import count_parameters
+from twelve_in_one.parallel import processes, sharding
+from twelve_in_one.training import dry_run, finish, programs
+from twelve_in_one.training.job import Job, compile_job, open_job
+from twelve_in_one.training.loop import begin, run_rounds
 
 _log = logging.getLogger(__name__)
 # What a run learns does not depend on these.
@@ -79,7 +69,7 @@ class ConfigParser(flags.ArgumentParser):
         for name, like in self._own.items():
             if name not in config.task:
                 with config.unlocked():
-                    default_config.add_own_task(config, name, like=like)
+                    defaults.add_own_task(config, name, like=like)
         return config
 
 
@@ -95,7 +85,7 @@ def _own_tasks(argv: Sequence[str]) -> dict[str, str]:
 
 def train(
     config: Any, workdir: str | os.PathLike[str], *, only_describe: bool = False
-) -> results.Results | None:
+) -> finish.Results | None:
     """Runs the whole job; all that the command does, but in this process and with exceptions.
 
     Unless logging is set up, what goes on is printed: a line an interval of the log, with rate and
@@ -120,7 +110,7 @@ def train(
     if "://" in str(workdir):
         raise ValueError(f"workdir {workdir}: mount the bucket, and give its path")
     workdir = Path(workdir).expanduser()
-    run = config_check.check(config)
+    run = check.check(config)
     extras.require("training", "data")
     _hide_accelerators_from_tensorflow()
     _use_compilation_cache(run)
@@ -141,7 +131,7 @@ def train(
         return _train(config, job)
 
 
-def _train(config: Any, job: Job) -> results.Results | None:
+def _train(config: Any, job: Job) -> finish.Results | None:
     from twelve_in_one.data.mixture import Mixture
     from twelve_in_one.data.pipeline import yield_often
 
@@ -150,14 +140,14 @@ def _train(config: Any, job: Job) -> results.Results | None:
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(workdir_lock.held(workdir))
-        distributed.barrier("workdir")
+            stack.enter_context(lock.held(workdir))
+        processes.barrier("workdir")
         before = _record_of(job)
         wandb = None
         if run.log.wandb_project:  # one run there for one workdir, however often it is resumed
             name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
             wandb = {"project": run.log.wandb_project, "id": name, "resume": "allow"}
-        stop = stack.enter_context(distributed.stop_on_signals())
+        stop = stack.enter_context(processes.stop_on_signals())
         checkpoints = stack.enter_context(state.Checkpoints(workdir, run.checkpoint))
         abstract = programs.abstract_state(job.placement, job.optimizer)
         # First, as weights that do not fit are known in seconds, and programs take minutes.
@@ -204,7 +194,7 @@ def _train(config: Any, job: Job) -> results.Results | None:
             job.serving,
             overwrite=True,
         )
-        return results.finish(job, compiled, train_state, position, mixture.positions, writer)
+        return finish.finish(job, compiled, train_state, position, mixture.positions, writer)
 
 
 def _record_of(job: Job) -> inputs_record.Record | None:
@@ -303,7 +293,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             sys.exit(f"error: --config={given}: {_innermost(error)}")
         finally:
             sys.argv = before
-        errors = config_check.unknown_overrides(overrides, probe.config)
+        errors = check.unknown_overrides(overrides, probe.config)
         if errors:
             sys.exit("error: " + "\n".join(errors))
     try:
@@ -350,7 +340,7 @@ def main(argv: Sequence[str]) -> None:
     options = flags.FLAGS
     set_up_logging()
     try:
-        where = distributed.initialize(
+        where = processes.initialize(
             coordinator=options.coordinator,
             num_processes=options.num_processes,
             process_id=options.process_id,
@@ -364,7 +354,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     if found is None and not options.dry_run:
-        sys.exit(distributed.exit_code_when_stopped())
+        sys.exit(processes.exit_code_when_stopped())
     if found is not None and jax.process_index() == 0:
         print(found)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from twelve_in_one.convert.names import TIED_DECODER, WORD_TABLE, table
-from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
 
 StateDict = dict[str, np.ndarray]
 

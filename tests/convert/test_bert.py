@@ -14,8 +14,8 @@ from twelve_in_one.convert.names import TIED_DECODER, WORD_TABLE
 from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.convert.source import choose_config, open_source
 from twelve_in_one.convert.state_dict import from_state_dict, to_state_dict
-from twelve_in_one.models.config import PRETRAINING_HEADS, SIZES
-from twelve_in_one.models.two_stream import TwoStreamModel
+from twelve_in_one.models.two_stream.config import PRETRAINING_HEADS, SIZES
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel
 
 RAW = {
     "model_type": "bert",

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from twelve_in_one.convert.files import read_state_dict, write_safetensors, write_torch
-from twelve_in_one.models.reference_config import from_reference
+from twelve_in_one.models.two_stream.reference_config import from_reference
 
 ARRAYS = {
     "module.a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from twelve_in_one.convert.names import TIED_DECODER, WORD_TABLE, flatten
+from twelve_in_one.checkpoints.trees import flatten
+from twelve_in_one.convert.names import TIED_DECODER, WORD_TABLE
 from twelve_in_one.convert.report import Report, StateDictError
 from twelve_in_one.convert.state_dict import (
     from_state_dict,
@@ -17,9 +18,9 @@ from twelve_in_one.convert.state_dict import (
     normalise_names,
     to_state_dict,
 )
-from twelve_in_one.models.config import ALL_HEADS, PRETRAINING_HEADS
-from twelve_in_one.models.encoder import stack_layers
-from twelve_in_one.models.reference_config import from_reference
+from twelve_in_one.models.two_stream.config import ALL_HEADS, PRETRAINING_HEADS
+from twelve_in_one.models.two_stream.encoder import stack_layers
+from twelve_in_one.models.two_stream.reference_config import from_reference
 
 TASK_TABLE = "bert.embeddings.task_embeddings.weight"
 DEEPER = dict(

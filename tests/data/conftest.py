@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.builders.sources import SOURCES
 
 _DATASETS = ("vqa", "visual_genome", "gqa", "coco", "flickr30k", "refcoco", "visual7w")
 _DATASETS += ("guesswhat", "nlvr2", "snli_ve", "conceptual_captions")

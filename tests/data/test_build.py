@@ -18,16 +18,16 @@ import safetensors
 import tensorflow_datasets as tfds
 from safetensors.numpy import save_file
 
-from twelve_in_one.data import build, finish, official, splits
-from twelve_in_one.data.builders import BUILDERS
-from twelve_in_one.data.index import read_index
-from twelve_in_one.data.reader import built_folder
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data import build, official
+from twelve_in_one.data.builders import BUILDERS, finish, splits
+from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.encode.text import SPECIALS, load_tokenizer, with_capitals
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.records import write_shard
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.stored.index import read_index
+from twelve_in_one.data.stored.reader import built_folder
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
-from twelve_in_one.data.text import SPECIALS, load_tokenizer, with_capitals
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = {task.name: task for task in TWELVE}

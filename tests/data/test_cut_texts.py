@@ -5,7 +5,7 @@ import pytest
 from reference.memory_split import TOKENIZER, memory_split, text_of
 
 from twelve_in_one.data.cut_texts import count_cut
-from twelve_in_one.data.examples import Encoding
+from twelve_in_one.data.encode.examples import Encoding
 from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.tasks.twelve import TASKS
 

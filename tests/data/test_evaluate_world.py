@@ -13,15 +13,19 @@ import pytest
 from reference.small_model import SMALL_MODEL, one_layer
 from reference.spoiled_files import truncate_arrays
 
-from twelve_in_one import default_config, evaluate, evaluation, model_folder, state, steps
+from twelve_in_one import evaluate
+from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.config import defaults
+from twelve_in_one.config.settings import task_key
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
-from twelve_in_one.model_folder import Serving
-from twelve_in_one.models.config import named_size
-from twelve_in_one.models.two_stream import init_params
-from twelve_in_one.run_config import task_key
+from twelve_in_one.evaluators import rows as evaluation
+from twelve_in_one.models.two_stream.config import named_size
+from twelve_in_one.models.two_stream.trunk import init_params
 from twelve_in_one.tasks.metrics import vqa
 from twelve_in_one.tasks.twelve import TWELVE
+from twelve_in_one.training import steps
 
 TASKS = {
     task.name: dataclasses.replace(
@@ -102,7 +106,7 @@ def test_all_twelve(results, census):
     scores = [entry["score"] for entry in found["tasks"].values()]
     assert found["average"] == pytest.approx(np.mean(scores))
     for name, entry in found["tasks"].items():
-        splits = default_config.task_options(name).test_splits
+        splits = defaults.task_options(name).test_splits
         assert entry["examples"] == sum(len(census.examples[name][s]) for s in splits) or (
             name == "vgqa"  # whose val is cleaned
         )
@@ -327,7 +331,7 @@ def test_without_tensorflow_datasets(run, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def workdir(small_world, trained, tmp_path_factory):
     """Of a run with two checkpoints, the first of which was the better one."""
-    config = default_config.get_config(("refcoco+", "snli_ve"), "tiny")
+    config = defaults.get_config(("refcoco+", "snli_ve"), "tiny")
     config.update_from_flattened_dict(SMALL_MODEL)
     config.data.dir, config.data.regions = str(small_world.data), "pixels"
     for name in ("refcoco+", "snli_ve"):

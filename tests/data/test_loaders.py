@@ -9,7 +9,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from twelve_in_one.data import answers, schema
 from twelve_in_one.data.annotations import (
     gqa,
     guesswhat,
@@ -22,12 +21,14 @@ from twelve_in_one.data.annotations import (
     vqa,
 )
 from twelve_in_one.data.annotations.select import only_images, without_images
-from twelve_in_one.data.assemble import make_record
-from twelve_in_one.data.examples import Encoding, Example, encode_batch
-from twelve_in_one.data.image_rows import load
-from twelve_in_one.data.region_inputs import from_stores
-from twelve_in_one.data.sources import SOURCES
-from twelve_in_one.data.text import load_tokenizer
+from twelve_in_one.data.builders import answers
+from twelve_in_one.data.builders.assemble import make_record
+from twelve_in_one.data.builders.region_inputs import from_stores
+from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.encode.examples import Encoding, Example, encode_batch
+from twelve_in_one.data.encode.text import load_tokenizer
+from twelve_in_one.data.stored import schema
+from twelve_in_one.data.stored.image_rows import load
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = {task.name: task for task in TWELVE}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from twelve_in_one.config.settings import OwnTaskOptions
 from twelve_in_one.data import own, own_inputs, own_spec
 from twelve_in_one.data.own_spec import Spec
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.streams import open_folder, open_stream
-from twelve_in_one.run_config import OwnTaskOptions
 from twelve_in_one.tasks.metrics.boxes import iou
 from twelve_in_one.tasks.own import own_task
 

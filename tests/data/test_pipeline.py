@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from reference.memory_split import TOKENIZER, memory_split, text_of
 
-from twelve_in_one.data.examples import Encoding
+from twelve_in_one.data.encode.examples import Encoding
+from twelve_in_one.data.encode.pretraining import PretrainingStream
 from twelve_in_one.data.mixture import Mixture
 from twelve_in_one.data.pipeline import Selection, TaskStream, as_dataset
-from twelve_in_one.data.pretraining import PretrainingStream
-from twelve_in_one.data.records import Annotation, DataError
+from twelve_in_one.data.stored.records import Annotation, DataError
 from twelve_in_one.tasks.twelve import CONCEPTUAL_CAPTIONS, TWELVE
 
 TASKS = {

@@ -7,16 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from twelve_in_one import model_folder, predict
-from twelve_in_one.data.examples import Example, encode_batch
-from twelve_in_one.data.records import Regions
-from twelve_in_one.data.region_inputs import picture_files
+from twelve_in_one import predict
+from twelve_in_one.checkpoints import model_folder
+from twelve_in_one.data.builders.region_inputs import picture_files
+from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.encode.examples import Example, encode_batch
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.stored.records import Regions
 from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
-from twelve_in_one.models.config import named_size
-from twelve_in_one.models.two_stream import TwoStreamModel
-from twelve_in_one.tasks.base import trunk_inputs
+from twelve_in_one.models.two_stream.config import named_size
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel
+from twelve_in_one.tasks.task import trunk_inputs
 from twelve_in_one.tasks.twelve import TWELVE
 
 SLOTS = 17

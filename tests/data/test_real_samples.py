@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twelve_in_one.data import real_samples, real_sets, text_baselines, trained_on
+from twelve_in_one.data import real_samples, text_baselines, trained_on
 from twelve_in_one.data.annotations import refcoco_rows
-from twelve_in_one.data.reader import built_folder, open_split, read_build_info
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data.builders import real_sets
+from twelve_in_one.data.stored.reader import built_folder, open_split, read_build_info
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.streams import open_folder, open_stream
 from twelve_in_one.tasks.twelve import TWELVE
 

@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from twelve_in_one.data import finish
+from twelve_in_one.data.builders import finish
 from twelve_in_one.data.pipeline import as_dataset
-from twelve_in_one.data.reader import read_build_info
-from twelve_in_one.data.records import DataError
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
+from twelve_in_one.data.stored.reader import read_build_info
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
 from twelve_in_one.tasks.twelve import TWELVE
 

@@ -8,9 +8,9 @@ import pytest
 from reference.memory_split import memory_split
 
 from twelve_in_one.data import trained_on
-from twelve_in_one.data.index import SplitIndex, example_keys
 from twelve_in_one.data.pipeline import Selection
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data.stored.index import SplitIndex, example_keys
+from twelve_in_one.data.stored.records import DataError
 
 
 def index(images, ids, coco_ids=None):

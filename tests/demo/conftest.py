@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from reference.memory_split import TOKENIZER
 
-from twelve_in_one import model_folder, predict
-from twelve_in_one.data.preprocessing import Preprocessing
+from twelve_in_one import predict
+from twelve_in_one.checkpoints import model_folder
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
 from twelve_in_one.data.regions.extractor import PixelExtractor
+from twelve_in_one.data.stored.preprocessing import Preprocessing
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = tuple(

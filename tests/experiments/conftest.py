@@ -4,11 +4,14 @@ import json
 
 import pytest
 
-from twelve_in_one import default_config, metrics_writer, state, task_plan
+from twelve_in_one.checkpoints import state
+from twelve_in_one.config import defaults
+from twelve_in_one.config.settings import task_key
 from twelve_in_one.experiments.runner import Runner
-from twelve_in_one.results import RESULTS
-from twelve_in_one.run_config import task_key
+from twelve_in_one.logs import metrics_writer
+from twelve_in_one.mixing import plan
 from twelve_in_one.tasks.twelve import TASKS
+from twelve_in_one.training.finish import RESULTS
 
 NUMBERS = {name: number for number, name in enumerate(TASKS)}
 
@@ -16,18 +19,18 @@ NUMBERS = {name: number for number, name in enumerate(TASKS)}
 @pytest.fixture
 def base():
     """A short run of all tasks."""
-    config = default_config.world_config()
-    default_config.shorten(config)
+    config = defaults.world_config()
+    defaults.shorten(config)
     config.schedule.num_rounds = 20
     return config
 
 
 def batches(config):
     """Of each task; where tasks may stop, every one does at another time."""
-    planned = tuple(task_plan.PlannedTask(name, 1, 1) for name in config.tasks)
+    planned = tuple(plan.PlannedTask(name, 1, 1) for name in config.tasks)
     names = ("kind", "num_rounds", "order", "curriculum_share")
-    schedule = task_plan.Schedule(planned, **{name: config.schedule[name] for name in names})
-    expected = dict(task_plan.expected_updates(schedule))
+    schedule = plan.Schedule(planned, **{name: config.schedule[name] for name in names})
+    expected = dict(plan.expected_updates(schedule))
     if config.schedule.kind == "stop_and_go":
         expected = {name: count - NUMBERS[name] % 5 for name, count in expected.items()}
     return expected

@@ -6,10 +6,11 @@ import pytest
 from absl import app
 from reference.small_model import SMALL_MODEL
 
-from twelve_in_one import config_check, default_config, train
-from twelve_in_one.data.reader import open_split
-from twelve_in_one.data.sources import SOURCES
-from twelve_in_one.data.splits import read_clean_split
+from twelve_in_one import train
+from twelve_in_one.config import check, defaults
+from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.builders.splits import read_clean_split
+from twelve_in_one.data.stored.reader import open_split
 from twelve_in_one.experiments import __main__ as command
 from twelve_in_one.experiments import clean, consistency, grid, main, runner
 
@@ -35,15 +36,15 @@ def test_trainings_share_all_settings_but_their_own(base):
 
 def test_tasks_keep_their_rates_in_smaller_models():
     """At the paper's settings: task rate = base rate x loss scale, whoever else trains."""
-    paper = default_config.get_config()
+    paper = defaults.get_config()
     for config in (
         grid.all_tasks(paper, 0).config,
         grid.group(paper, "G1", 0).config,
         grid.pair(paper, ("vqa", "nlvr2"), 0).config,
         grid.single_task(paper, "vqa", 0, updates=5).config,
     ):
-        run = config_check.check(config)
-        scales = config_check.loss_scales(config_check.task_runs(run))
+        run = check.check(config)
+        scales = check.loss_scales(check.task_runs(run))
         for name, options in run.task.items():
             assert run.optimizer.learning_rate * scales[name] == options.learning_rate
         heads = run.optimizer.learning_rate * run.optimizer.head_learning_rate
@@ -60,7 +61,7 @@ def test_fine_tuning_takes_all_weights(base, tmp_path):
 
 
 def test_groups_hold_every_task_once():
-    assert sorted(sum(grid.GROUPS.values(), ())) == sorted(default_config.world_config().tasks)
+    assert sorted(sum(grid.GROUPS.values(), ())) == sorted(defaults.world_config().tasks)
 
 
 def test_folders_keep_their_names(base, tmp_path):
@@ -178,8 +179,8 @@ def test_command_line_names_models_and_seeds():
 @pytest.fixture(scope="module")
 def small(small_world):
     """A config of two tasks that trains for two rounds."""
-    config = default_config.world_config()
-    default_config.shorten(config)
+    config = defaults.world_config()
+    defaults.shorten(config)
     config.update_from_flattened_dict(SMALL_MODEL)
     config.model.heads = ("vqa", "region_score")
     config.data.dir, config.data.raw_dir = str(small_world.data), str(small_world.raw)

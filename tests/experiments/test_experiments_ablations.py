@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from twelve_in_one import config_check, evaluation, task_plan
+from twelve_in_one.config import check
+from twelve_in_one.evaluators import rows
 from twelve_in_one.experiments import ablations
+from twelve_in_one.mixing import plan
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = {task.name: task for task in TWELVE}
@@ -24,9 +26,9 @@ def test_variants_change_what_they_are_called(base, pretend):
     assert kinds == [go, go, go, robin, "curriculum", "anti_curriculum", robin]
     assert [config.model.num_tasks for config in found.values()] == [20, 20, 0, 20, 20, 20, 0]
     for config in found.values():
-        config_check.check(config)
+        check.check(config)
         assert config.seed == 2
-    runs = config_check.task_runs(config_check.check(found["ablation-head-token"]))
+    runs = check.task_runs(check.check(found["ablation-head-token"]))
     for one in runs:
         for other in runs:
             same_head = one.task.head == other.task.head
@@ -45,7 +47,7 @@ def test_variants_change_what_they_are_called(base, pretend):
 
 def test_without_tokens_the_task_makes_no_difference(tiny_config, random_params, random_batch):
     config = tiny_config(num_tasks=0)
-    step = jax.jit(evaluation.make_eval_step(config, TASKS["vqa"]))
+    step = jax.jit(rows.make_eval_step(config, TASKS["vqa"]))
     targets = np.eye(4, config.num_vqa_answers, dtype=np.float32)
     batch = random_batch(config) | {"targets": targets, "_mask": np.ones(4, bool)}
     first, second = (
@@ -75,11 +77,11 @@ def test_nothing_is_compared_where_nothing_stopped(base, pretend):
 @pytest.mark.parametrize("updates", [1, 5, 37, 200])
 def test_rounds_come_closest_to_the_updates(kind, share, updates):
     names = ("vqa", "gqa", "coco")
-    planned = tuple(task_plan.PlannedTask(name, 1, 1) for name in names)
+    planned = tuple(plan.PlannedTask(name, 1, 1) for name in names)
 
     def counted(rounds):
-        schedule = task_plan.Schedule(planned, kind=kind, num_rounds=rounds, curriculum_share=share)
-        return sum(map(len, task_plan.plan(schedule, {n: None for n in names}, 0, rounds)))
+        schedule = plan.Schedule(planned, kind=kind, num_rounds=rounds, curriculum_share=share)
+        return sum(map(len, plan.plan(schedule, {n: None for n in names}, 0, rounds)))
 
     rounds = ablations.rounds_for(updates, names, kind, share)
     best = min(abs(counted(other) - updates) for other in range(1, updates + 1))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from twelve_in_one import config_check
+from twelve_in_one.config import check
 from twelve_in_one.experiments import pretraining
-from twelve_in_one.models.config import PRETRAINING_HEADS
+from twelve_in_one.models.two_stream.config import PRETRAINING_HEADS
 
 
 def test_models_begin_with_their_pretraining(base, pretend, tmp_path):
@@ -39,11 +39,11 @@ def test_pretrainings_differ_in_what_they_are_called_after(base):
         assert not chosen.official_overlap
         chosen.overlap_iou = chosen.objective = 0
         plain.append(config.to_dict())
-        run = config_check.check(config)
+        run = check.check(config)
         assert run.tasks == ("conceptual_captions",) and run.seed == 5
         assert run.model["heads"] == PRETRAINING_HEADS and run.model["num_tasks"] == 0
         for size in ("text", "visual", "coattention_dim", "max_positions"):
-            assert run.model[size] == config_check.check(base).model[size]
+            assert run.model[size] == check.check(base).model[size]
     assert plain[0] == plain[1] == plain[2]
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from twelve_in_one import state, workdir_lock
+from twelve_in_one.checkpoints import lock, state
 from twelve_in_one.experiments import grid, runner
 
 
@@ -18,7 +18,7 @@ def test_waits_for_the_training_of_another(base, pretend, tmp_path, monkeypatch)
 
     def train_elsewhere():
         folder.mkdir(parents=True)
-        with workdir_lock.held(folder):
+        with lock.held(folder):
             began.set()
             assert tried.wait(60)
             other(trained.config, folder)
@@ -26,7 +26,7 @@ def test_waits_for_the_training_of_another(base, pretend, tmp_path, monkeypatch)
     def occupied(config, where):
         asked.append(where)
         try:
-            with workdir_lock.held(where):
+            with lock.held(where):
                 raise AssertionError("trained what another is at")
         finally:
             tried.set()
@@ -87,9 +87,9 @@ def test_takes_over_from_another_that_was_killed(base, pretend, tmp_path, monkey
         asked.append(where)
         if len(asked) == 1:
             where.mkdir(parents=True)
-            other.enter_context(workdir_lock.held(where))
+            other.enter_context(lock.held(where))
             monkeypatch.setattr(runner.time, "sleep", lambda seconds: other.close())
-        with workdir_lock.held(where):
+        with lock.held(where):
             pass
         return pretended(config, where)
 

@@ -7,9 +7,9 @@ import jax
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from twelve_in_one.models.config import ALL_HEADS
 from twelve_in_one.models.flops import forward_flops
-from twelve_in_one.models.two_stream import TwoStreamModel, abstract_params
+from twelve_in_one.models.two_stream.config import ALL_HEADS
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel, abstract_params
 
 
 def product_flops(jaxpr):

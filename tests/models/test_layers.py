@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from twelve_in_one.models import layers
-from twelve_in_one.models.config import Numerics, StreamConfig
+from twelve_in_one.models.two_stream.config import Numerics, StreamConfig
 
 FLOAT32 = Numerics(dtype="float32", layer_norm_eps=1e-12, initializer_range=0.02)
 BFLOAT16 = Numerics(dtype="bfloat16", layer_norm_eps=1e-12, initializer_range=0.02)

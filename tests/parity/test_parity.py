@@ -10,8 +10,8 @@ from reference.recorded import COPIES
 from reference.two_stream import Reference
 
 from twelve_in_one.convert import names
-from twelve_in_one.models.config import ALL_HEADS, PRETRAINING_HEADS
-from twelve_in_one.models.reference_config import to_reference
+from twelve_in_one.models.two_stream.config import ALL_HEADS, PRETRAINING_HEADS
+from twelve_in_one.models.two_stream.reference_config import to_reference
 from twelve_in_one.parity.__main__ import compare, main
 from twelve_in_one.parity.fixture import load_fixture, relative
 from twelve_in_one.parity.outputs import PADDED_SCORE

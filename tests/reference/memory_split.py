@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from twelve_in_one.data.image_rows import LoadedRecord, image_rows
-from twelve_in_one.data.index import SplitIndex
-from twelve_in_one.data.reader import SplitReader
-from twelve_in_one.data.records import Annotation, Regions
-from twelve_in_one.data.text import SPECIALS, Tokenizer
+from twelve_in_one.data.encode.text import SPECIALS, Tokenizer
+from twelve_in_one.data.stored.image_rows import LoadedRecord, image_rows
+from twelve_in_one.data.stored.index import SplitIndex
+from twelve_in_one.data.stored.reader import SplitReader
+from twelve_in_one.data.stored.records import Annotation, Regions
 
 NUM_WORDS = 120
 TOKENIZER = Tokenizer((*SPECIALS, *(f"word{i}" for i in range(NUM_WORDS))))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
 
 # Overrides of a config of the world. What there is to compile goes with layers, not with widths.
 SMALL_MODEL = {
@@ -30,7 +30,8 @@ def one_layer(config: TwoStreamConfig) -> TwoStreamConfig:
 @pytest.fixture(scope="module")
 def share_programs() -> Iterator[None]:
     """Trainings of a module compile each of their programs once, as one training's tasks do."""
-    from twelve_in_one import programs, train
+    from twelve_in_one import train
+    from twelve_in_one.training import programs
 
     compile_job, compile_programs, kept = train.compile_job, programs._compile, {}
 

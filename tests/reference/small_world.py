@@ -32,7 +32,7 @@ class SmallWorld:
 
     def built(self, name: str) -> Path:
         """Folder of a built dataset."""
-        from twelve_in_one.data.reader import built_folder
+        from twelve_in_one.data.stored.reader import built_folder
 
         return built_folder(self.data, name, "pixels")
 

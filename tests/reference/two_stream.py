@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.convert import names
 
 HEAD_DROPOUT = "head dropout"  # has no released name: 0.1 is written into the code
@@ -46,7 +47,7 @@ class Reference:
     """
 
     def __init__(self, config, params, *, dropout=False):
-        flat = names.flatten(params)
+        flat = flatten(params)
         self.settings, self.heads, self.with_dropout = (
             released_settings(config),
             config.heads,

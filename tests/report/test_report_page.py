@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twelve_in_one.metrics_writer import open_writer
+from twelve_in_one.logs.metrics_writer import open_writer
 from twelve_in_one.report import plots, write_report
 from twelve_in_one.report.__main__ import main
 from twelve_in_one.report.page import duration, facts

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twelve_in_one.tasks import losses, pretraining
-from twelve_in_one.tasks.base import task_count, task_loss
+from twelve_in_one.tasks.task import task_count, task_loss
 from twelve_in_one.tasks.twelve import CONCEPTUAL_CAPTIONS
 
 B, T, R, F, C, WORDS = 5, 6, 4, 3, 7, 11

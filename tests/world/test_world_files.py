@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twelve_in_one.data.region_inputs import picture_files
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.builders.region_inputs import picture_files
+from twelve_in_one.data.builders.sources import SOURCES
 from twelve_in_one.world import make, tested
 from twelve_in_one.world.__main__ import main
 from twelve_in_one.world.collections import divide, leaves_open, make_collections

@@ -6,7 +6,7 @@ from typing import Any
 
 from twelve_in_one.convert.names import WORD_TABLE, Entry
 from twelve_in_one.convert.state_dict import Loaded, from_state_dict, normalise_names
-from twelve_in_one.models.config import StreamConfig, TwoStreamConfig
+from twelve_in_one.models.two_stream.config import StreamConfig, TwoStreamConfig
 
 _MLM_BIAS, _MLM_BIAS_COPY = "cls.predictions.bias", "cls.predictions.decoder.bias"
 _BARE_PREFIXES = ("embeddings.", "encoder.", "pooler.")

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from twelve_in_one.convert.names import flatten, unflatten
+from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.convert.report import Report, StateDictError, nearest_names
 from twelve_in_one.models.vit import ViTConfig, abstract_params, resize_positions
 

@@ -19,9 +19,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from twelve_in_one.checkpoint import replacing
-from twelve_in_one.models.config import TwoStreamConfig
-from twelve_in_one.models.reference_config import to_reference
+from twelve_in_one.checkpoints.weights import replacing
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.reference_config import to_reference
 
 SAFETENSORS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")

@@ -6,17 +6,15 @@ One table, made from a config, serves reading, writing, parity and parameter cou
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import flax.linen as nn
-import jax
 import numpy as np
 
-from twelve_in_one.models.config import TwoStreamConfig
-from twelve_in_one.models.two_stream import abstract_params
+from twelve_in_one.checkpoints.trees import Path, flatten
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.trunk import abstract_params
 
-Path = tuple[str, ...]
 WORD_TABLE = "bert.embeddings.word_embeddings.weight"
 TIED_DECODER = "cls.predictions.decoder.weight"
 
@@ -136,23 +134,6 @@ def _head_modules(head: str) -> Iterator[tuple[str, Path]]:
         yield "cls.imagePredictions.transform.dense", (*path, "dense")
         yield "cls.imagePredictions.transform.LayerNorm", (*path, "norm")
         yield "cls.imagePredictions.decoder", ("heads", "masked_region_logits")
-
-
-def flatten(tree: Mapping[str, Any]) -> dict[Path, Any]:
-    """{path: leaf} of a nested dict."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {tuple(key.key for key in path): leaf for path, leaf in leaves}
-
-
-def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = leaf
-    return tree
 
 
 @functools.lru_cache(maxsize=8)  # half a second each, and a conversion asks several times

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from twelve_in_one import checkpoint
+from twelve_in_one.checkpoints import weights
 from twelve_in_one.convert import bert, files, names
 from twelve_in_one.convert.state_dict import normalise_names, to_state_dict
-from twelve_in_one.models import reference_config
-from twelve_in_one.models.config import (
+from twelve_in_one.models.two_stream import reference_config
+from twelve_in_one.models.two_stream.config import (
     ALL_HEADS,
     PRETRAINING_HEADS,
     SIZES,
@@ -54,15 +54,15 @@ def open_source(path: str | os.PathLike[str]) -> Source:
       ImportError: a PyTorch file, and PyTorch is not installed.
     """
     path = Path(path)
-    if checkpoint.is_checkpoint(path):
-        params, config, unused = checkpoint.load_params(path)
+    if weights.is_checkpoint(path):
+        params, config, unused = weights.load_params(path)
         return Source("checkpoint", path, dict(to_state_dict(config, params, unused)), config)
     if path.is_dir():
         found = [path / name for name in _FILES if (path / name).is_file()]
         if not found:
             raise ValueError(
-                f"{path} is neither a checkpoint directory ({checkpoint.CONFIG} and "
-                f"{checkpoint.PARAMS}/) nor does it hold {' or '.join(_FILES)}"
+                f"{path} is neither a checkpoint directory ({weights.CONFIG} and "
+                f"{weights.PARAMS}/) nor does it hold {' or '.join(_FILES)}"
             )
         path = found[0]
     tensors = normalise_names(files.read_state_dict(path))

@@ -12,17 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from twelve_in_one.convert.names import (
-    TIED_DECODER,
-    WORD_TABLE,
-    Entry,
-    Path,
-    flatten,
-    table,
-    unflatten,
-)
+from twelve_in_one.checkpoints.trees import Path, check_shapes, flatten, unflatten
+from twelve_in_one.convert.names import TIED_DECODER, WORD_TABLE, Entry, table
 from twelve_in_one.convert.report import Report, StateDictError, nearest_names
-from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
 
 # Index buffers that newer versions of the BERT code save; they hold arange(positions).
 _BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
@@ -215,38 +208,6 @@ def _released(
             yield entry.name, initial_value(config, entry, seed=0)
         if release:
             flat.pop(entry.path, None)
-
-
-def check_shapes(
-    expected: Mapping[Path, tuple[int, ...]], found: Mapping[Path, Any], where: str
-) -> None:
-    """Compares parameters with those that a config calls for.
-
-    Args:
-      expected: {path: shape}.
-      found: {path: anything with a shape}.
-      where: begins the error message.
-
-    Raises:
-      ValueError: paths that are missing or too many, or wrong shapes; names the first few.
-    """
-    errors = [f"no {'/'.join(path)}" for path in expected if path not in found]
-    errors += [f"unknown {'/'.join(path)}" for path in found if path not in expected]
-    errors += [
-        f"{'/'.join(path)} has shape {tuple(leaf.shape)}, expected {expected[path]}"
-        for path, leaf in found.items()
-        if path in expected and tuple(leaf.shape) != expected[path]
-    ]
-    if errors and _is_stacked(expected) != _is_stacked(found):
-        errors.insert(0, "the layers are stacked in one of the two (`scan_layers`)")
-    if errors:
-        more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
-        listed = "; ".join(errors[:5])
-        raise ValueError(f"{where}: the parameters do not fit the config: {listed}{more}")
-
-
-def _is_stacked(paths: Iterable[Path]) -> bool:
-    return any(part.startswith("segment_") for path in paths for part in path)
 
 
 def initial_value(config: TwoStreamConfig, entry: Entry, seed: int) -> np.ndarray:

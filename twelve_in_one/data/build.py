@@ -26,23 +26,24 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one import extras
-from twelve_in_one.data import files, finish, processes, region_inputs, report, splits
-from twelve_in_one.data.answers import read_vocabulary
-from twelve_in_one.data.assemble import (
+from twelve_in_one.config.paths import local_path
+from twelve_in_one.data.builders import finish, processes, region_inputs, report, splits
+from twelve_in_one.data.builders.answers import read_vocabulary
+from twelve_in_one.data.builders.assemble import (
     make_record,
     notes_of,
     read_splits,
     splits_without_regions,
 )
-from twelve_in_one.data.reader import (
+from twelve_in_one.data.builders.sources import SOURCES, Source
+from twelve_in_one.data.formats import files
+from twelve_in_one.data.stored.reader import (
     built_folder,
     open_split,
     read_build_info,
     region_names,
 )
-from twelve_in_one.data.records import DataError, Skipped
-from twelve_in_one.data.sources import SOURCES, Source
-from twelve_in_one.paths import local_path
+from twelve_in_one.data.stored.records import DataError, Skipped
 
 _PIXELS = ("pixels", "photos")
 

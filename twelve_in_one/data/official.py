@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from twelve_in_one.data.records import DataError, MissingFile
+from twelve_in_one.data.stored.records import DataError, MissingFile
 
 Program = Literal["vqa", "gqa"]
 Records = Mapping[str, Mapping[str, Any]]

@@ -22,16 +22,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data import answers, finish, report, splits, text
+from twelve_in_one.config.settings import OwnTaskOptions
 from twelve_in_one.data.annotations.jsonl import Found
-from twelve_in_one.data.files import read_json
+from twelve_in_one.data.builders import answers, finish, report, splits
+from twelve_in_one.data.encode import text
+from twelve_in_one.data.formats.files import read_json
 from twelve_in_one.data.own_inputs import read_all, regions_of
 from twelve_in_one.data.own_spec import OWN, Spec, made_of, sources
-from twelve_in_one.data.reader import built_folder, read_build_info, region_names
-from twelve_in_one.data.records import DataError
-from twelve_in_one.run_config import OwnTaskOptions
-from twelve_in_one.tasks.base import Task
+from twelve_in_one.data.stored.reader import built_folder, read_build_info, region_names
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.own import ANSWER_HEADS, own_task
+from twelve_in_one.tasks.task import Task
 
 
 def read_pictures(folder: Path, name: str) -> dict[str, Path]:
@@ -101,7 +102,7 @@ def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:
 
 
 def _lent(spec: Spec) -> Any:
-    from twelve_in_one import model_folder
+    from twelve_in_one.checkpoints import model_folder
 
     return model_folder.load_serving(spec.lends) if spec.lends else None
 

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data import region_inputs
+from twelve_in_one.config.settings import OwnTaskOptions
 from twelve_in_one.data.annotations import hf_rows, jsonl
 from twelve_in_one.data.annotations.jsonl import Found, Part, Rules
-from twelve_in_one.data.files import RecordError
+from twelve_in_one.data.builders import region_inputs
+from twelve_in_one.data.builders.region_inputs import RegionInputs
+from twelve_in_one.data.formats.files import RecordError
 from twelve_in_one.data.own_spec import PIXELS, Spec, sources
-from twelve_in_one.data.records import AnnotatedImage, DataError, Regions
-from twelve_in_one.data.region_inputs import RegionInputs
 from twelve_in_one.data.regions import open_store
-from twelve_in_one.run_config import OwnTaskOptions
-from twelve_in_one.tasks.base import VERDICTS, Task
+from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions
 from twelve_in_one.tasks.own import own_task
+from twelve_in_one.tasks.task import VERDICTS, Task
 
 
 def read_all(folder: Path, spec: Spec) -> dict[str, Found]:

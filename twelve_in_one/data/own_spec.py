@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data import finish, region_inputs
-from twelve_in_one.data.files import read_json
-from twelve_in_one.data.records import AnnotationSet, DataError
-from twelve_in_one.data.sources import Source
-from twelve_in_one.run_config import OwnTaskOptions, RunConfig, TaskOptions
+from twelve_in_one.config.settings import OwnTaskOptions, RunConfig, TaskOptions
+from twelve_in_one.data.builders import finish, region_inputs
+from twelve_in_one.data.builders.sources import Source
+from twelve_in_one.data.formats.files import read_json
+from twelve_in_one.data.stored.records import AnnotationSet, DataError
 from twelve_in_one.tasks.own import ANSWER_HEADS, own_task
 
 OWN = "own.json"
@@ -108,7 +108,7 @@ def _features(run: RunConfig, options: OwnTaskOptions) -> str:
 
 def _lender(run: RunConfig) -> Any:
     """`Serving` of the model that the run begins with; None where there is none."""
-    from twelve_in_one import model_folder
+    from twelve_in_one.checkpoints import model_folder
 
     path = _model_folder(run)
     return model_folder.load_serving(path) if path else None
@@ -116,7 +116,7 @@ def _lender(run: RunConfig) -> Any:
 
 def _model_folder(run: RunConfig) -> Path | None:
     """The model folder that a run begins with; None where it is a bare checkpoint, or nothing."""
-    from twelve_in_one import model_folder
+    from twelve_in_one.checkpoints import model_folder
 
     if not run.init_from.path:
         return None

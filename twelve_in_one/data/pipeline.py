@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from twelve_in_one.data.examples import Batch, Encoding, Example, encode_batch
-from twelve_in_one.data.negatives import draw_negatives
-from twelve_in_one.data.order import epoch_order, host_rows
-from twelve_in_one.data.reader import SplitReader
-from twelve_in_one.data.records import DataError
-from twelve_in_one.data.text import Tokenizer
-from twelve_in_one.tasks.base import Task
+from twelve_in_one.data.encode.examples import Batch, Encoding, Example, encode_batch
+from twelve_in_one.data.encode.negatives import draw_negatives
+from twelve_in_one.data.encode.text import Tokenizer
+from twelve_in_one.data.stored.order import epoch_order, host_rows
+from twelve_in_one.data.stored.reader import SplitReader
+from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.tasks.task import Task
 
 _ORDER, _DRAW = 0, 1  # what a seed is for
 

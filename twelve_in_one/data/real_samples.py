@@ -42,13 +42,15 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one import extras
-from twelve_in_one.data import files, finish, real_sets, region_inputs, report, splits, text
-from twelve_in_one.data.reader import built_folder, read_build_info, region_names
-from twelve_in_one.data.real_sets import RealSet
-from twelve_in_one.data.records import AnnotationSet, DataError
-from twelve_in_one.data.region_inputs import RegionInputs
-from twelve_in_one.data.sources import SOURCES
-from twelve_in_one.paths import local_path
+from twelve_in_one.config.paths import local_path
+from twelve_in_one.data.builders import finish, real_sets, region_inputs, report, splits
+from twelve_in_one.data.builders.real_sets import RealSet
+from twelve_in_one.data.builders.region_inputs import RegionInputs
+from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.encode import text
+from twelve_in_one.data.formats import files
+from twelve_in_one.data.stored.reader import built_folder, read_build_info, region_names
+from twelve_in_one.data.stored.records import AnnotationSet, DataError
 
 SAMPLES_VARIABLE = "TWELVE_IN_ONE_SAMPLES"
 REGIONS = "real"  # name of the region features of all sets

@@ -6,26 +6,27 @@ from pathlib import Path
 
 import numpy as np
 
-from twelve_in_one.data import finish, own_spec, trained_on
-from twelve_in_one.data.answers import read_vocabulary
-from twelve_in_one.data.examples import Encoding
-from twelve_in_one.data.negatives import nearest_pool
+from twelve_in_one.data import own_spec, trained_on
+from twelve_in_one.data.builders import finish
+from twelve_in_one.data.builders.answers import read_vocabulary
+from twelve_in_one.data.builders.sources import SOURCES, Source
+from twelve_in_one.data.builders.splits import CleanSplit, read_clean_split
+from twelve_in_one.data.encode.examples import Encoding
+from twelve_in_one.data.encode.negatives import nearest_pool
+from twelve_in_one.data.encode.pretraining import PretrainingStream
+from twelve_in_one.data.encode.text import Tokenizer
 from twelve_in_one.data.pipeline import AllTrainedOn, Seen, Selection, Stream, TaskStream
-from twelve_in_one.data.preprocessing import Preprocessing, answers_sha256
-from twelve_in_one.data.pretraining import PretrainingStream
-from twelve_in_one.data.reader import (
+from twelve_in_one.data.stored.preprocessing import Preprocessing, answers_sha256
+from twelve_in_one.data.stored.reader import (
     DEFAULT_CACHE_BYTES,
     SplitReader,
     built_folder,
     open_split,
     read_build_info,
 )
-from twelve_in_one.data.records import DataError
-from twelve_in_one.data.sources import SOURCES, Source
-from twelve_in_one.data.splits import CleanSplit, read_clean_split
-from twelve_in_one.data.text import Tokenizer
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.trained_on import TrainedOn
-from twelve_in_one.tasks.base import VERDICTS, Task, label_names
+from twelve_in_one.tasks.task import VERDICTS, Task, label_names
 
 
 @dataclasses.dataclass(frozen=True)

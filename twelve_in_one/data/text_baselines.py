@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from twelve_in_one import extras
+from twelve_in_one.config.paths import local_path
 from twelve_in_one.data.pipeline import TaskStream
-from twelve_in_one.data.reader import built_folder, has_split
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data.stored.reader import built_folder, has_split
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.streams import DataFolder, open_folder, open_stream
-from twelve_in_one.paths import local_path
-from twelve_in_one.tasks.base import Task
 from twelve_in_one.tasks.metrics.boxes import is_right
+from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TWELVE
 
 _MAX_LABELS = 200  # the commonest; logistic regression over thousands of answers takes hours

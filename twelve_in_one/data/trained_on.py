@@ -14,11 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
-from twelve_in_one.data.index import SplitIndex, key_of
 from twelve_in_one.data.pipeline import Seen, Selection
-from twelve_in_one.data.reader import SplitReader
-from twelve_in_one.data.records import DataError
-from twelve_in_one.tasks.base import Task
+from twelve_in_one.data.stored.index import SplitIndex, key_of
+from twelve_in_one.data.stored.reader import SplitReader
+from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.tasks.task import Task
 
 FILE = "trained_on.npz"
 _EXAMPLES, _IMAGES, _UNKNOWN = "examples/", "images", "unknown"

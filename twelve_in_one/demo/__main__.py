@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from twelve_in_one import extras, state
-from twelve_in_one.paths import local_path
+from twelve_in_one import extras
+from twelve_in_one.checkpoints import state
+from twelve_in_one.config.paths import local_path
 from twelve_in_one.predict.loading import load
 
 _NUM_EXAMPLES = 6

@@ -34,11 +34,13 @@ from typing import Any
 
 from absl import app, flags
 
-from twelve_in_one import config_check, default_config, distributed, extras
+from twelve_in_one import extras
 from twelve_in_one import train as trainer
+from twelve_in_one.config import check, defaults
+from twelve_in_one.config.paths import expand
 from twelve_in_one.experiments import ablations, clean, consistency, grid, main, pairs, pretraining
 from twelve_in_one.experiments.runner import Runner, Stopped
-from twelve_in_one.paths import expand
+from twelve_in_one.parallel import processes
 
 # Flags that come with the trainer's and mean nothing to a grid of trainings.
 _OF_ONE_TRAINING = ("dry_run", "coordinator", "num_processes", "process_id")
@@ -69,11 +71,11 @@ def run(argv: Sequence[str]) -> None:
     if ignored:
         raise app.UsageError(f"--{ignored[0]} is for a training: python -m twelve_in_one.train")
     trainer.set_up_logging()
-    base = flags.FLAGS.config or default_config.world_config()
+    base = flags.FLAGS.config or defaults.world_config()
     workdir = Path(expand(flags.FLAGS.workdir))
     try:
         extras.require("training", "data")
-        config_check.check(base)
+        check.check(base)
         grid.check_tested(base)
         runner = Runner(workdir, trainer.train, experiment.count(base, seeds, models))
         outcomes = experiment.run(runner, base, seeds, models)
@@ -84,7 +86,7 @@ def run(argv: Sequence[str]) -> None:
         experiment.plot(outcomes, workdir / f"{name}.png")
     except Stopped as stopped:
         _log.info("stopped in %s; the same command goes on from there", stopped)
-        sys.exit(distributed.exit_code_when_stopped())
+        sys.exit(processes.exit_code_when_stopped())
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

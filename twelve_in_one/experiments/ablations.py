@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one import metrics_writer, task_plan
+from twelve_in_one.config.settings import task_key
 from twelve_in_one.experiments import grid, paper, summary
 from twelve_in_one.experiments.comparison import Outcome, group_averages
 from twelve_in_one.experiments.grid import Training
 from twelve_in_one.experiments.runner import Runner
-from twelve_in_one.run_config import task_key
+from twelve_in_one.logs import metrics_writer
+from twelve_in_one.mixing import plan
 from twelve_in_one.tasks.twelve import TWELVE
 
 TITLES = {
@@ -152,13 +153,13 @@ def rounds_for(updates: int, tasks: Sequence[str], kind: str, curriculum_share: 
       kind: "round_robin", "curriculum" or "anti_curriculum".
       curriculum_share: see `task_plan.Schedule`.
     """
-    planned = tuple(task_plan.PlannedTask(name, 1, 1) for name in tasks)
+    planned = tuple(plan.PlannedTask(name, 1, 1) for name in tasks)
 
     def total(rounds: int) -> int:
-        schedule = task_plan.Schedule(
+        schedule = plan.Schedule(
             planned, kind=kind, num_rounds=rounds, curriculum_share=curriculum_share
         )
-        return sum(task_plan.expected_updates(schedule).values())
+        return sum(plan.expected_updates(schedule).values())
 
     # A round more never means fewer updates, and a round has one at least.
     enough = bisect.bisect_left(range(1, updates + 1), updates, key=total) + 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data import finish, splits
+from twelve_in_one.data.builders import finish, splits
 from twelve_in_one.experiments import grid, summary
 from twelve_in_one.experiments.comparison import Outcome, all_together
 from twelve_in_one.experiments.runner import Runner

@@ -21,16 +21,17 @@ from typing import Any
 
 import jax
 
-from twelve_in_one import model_folder, protocols, state
-from twelve_in_one.data.records import Annotation
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.stored.records import Annotation
+from twelve_in_one.evaluators import suite
+from twelve_in_one.evaluators.target import of_workdir, open_stream, splits_to_score
 from twelve_in_one.experiments import grid, summary
 from twelve_in_one.experiments.comparison import Outcome
 from twelve_in_one.experiments.grid import Training
 from twelve_in_one.experiments.main import BEGUN_WITH, batches_used, best_factor
 from twelve_in_one.experiments.runner import Runner
-from twelve_in_one.programs import Placement
-from twelve_in_one.subject import of_workdir, open_stream, splits_to_score
+from twelve_in_one.training.programs import Placement
 
 TITLES = {
     "single": "single-task",
@@ -214,7 +215,7 @@ def judge(workdir: Path, name: str) -> list[Judged]:
     found = []
     for split in splits:
         stream = open_stream(subject, placement, task, split, removed=asks)
-        _, outcome = protocols.evaluate_task(
+        _, outcome = suite.evaluate_task(
             placement, params, stream, options=subject.options, prefetch=subject.prefetch
         )
         right = dict(zip(outcome.example_ids, outcome.score > 0.5, strict=True))

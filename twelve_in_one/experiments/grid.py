@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one import default_config
-from twelve_in_one.data import build, reader
-from twelve_in_one.run_config import task_key
+from twelve_in_one.config import defaults
+from twelve_in_one.config.settings import task_key
+from twelve_in_one.data import build
+from twelve_in_one.data.stored import reader
 from twelve_in_one.tasks.twelve import TWELVE
 
 GROUPS = {
@@ -125,7 +126,7 @@ def fine_tuned(base: Any, name: str, seed: int, source: Training, workdir: Path)
     A quarter of the learning rate and half of the rounds are our choice.
     """
     config = with_tasks(base, [name], seed)
-    config.init_from = copy.deepcopy(default_config.get_config().init_from)  # takes everything
+    config.init_from = copy.deepcopy(defaults.get_config().init_from)  # takes everything
     config.init_from.path = str(source.folder(workdir))
     config.optimizer.learning_rate /= 4
     config.schedule.kind = "round_robin"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one import default_config
+from twelve_in_one.config import defaults
 from twelve_in_one.data import build
 from twelve_in_one.experiments import grid, summary
 from twelve_in_one.experiments.comparison import Outcome, all_together, group_averages
@@ -89,7 +89,7 @@ def with_captions(base: Any) -> Any:
     """The config on data with captions to pretrain on; the world is made anew with more of them."""
     config, data = copy.deepcopy(base), base.data
     if data.world_images and not data.world_more_captions:
-        more = default_config.MORE_CAPTIONS
+        more = defaults.MORE_CAPTIONS
         config.data.world_more_captions = more
         for name, part in (("raw_dir", "raw"), ("dir", "data")):
             world = Path(data[name]).parent
@@ -105,9 +105,9 @@ def pretraining(base: Any, variant: str, seed: int) -> Training:
       variant: of `MODELS` but "none".
       seed: of the run.
     """
-    config = default_config.pretraining_config()
+    config = defaults.pretraining_config()
     if base.data.world_images:
-        default_config.pretrain_on_world(config)
+        defaults.pretrain_on_world(config)
         config.schedule.num_rounds = _ROUNDS_FACTOR * base.schedule.num_rounds
     chosen = {name: config.model[name] for name in ("heads", "num_tasks", "visual_target")}
     config.model = copy.deepcopy(base.model)

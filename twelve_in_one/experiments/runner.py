@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 
-from twelve_in_one import config_check, state, workdir_lock
-from twelve_in_one.clock import duration
-from twelve_in_one.config_diff import differences
+from twelve_in_one.checkpoints import lock, state
+from twelve_in_one.config import check
+from twelve_in_one.config.diff import differences
+from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.experiments.grid import Training
-from twelve_in_one.results import RESULTS
-from twelve_in_one.run_config import RunConfig
+from twelve_in_one.logs.stopwatch import duration
+from twelve_in_one.training.finish import RESULTS
 
 Train = Callable[[Any, Path], dict[str, Any] | None]
 _log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Runner:
         start = time.monotonic()
         try:
             results = self._train(training.config, folder)
-        except workdir_lock.Occupied:
+        except lock.Occupied:
             _log.info("another process is at it: waiting")
             _wait(complete, folder)
             return self.run(training)
@@ -91,7 +92,7 @@ def _wait(complete: Path, folder: Path) -> None:
     """Until a training is complete, or nobody is at it any more."""
     while not complete.is_file():
         time.sleep(_WAIT_SECONDS)
-        with contextlib.suppress(workdir_lock.Occupied), workdir_lock.held(folder):
+        with contextlib.suppress(lock.Occupied), lock.held(folder):
             return
 
 
@@ -107,7 +108,7 @@ def _with_all_tasks(training: Training, results: dict[str, Any]) -> dict[str, An
 
 
 def _check_same(training: Training, folder: Path) -> None:
-    before, now = state.read_config(folder), config_check.check(training.config)
+    before, now = state.read_config(folder), check.check(training.config)
     # NAME/seed-S of a workdir that may have moved
     same_source = _source(before).parts[-2:] == _source(now).parts[-2:]
     differing = differences(before, now, ignore=("init_from.path",) if same_source else ())

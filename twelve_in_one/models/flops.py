@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from twelve_in_one.models.config import StreamConfig, TwoStreamConfig
+from twelve_in_one.models.two_stream.config import StreamConfig, TwoStreamConfig
 
 
 def _self_attention_layer(stream: StreamConfig, length: int) -> int:

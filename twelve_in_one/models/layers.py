@@ -3,7 +3,7 @@
 All modules are pure: randomness comes in as an explicit key (`dropout_key=None` means no dropout),
 so a layer gives the same numbers scanned or unrolled, rematerialised or not, under any name.
 Parameters are float32; `Numerics.dtype` is the compute dtype; softmax and layer-norm statistics are
-float32. Every parameter and activation carries logical axis names (`twelve_in_one.sharding`).
+float32. Every parameter and activation carries logical axis names (`parallel/sharding.py`).
 
 Shape letters: see `models/config.py`.
 """
@@ -16,8 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from twelve_in_one.models.config import Numerics, StreamConfig
-from twelve_in_one.sharding import constrain
+from twelve_in_one.models.two_stream.config import Numerics, StreamConfig
+from twelve_in_one.parallel.sharding import constrain
 
 Array = jax.Array
 

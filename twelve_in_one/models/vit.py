@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twelve_in_one.models.config import ACTIVATIONS, DTYPES, REMAT_POLICIES, Numerics
 from twelve_in_one.models.layers import Attention, activation, dense, dropout, fold_key, layer_norm
-from twelve_in_one.sharding import constrain
+from twelve_in_one.models.two_stream.config import ACTIVATIONS, DTYPES, REMAT_POLICIES, Numerics
+from twelve_in_one.parallel.sharding import constrain
 
 Array = jax.Array
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from twelve_in_one.models.config import DTYPES, REMAT_POLICIES
+from twelve_in_one.models.two_stream.config import DTYPES, REMAT_POLICIES
 from twelve_in_one.parity import vit
 from twelve_in_one.parity.fixture import Check, Fixture, load_fixture, read_arrays
 from twelve_in_one.parity.gradients import compare_losses, loss_function

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.convert import names
 from twelve_in_one.convert.state_dict import from_state_dict
-from twelve_in_one.models import config as model_config
-from twelve_in_one.models.config import TwoStreamConfig
-from twelve_in_one.models.encoder import stack_layers, unstack_layers
-from twelve_in_one.models.reference_config import from_reference
-from twelve_in_one.models.two_stream import TwoStreamModel
+from twelve_in_one.models.two_stream import config as model_config
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.encoder import stack_layers, unstack_layers
+from twelve_in_one.models.two_stream.reference_config import from_reference
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel
 
 OUTPUT_ATOL = 2e-5
 LOSS_RTOL = 1e-5
@@ -142,7 +143,7 @@ def released(fixture: Fixture, tree: Any) -> dict[str, np.ndarray]:
     """Parameters or gradients of ours under the released names, in the released layout."""
     if fixture.config.scan_layers:
         tree = unstack_layers(fixture.config, tree)
-    flat = names.flatten(tree)
+    flat = flatten(tree)
     return {
         entry.name: entry.from_ours(np.asarray(flat[entry.path]))
         for entry in names.table(fixture.config)

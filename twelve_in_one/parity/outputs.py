@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-from twelve_in_one.models.config import TwoStreamConfig
-from twelve_in_one.models.two_stream import TwoStreamModel
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel
 from twelve_in_one.parity.fixture import OUTPUT_ATOL, Check, Fixture, absolute, apply
 
 # A padded region's reference score carries an extra -10000, where float32 resolves 1e-3.

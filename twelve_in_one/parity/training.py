@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from twelve_in_one import optim, param_groups
+from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.convert import names
-from twelve_in_one.models.encoder import unstack_layers
+from twelve_in_one.models.two_stream.encoder import unstack_layers
+from twelve_in_one.optim import adamw, param_groups
 from twelve_in_one.parity.fixture import Check, Fixture, absolute, relative, released
 from twelve_in_one.parity.gradients import Value
 
@@ -31,7 +32,7 @@ def compare_training(fixture: Fixture, value: Callable[..., Value]) -> Iterator[
     for variant, unreached in (("none", "skip"), ("zero", "skip_until_touched")):
         if f"train/losses_grad_{variant}" not in arrays:
             continue
-        optimizer = optim.adamw(
+        optimizer = adamw.adamw(
             base,
             groups,
             official_no_bias_correction=True,
@@ -77,7 +78,7 @@ def _compare_groups(
     unrolled = fixture.params
     if fixture.config.scan_layers:
         unrolled = unstack_layers(fixture.config, unrolled)
-    assigned = names.flatten(param_groups.assign(unrolled, groups))
+    assigned = flatten(param_groups.assign(unrolled, groups))
     paths = {e.name: e.path for e in names.table(fixture.config) if e.path is not None}
     listed = fixture.arrays["train/param_names"].tolist()
     used = [i for i, name in enumerate(listed) if name in paths]

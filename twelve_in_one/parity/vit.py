@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.convert import big_vision
-from twelve_in_one.convert.names import flatten
 from twelve_in_one.models.vit import ViT, ViTConfig, resize_positions, stack_blocks, unstack_blocks
 from twelve_in_one.parity.fixture import Check, absolute, relative
 

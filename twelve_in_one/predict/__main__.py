@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from twelve_in_one.config.paths import expand, local_path
 from twelve_in_one.data.regions import open_store
-from twelve_in_one.paths import expand, local_path
 from twelve_in_one.predict.loading import load
 from twelve_in_one.predict.pictures import picture
 from twelve_in_one.predict.request_file import TEXT_ARGUMENT, answer_requests, read_requests

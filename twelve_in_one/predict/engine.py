@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from twelve_in_one.data.examples import (
+from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.data.encode.examples import (
     Encoding,
     Example,
     encode_images,
     encode_inputs,
     encode_texts,
 )
-from twelve_in_one.data.image_rows import LoadedRecord
-from twelve_in_one.data.records import Annotation, Regions
-from twelve_in_one.model_folder import Serving
+from twelve_in_one.data.stored.image_rows import LoadedRecord
+from twelve_in_one.data.stored.records import Annotation, Regions
 from twelve_in_one.predict.forward import Forward, Maps
 from twelve_in_one.predict.inputs import Boxes, Image, ImageReader, SeenImage, make_loaded
 from twelve_in_one.predict.results import Attention
-from twelve_in_one.tasks.base import Task
+from twelve_in_one.tasks.task import Task
 
 Progress = Callable[[str, int, int], None]
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from twelve_in_one.models.config import TwoStreamConfig
-from twelve_in_one.models.two_stream import TwoStreamModel, abstract_params
-from twelve_in_one.sharding import DATA, make_mesh, param_shardings, replicated, use
-from twelve_in_one.tasks.base import TRUNK_KEYS, Task, trunk_inputs
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel, abstract_params
+from twelve_in_one.parallel.sharding import DATA, make_mesh, param_shardings, replicated, use
+from twelve_in_one.tasks.task import TRUNK_KEYS, Task, trunk_inputs
 
 Maps = dict[str, np.ndarray]
 _PREFIX = "attention/"

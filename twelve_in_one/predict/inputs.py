@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from twelve_in_one.data.assemble import make_record
-from twelve_in_one.data.image_rows import LoadedRecord, load
-from twelve_in_one.data.preprocessing import Preprocessing
-from twelve_in_one.data.records import AnnotatedImage, Regions
-from twelve_in_one.data.region_inputs import RegionInputs
+from twelve_in_one.data.builders.assemble import make_record
+from twelve_in_one.data.builders.region_inputs import RegionInputs
 from twelve_in_one.data.regions.checks import check_regions, normalised
+from twelve_in_one.data.stored.image_rows import LoadedRecord, load
+from twelve_in_one.data.stored.preprocessing import Preprocessing
+from twelve_in_one.data.stored.records import AnnotatedImage, Regions
 
 # str or Path of a picture, PIL.Image.Image, uint8[H, W, 3], Regions, or None: no image at all, for
 # models that were trained on questions without one.
@@ -163,9 +163,9 @@ class ImageReader:
             raise ValueError(
                 f"{name}: the model was trained on regions that a detector found "
                 f"({self.preprocessing.region_source!r}, features of size "
-                f"{self.preprocessing.region_feature_dim}), not on pixels: pass "
-                "twelve_in_one.data.records.Regions with that detector's boxes and features, or "
-                "load(..., extractor=) with the detector"
+                f"{self.preprocessing.region_feature_dim}), not on pixels: "
+                "pass twelve_in_one.data.stored.records.Regions with that detector's boxes and "
+                "features, or load(..., extractor=) with the detector"
             )
         (descriptor,) = self._descriptors
         parts = _PIXEL_EXTRACTOR.fullmatch(descriptor)

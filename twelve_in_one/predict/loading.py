@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-from twelve_in_one import checkpoint, model_folder
-from twelve_in_one.models.config import from_json
-from twelve_in_one.models.two_stream import abstract_params
+from twelve_in_one.checkpoints import model_folder, weights
+from twelve_in_one.checkpoints.saved_rounds import all_rounds
+from twelve_in_one.models.two_stream.config import from_json
+from twelve_in_one.models.two_stream.trunk import abstract_params
+from twelve_in_one.parallel.sharding import make_mesh, param_shardings
 from twelve_in_one.predict.engine import Progress, silent
 from twelve_in_one.predict.predictor import Predictor
-from twelve_in_one.saved_rounds import all_rounds
-from twelve_in_one.sharding import make_mesh, param_shardings
 
 
 def load(
@@ -45,7 +45,7 @@ def load(
     folder = Path(path)
     if (folder / "model").is_dir():
         folder = folder / "model"
-    elif not checkpoint.is_checkpoint(folder):
+    elif not weights.is_checkpoint(folder):
         unfinished = (folder / "checkpoints").is_dir()
         raise ValueError(
             f"{folder}: "
@@ -53,14 +53,14 @@ def load(
             + "holds no trained model; pass a model folder, or a workdir with model/ in it"
         )
     try:
-        config = from_json((folder / checkpoint.CONFIG).read_text(encoding="utf-8"))
+        config = from_json((folder / weights.CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / checkpoint.CONFIG}: {error}") from error
+        raise ValueError(f"{folder / weights.CONFIG}: {error}") from error
     mesh = make_mesh(model=model, devices=jax.local_devices() if devices is None else devices)
     shardings = param_shardings(abstract_params(config), mesh, layout)
     try:
         params, config, serving = model_folder.load(folder, shardings=shardings)
-    except checkpoint.DamagedError:
+    except weights.DamagedError:
         if not all_rounds(path):
             raise
         from twelve_in_one.export import open_model  # for this alone

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one.data.examples import Example
-from twelve_in_one.data.image_rows import LoadedRecord
-from twelve_in_one.model_folder import Serving
-from twelve_in_one.models.config import TwoStreamConfig
+from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.data.encode.examples import Example
+from twelve_in_one.data.stored.image_rows import LoadedRecord
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.predict.arguments import boxes_of_each, chosen_mask, is_list, paired
 from twelve_in_one.predict.engine import Engine, Progress, make_example, silent
 from twelve_in_one.predict.forward import Forward
@@ -27,7 +27,7 @@ from twelve_in_one.predict.results import (
     Ranking,
     Verdict,
 )
-from twelve_in_one.tasks.base import Task, label_names
+from twelve_in_one.tasks.task import Task, label_names
 
 
 class Predictor:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data.files import read_text
+from twelve_in_one.data.formats.files import read_text
 from twelve_in_one.predict.predictor import Predictor
 from twelve_in_one.predict.results import Result, to_json
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from twelve_in_one import extras
-from twelve_in_one.paths import local_path
+from twelve_in_one.config.paths import local_path
 from twelve_in_one.report.results import results_table
 from twelve_in_one.report.write import write_report
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from twelve_in_one import metrics_writer
+from twelve_in_one.logs import metrics_writer
 from twelve_in_one.report.results import Results, parse_results
 from twelve_in_one.tasks.twelve import TASKS
 

@@ -3,9 +3,9 @@
 import dataclasses
 import re
 
-from twelve_in_one.models.config import RESERVED_HEADS
-from twelve_in_one.run_config import OwnTaskOptions
-from twelve_in_one.tasks.base import Task
+from twelve_in_one.config.settings import OwnTaskOptions
+from twelve_in_one.models.two_stream.config import RESERVED_HEADS
+from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TASKS, TWELVE
 
 # Choices among boxes have no form of record yet.

@@ -6,7 +6,7 @@ the numbers of its keys. Task ids that are missing belong to datasets outside th
 
 from collections.abc import Mapping
 
-from twelve_in_one.tasks.base import Task
+from twelve_in_one.tasks.task import Task
 
 # fmt: off
 #                name         title              group id  head                kind      k    T    R batch   lr   M

@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from twelve_in_one import extras
-from twelve_in_one.paths import local_path
+from twelve_in_one.config.paths import local_path
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from twelve_in_one.data.processes import end_with_parent
+from twelve_in_one.data.builders.processes import end_with_parent
 from twelve_in_one.world import contact_sheet, tested
 from twelve_in_one.world.collections import Collections, make_collections
 from twelve_in_one.world.render import render

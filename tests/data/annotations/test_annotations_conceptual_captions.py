@@ -6,7 +6,7 @@ import pytest
 from reference.spoiled_files import spoil
 
 from twelve_in_one.data.annotations import conceptual_captions
-from twelve_in_one.data.records import (
+from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
     AnnotationSet,
@@ -122,7 +122,7 @@ def test_errors(tmp_path, monkeypatch):
     (tmp_path / "caption_val.json").write_text("[]")
     with pytest.raises(DataError, match="top level must be an object"):
         conceptual_captions.read(tmp_path, "val")
-    monkeypatch.setattr("twelve_in_one.data.files.MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("twelve_in_one.data.formats.files.MAX_LINE_BYTES", 100)
     (tmp_path / TABLES["train"]).write_bytes(LINES[0] + b"\n" + b"x" * 100)
     with pytest.raises(DataError, match="line 2 exceeds 100 bytes"):
         conceptual_captions.read(tmp_path, "train")

@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from twelve_in_one.data import answers as answer_lists
 from twelve_in_one.data.annotations import gqa
 from twelve_in_one.data.annotations.select import without_images
-from twelve_in_one.data.records import DataError, MissingFile
+from twelve_in_one.data.builders import answers as answer_lists
+from twelve_in_one.data.stored.records import DataError, MissingFile
 
 # Released split -> how it is read here.
 PARTS = {

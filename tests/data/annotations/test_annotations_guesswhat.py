@@ -12,8 +12,8 @@ from reference.spoiled_files import spoil
 
 from twelve_in_one.data.annotations import guesswhat
 from twelve_in_one.data.annotations.select import without_images
-from twelve_in_one.data.records import AnnotationSet, DataError, MissingFile
-from twelve_in_one.data.text import load_tokenizer
+from twelve_in_one.data.encode.text import load_tokenizer
+from twelve_in_one.data.stored.records import AnnotationSet, DataError, MissingFile
 from twelve_in_one.tasks.metrics import boxes
 
 _PARTS = {"train": "train", "val": "valid", "test": "test"}

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from twelve_in_one.data.annotations.json_stream import elements, members
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data.formats.json_stream import elements, members
+from twelve_in_one.data.stored.records import DataError
 
 DOCUMENTS = [
     "[]",

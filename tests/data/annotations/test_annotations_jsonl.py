@@ -6,8 +6,8 @@ import pytest
 
 from twelve_in_one.data.annotations import jsonl, jsonl_fields
 from twelve_in_one.data.annotations.jsonl import Rules, file_part, image_id_of, read
-from twelve_in_one.data.files import RecordError
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data.formats.files import RecordError
+from twelve_in_one.data.stored.records import DataError
 
 SIZE = (64, 48)
 

@@ -7,7 +7,13 @@ import pytest
 
 from twelve_in_one.data.annotations import gqa, visual_genome_qa, vqa
 from twelve_in_one.data.annotations.question_answering import HELD_OUT, hold_out, num_held_out
-from twelve_in_one.data.records import AnnotatedImage, Annotation, AnnotationSet, DataError, Skipped
+from twelve_in_one.data.stored.records import (
+    AnnotatedImage,
+    Annotation,
+    AnnotationSet,
+    DataError,
+    Skipped,
+)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from reference.spoiled_files import spoil
 
-from twelve_in_one.data import safe_pickle
 from twelve_in_one.data.annotations import refcoco
 from twelve_in_one.data.annotations.select import only_images, without_images
-from twelve_in_one.data.records import AnnotationSet, DataError
+from twelve_in_one.data.formats import safe_pickle
+from twelve_in_one.data.stored.records import AnnotationSet, DataError
 from twelve_in_one.tasks.metrics.boxes import corners_from_xywh, iou, region_target
 
 FILES = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}

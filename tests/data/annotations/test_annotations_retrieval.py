@@ -8,7 +8,7 @@ from reference.spoiled_files import spoil
 
 from twelve_in_one.data.annotations import retrieval
 from twelve_in_one.data.annotations.select import only_images, without_images
-from twelve_in_one.data.records import AnnotationSet, DataError
+from twelve_in_one.data.stored.records import AnnotationSet, DataError
 
 READERS = {"coco": retrieval.read_coco, "flickr30k": retrieval.read_flickr30k}
 

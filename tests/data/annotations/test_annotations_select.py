@@ -1,5 +1,5 @@
 from twelve_in_one.data.annotations.select import only_images, restricted, without_images
-from twelve_in_one.data.records import AnnotatedImage, Annotation, AnnotationSet, Skipped
+from twelve_in_one.data.stored.records import AnnotatedImage, Annotation, AnnotationSet, Skipped
 
 
 def _images(*ids):

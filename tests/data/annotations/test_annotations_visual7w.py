@@ -15,8 +15,8 @@ from reference.spoiled_files import spoil
 
 from twelve_in_one.data.annotations import visual7w
 from twelve_in_one.data.annotations.select import only_images, without_images
-from twelve_in_one.data.records import AnnotationSet, DataError, MissingFile
-from twelve_in_one.data.text import load_tokenizer
+from twelve_in_one.data.encode.text import load_tokenizer
+from twelve_in_one.data.stored.records import AnnotationSet, DataError, MissingFile
 from twelve_in_one.tasks.metrics import boxes
 
 _FILE = "dataset_v7w_pointing.json"

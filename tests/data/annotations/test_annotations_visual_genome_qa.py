@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from twelve_in_one.data import answers as answer_lists
 from twelve_in_one.data.annotations import visual_genome_qa
 from twelve_in_one.data.annotations.select import without_images
-from twelve_in_one.data.records import AnnotatedImage, DataError
+from twelve_in_one.data.builders import answers as answer_lists
+from twelve_in_one.data.stored.records import AnnotatedImage, DataError
 from twelve_in_one.tasks.metrics.vqa import normalise_answer
 
 

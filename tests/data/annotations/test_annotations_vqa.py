@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from twelve_in_one.data import answers as answer_lists
 from twelve_in_one.data.annotations import question_answering, vqa
 from twelve_in_one.data.annotations.select import only_images, without_images
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data.builders import answers as answer_lists
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.metrics.vqa import accuracy, normalise_answer
 
 # Released split -> how it is read here.

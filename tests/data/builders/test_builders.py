@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from twelve_in_one.data import schema
 from twelve_in_one.data.builders import BUILDERS
 from twelve_in_one.data.builders.base import BuildInputs, made_of
-from twelve_in_one.data.index import read_index
-from twelve_in_one.data.records import (
+from twelve_in_one.data.builders.region_inputs import RegionInputs, no_regions
+from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.stored import schema
+from twelve_in_one.data.stored.index import read_index
+from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
     AnnotationSet,
@@ -22,8 +24,6 @@ from twelve_in_one.data.records import (
     Regions,
     Skipped,
 )
-from twelve_in_one.data.region_inputs import RegionInputs, no_regions
-from twelve_in_one.data.sources import SOURCES
 
 NAMES = pytest.mark.parametrize("name", SOURCES)
 

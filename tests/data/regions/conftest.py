@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twelve_in_one.data.records import Regions
 from twelve_in_one.data.regions.records import write_shard
+from twelve_in_one.data.stored.records import Regions
 
 
 @pytest.fixture

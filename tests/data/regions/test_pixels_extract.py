@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twelve_in_one.data.records import DataError
 from twelve_in_one.data.regions import extract
 from twelve_in_one.data.regions.extractor import PixelExtractor, load_image
 from twelve_in_one.data.regions.records import RecordStore
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.world.render import render
 from twelve_in_one.world.scenes import sample_scene
 

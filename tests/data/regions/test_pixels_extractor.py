@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twelve_in_one.data.records import DataError
 from twelve_in_one.data.regions.descriptor import lab_from_rgb
 from twelve_in_one.data.regions.extractor import (
     PixelExtractor,
@@ -15,6 +14,7 @@ from twelve_in_one.data.regions.extractor import (
     orientation,
     rgb_array,
 )
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.metrics.boxes import iou_matrix
 from twelve_in_one.world.render import render
 from twelve_in_one.world.scenes import sample_scene

@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from twelve_in_one.data.records import AnnotatedImage, DataError, Regions
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.checks import (
     check_annotated,
@@ -11,6 +10,7 @@ from twelve_in_one.data.regions.checks import (
     check_store,
     normalised,
 )
+from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions
 
 
 def _check(regions, **options):

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twelve_in_one.data import safe_pickle
-from twelve_in_one.data.records import DataError, Regions
+from twelve_in_one.data.formats import safe_pickle
+from twelve_in_one.data.formats.lmdb_file import LmdbFile
 from twelve_in_one.data.regions.checks import check_regions
 from twelve_in_one.data.regions.concap_lmdb import ConcapStore
 from twelve_in_one.data.regions.hdf5 import Hdf5Store
 from twelve_in_one.data.regions.lmdb import LmdbStore
-from twelve_in_one.data.regions.lmdb_file import LmdbFile
 from twelve_in_one.data.regions.npy import NpyStore
 from twelve_in_one.data.regions.records import (
     RecordStore,
@@ -24,6 +23,7 @@ from twelve_in_one.data.regions.records import (
     write_shard,
 )
 from twelve_in_one.data.regions.tsv import TsvStore
+from twelve_in_one.data.stored.records import DataError, Regions
 
 
 @pytest.mark.parametrize("count", [0, 1, 40, 3000])

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twelve_in_one.data.records import DataError, Regions
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.checks import check_regions
 from twelve_in_one.data.regions.concap_lmdb import ConcapStore
+from twelve_in_one.data.stored.records import DataError, Regions
 
 ROUNDS = 400
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twelve_in_one.data.records import DataError, Regions
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.checks import check_regions, check_store
 from twelve_in_one.data.regions.lmdb import LmdbStore
 from twelve_in_one.data.regions.rows import region_rows
 from twelve_in_one.data.regions.store import NoRegions, image_key
 from twelve_in_one.data.regions.tsv import TsvStore
+from twelve_in_one.data.stored.records import DataError, Regions
 
 FORMATS = (
     "lmdb", "lmdb file", "lmdb base64", "npy", "npy pairs", "npy npz", "tsv lxmert",

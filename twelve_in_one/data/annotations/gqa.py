@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data.annotations import json_stream, question_answering
-from twelve_in_one.data.files import RecordError, field, find, read_text, text_id
+from twelve_in_one.data.annotations import question_answering
+from twelve_in_one.data.formats import json_stream
+from twelve_in_one.data.formats.files import RecordError, field, find, read_text, text_id
 from twelve_in_one.data.official import Records
-from twelve_in_one.data.records import Annotation, AnnotationSet, MissingFile, Skipped
+from twelve_in_one.data.stored.records import Annotation, AnnotationSet, MissingFile, Skipped
 from twelve_in_one.tasks.metrics.gqa import QUESTION_FIELDS
 
 # Questions at the end of train and val, by question id as text, that the released code validates

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from twelve_in_one.data import files, safe_pickle
 from twelve_in_one.data.annotations.question_answering import number_id, record_name
-from twelve_in_one.data.files import RecordError
-from twelve_in_one.data.records import (
+from twelve_in_one.data.formats import files, safe_pickle
+from twelve_in_one.data.formats.files import RecordError
+from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
     AnnotationSet,

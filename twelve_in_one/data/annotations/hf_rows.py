@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.data.annotations.jsonl import ROLES, Part
-from twelve_in_one.data.files import RecordError
-from twelve_in_one.data.records import DataError
+from twelve_in_one.data.formats.files import RecordError
+from twelve_in_one.data.stored.records import DataError
 
 _PICTURES = ("image", "left", "right")
 

@@ -28,17 +28,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from twelve_in_one.data import files
 from twelve_in_one.data.annotations import jsonl_fields
-from twelve_in_one.data.files import RecordError, shorten
-from twelve_in_one.data.records import (
+from twelve_in_one.data.formats import files
+from twelve_in_one.data.formats.files import RecordError, shorten
+from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
     AnnotationSet,
     DataError,
     Skipped,
 )
-from twelve_in_one.tasks.base import Kind
+from twelve_in_one.tasks.task import Kind
 
 SPLITS = ("train", "val", "test")
 # Names that people give to these splits.

@@ -5,8 +5,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twelve_in_one.data import files
-from twelve_in_one.data.files import RecordError, shorten
+from twelve_in_one.data.formats import files
+from twelve_in_one.data.formats.files import RecordError, shorten
 from twelve_in_one.tasks.metrics.vqa import soft_score
 
 _BOX_SLACK = 1.0  # pixels, as `regions.checks` allows

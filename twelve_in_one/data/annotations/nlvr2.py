@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from twelve_in_one.data import files
 from twelve_in_one.data.annotations.question_answering import record_name
-from twelve_in_one.data.files import RecordError
-from twelve_in_one.data.records import AnnotatedImage, Annotation, AnnotationSet, Skipped
+from twelve_in_one.data.formats import files
+from twelve_in_one.data.formats.files import RecordError
+from twelve_in_one.data.stored.records import AnnotatedImage, Annotation, AnnotationSet, Skipped
 
 _FILES = {"train": ("train.json",), "val": ("dev.json",), "test": ("test1.json", "test.json")}
 

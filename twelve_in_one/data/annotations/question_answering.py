@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data import safe_pickle
 from twelve_in_one.data.annotations.select import joined_notes, restricted
-from twelve_in_one.data.answers import read_vocabulary
-from twelve_in_one.data.files import RecordError, field, read_json, shorten, text_id
-from twelve_in_one.data.records import (
+from twelve_in_one.data.builders.answers import read_vocabulary
+from twelve_in_one.data.formats import safe_pickle
+from twelve_in_one.data.formats.files import RecordError, field, read_json, shorten, text_id
+from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
     AnnotationSet,

@@ -12,11 +12,10 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data import files, safe_pickle
-from twelve_in_one.data.annotations import json_stream
 from twelve_in_one.data.annotations.retrieval import text_of
-from twelve_in_one.data.files import RecordError
-from twelve_in_one.data.records import (
+from twelve_in_one.data.formats import files, json_stream, safe_pickle
+from twelve_in_one.data.formats.files import RecordError
+from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
     AnnotationSet,

@@ -31,10 +31,9 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from twelve_in_one.data import files
-from twelve_in_one.data.annotations import json_stream
-from twelve_in_one.data.files import RecordError
-from twelve_in_one.data.records import (
+from twelve_in_one.data.formats import files, json_stream
+from twelve_in_one.data.formats.files import RecordError
+from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
     AnnotationSet,

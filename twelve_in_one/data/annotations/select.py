@@ -7,7 +7,7 @@ setup); which split is cleaned with which list is for the caller to decide.
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from twelve_in_one.data.records import Annotation, AnnotationSet
+from twelve_in_one.data.stored.records import Annotation, AnnotationSet
 
 
 def without_images(annotation_set: AnnotationSet, ids: Collection[str]) -> AnnotationSet:

@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data import files
-from twelve_in_one.data.annotations import json_stream
 from twelve_in_one.data.annotations.question_answering import number_id, record_name
-from twelve_in_one.data.files import RecordError
-from twelve_in_one.data.records import (
+from twelve_in_one.data.formats import files, json_stream
+from twelve_in_one.data.formats.files import RecordError
+from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
     AnnotationSet,

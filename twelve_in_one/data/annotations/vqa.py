@@ -18,10 +18,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from twelve_in_one.data.annotations import json_stream, question_answering
-from twelve_in_one.data.files import RecordError, field, find, read_text, text_id
+from twelve_in_one.data.annotations import question_answering
+from twelve_in_one.data.formats import json_stream
+from twelve_in_one.data.formats.files import RecordError, field, find, read_text, text_id
 from twelve_in_one.data.official import Records
-from twelve_in_one.data.records import (
+from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
     AnnotationSet,

@@ -17,17 +17,20 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from twelve_in_one.data import index as index_module
-from twelve_in_one.data import official, schema
-from twelve_in_one.data.assemble import (
+from twelve_in_one.data import official
+from twelve_in_one.data.builders.assemble import (
     describe_missing,
     make_record,
     notes_of,
     read_splits,
     splits_without_regions,
 )
-from twelve_in_one.data.files import read_json
-from twelve_in_one.data.reader import (
+from twelve_in_one.data.builders.region_inputs import RegionInputs, missing_images
+from twelve_in_one.data.builders.sources import Source
+from twelve_in_one.data.formats.files import read_json
+from twelve_in_one.data.stored import index as index_module
+from twelve_in_one.data.stored import schema
+from twelve_in_one.data.stored.reader import (
     BUILD_INFO,
     built_folder,
     dataset_folder,
@@ -36,9 +39,7 @@ from twelve_in_one.data.reader import (
     read_build_info,
     region_names,
 )
-from twelve_in_one.data.records import AnnotationSet, DataError, Skipped
-from twelve_in_one.data.region_inputs import RegionInputs, missing_images
-from twelve_in_one.data.sources import Source
+from twelve_in_one.data.stored.records import AnnotationSet, DataError, Skipped
 
 # More than this share of unusable records means the wrong file rather than a few bad records.
 MAX_SKIPPED_SHARE = 0.05

@@ -1,7 +1,7 @@
 """Builders of group G2, images and captions, and of the pretraining corpus."""
 
 from twelve_in_one.data.builders.base import ImageMajorBuilder
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.builders.sources import SOURCES
 
 
 class Coco(ImageMajorBuilder, skip_registration=True):

@@ -1,7 +1,7 @@
 """Builders of group G3: which region of the image is meant."""
 
 from twelve_in_one.data.builders.base import ImageMajorBuilder
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.builders.sources import SOURCES
 
 
 class Refcoco(ImageMajorBuilder, skip_registration=True):

@@ -1,7 +1,7 @@
 """Builders of group G1: questions with an answer from a vocabulary."""
 
 from twelve_in_one.data.builders.base import ImageMajorBuilder
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.builders.sources import SOURCES
 
 
 class Vqa(ImageMajorBuilder, skip_registration=True):

@@ -1,7 +1,7 @@
 """Builders of group G4: whether a sentence holds."""
 
 from twelve_in_one.data.builders.base import ImageMajorBuilder
-from twelve_in_one.data.sources import SOURCES
+from twelve_in_one.data.builders.sources import SOURCES
 
 
 class Nlvr2(ImageMajorBuilder, skip_registration=True):

@@ -8,7 +8,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from twelve_in_one.data.records import DataError
+from twelve_in_one.config.paths import expand
 from twelve_in_one.data.regions.concap_lmdb import ConcapStore
 from twelve_in_one.data.regions.hdf5 import Hdf5Store
 from twelve_in_one.data.regions.lmdb import LmdbStore
@@ -17,7 +17,7 @@ from twelve_in_one.data.regions.records import RecordStore, is_shard_name
 from twelve_in_one.data.regions.several import SeveralStores
 from twelve_in_one.data.regions.store import NoRegions, RegionStore
 from twelve_in_one.data.regions.tsv import TsvStore
-from twelve_in_one.paths import expand
+from twelve_in_one.data.stored.records import DataError
 
 _FORMATS = {
     "lmdb": LmdbStore,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from twelve_in_one.data.records import AnnotatedImage, DataError, Regions
 from twelve_in_one.data.regions.store import RegionStore
+from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions
 from twelve_in_one.tasks.metrics.boxes import corners_from_xywh, iou, iou_matrix
 
 # Detectors clip boxes to the last pixel's centre or to its far edge, and round.

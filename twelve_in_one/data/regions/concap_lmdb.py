@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data.files import shorten
-from twelve_in_one.data.records import DataError, Regions, Skipped
-from twelve_in_one.data.regions import msgpack
+from twelve_in_one.data.formats import msgpack
+from twelve_in_one.data.formats.files import shorten
+from twelve_in_one.data.formats.lmdb_file import LmdbFile
 from twelve_in_one.data.regions.lmdb import TENSORPACK_KEY
-from twelve_in_one.data.regions.lmdb_file import LmdbFile
 from twelve_in_one.data.regions.store import (
     RegionStore,
     make_regions,
     missing_image,
     unique_places,
 )
+from twelve_in_one.data.stored.records import DataError, Regions, Skipped
 
 _NUM_FIELDS = 8
 

@@ -22,9 +22,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data.files import PICTURE_SUFFIXES, read_json, stamp
-from twelve_in_one.data.processes import end_with_parent
-from twelve_in_one.data.records import DataError, Regions, Skipped
+from twelve_in_one.config.paths import local_path
+from twelve_in_one.data.builders.processes import end_with_parent
+from twelve_in_one.data.formats.files import PICTURE_SUFFIXES, read_json, stamp
 from twelve_in_one.data.regions.extractor import (
     PixelExtractor,
     RegionExtractor,
@@ -38,7 +38,7 @@ from twelve_in_one.data.regions.records import (
     missing_shards,
     write_shard,
 )
-from twelve_in_one.paths import local_path
+from twelve_in_one.data.stored.records import DataError, Regions, Skipped
 
 PARAMETERS = "extraction.json"  # what a folder was made with, beside its shards
 _LISTS = "images-*.json"

@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from twelve_in_one.data.records import DataError, Regions
 from twelve_in_one.data.regions.checks import normalised
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM, describe_boxes
 from twelve_in_one.data.regions.proposals import propose
+from twelve_in_one.data.stored.records import DataError, Regions
 
 MIN_SIDE = 16  # pixels; of anything smaller no regions can be told apart
 MAX_PIXELS = 64_000_000  # decoded, that is 192 MB

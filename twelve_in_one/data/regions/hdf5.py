@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from twelve_in_one.data.files import shorten
-from twelve_in_one.data.records import DataError, Regions
+from twelve_in_one.data.formats.files import shorten
 from twelve_in_one.data.regions.store import (
     RegionStore,
     image_key,
@@ -28,6 +27,7 @@ from twelve_in_one.data.regions.store import (
     missing_image,
     unique_places,
 )
+from twelve_in_one.data.stored.records import DataError, Regions
 
 # Of one array: a compressed file may claim any size.
 _MAX_BYTES = 1 << 28

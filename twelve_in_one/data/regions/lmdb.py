@@ -9,10 +9,9 @@ only an earlier release, which wrote boxes and features as base64 of float32, ne
 from collections.abc import Iterator
 from pathlib import Path
 
-from twelve_in_one.data import safe_pickle
-from twelve_in_one.data.files import shorten
-from twelve_in_one.data.records import DataError, Regions
-from twelve_in_one.data.regions.lmdb_file import LmdbFile
+from twelve_in_one.data.formats import safe_pickle
+from twelve_in_one.data.formats.files import shorten
+from twelve_in_one.data.formats.lmdb_file import LmdbFile
 from twelve_in_one.data.regions.store import (
     RegionStore,
     base64_arrays,
@@ -20,6 +19,7 @@ from twelve_in_one.data.regions.store import (
     make_regions,
     missing_image,
 )
+from twelve_in_one.data.stored.records import DataError, Regions
 
 _LIST_KEY = b"keys"
 TENSORPACK_KEY = b"__keys__"

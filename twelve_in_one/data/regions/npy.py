@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data import safe_pickle
-from twelve_in_one.data.records import DataError, Regions, Skipped
+from twelve_in_one.data.formats import safe_pickle
 from twelve_in_one.data.regions.store import (
     RegionStore,
     entry,
@@ -25,6 +24,7 @@ from twelve_in_one.data.regions.store import (
     missing_image,
     unique_places,
 )
+from twelve_in_one.data.stored.records import DataError, Regions, Skipped
 
 SUFFIXES = (".npy", ".npz")
 _INFO = "_info.npy"

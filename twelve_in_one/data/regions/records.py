@@ -17,9 +17,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from twelve_in_one.data.files import shorten
-from twelve_in_one.data.records import DataError, Regions
+from twelve_in_one.data.formats.files import shorten
 from twelve_in_one.data.regions.store import RegionStore, make_regions, missing_image
+from twelve_in_one.data.stored.records import DataError, Regions
 
 MAX_SHARDS = 99_999
 _NAME = re.compile(r"regions-(\d{5})-of-(\d{5})\.safetensors")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from twelve_in_one.data.records import Regions
+from twelve_in_one.data.stored.records import Regions
 
 _WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0, 1.0)
 

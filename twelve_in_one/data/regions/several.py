@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from twelve_in_one.data.records import Regions
 from twelve_in_one.data.regions.store import RegionStore, missing_image
+from twelve_in_one.data.stored.records import Regions
 
 
 class SeveralStores(RegionStore):

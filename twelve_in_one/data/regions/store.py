@@ -14,8 +14,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from twelve_in_one.data.files import shorten
-from twelve_in_one.data.records import DataError, Regions, Skipped
+from twelve_in_one.data.formats.files import shorten
+from twelve_in_one.data.stored.records import DataError, Regions, Skipped
 
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})")
 _PICTURE_SUFFIX = re.compile(r"\.(?:jpe?g|png)$", re.IGNORECASE)

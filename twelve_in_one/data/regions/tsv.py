@@ -16,8 +16,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from twelve_in_one.data.files import MAX_LINE_BYTES, shorten
-from twelve_in_one.data.records import DataError, Regions, Skipped
+from twelve_in_one.data.formats.files import MAX_LINE_BYTES, shorten
 from twelve_in_one.data.regions.store import (
     RegionStore,
     base64_arrays,
@@ -25,6 +24,7 @@ from twelve_in_one.data.regions.store import (
     make_regions,
     missing_image,
 )
+from twelve_in_one.data.stored.records import DataError, Regions, Skipped
 
 # Columns of width, height, number of boxes, boxes and features by the number of columns.
 _COLUMNS = {10: (2, 1, 7, 8, 9), 6: (1, 2, 3, 4, 5)}

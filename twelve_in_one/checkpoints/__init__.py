@@ -1,0 +1,1 @@
+"""Everything that is kept of models and runs, and beginning with it."""

@@ -1,0 +1,207 @@
+"""Begins a run with the weights of another model, in part or in whole, and says what came of it."""
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from twelve_in_one.checkpoints import inputs_record, model_folder, state, weights
+from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.checkpoints.trees import flatten, unflatten
+from twelve_in_one.config.settings import InitFrom, task_key
+from twelve_in_one.convert.report import Report, StateDictError, nearest_names
+from twelve_in_one.data import trained_on
+from twelve_in_one.data.trained_on import TrainedOn
+from twelve_in_one.export import open_model
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.encoder import stack_layers, unstack_layers
+
+_log = logging.getLogger(__name__)
+
+
+def load(
+    options: InitFrom, params: Any, config: TwoStreamConfig, serving: Serving
+) -> tuple[Any, Report]:
+    """The parameters with those of the source in their place.
+
+    Args:
+      options: the source and which parameters to take from it.
+      params: nested dict of arrays, drawn at random and placed.
+      config: of the model.
+      serving: vocabularies of the run, which the source's must equal where its weights are taken.
+
+    Returns:
+      Parameters placed as `params` are, and the report.
+
+    Raises:
+      StateDictError: parameters that the source lacks or has in another shape, unless they are
+        allowed to be; parameters of the source that the model does not know.
+      ValueError: the source cannot be read, or its inputs (words, answers, regions, task tokens)
+        are others than those of the run.
+    """
+    source, other = _read(Path(options.path))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+    if config.scan_layers:
+        params = unstack_layers(config, params)
+    ours, theirs = flatten(params), flatten(source)
+    wanted = _matcher(options.include, options.exclude)
+    offered = {path: array for path, array in theirs.items() if wanted("/".join(path))}
+    report = _report(ours, offered, theirs, options, wanted)
+    if other is not None:  # first, as other vocabularies are the reason of many a wrong shape
+        asked = {*report.loaded, *(name for name, *_ in report.wrong_shape)}
+        _check_inputs(options.path, other, serving, asked)
+    elif report.loaded:
+        _log.warning(
+            "%s does not say with which word pieces and answers it was trained: make sure that "
+            "those of the data are its own (of released weights, trainval_label2ans.pkl)",
+            options.path,
+        )
+    if not report.ok:
+        raise StateDictError(report)
+    for name in report.loaded:
+        path = tuple(name.split("/"))
+        ours[path] = jax.device_put(np.asarray(offered[path]), ours[path].sharding)
+    merged = unflatten(ours)
+    if config.scan_layers:  # compiled, as only then the result lies where it should
+        stack = jax.jit(stack_layers, static_argnums=0, out_shardings=shardings)
+        merged = stack(config, merged)
+    return merged, report
+
+
+def trained_on_of(path: Path) -> TrainedOn:
+    """What the weights of a source have seen."""
+    folder = path / state.MODEL if (path / state.MODEL).is_dir() else path
+    return trained_on.read(folder / trained_on.FILE) or trained_on.nothing(
+        f"what the weights of {path} were trained on"
+    )
+
+
+def _read(source: Path) -> tuple[Any, Serving | None]:
+    """Parameters in the unrolled layout, and the vocabularies they were trained with if known."""
+    path = source
+    if (source / state.MODEL).is_dir():
+        path = source / state.MODEL
+    elif state.all_rounds(source):
+        raise ValueError(
+            f"{path}: the run there has not ended; write its weights with "
+            f"`python -m twelve_in_one.export --from {path} --to FOLDER --format params` and begin "
+            "with these"
+        )
+    try:
+        params, _, _ = weights.load_params(path)
+    except weights.DamagedError:
+        if path == source or not state.all_rounds(source):
+            raise
+        model = open_model(source)  # warns, and takes a checkpoint
+        return model.params, model.serving
+    known = (path / model_folder.TASKS).is_file()
+    return params, model_folder.load_serving(path) if known else None
+
+
+def _matcher(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    def matches(patterns: Sequence[str], name: str) -> bool:
+        return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+    return lambda name: matches(include, name) and not matches(exclude, name)
+
+
+def _report(
+    ours: Mapping[Any, Any],
+    offered: Mapping[Any, Any],
+    theirs: Mapping[Any, Any],
+    options: InitFrom,
+    wanted: Callable[[str], bool],
+) -> Report:
+    allowed = _matcher(options.allow_missing, ())
+    loaded, initialised, missing, wrong_shape = [], [], [], []
+    for path, array in ours.items():
+        name = "/".join(path)
+        found = offered.get(path)
+        if found is not None and found.shape == array.shape:
+            loaded.append(name)
+        elif not wanted(name) or allowed(name):
+            initialised.append(name)
+        elif found is None:
+            missing.append(name)
+        else:
+            wrong_shape.append((name, str(found.shape), str(array.shape)))
+    unknown = ["/".join(path) for path in offered if path not in ours]
+    unused = ["/".join(path) for path in theirs if path not in offered]
+    # A source may have heads that this run has no use for; anything else unknown is a mistake.
+    unexpected = [name for name in unknown if not name.startswith("heads/")]
+    unused += [name for name in unknown if name.startswith("heads/")]
+    names = ["/".join(path) for path in ours]
+    return Report(
+        loaded=tuple(loaded),
+        initialised=tuple(initialised),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        wrong_shape=tuple(wrong_shape),
+        unused=tuple(unused),
+        nearest=nearest_names(unexpected, names),
+    )
+
+
+def _check_inputs(path: str, source: Serving, run: Serving, asked: set[str]) -> None:
+    """Weights of words, answers, regions and task tokens mean nothing under other inputs.
+
+    Raises:
+      ValueError: says what differs, and how to go on.
+    """
+    words = "trunk/text_embedding/word/embedding"
+    if words in asked and source.tokenizer.lower_case != run.tokenizer.lower_case:
+        raise ValueError(
+            f"{path}: trained with lower_case {source.tokenizer.lower_case}, the data were built "
+            f"with {run.tokenizer.lower_case}: build them as the source's were, or exclude "
+            f"{words!r} in init_from"
+        )
+    if words in asked:
+        pieces = source.tokenizer.vocabulary, run.tokenizer.vocabulary
+        how = inputs_record.difference(*pieces, "word piece")
+        if how:
+            raise ValueError(
+                f"{path}: its word pieces are not those of the data (vocab.txt differs): {how}; "
+                f"build the data with its vocabulary, or exclude {words!r} in init_from"
+            )
+    for head, answers in run.answers.items():
+        if any(name.startswith(f"heads/{head}/") for name in asked):
+            how = inputs_record.difference(source.answers.get(head, ()), answers, "answer")
+            if how:
+                raise ValueError(
+                    f"{path}: the answers of its {head!r} head are not those of the data: {how}; "
+                    f"put its {model_folder.answers_file(head)} into the data folder, or exclude "
+                    f"'heads/{head}/.*' in init_from"
+                )
+    before, now = source.preprocessing, run.preprocessing
+    regions = "trunk/visual_embedding/"
+    if any(name.startswith(regions) for name in asked):
+        for key in ("image_descriptor", "boxes"):
+            was, given = getattr(before, key), getattr(now, key)
+            if was != given:
+                raise ValueError(
+                    f"{path}: it learnt from other regions than those of the data ({key} "
+                    f"{was!r}, here {given!r}): build the data with its regions, or exclude "
+                    f"'{regions}.*' in init_from"
+                )
+        if before.region_source != now.region_source:
+            _log.warning(
+                "%s learnt from region features called %r, the data have %r: make sure that one "
+                "detector made both",
+                path,
+                before.region_source,
+                now.region_source,
+            )
+    if any(name.startswith("trunk/text_embedding/task/") for name in asked):
+        rows = {task.name: task.task_id for task in source.tasks}
+        for task in run.tasks:
+            row = rows.get(task.name, task.task_id)
+            if row != task.task_id:
+                raise ValueError(
+                    f"{path}: task {task.name} has row {row} of its task tokens, here "
+                    f"{task.task_id}: set config.task.{task_key(task.name)}.task_token={row}, or "
+                    "exclude 'trunk/text_embedding/task/.*' in init_from"
+                )

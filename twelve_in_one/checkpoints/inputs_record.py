@@ -1,0 +1,171 @@
+"""What weights depend on beside themselves: noted as a run begins, compared wherever they are used.
+
+A workdir's `inputs/` holds it in the files of a model folder (model config, word pieces, answers in
+the order of their labels, tasks, lengths, regions) with `trained_on.npz`. Workdirs of earlier
+versions hold `preprocessing.json` alone, beside which the answers of a finished run are in its
+model folder.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from twelve_in_one.checkpoints import model_folder, weights
+from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.data import trained_on
+from twelve_in_one.data.stored.preprocessing import Preprocessing, check_same, other_stores
+from twelve_in_one.models.two_stream.config import TwoStreamConfig, from_json, to_json
+
+_log = logging.getLogger(__name__)
+INPUTS, MODEL = "inputs", "model"
+_OF_TASKS = ("head", "kind", "task_id", "rows_per_example")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What is known of the inputs of a run.
+
+    Attributes:
+      path: folder of the files.
+      preprocessing: lengths and regions.
+      serving: all of it; None in workdirs of earlier versions that have no model folder.
+      model: the model's config, None likewise; `scan_layers` may be another than the run's.
+    """
+
+    path: Path
+    preprocessing: Preprocessing
+    serving: Serving | None = None
+    model: TwoStreamConfig | None = None
+
+
+def write(workdir: str | os.PathLike[str], serving: Serving, model: TwoStreamConfig) -> None:
+    """Notes the inputs of a run; each file is there complete or not at all."""
+    folder = Path(workdir) / INPUTS
+    folder.mkdir(parents=True, exist_ok=True)
+    if serving.trained_on is not None:
+        trained_on.write(folder / trained_on.FILE, serving.trained_on)
+    texts = model_folder.serving_texts(serving)
+    tasks = texts.pop(model_folder.TASKS)
+    # The last one, by which `read` knows that the others are there.
+    texts |= {weights.CONFIG: to_json(model), model_folder.TASKS: tasks}
+    for name, text in texts.items():
+        temporary = folder / f".{name}.partial"
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(folder / name)
+
+
+def read(workdir: str | os.PathLike[str]) -> Record | None:
+    """What `write` noted; None if the run has not begun.
+
+    Raises:
+      ValueError: a file is missing or damaged; names it.
+    """
+    for folder in (Path(workdir) / INPUTS, Path(workdir) / MODEL):
+        if (folder / model_folder.TASKS).is_file():
+            serving = model_folder.load_serving(folder)
+            path = folder / weights.CONFIG
+            try:
+                model = from_json(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{path}: {error}") from error
+            return Record(folder, serving.preprocessing, serving, model)
+    path = Path(workdir) / model_folder.PREPROCESSING
+    if not path.is_file():
+        return None
+    try:
+        preprocessing = Preprocessing.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Record(path.parent, preprocessing)
+
+
+def check(record: Record, offered: Serving, where: Path) -> None:
+    """Refuses inputs other than those that the weights of a run know; warns of other stores.
+
+    Args:
+      record: of the run.
+      offered: what it would be given now.
+      where: the data that are offered, for the message.
+
+    Raises:
+      ValueError: lists what differs, with the fix.
+    """
+    known, now, found = record.serving, offered.preprocessing, []
+    if known is not None:  # which tells more of these than their hashes do
+        found = differences(known, offered, record.path, where)
+        same = {key: getattr(record.preprocessing, key) for key in ("vocab_sha256", "vocab_size")}
+        now = dataclasses.replace(now, answers_sha256={}, **same)
+    try:
+        check_same(record.preprocessing, now)
+    except ValueError as error:
+        found.append(str(error))
+    if found:
+        raise ValueError(f"{record.path} and {where} do not fit each other: {'; '.join(found)}")
+    for line in other_stores(record.preprocessing, now):
+        _log.warning("%s", line)
+
+
+def differences(known: Serving, offered: Serving, path: Path, where: Path) -> list[str]:
+    """In which words, answers and tasks two differ, with the fix; of what both have.
+
+    Args:
+      known: what the weights were trained with.
+      offered: what they would be given.
+      path: folder of the former's files.
+      where: the data folder of the latter.
+    """
+    found = []
+    name = model_folder.WORDS
+    words = difference(known.tokenizer.vocabulary, offered.tokenizer.vocabulary, "word piece")
+    if words:
+        found.append(
+            f"{name}: {words}; build the data with `--vocab {path / name}` in a new folder, or a "
+            f"data set of your own with `--config.data.vocab={path / name}`"
+        )
+    for head in sorted(known.answers.keys() & offered.answers.keys()):
+        found += answers_differ(head, known, offered, path, where)
+    theirs = {task.name: task for task in offered.tasks}
+    for task in known.tasks:
+        other = theirs.get(task.name, task)
+        found += [
+            f"{key} of task {task.name}: trained with {getattr(task, key)!r}, offered "
+            f"{getattr(other, key)!r}; set it as it was in the config"
+            for key in _OF_TASKS
+            if getattr(task, key) != getattr(other, key)
+        ]
+    return found
+
+
+def answers_differ(
+    head: str, known: Serving, offered: Serving, path: Path, where: Path
+) -> list[str]:
+    """How the answers of a head differ, with the fix: a sentence, or none."""
+    name = model_folder.answers_file(head)
+    how = difference(known.answers.get(head, ()), offered.answers.get(head, ()), "answer")
+    if not how:
+        return []
+    return [
+        f"{name}: {how}; the order is part of the weights: copy {path / name} to {where / name}, "
+        f"or build the data with `--{head}_answers {path / name}`"
+    ]
+
+
+def difference(known: Sequence[str], offered: Sequence[str], noun: str) -> str:
+    """Where two lists begin to differ; "" if they do not."""
+    if tuple(known) == tuple(offered):
+        return ""
+    pairs = enumerate(zip(known, offered, strict=False))
+    at = next((i for i, (a, b) in pairs if a != b), min(len(known), len(offered)))
+
+    def entry(values: Sequence[str]) -> str:
+        return repr(values[at]) if at < len(values) else "none"
+
+    sizes = f"{len(known):,}" if len(known) == len(offered) else f"{len(known):,} and "
+    sizes += "" if len(known) == len(offered) else f"{len(offered):,}"
+    order = ", the same in another order" if sorted(known) == sorted(offered) else ""
+    return (
+        f"trained with other {noun}s than are offered ({sizes}{order}); the first that differs is "
+        f"{noun} {at}, {entry(known)} in training and {entry(offered)} now"
+    )

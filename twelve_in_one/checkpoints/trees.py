@@ -1,0 +1,57 @@
+"""Trees of parameters by their paths, and whether one has the shapes that another calls for."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+Path = tuple[str, ...]
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[Path, Any]:
+    """{path: leaf} of a nested dict."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {tuple(key.key for key in path): leaf for path, leaf in leaves}
+
+
+def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = leaf
+    return tree
+
+
+def check_shapes(
+    expected: Mapping[Path, tuple[int, ...]], found: Mapping[Path, Any], where: str
+) -> None:
+    """Compares parameters with those that a config calls for.
+
+    Args:
+      expected: {path: shape}.
+      found: {path: anything with a shape}.
+      where: begins the error message.
+
+    Raises:
+      ValueError: paths that are missing or too many, or wrong shapes; names the first few.
+    """
+    errors = [f"no {'/'.join(path)}" for path in expected if path not in found]
+    errors += [f"unknown {'/'.join(path)}" for path in found if path not in expected]
+    errors += [
+        f"{'/'.join(path)} has shape {tuple(leaf.shape)}, expected {expected[path]}"
+        for path, leaf in found.items()
+        if path in expected and tuple(leaf.shape) != expected[path]
+    ]
+    if errors and _is_stacked(expected) != _is_stacked(found):
+        errors.insert(0, "the layers are stacked in one of the two (`scan_layers`)")
+    if errors:
+        more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
+        listed = "; ".join(errors[:5])
+        raise ValueError(f"{where}: the parameters do not fit the config: {listed}{more}")
+
+
+def _is_stacked(paths: Iterable[Path]) -> bool:
+    return any(part.startswith("segment_") for path in paths for part in path)

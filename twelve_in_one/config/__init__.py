@@ -1,0 +1,1 @@
+"""Settings of a run: which there are, their defaults, their checks and their differences."""

@@ -1,0 +1,395 @@
+"""Checks a config and turns it into frozen dataclasses: every error at once, before any work."""
+
+import dataclasses
+import difflib
+import math
+import re
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from twelve_in_one.config.paths import expand
+from twelve_in_one.config.settings import (
+    DATA_DECIDES,
+    OwnTaskOptions,
+    RunConfig,
+    TaskOptions,
+    TaskRun,
+    task_key,
+)
+from twelve_in_one.models.two_stream.config import (
+    ALL_HEADS,
+    StreamConfig,
+    TwoStreamConfig,
+    from_dict,
+)
+from twelve_in_one.tasks import own
+from twelve_in_one.tasks.task import Task
+from twelve_in_one.tasks.twelve import TASKS
+
+_MAY_BE_ZERO = (
+    *DATA_DECIDES,
+    "position_offset",
+    "num_tasks",
+    "num_frozen_layers",
+)
+_MAY_BE_NEGATIVE = ("answer_bias",)
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a config."""
+
+    def __init__(self, errors: Sequence[str]):
+        super().__init__(
+            f"{len(errors)} error{'s' * (len(errors) > 1)} in the config:\n"
+            + "\n".join(f"  {error}" for error in errors)
+        )
+        self.errors = tuple(errors)
+
+
+def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
+    """The config as frozen dataclasses.
+
+    Raises:
+      ConfigError: lists every unknown, missing or impossible setting, with the nearest known names;
+        if there are none, all settings that do not fit each other.
+    """
+    raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    if not isinstance(raw, Mapping):
+        raise ConfigError([f"a config is a dict of settings, got {raw!r}"])
+    errors: list[str] = []
+    tasks = _task_names(raw.get("tasks"), _own_names(raw.get("task")), errors)
+    checked = {
+        "tasks": tasks,
+        "task": _task_options(raw.get("task"), tasks, errors),
+        "model": _model_fields(raw.get("model"), errors),
+    }
+    run = _section(RunConfig, {**raw, **checked}, "", errors)
+    _check_patterns(raw, errors)
+    if not errors:
+        _check_together(run, errors)
+    if errors:
+        raise ConfigError(errors)
+    return run
+
+
+def task_runs(run: RunConfig) -> tuple[TaskRun, ...]:
+    """The tasks of a run in its order, with the shapes of the config."""
+    return tuple(_task_run(_task_of(name, run.task[name]), run.task[name]) for name in run.tasks)
+
+
+def _task_of(name: str, options: TaskOptions) -> Task:
+    return own.own_task(name, options) if isinstance(options, OwnTaskOptions) else TASKS[name]
+
+
+def loss_scales(runs: Sequence[TaskRun]) -> dict[str, float]:
+    """Factor on each task's loss, see `TaskOptions.loss_scale`."""
+    positive = [r.options.learning_rate for r in runs if r.options.learning_rate > 0]
+    lowest = min(positive, default=1.0)
+    return {r.task.name: r.options.loss_scale or r.options.learning_rate / lowest for r in runs}
+
+
+def resolve_model(
+    fields: Mapping[str, Any],
+    *,
+    vocab_size: int,
+    answers: Mapping[str, int],
+    region_feature_dim: int,
+    own_heads: tuple[tuple[str, int, int], ...] = (),
+) -> TwoStreamConfig:
+    """The model's config with the sizes that the data decides where the config says 0.
+
+    Args:
+      fields: `RunConfig.model`.
+      vocab_size: word pieces of the data.
+      answers: head -> number of answers in the data.
+      region_feature_dim: F of the data's regions; 0 if it has none.
+      own_heads: of tasks on data sets of the user's own.
+
+    Raises:
+      ConfigError: a size that the config gives does not fit the data.
+    """
+    found = {
+        "vocab_size": vocab_size,
+        "num_vqa_answers": answers.get("vqa", 0),
+        "num_gqa_answers": answers.get("gqa", 0),
+        "region_feature_dim": region_feature_dim,
+    }
+    errors = []
+    resolved = {**fields, "own_heads": own_heads}
+    for name, size in found.items():
+        given = fields[name]
+        resolved[name] = given or max(size, 1)
+        if given and size and (given < size or (name == "region_feature_dim" and given != size)):
+            errors.append(f"model.{name} is {given}, the data has {size}; 0 takes that of the data")
+    if errors:
+        raise ConfigError(errors)
+    return from_dict(resolved)
+
+
+def _task_run(task: Task, options: TaskOptions) -> TaskRun:
+    shapes = {
+        name: getattr(options, name)
+        for name in ("max_tokens", "max_regions", "num_choices", "detected_slots", "batch_size")
+    }
+    changed = dataclasses.replace(
+        task,
+        task_id=options.task_token or task.task_id,
+        learning_rate=options.learning_rate,
+        **shapes,
+    )
+    return TaskRun(changed, options)
+
+
+def _own_names(raw: Any) -> list[str]:
+    """Tasks on data sets of the user's own: those that say what they are like."""
+    sections = raw.items() if isinstance(raw, Mapping) else ()
+    known = {task_key(name) for name in TASKS}
+    return [
+        str(k) for k, v in sections if k not in known and isinstance(v, Mapping) and "like" in v
+    ]
+
+
+def _task_names(value: Any, own_names: Sequence[str], errors: list[str]) -> tuple[str, ...]:
+    names = [*TASKS, *own_names]
+    if not isinstance(value, (tuple, list)) or not value:
+        errors.append(f"tasks: {value!r}; should name some of {', '.join(names)}")
+        return ()
+    for name in value:
+        if name not in names:
+            listed = str(tuple(str(name).split(",")))
+            hint = f'; for several write --config.tasks="{listed}"' if "," in str(name) else ""
+            errors.append(f"tasks: no task {name!r}{hint or _near(name, names)}{_how_own(name)}")
+    found = tuple(name for name in value if name in names)
+    errors += [
+        f"task.{name}: config.tasks does not name it, so it would not be trained on"
+        for name in own_names
+        if name not in found
+    ]
+    if len(set(found)) < len(found):
+        errors.append(f"tasks: each may be named once, got {', '.join(found)}")
+    return found
+
+
+def _task_options(raw: Any, tasks: Sequence[str], errors: list[str]) -> dict[str, Any]:
+    """`TaskOptions` by task name."""
+    if not isinstance(raw, Mapping):
+        errors.append(f"task: should be a section, got {raw!r}")
+        return {}
+    for name in tasks:
+        if task_key(name) not in raw:
+            errors.append(f"task.{task_key(name)}: missing, though tasks names {name}")
+    known = {task_key(name): name for name in TASKS}
+    own_names = _own_names(raw)
+    checked = {}
+    for key, options in raw.items():
+        if key in known:
+            checked[known[key]] = _section(TaskOptions, options, f"task.{key}", errors)
+        elif key in own_names:
+            checked[key] = _section(OwnTaskOptions, options, f"task.{key}", errors)
+            if checked[key] is not None:
+                errors += [f"task.{key}{w}" for w in own.wrong(key, checked[key])]
+        else:
+            errors.append(f"task.{key}: no such task{_near(key, known)}{_how_own(key)}")
+    return checked
+
+
+def _how_own(name: Any) -> str:
+    return f"; a data set of your own needs task.{name}.like, and jsonl or hf"
+
+
+def _model_fields(raw: Any, errors: list[str]) -> dict[str, Any]:
+    """Fields of `TwoStreamConfig`, with 0 for what the data decides."""
+    values = _values(TwoStreamConfig, raw, "model", errors)
+    if values is None:
+        return {}
+    try:
+        model = from_dict(
+            {name: value or 1 if name in DATA_DECIDES else value for name, value in values.items()}
+        )
+    except ValueError as error:
+        errors.append(f"model: {error}")
+        return {}
+    return dataclasses.asdict(model) | {
+        name: values[name] for name in DATA_DECIDES if name in values
+    }
+
+
+def _section(cls: type, raw: Any, path: str, errors: list[str]) -> Any:
+    """`raw` as the dataclass `cls`, or None; errors are added to the list."""
+    values = _values(cls, raw, path, errors)
+    return None if values is None else cls(**values)
+
+
+def _values(cls: type, raw: Any, path: str, errors: list[str]) -> dict[str, Any] | None:
+    """`raw` as arguments of the dataclass `cls`, or None; errors are added to the list."""
+    if not isinstance(raw, Mapping):
+        errors.append(f"{path}: should be a section, got {raw!r}")
+        return None
+    prefix = f"{path}." if path else ""
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    count = len(errors)
+    for name in raw:
+        if name not in fields:
+            errors.append(f"{prefix}{name}: no such setting{_near(name, fields)}")
+    values = {}
+    for name, field in fields.items():
+        if name not in raw:
+            if field.default is dataclasses.MISSING:
+                errors.append(f"{prefix}{name}: missing")
+        elif cls is TwoStreamConfig and hints[name] is StreamConfig:
+            values[name] = _values(StreamConfig, raw[name], f"{prefix}{name}", errors)
+        elif dataclasses.is_dataclass(hints[name]):
+            values[name] = _section(hints[name], raw[name], f"{prefix}{name}", errors)
+        else:
+            values[name] = _value(raw[name], cls, field, hints[name], f"{prefix}{name}", errors)
+    return None if len(errors) > count else values
+
+
+def _value(
+    value: Any, cls: type, field: dataclasses.Field, hint: Any, path: str, errors: list[str]
+) -> Any:
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    low, high, choices = (field.metadata.get(limit) for limit in ("low", "high", "choices"))
+    if cls in (TwoStreamConfig, StreamConfig):  # whose fields carry no limits
+        lows = {int: 0 if field.name in _MAY_BE_ZERO else 1, float: 0.0}
+        low = None if field.name in _MAY_BE_NEGATIVE else lows.get(kind)
+    if kind is typing.Literal:
+        kind, choices = type(inner[0]), inner
+    if kind is tuple and isinstance(value, (list, tuple)):
+        value = tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        if inner[0] is not Any and not all(_is_a(item, inner[0]) for item in value):
+            errors.append(f"{path}: should hold {inner[0].__name__} only, got {value!r}")
+        return value
+    if field.metadata.get("path") and isinstance(value, str):
+        value = expand(value)
+    if kind is float and _is_a(value, int) and abs(value) <= sys.float_info.max:
+        value = float(value)
+    if not _is_a(value, kind):
+        errors.append(f"{path}: should be {kind.__name__}, got {value!r}")
+    elif kind is float and not math.isfinite(value):
+        errors.append(f"{path}: should be finite, got {value}")
+    elif low is not None and value < low:
+        errors.append(f"{path}: should be at least {low}, got {value}")
+    elif high is not None and value > high:
+        errors.append(f"{path}: should be at most {high}, got {value}")
+    elif choices is not None and value not in choices:
+        errors.append(f"{path}: {value!r} is not one of {', '.join(map(str, choices))}")
+    return value
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _check_together(run: RunConfig, errors: list[str]) -> None:
+    """What only several settings together can get wrong."""
+    model = run.model
+    positions = model["max_positions"] - model["position_offset"]
+    for name, options in run.task.items():
+        path = f"task.{task_key(name)}"
+        if options.max_tokens > positions:
+            errors.append(f"{path}.max_tokens: {options.max_tokens}, the model has {positions}")
+        if options.batch_size % options.accumulate:
+            errors.append(
+                f"{path}.accumulate: {options.accumulate} does not divide the batch size "
+                f"{options.batch_size}"
+            )
+        chooses = _task_of(name, options).kind == "choice"
+        if chooses != (options.num_choices > 0):
+            errors.append(
+                f"{path}.num_choices: {options.num_choices}, but {name} chooses among "
+                + ("annotated boxes and needs some" if chooses else "no boxes: 0")
+            )
+        if chooses and not 0 < options.detected_slots < options.max_regions:
+            errors.append(
+                f"{path}.detected_slots: {options.detected_slots} leaves no room for annotated "
+                f"boxes in max_regions {options.max_regions}"
+            )
+    for task in (_task_of(name, run.task[name]) for name in run.tasks):
+        for head in task.heads:
+            if head in ALL_HEADS and head not in model["heads"]:
+                errors.append(f"model.heads: lacks {head!r}, which {task.name} reads")
+        rows, token = model["num_tasks"], run.task[task.name].task_token
+        if token and 0 < rows <= token:
+            path = f"task.{task_key(task.name)}.task_token"
+            errors.append(f"{path}: {token}, model.num_tasks has {rows} rows")
+        if not token and 0 < rows <= task.task_id:
+            errors.append(f"model.num_tasks: {rows} rows, {task.name} is number {task.task_id}")
+    unknown = [name for name in run.schedule.order if name not in run.tasks]
+    if unknown or len(set(run.schedule.order)) < len(run.schedule.order):
+        errors.append(f"schedule.order: {run.schedule.order} should name tasks of the run, once")
+    if run.schedule.kind == "temperature" and run.schedule.temperature <= 0:
+        errors.append(f"schedule.temperature: should be above 0, got {run.schedule.temperature}")
+    if run.optimizer.warmup_share > 1:
+        errors.append(f"optimizer.warmup_share: a share up to 1, got {run.optimizer.warmup_share}")
+    if run.optimizer.official_unreached != "step" and model["scan_layers"]:
+        errors.append(
+            "optimizer.official_unreached: a stacked layer cannot be left out: needs "
+            "model.scan_layers to be False"
+        )
+    for name in ("b1", "b2"):
+        if getattr(run.optimizer, name) >= 1:
+            errors.append(
+                f"optimizer.{name}: should be below 1, got {getattr(run.optimizer, name)}"
+            )
+
+
+def _check_patterns(raw: Mapping[str, Any], errors: list[str]) -> None:
+    def listed(section: str, name: str) -> tuple[Any, ...]:
+        options = raw.get(section)
+        value = options.get(name) if isinstance(options, Mapping) else ()
+        return tuple(value) if isinstance(value, (list, tuple)) else ()
+
+    patterns = {
+        f"init_from.{name}": [text for text in listed("init_from", name) if isinstance(text, str)]
+        for name in ("include", "exclude", "allow_missing")
+    }
+    for i, group in enumerate(listed("optimizer", "groups")):
+        path = f"optimizer.groups[{i}]"
+        triple = isinstance(group, (list, tuple)) and len(group) == 3
+        if not triple or not isinstance(group[0], str):
+            errors.append(
+                f"{path}: should be (pattern, learning rate multiplier, weight decay), "
+                f"got {group!r}"
+            )
+            continue
+        patterns[path] = [group[0]]
+        if any(not _is_a(x, (int, float)) or not 0 <= x < math.inf for x in group[1:]):
+            errors.append(f"{path}: needs two numbers from 0 up, got {group[1:]}")
+    for path, texts in patterns.items():
+        for text in texts:
+            try:
+                re.compile(text)
+            except (re.error, OverflowError, RecursionError) as error:
+                errors.append(f"{path}: {text!r} is no regular expression: {error}")
+
+
+def _near(name: Any, known: Any) -> str:
+    near = difflib.get_close_matches(str(name), list(known), n=3)
+    return f"; did you mean {', '.join(near)}?" if near else f"; known: {', '.join(known)}"
+
+
+def unknown_overrides(arguments: Sequence[str], config: Any) -> list[str]:
+    """What is wrong with the names of `--config.a.b=c` arguments, for all of them at once."""
+    errors = []
+    for argument in arguments:
+        match = re.match(r"--?config\.([^=]+)", argument)
+        section, path = config, ()
+        for name in match.group(1).split(".") if match else ():
+            if not isinstance(section, Mapping | ml_collections.ConfigDict):
+                errors.append(f"--config.{'.'.join((*path, name))}: {'.'.join(path)} is no section")
+                break
+            if name not in section:
+                own_hint = _how_own(name) if path == ("task",) else ""
+                errors.append(
+                    f"--config.{'.'.join((*path, name))}: no such setting"
+                    f"{_near(name, list(section))}{own_hint}"
+                )
+                break
+            section, path = section[name], (*path, name)
+    return errors

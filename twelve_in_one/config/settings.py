@@ -1,0 +1,406 @@
+"""The settings of a run as frozen dataclasses. Configs are checked into these, see `config_check`.
+
+Sizes count examples, rounds and batches; a round visits every active task once (the paper's
+iteration).
+"""
+
+import dataclasses
+from typing import Any
+
+from twelve_in_one.tasks.task import Task
+
+# Sizes of the model that may be 0: as the data has them.
+DATA_DECIDES = ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim")
+
+
+def task_key(name: str) -> str:
+    """A task's name as it is written in `config.task`: flags know no "+"."""
+    return name.replace("+", "_plus")
+
+
+def _at_least(low: float, default: Any = dataclasses.MISSING) -> Any:
+    return dataclasses.field(default=default, metadata={"low": low})
+
+
+def _share(default: float) -> Any:
+    return dataclasses.field(default=default, metadata={"low": 0.0, "high": 1.0})
+
+
+def _one_of(*values: str) -> Any:
+    return dataclasses.field(metadata={"choices": values})
+
+
+def _path(default: Any = dataclasses.MISSING) -> Any:
+    """Of a file or folder, or ""; "~" is expanded."""
+    return dataclasses.field(default=default, metadata={"path": True})
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Where examples come from.
+
+    Attributes:
+      dir: built datasets, as `data.build` leaves them.
+      raw_dir: official files that `dir` was built from, or is built from if `world_images` says so;
+        pictures of examples in the report come from there. "" if there are none.
+      regions: name of the region features.
+      clean: leave out other datasets' test images (paper section 3.2).
+      world_images: size of the generated world that is made where `dir` does not exist, or 0.
+      world_seed: its seed.
+      world_more_captions: its further pictures with captions, for pretraining.
+      own_dir: where data sets of the user's own are built; "" takes `data` in the workdir. Runs
+        that share it read the same files with the same settings.
+      vocab: WordPiece vocabulary, one token a line, for runs with data sets of the user's own; ""
+        takes that of `init_from`, else that of `dir` with the words of the data set added, else
+        one made of its training texts.
+      samples_dir: samples of real records that `dir` is built from where it does not exist, see
+        `data.real_samples`; "" builds nothing.
+      held_out_dir: files of the same kinds that become the test splits; "" if there are none.
+      feature_dtype: of regions on their way to the device; "float16" halves the transfer.
+      cache_megabytes: memory for decoded records, for every task.
+      prefetch: batches of a task that wait ready.
+    """
+
+    dir: str = _path()
+    raw_dir: str = _path()
+    regions: str
+    clean: bool
+    samples_dir: str = _path()
+    held_out_dir: str = _path()
+    world_images: int = _at_least(0)
+    world_seed: int = _at_least(0)
+    feature_dtype: str = _one_of("float32", "float16")
+    cache_megabytes: int = _at_least(1)
+    prefetch: int = _at_least(1)
+    world_more_captions: int = _at_least(0, 0)
+    own_dir: str = ""
+    vocab: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOptions:
+    """One task of a run.
+
+    Attributes:
+      max_tokens: T with [CLS] and [SEP].
+      max_regions: R with the global region.
+      num_choices: M of tasks that choose among annotated boxes, else 0.
+      detected_slots: slots in front of the annotated boxes of such tasks.
+      batch_size: B examples an update, over all devices.
+      learning_rate: the paper's rate; only ratios matter, see `loss_scale`.
+      loss_scale: factor on the loss; 0 takes the task's learning rate over the smallest one of the
+        run, as the released code does.
+      accumulate: parts that a batch is cut into, whose gradients are summed before the update.
+      train_split: trained on.
+      val_split: watched by stop-and-go.
+      test_splits: scored at the end; those that were not built are left out, and that is said.
+      candidates: what tasks that point at a region may choose from, "detected" or "annotated".
+      max_train_examples: use only about so many, whole records; 0 uses all.
+      task_token: row of the task-token table; 0 takes the task's own number. Tasks may share one,
+        as those with one head do in the paper's ablation. Random draws follow it, too.
+    """
+
+    max_tokens: int = _at_least(3)
+    max_regions: int = _at_least(1)
+    num_choices: int = _at_least(0)
+    detected_slots: int = _at_least(0)
+    batch_size: int = _at_least(1)
+    learning_rate: float = _at_least(0.0)
+    loss_scale: float = _at_least(0.0)
+    accumulate: int = _at_least(1)
+    train_split: str = ""
+    val_split: str = ""
+    test_splits: tuple[str, ...] = ()
+    candidates: str = dataclasses.field(
+        default="detected", metadata={"choices": ("detected", "annotated")}
+    )
+    max_train_examples: int = _at_least(0, 0)
+    task_token: int = _at_least(0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnTaskOptions(TaskOptions):
+    """A task on a data set of the user's own; see `data.annotations.jsonl` for its records.
+
+    Attributes:
+      like: which of the twelve it is like: "vqa", "vgqa" or "gqa" questions and answers, "coco" or
+        "flickr30k" captions, "refcoco", "refcoco+" or "refcocog" expressions and boxes, "snli_ve"
+        statements about a picture, "nlvr2" statements about two.
+      jsonl: file of records, one JSON object a line; `val_jsonl` and `test_jsonl` likewise.
+      hf: instead of files, a dataset of the Hugging Face library: a folder that `save_to_disk`
+        wrote, or a name on the hub, with ":SPLIT" to take one split only.
+      images: folder that the records' pictures are in.
+      collection: "coco", "visual_genome" or "flickr30k" if the pictures are of these, so that the
+        clean split knows them; "" if they are others.
+      title: name for people; "" takes the task's.
+      answers: of questions: a file of answers, .json or .txt; "vqa" or "gqa" takes the answers and
+        the head of these tasks; "" makes a list of the training answers, for a head of its own.
+      min_answer_count: training questions that an answer must have to get into that list.
+      labels: of statements, in order, for a head of its own; () takes those and the head of `like`.
+      box_format: "xyxy" (x1, y1, x2, y2) or "xywh" (x, y, width, height), in pixels.
+      val_share: of the images, where neither files nor records say what is validated on.
+      test_share: likewise, for the test.
+      features: of regions: "pixels", "photos", "none", or a store as for `data.build --features`;
+        "" takes those of the run's other tasks or of `init_from`, and "photos" without these.
+      max_skipped_share: of unusable records before giving up.
+    """
+
+    like: str = ""
+    jsonl: str = ""
+    val_jsonl: str = ""
+    test_jsonl: str = ""
+    hf: str = ""
+    images: str = ""
+    collection: str = dataclasses.field(
+        default="", metadata={"choices": ("", "coco", "visual_genome", "flickr30k")}
+    )
+    title: str = ""
+    answers: str = ""
+    min_answer_count: int = _at_least(1, 1)
+    labels: tuple[str, ...] = ()
+    box_format: str = dataclasses.field(default="xyxy", metadata={"choices": ("xyxy", "xywh")})
+    val_share: float = _share(0.1)
+    test_share: float = _share(0.1)
+    features: str = ""
+    max_skipped_share: float = _share(0.05)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleOptions:
+    """Which task trains when: the fields of `task_plan.Schedule` and `dsg.Controller`."""
+
+    kind: str = _one_of(
+        "stop_and_go",
+        "round_robin",
+        "proportional",
+        "temperature",
+        "curriculum",
+        "anti_curriculum",
+    )
+    num_rounds: int = _at_least(1)
+    gap: int = _at_least(0)
+    validate_epochs: float = _at_least(0.0)
+    min_validation_rounds: int = _at_least(1)
+    max_validation_rounds: int = _at_least(0)
+    temperature: float = _at_least(0.0)
+    order: tuple[str, ...] = ()
+    curriculum_share: float = _at_least(0.0, 0.5)
+    patience: int = _at_least(0, 1)
+    threshold: float = _at_least(0.0, 0.001)
+    continue_threshold: float = _at_least(0.0, 0.005)
+    cooldown: int = _at_least(0, 1)
+    official_resets: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """How gradients become updates; see `optim` and `schedules`.
+
+    Attributes:
+      name: "adamw", "radam", or "adafactor" (big_vision's; of the numbers below it takes `b1`, and
+        its decay follows the schedule but not the base rate).
+      update: "in_turn", one update a task (the paper), or "fused", one a round from the sum of the
+        gradients of its tasks, for meshes that a batch of one task cannot fill.
+      learning_rate: base rate.
+      schedule: "linear", "cosine", "step" or "constant", over rounds.
+      warmup_share: share of the rounds in which the rate rises from 0.
+      step_rounds: where "step" multiplies the rate.
+      step_factor: by this.
+      head_learning_rate: multiplier of the heads whose released names start with "vil_".
+      groups: (pattern, learning rate multiplier, weight decay) that go before the default groups.
+      clip_norm: global norm that gradients are cut to; 0 does not.
+      on_nonfinite: "raise", or "skip" the update and count it.
+      official_schedule: the released code's: after the first update of a round the others have the
+        rate of the next round. Of pretraining: every update has the rate of the next.
+      official_epoch_rounds: of schedule "step": rounds of one of the released code's epochs, at
+        whose ends its two schedulers overwrite each other; 0 leaves that out.
+    """
+
+    name: str = _one_of("adamw", "radam", "adafactor")
+    update: str = _one_of("in_turn", "fused")
+    learning_rate: float = _at_least(0.0)
+    schedule: str = _one_of("linear", "cosine", "step", "constant")
+    warmup_share: float = _at_least(0.0)
+    step_rounds: tuple[int, ...] = ()
+    step_factor: float = _at_least(0.0, 0.2)
+    b1: float = _at_least(0.0, 0.9)
+    b2: float = _at_least(0.0, 0.999)
+    eps: float = _at_least(0.0, 1e-6)
+    weight_decay: float = _at_least(0.0, 0.01)
+    head_learning_rate: float = _at_least(0.0, 1.0)
+    groups: tuple[Any, ...] = ()
+    clip_norm: float = _at_least(0.0, 0.0)
+    on_nonfinite: str = dataclasses.field(default="raise", metadata={"choices": ("raise", "skip")})
+    official_schedule: bool = False
+    official_epoch_rounds: int = _at_least(0, 0)
+    official_no_bias_correction: bool = False
+    official_decay_after_update: bool = False
+    official_uncorrected_eps: bool = False
+    official_shared_step_size: bool = False
+    official_decayed_norms: bool = False
+    official_unreached: str = dataclasses.field(
+        default="step", metadata={"choices": ("step", "skip", "skip_until_touched")}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """How the model is scored.
+
+    Attributes:
+      max_validation_examples: of a task, each time that stop-and-go looks; 0 takes all.
+      max_test_examples: of a task, at the end; 0 takes all.
+      batch_size: B; 0 takes each task's own.
+      retrieval_captions: captions of a block of the score matrix.
+      retrieval_images: images of a block.
+      text_baselines: also score chance, majority and words alone on what is tested, for the table.
+      pictures: examples a task that the report draws.
+      keep_trained_on: also score records that the model was trained on, which are left out else.
+    """
+
+    max_validation_examples: int = _at_least(0)
+    max_test_examples: int = _at_least(0)
+    batch_size: int = _at_least(0)
+    retrieval_captions: int = _at_least(1)
+    retrieval_images: int = _at_least(1)
+    text_baselines: bool = False
+    pictures: int = _at_least(0, 0)
+    keep_trained_on: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """What is kept: the newest, the best by mean validation score, and one every so often.
+
+    Attributes:
+      every_rounds: rounds between saves.
+      keep_latest: how many of the newest.
+      keep_best: how many of the best.
+      keep_every_rounds: also every one whose round is a multiple; 0 keeps none of these.
+    """
+
+    every_rounds: int = _at_least(1)
+    keep_latest: int = _at_least(1)
+    keep_best: int = _at_least(0)
+    keep_every_rounds: int = _at_least(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+    """Weights to begin with, where the workdir holds no checkpoint.
+
+    Attributes:
+      path: a model folder, a converted checkpoint or a workdir; "" begins with random weights.
+      include: parameters to take, patterns on "/"-joined names.
+      exclude: of these, not to take.
+      allow_missing: parameters that the source may lack, or have in another shape.
+    """
+
+    path: str = _path("")
+    include: tuple[str, ...] = (".*",)
+    exclude: tuple[str, ...] = ()
+    allow_missing: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingOptions:
+    """What pretraining on captions hides and asks for; see `data.pretraining` and spec section 4.
+
+    What a masked region predicts is `model.visual_target`.
+
+    Attributes:
+      objective: 0 all losses on all pairs; 1 no masked losses on swapped pairs (12-in-1); 2 no
+        swapped pairs, and no loss of alignment.
+      overlap_iou: regions that overlap a masked one by more than this are hidden, too (12-in-1); 1
+        hides none, as ViLBERT.
+      region_weight: factor on the loss of masked regions.
+      num_negatives: that a region is told apart from, of `model.visual_target` 2.
+      official_overlap: regions that overlap a masked one stay visible, and only count in the
+        divisor of the image's mean feature.
+      official_validation: objective 1 validates with the masked losses of swapped pairs.
+    """
+
+    objective: int = dataclasses.field(default=1, metadata={"choices": (0, 1, 2)})
+    overlap_iou: float = _at_least(0.0, 0.4)
+    region_weight: float = _at_least(0.0, 1.0)
+    num_negatives: int = _at_least(1, 128)
+    official_overlap: bool = False
+    official_validation: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class LogOptions:
+    """What is written while training, see `metrics_writer` and `profiling`.
+
+    Attributes:
+      every_rounds: rounds between lines.
+      tensorboard: also write TensorBoard events.
+      wandb_project: also log to Weights & Biases; "" does not.
+      profile_start: round where a profile begins.
+      profile_rounds: rounds that it takes in; 0 makes none.
+    """
+
+    every_rounds: int = _at_least(1)
+    tensorboard: bool = True
+    wandb_project: str = ""
+    profile_start: int = _at_least(0, 0)
+    profile_rounds: int = _at_least(0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelOptions:
+    """Where parameters and batches lie.
+
+    Attributes:
+      layout: "dp", "fsdp" or "fsdp_tp", see `sharding`.
+      model: devices along the `model` axis.
+      devices: use the first so many, in a run of one process; 0 uses all.
+      transfer_guard: refuse transfers between host and device in the training loop that nobody
+        asked for ("disallow"), or not ("allow").
+    """
+
+    layout: str = _one_of("dp", "fsdp", "fsdp_tp")
+    model: int = _at_least(1)
+    devices: int = _at_least(0, 0)
+    transfer_guard: str = dataclasses.field(
+        default="disallow", metadata={"choices": ("disallow", "allow")}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """All settings of a run.
+
+    Attributes:
+      seed: of parameters, order, negatives and dropout.
+      tasks: names of the tasks, in the order of a round.
+      task: options of each.
+      model: fields of `TwoStreamConfig`; vocab_size, num_vqa_answers, num_gqa_answers and
+        region_feature_dim may be 0: as the data has it.
+      compilation_cache: folder for compiled programs, so that a restart need not compile; "" keeps
+        none, "auto" takes the user's cache folder.
+      data: see `DataOptions`; the others likewise.
+    """
+
+    seed: int = _at_least(0)
+    tasks: tuple[str, ...]
+    task: dict[str, TaskOptions]
+    model: dict[str, Any]
+    compilation_cache: str = _path()
+    data: DataOptions
+    schedule: ScheduleOptions
+    optimizer: OptimizerOptions
+    evaluation: EvaluationOptions
+    checkpoint: CheckpointOptions
+    init_from: InitFrom
+    log: LogOptions
+    parallel: ParallelOptions
+    pretraining: PretrainingOptions = PretrainingOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRun:
+    """A task with its shapes as they are used in a run, and its options."""
+
+    task: Task
+    options: TaskOptions

@@ -1,0 +1,303 @@
+"""Which region features a dataset is built with: a store of a detector's, the pixels, or none.
+
+"lmdb:PATH", "npy:DIR", "tsv:FILE", "hdf5:FILE", "records:DIR"   a store, see `data/regions/`; or
+                                                                several, with commas between them
+"pixels"                                                        found in the pictures by us
+"none"                                                          text and boxes only
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Container, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from twelve_in_one.data.annotations import conceptual_captions, visual7w
+from twelve_in_one.data.builders.sources import Source
+from twelve_in_one.data.formats import files
+from twelve_in_one.data.regions import open_store
+from twelve_in_one.data.regions.checks import check_annotated, check_regions
+from twelve_in_one.data.regions.store import NoRegions, RegionStore
+from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions, Skipped
+
+NO_REGIONS = "none"  # name of features that there are none of
+STORED = "detected"  # default name of a detector's features
+_GROUND_REGIONS, _PHOTO_REGIONS = 16, 36
+# How systems name a copy of "1": "1 (1)", "1 - Copy (2)", "1-copy", "1 copy 2", "Copy of 1".
+_COPY = re.compile(r"(.*\S) *(?:\(\d+\)|[-_ ] *copy(?: ?\(?\d+\)?)?)|copy of (.*)", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionInputs:
+    """Regions of the images of one dataset.
+
+    Attributes:
+      name: of the features, part of the built dataset's folder; datasets that are trained together
+        share it.
+      describes: what made them, as it travels with checkpoints.
+      has: image id -> whether there are regions.
+      detected: image -> regions, checked.
+      annotated: image -> regions that are its annotated boxes, of which the features and the size
+        of the picture (0 where unknown) count; features float[G, 0] where there are none.
+      stamp: image id -> what changes with the files that its regions come from.
+      unreadable: what no region could be taken from, by image id where it is known.
+      official_sizes: accept that detected and annotated regions, and the annotations, state
+        different sizes of a picture, as the released loader does: each kind of box is then placed
+        in the size of its own store.
+    """
+
+    name: str
+    describes: str
+    has: Callable[[str], bool]
+    detected: Callable[[AnnotatedImage], Regions]
+    annotated: Callable[[AnnotatedImage], Regions]
+    stamp: Callable[[str], str] = lambda image_id: ""
+    unreadable: tuple[Skipped, ...] = ()
+    official_sizes: bool = False
+
+
+def _no_features(image: AnnotatedImage) -> Regions:
+    boxes = np.asarray(image.boxes, np.float32).reshape(-1, 4)
+    return Regions(boxes, np.zeros((len(boxes), 0), np.float16), 0, 0)
+
+
+def no_regions() -> RegionInputs:
+    """Neither detected boxes nor features: what can be learnt from text and annotated boxes."""
+    store = NoRegions()
+    return RegionInputs(
+        NO_REGIONS,
+        "none",
+        store.__contains__,
+        lambda image: store.get(image.image_id),
+        _no_features,
+    )
+
+
+def from_stores(
+    source: Source,
+    features: str,
+    annotated_features: str | None,
+    name: str = STORED,
+    *,
+    official_sizes: bool = False,
+) -> RegionInputs:
+    """Regions of a detector, and of its pass over the annotated boxes.
+
+    Args:
+      source: the dataset.
+      features: of detected regions, see `open_store`.
+      annotated_features: of annotated boxes.
+      name: of the features.
+      official_sizes: see `RegionInputs`.
+
+    Raises:
+      DataError: a store cannot be opened; or the dataset needs features of annotated boxes and no
+        store of them is given.
+    """
+    store = open_store(features)
+    if source.scores_annotated_boxes and annotated_features is None:
+        raise DataError(
+            f"{source.name} chooses among annotated boxes, so it needs their region features: pass "
+            "--annotated_features"
+        )
+    annotated_store = open_store(annotated_features) if annotated_features else None
+    stores = [store] if annotated_store is None else [store, annotated_store]
+    stamps = {part.name: files.stamp(Path(part.name)) for each in stores for part in each.parts}
+
+    def detected(image: AnnotatedImage) -> Regions:
+        key = store_key(store, source, image.image_id)
+        return check_regions(store.get(key), store=store.name, image_id=key)
+
+    def annotated(image: AnnotatedImage) -> Regions:
+        if annotated_store is None or not image.box_ids:
+            return _no_features(image)
+        key = store_key(annotated_store, source, image.image_id)
+        if not source.scores_annotated_boxes and key not in annotated_store:
+            return _no_features(image)
+        return check_annotated(annotated_store.get(key), image, annotated_store.name)
+
+    def stamp(image_id: str) -> str:
+        return " ".join(
+            stamps[part.name]
+            for each in stores
+            for part in each.parts
+            if store_key(each, source, image_id) in part
+        )
+
+    return RegionInputs(
+        name=name,
+        describes=" + ".join(Path(part.name).name for part in store.parts),
+        has=lambda image_id: store_key(store, source, image_id) in store,
+        detected=detected,
+        annotated=annotated,
+        stamp=stamp,
+        unreadable=tuple(skip for each in stores for skip in each.damaged),
+        official_sizes=official_sizes,
+    )
+
+
+def store_key(store: RegionStore, source: Source, image_id: str) -> str:
+    """The key of an image in a store, where released stores have another than the annotations."""
+    keys = {
+        "visual7w": visual7w.feature_key,
+        "conceptual_captions": conceptual_captions.feature_key,
+    }
+    if source.name in keys and image_id not in store:
+        return keys[source.name](image_id)
+    return image_id
+
+
+def from_pixels(
+    source: Source,
+    images_dir: Path,
+    cache_dir: Path,
+    *,
+    cluttered: bool,
+    num_regions: int | None,
+    jobs: int,
+    overwrite: bool = False,
+) -> RegionInputs:
+    """Regions found in the pictures of the dataset's collection; those found before are kept.
+
+    Pictures are upright, but where annotations mean them as they are stored (`means_stored`).
+
+    Args:
+      source: the dataset.
+      images_dir: holds one folder a collection ("coco", "visual_genome", ...), searched in depth.
+      cache_dir: where regions are kept, for all datasets of the collection.
+      cluttered: photos rather than things on an even ground.
+      num_regions: most regions an image; None for what suits the kind of picture.
+      jobs: processes.
+      overwrite: find the regions anew.
+
+    Raises:
+      DataError: there are no pictures.
+    """
+    if not images_dir.is_dir():
+        raise DataError(f"{images_dir}: no such folder; pass --images, or other --features")
+    pictures, left_out = picture_files(images_dir / source.domain)
+    inputs = from_pictures(
+        source,
+        pictures,
+        cache_dir,
+        cluttered=cluttered,
+        num_regions=num_regions,
+        jobs=jobs,
+        overwrite=overwrite,
+    )
+    return dataclasses.replace(inputs, unreadable=(*inputs.unreadable, *left_out))
+
+
+def from_pictures(
+    source: Source,
+    pictures: Mapping[str, Path],
+    cache_dir: Path,
+    *,
+    cluttered: bool,
+    num_regions: int | None = None,
+    jobs: int,
+    overwrite: bool = False,
+) -> RegionInputs:
+    """As `from_pixels`, of pictures by image id: all those of the collection."""
+    from twelve_in_one.data.regions.extract import extract_folder, turned_images
+    from twelve_in_one.data.regions.extractor import PixelExtractor, load_image, means_stored
+
+    count = num_regions or (_PHOTO_REGIONS if cluttered else _GROUND_REGIONS)
+    extractor = PixelExtractor(num_regions=count, cluttered=cluttered)
+    folder = cache_dir / extractor.name / source.domain
+    options = {"jobs": jobs, "overwrite": overwrite}
+    unreadable = extract_folder(pictures, folder, extractor, **options)
+    upright = stored = open_store(f"records:{folder}")
+    upright.damaged = unreadable
+    if turned := turned_images(folder):
+        as_stored = folder.with_name(f"{folder.name}-stored")
+        files_of = {image_id: pictures[image_id] for image_id in turned}
+        extract_folder(files_of, as_stored, extractor, upright=False, **options)
+        stored = open_store(f"records:{as_stored}")
+
+    def is_stored(image: AnnotatedImage) -> bool:
+        size, key = (image.width, image.height), image.image_id
+        return key in turned and means_stored(pictures[key], size, bool(image.boxes))
+
+    def detected(image: AnnotatedImage) -> Regions:
+        return (stored if is_stored(image) else upright).get(image.image_id)
+
+    def annotated(image: AnnotatedImage) -> Regions:
+        if not source.scores_annotated_boxes or not image.box_ids:
+            return _no_features(image)
+        path = pictures[image.image_id]
+        pixels, boxes = load_image(path, upright=not is_stored(image)), _no_features(image).boxes
+        try:
+            features = extractor.describe(pixels, boxes)
+        except ValueError as error:
+            raise DataError(f"{path}: annotated {error}") from error
+        return Regions(boxes, features, pixels.shape[1], pixels.shape[0])
+
+    return RegionInputs(
+        name="photos" if cluttered else "pixels",
+        describes=extractor.name,
+        has=upright.__contains__,
+        detected=detected,
+        annotated=annotated,
+        stamp=lambda image_id: files.stamp(pictures[image_id]) if image_id in pictures else "",
+        unreadable=upright.damaged,
+    )
+
+
+def picture_files(folder: Path) -> tuple[dict[str, Path], tuple[Skipped, ...]]:
+    """Pictures below a folder by image id: the file's stem, or the number that ends COCO's names.
+
+    Links are followed. Two pictures of one id are taken for the same if they have the same size.
+
+    Returns:
+      File by image id, and pictures that are left out, with reasons: copies by their names, other
+      names than COCO's among COCO's, and pictures of one id that differ.
+
+    Raises:
+      DataError: there is none.
+    """
+    paths = [p for p in files.walk_files(folder) if p.suffix.lower() in files.PICTURE_SUFFIXES]
+    stems, coco = {path.stem for path in paths}, folder.name == "coco"
+    named, left_out = [], []
+    for path in paths:
+        try:
+            named.append((_image_id(path.stem, stems, coco), path))
+        except ValueError as error:
+            left_out.append(Skipped(str(path), path.stem, str(error)))
+    found: dict[str, Path] = {}
+    differing: set[str] = set()
+    for image_id, path in named:
+        first = found.setdefault(image_id, path)
+        if first is not path:
+            same = first.stat().st_size == path.stat().st_size
+            what = "has the same size and is used" if same else "is another picture: remove one"
+            left_out.append(Skipped(str(path), image_id, f"image {image_id}: {first} {what}"))
+            if not same:
+                differing.add(image_id)
+    pictures = {image_id: path for image_id, path in found.items() if image_id not in differing}
+    if not pictures:
+        why = f" that can be used: {left_out[0].file}: {left_out[0].reason}" if left_out else ""
+        raise DataError(f"{folder}: no pictures{why}; pass --images, or other --features")
+    return pictures, tuple(left_out)
+
+
+def _image_id(stem: str, stems: Container[str], coco: bool) -> str:
+    """The id of a picture by its name without suffix; ValueError where it has none."""
+    copy = _COPY.fullmatch(stem)
+    if copy and (original := copy[1] or copy[2]) in stems:
+        raise ValueError(f"named like a copy of {original}: remove it")
+    if stem.startswith("COCO_") or (coco and stem.isdecimal()):
+        number = stem.rsplit("_", 1)[-1]
+        if not (number.isascii() and number.isdecimal()):
+            raise ValueError("does not end in a number, as names of COCO do: rename it")
+        return str(int(number))
+    return stem
+
+
+def missing_images(inputs: RegionInputs, image_ids: Iterable[str]) -> dict[str, str]:
+    """Images that there are no regions of, each with the reason, "" where it is not known."""
+    reasons = {skip.record: skip.reason for skip in inputs.unreadable}
+    return {
+        image_id: reasons.get(image_id, "") for image_id in image_ids if not inputs.has(image_id)
+    }

@@ -1,0 +1,1 @@
+"""From records to arrays of a batch."""

@@ -1,0 +1,1 @@
+"""Records on disk, and reading them in any order."""

@@ -1,0 +1,1 @@
+"""Scores of models: by row, by ranking, everything together."""

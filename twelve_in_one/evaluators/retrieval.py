@@ -1,0 +1,207 @@
+"""Retrieval over all candidates: the score of every caption with every image, and the ranks.
+
+The model runs on blocks of captions times images (`all_pairs`), in which layers before the first
+connection run once a caption and once an image. Letters: M captions, N images, C and I those of a
+block.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from twelve_in_one.data.encode.retrieval import RetrievalSet
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel
+from twelve_in_one.parallel.sharding import DATA, constrain, max_in_flight
+from twelve_in_one.tasks.metrics import retrieval as metrics
+from twelve_in_one.tasks.task import Task
+
+_CAPTIONS = ("tokens", "token_mask")
+_IMAGES = ("regions", "boxes", "region_mask")
+# COCO's 5,000 test images are often reported as five sets of the size of Flickr30k's.
+_FOLD = 1000
+
+PairStep = Callable[[Any, Mapping[str, Any], Mapping[str, Any], Any], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """All scores of a retrieval test, the same on every process.
+
+    Attributes:
+      caption_ids: M example ids.
+      image_ids: N image ids.
+      image_of_caption: int64[M].
+      scores: float32[M, N].
+    """
+
+    caption_ids: tuple[str, ...]
+    image_ids: tuple[str, ...]
+    image_of_caption: np.ndarray
+    scores: np.ndarray
+
+
+def make_pair_step(config: TwoStreamConfig, task: Task) -> PairStep:
+    """Scores of a block, as a function of (params, captions, images, task_id), to be jitted.
+
+    Captions are the first C rows of tokens and token_mask, images I rows of regions, boxes and
+    region_mask; the result is float32[C, I]. Within `sharding.use` every device holds all of it.
+    """
+    model = TwoStreamModel(config)
+
+    def pair_step(
+        params: Any, captions: Mapping[str, Any], images: Mapping[str, Any], task_id: Any
+    ) -> jax.Array:
+        out, _ = model.apply(
+            {"params": params},
+            **captions,
+            **images,
+            task_id=task_id,
+            heads=(task.head,),
+            all_pairs=True,
+        )
+        # [C * I] -> [C, I], captions the slow axis
+        scores = out[task.head].reshape(len(captions["tokens"]), -1).astype(jnp.float32)
+        return constrain(scores, None, None)
+
+    return pair_step
+
+
+def rank(
+    step: PairStep,
+    params: Any,
+    candidates: RetrievalSet,
+    mesh: Mesh,
+    *,
+    captions: int,
+    images: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Ranking:
+    """Scores every caption with every image.
+
+    Captions and images of a block are split over the mesh's data axis, whichever processes its
+    devices belong to, and every process gets all scores: M * N * 4 bytes on the host.
+
+    Args:
+      step: from `make_pair_step`, compiled; every device holds all of what it returns.
+      params: of the model, on the devices.
+      candidates: the same on every process.
+      mesh: that the parameters lie on.
+      captions: of a block at most; rounded up to a multiple of the devices along the data axis.
+        Memory on the devices grows with captions times images.
+      images: of a block, likewise.
+      progress: called with the scores that are done and those that there are.
+    """
+    num_captions, num_images = len(candidates.tokens), len(candidates.regions)
+    sizes = ((captions, num_captions), (images, num_images))
+    blocks = [_block_size(size, total, mesh.shape[DATA]) for size, total in sizes]
+    scores = np.empty((num_captions, num_images), np.float32)
+    task_id = jax.device_put(candidates.task_id, NamedSharding(mesh, PartitionSpec()))
+    waiting: collections.deque[tuple[slice, slice, jax.Array]] = collections.deque()
+    done = 0
+
+    def fetch() -> None:
+        nonlocal done
+        rows, columns, block = waiting.popleft()
+        found = jax.device_get(block)
+        part = scores[rows, columns]
+        part[...] = found[: part.shape[0], : part.shape[1]]
+        done += part.size
+        if progress:
+            progress(done, scores.size)
+
+    # Images take far more memory than captions, so that each block of them is sent once.
+    for columns, image_block in _blocks(candidates, _IMAGES, blocks[1], mesh):
+        for rows, caption_block in _blocks(candidates, _CAPTIONS, blocks[0], mesh):
+            block = step(params, caption_block, image_block, task_id)
+            with jax.transfer_guard_device_to_host("allow"):  # which takes this for an accident
+                block.copy_to_host_async()
+            waiting.append((rows, columns, block))
+            if len(waiting) > max_in_flight():
+                fetch()
+    while waiting:
+        fetch()
+    return Ranking(
+        candidates.caption_ids, candidates.image_ids, candidates.image_of_caption, scores
+    )
+
+
+def summarise(ranking: Ranking) -> dict[str, Any]:
+    """Recall and ranks, as the official evaluation sums them up.
+
+    A caption's image is looked for among all images (12-in-1 section 4.2); the other direction is
+    reported beside it, as is usual elsewhere. Equal scores keep the order of the candidates. Of
+    more than 1,000 images there is also the mean over consecutive sets of 1,000 with their
+    captions, "1k_...": the paper's numbers of COCO are for 1,000 images.
+
+    Returns:
+      {"score", "metric", "loss", "examples", "metrics", "chance", "majority", "words"}: the score
+      is R@1; recalls are shares, ranks count from 1. Who does not see the picture can only guess,
+      words or not.
+
+    Raises:
+      ValueError: a score is NaN.
+    """
+    to_image = metrics.text_to_image_ranks(ranking.scores, ranking.image_of_caption).stable
+    to_text = metrics.image_to_text_ranks(ranking.scores, ranking.image_of_caption).stable
+    num_captions, num_images = ranking.scores.shape
+    found = _measures(to_image) | {
+        f"text_{name}": value for name, value in _measures(to_text).items()
+    }
+    if num_images > _FOLD:
+        found |= _fold_measures(ranking)
+    chance = 1 / num_images
+    return {
+        "score": found["R@1"],
+        "metric": "R@1",
+        "loss": None,
+        "examples": num_captions,
+        "metrics": found | {"images": num_images},
+        **dict.fromkeys(("chance", "majority", "words"), chance),
+    }
+
+
+def _measures(ranks: np.ndarray) -> dict[str, float]:
+    summed = metrics.summarise(ranks)
+    recalls = {f"R@{k}": summed[f"r{k}"] / 100 for k in (1, 5, 10)}
+    return recalls | {name: summed[name] for name in ("median_rank", "mean_rank")}
+
+
+def _fold_measures(ranking: Ranking) -> dict[str, float]:
+    folds = []
+    for start in range(0, ranking.scores.shape[1] - _FOLD + 1, _FOLD):
+        image = ranking.image_of_caption - start
+        rows = np.flatnonzero((image >= 0) & (image < _FOLD))
+        part = ranking.scores[rows, start : start + _FOLD]
+        folds.append(_measures(metrics.text_to_image_ranks(part, image[rows]).stable))
+    return {f"1k_{name}": float(np.mean([fold[name] for fold in folds])) for name in folds[0]}
+
+
+def _block_size(size: int, total: int, multiple: int) -> int:
+    """About `size` at most, such that blocks are full; rounded up to a multiple."""
+    count = -(-total // size)
+    return -(-total // (count * multiple)) * multiple
+
+
+def _blocks(
+    candidates: RetrievalSet, keys: tuple[str, ...], size: int, mesh: Mesh
+) -> Iterator[tuple[slice, dict[str, jax.Array]]]:
+    """Rows in blocks of one size, the last filled up with zeros, each with its rows' place."""
+    total = len(getattr(candidates, keys[0]))
+    sharding = NamedSharding(mesh, PartitionSpec(DATA))
+    for start in range(0, total, size):
+        rows = slice(start, min(start + size, total))
+        placed = {}
+        for key in keys:
+            part = getattr(candidates, key)[rows]
+            if len(part) < size:
+                filler = np.zeros((size - len(part), *part.shape[1:]), part.dtype)
+                part = np.concatenate([part, filler])
+            placed[key] = jax.make_array_from_callback(part.shape, sharding, part.__getitem__)
+        yield rows, placed

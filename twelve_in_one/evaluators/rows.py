@@ -1,0 +1,328 @@
+"""What a model scores on a task: predictions of every example, and numbers that sum them up.
+
+`make_eval_step` is what runs on the devices, `evaluate_stream` drives it over an evaluation,
+`summarise` turns the outcome into the measures that people know. Retrieval over all candidates is
+in `retrieval.py`, everything together in `suite.py`. Letters as in `tasks/task.py`; E examples.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel
+from twelve_in_one.parallel import processes, sharding
+from twelve_in_one.tasks.losses import Sums
+from twelve_in_one.tasks.metrics.boxes import is_right
+from twelve_in_one.tasks.task import Task, task_loss, trunk_inputs
+
+Batch = Mapping[str, Any]
+EvalStep = Callable[[Any, Any], "EvalOutput"]
+
+
+class EvalOutput(NamedTuple):
+    """What one batch gives; rows that only fill it up score 0.
+
+    Attributes:
+      sums: over the rows that count.
+      prediction: int32[B], label, option, region or choice (its slot among the M choices); of kind
+        "pretraining" 1 where the caption seems another image's. Slots that are masked are never
+        chosen.
+      score: float32[B], of the prediction.
+      confidence: float32[B], probability of the prediction by the model: softmax of kinds "match"
+        and "pretraining", else a sigmoid, as in the loss.
+      oracle: float32[B], the best score that any prediction could have had.
+    """
+
+    sums: Sums
+    prediction: jax.Array
+    score: jax.Array
+    confidence: jax.Array
+    oracle: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """An evaluation, the same on every process; examples in the order of the stream.
+
+    Attributes:
+      example_ids: E ids.
+      prediction: int32[E], see `EvalOutput`; the others likewise.
+      score: float32[E].
+      confidence: float32[E].
+      oracle: float32[E].
+      loss: mean over the examples.
+      parts: of a loss of several parts: mean loss and mean score of each.
+    """
+
+    example_ids: tuple[str, ...]
+    prediction: np.ndarray
+    score: np.ndarray
+    confidence: np.ndarray
+    oracle: np.ndarray
+    loss: float
+    parts: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def examples(self) -> int:
+        """E."""
+        return len(self.example_ids)
+
+
+def make_eval_step(config: TwoStreamConfig, task: Task) -> EvalStep:
+    """Predictions of one batch without dropout, as a function of (params, batch), to be jitted.
+
+    Within `sharding.use` every device holds all of the output, so that every process can read it.
+
+    Args:
+      config: the model.
+      task: the task the batches belong to; static, so that only its head is compiled.
+    """
+    model = TwoStreamModel(config)
+
+    def eval_step(params: Any, batch: Batch) -> EvalOutput:
+        inputs = trunk_inputs(task, batch)
+        out, _ = model.apply({"params": params}, **inputs, heads=task.heads)
+        out = {head: scores.astype(jnp.float32) for head, scores in out.items()}
+        rows = (sharding.constrain(x, None) for x in _judged(task, out[task.head], batch))
+        return EvalOutput(task_loss(task, out, batch), *rows)
+
+    return eval_step
+
+
+def _judged(
+    task: Task, logits: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Prediction, score, confidence and oracle of every row; see `EvalOutput`."""
+    mask = batch["_mask"]
+    targets = batch["is_misaligned"] if task.kind == "pretraining" else batch["targets"]
+    real = None
+    if task.kind == "pretraining":
+        credit = jax.nn.one_hot(targets, 2)
+    elif task.kind == "match":
+        logits = logits.reshape(-1, task.rows_per_example)  # [B * k] -> [B, k]
+        credit = jax.nn.one_hot(targets, task.rows_per_example)
+    elif task.kind == "region":
+        real = batch["region_mask"]
+        credit = is_right(targets) & real
+    elif task.kind == "choice":
+        choices = batch["choices"]
+        real = jnp.take_along_axis(batch["region_mask"], choices, axis=1) & batch["choice_mask"]
+        logits = jnp.take_along_axis(logits, choices, axis=1)
+        right = jnp.argmax(jnp.where(real, targets, -jnp.inf), axis=1)
+        credit = jax.nn.one_hot(right, targets.shape[1])
+    else:
+        credit = targets
+    # [B, C] logits and credit of the candidates
+    if real is not None:
+        logits = jnp.where(real, logits, -jnp.inf)
+    credit = jnp.where(mask[:, None], credit, 0).astype(jnp.float32)
+    best = jnp.argmax(logits, axis=1).astype(jnp.int32)
+    if task.kind == "match":  # the right option comes first: of those scored alike another is taken
+        others = jnp.where(credit > 0, -jnp.inf, logits)
+        wrong = jnp.argmax(others, axis=1).astype(jnp.int32)
+        best = jnp.where(jnp.max(logits, axis=1) > jnp.max(others, axis=1), best, wrong)
+    softmax = task.kind in ("match", "pretraining")
+    probability = jax.nn.softmax(logits) if softmax else jax.nn.sigmoid(logits)
+
+    def chosen(values: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(values, best[:, None], axis=1)[:, 0]
+
+    return best, chosen(credit), chosen(probability), jnp.max(credit, axis=1)
+
+
+def evaluate_stream(
+    eval_step: EvalStep,
+    params: Any,
+    stream: Iterable[Batch],
+    place: Callable[[Batch], Any],
+    *,
+    max_examples: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Runs an evaluation. With several processes, all of them call this alike.
+
+    Batches are sent ahead and results fetched late, so that devices and host work side by side;
+    the processes meet once, at the end.
+
+    Args:
+      eval_step: from `make_eval_step`, compiled; every device holds all of what it returns.
+      params: of the model, on the devices.
+      stream: this process's rows of every batch, as a `TaskStream` without training makes them; of
+        process p of P, rows p * B / P to (p + 1) * B / P.
+      place: makes global arrays of them, see `sharding.shard_batch`.
+      max_examples: only so many of the first examples; 0 takes all.
+      progress: called with how many rows of the stream are done.
+
+    Raises:
+      ValueError: no examples, outputs that are not finite, or processes that do not hold as many
+        rows as they gave.
+    """
+    host, hosts = jax.process_index(), jax.process_count()
+    waiting: collections.deque[tuple[list[str], np.ndarray, np.ndarray, EvalOutput]]
+    waiting = collections.deque()
+    ids: list[list[str]] = []
+    columns: dict[str, list[np.ndarray]] = {"mask": []}
+    columns |= {name: [] for name in EvalOutput._fields if name != "sums"}
+    totals = np.zeros((3, 1))  # of `Sums`, becomes [3, parts]
+
+    def fetch() -> None:
+        nonlocal totals
+        names, mask, own, output = waiting.popleft()
+        sums, *rows = jax.device_get(tuple(output))
+        totals = totals + np.stack([np.ravel(x).astype(np.float64) for x in sums])
+        ids.append(names)
+        columns["mask"].append(mask)
+        for name, values in zip(EvalOutput._fields[1:], rows, strict=True):
+            columns[name].append(values[own])
+        if progress:
+            progress(len(ids) * len(names) * hosts)
+
+    for number, batch in enumerate(stream):
+        rows = len(batch["example_id"])
+        inputs = {key: value for key, value in batch.items() if key != "example_id"}
+        if max_examples:
+            first = (number * hosts + host) * rows
+            inputs["_mask"] = inputs["_mask"] & (first + np.arange(rows) < max_examples)
+        placed = place(inputs)
+        output = eval_step(params, placed)
+        with jax.transfer_guard_device_to_host("allow"):  # which takes this for an accident
+            for leaf in jax.tree.leaves(output):
+                leaf.copy_to_host_async()
+        # Texts that come through TensorFlow are bytes.
+        names = [i.decode() if isinstance(i, bytes) else str(i) for i in batch["example_id"]]
+        waiting.append((names, inputs["_mask"], _own_rows(placed["_mask"], rows), output))
+        if len(waiting) > sharding.max_in_flight():
+            fetch()
+        if max_examples and (number + 1) * hosts * rows >= max_examples:
+            break
+    while waiting:
+        fetch()
+    own = {"example_ids": ids} | {key: np.stack(x).tolist() for key, x in columns.items() if x}
+    return _outcome(processes.gather(own), totals)
+
+
+def _own_rows(placed: jax.Array, rows: int) -> np.ndarray:
+    """Where in the global batch this process's rows are, in the order in which it gave them.
+
+    A mesh may put the devices of a process anywhere along the data axis.
+    """
+    starts = {shard.index[0].start or 0: len(shard.data) for shard in placed.addressable_shards}
+    own = np.concatenate([start + np.arange(starts[start]) for start in sorted(starts)])
+    if len(own) != rows:
+        raise ValueError(
+            f"this process gave {rows} rows of a batch and holds {len(own)}: the mesh's data axis "
+            "must be at least as long as there are processes"
+        )
+    return own
+
+
+def _outcome(parts: list[dict[str, Any]], totals: np.ndarray) -> Outcome:
+    """Puts the rows of all processes, batch by batch, into the order of the stream."""
+    if len({len(part["example_ids"]) for part in parts}) > 1:
+        raise ValueError(f"processes made {[len(part['example_ids']) for part in parts]} batches")
+    if not np.any(totals[2]):
+        raise ValueError("nothing to evaluate: the stream has no examples")
+    means = totals[:2] / np.maximum(totals[2], 1)
+    loss = float(means[0].sum())
+
+    def joined(key: str, dtype: Any) -> np.ndarray:
+        # P of [batches, rows] -> [batches, P, rows] -> flat
+        return np.stack([np.array(part[key], dtype) for part in parts], axis=1).reshape(-1)
+
+    kept = joined("mask", bool)
+    example_ids = joined("example_ids", object)[kept]
+    confidence = joined("confidence", np.float32)[kept]
+    broken = np.flatnonzero(~np.isfinite(confidence))
+    if broken.size or not np.isfinite(loss):
+        which = f", first {example_ids[broken[0]]}" if broken.size else ""
+        raise ValueError(
+            f"the model's outputs of {broken.size} examples{which} are not finite (mean loss "
+            f"{loss}): its weights are not usable"
+        )
+    return Outcome(
+        example_ids=tuple(example_ids),
+        prediction=joined("prediction", np.int32)[kept],
+        score=joined("score", np.float32)[kept],
+        confidence=confidence,
+        oracle=joined("oracle", np.float32)[kept],
+        loss=loss,
+        parts=tuple(map(tuple, means.T.tolist())) if means.shape[1] > 1 else (),
+    )
+
+
+def summarise(
+    task: Task, outcome: Outcome, *, candidates: str = "detected", answered: bool = True
+) -> dict[str, Any]:
+    """The measures of a task that training watches; all but the loss are shares in [0, 1].
+
+    What each benchmark's own program would say is in `official.py`.
+
+    | kind | score | further |
+    |---|---|---|
+    | answer | soft accuracy; an answer outside the vocabulary counts as wrong | vocabulary_recall |
+    | region | share of predicted boxes with IoU > 0.5 | oracle_recall |
+    | choice | accuracy | |
+    | verdict | accuracy; without a gold label wrong | consistency (NLVR2) |
+    | match | accuracy among four: for validation, the test is in `retrieval.py` | |
+    | pretraining | share of masked words that are right | loss and score of every part |
+
+    Oracle and vocabulary recall are what the best prediction would score: a detector may have
+    missed a box, and the vocabulary may lack an answer.
+
+    Args:
+      task: that was evaluated.
+      outcome: of it.
+      candidates: what tasks of kind "region" chose from, "detected" or "annotated" boxes; numbers
+        of the two protocols cannot be compared.
+      answered: whether the answers are known; those of some tests are not public.
+
+    Returns:
+      {"score", "metric", "loss", "examples", "metrics": {name: value}}, and "protocol" (the
+      candidates) of kind "region". Without answers, score and loss are None.
+    """
+    result = {"score": None, "metric": "accuracy", "loss": None, "examples": outcome.examples}
+    if not answered:
+        return result | {"metrics": {}}
+    result |= {"score": _mean(outcome.score), "loss": outcome.loss}
+    further: dict[str, float] = {}
+    if task.kind == "pretraining":
+        for head, (loss, score) in zip(task.heads, outcome.parts, strict=True):
+            further |= {f"{head}_loss": loss, f"{head}_score": score}
+        result |= {"score": further["masked_language_score"], "metric": "masked words"}
+        return result | {"metrics": further}
+    if task.kind == "match":
+        result["metric"] = f"{task.rows_per_example}-way accuracy"
+    elif task.kind == "region":
+        result["metric"] = "accuracy" if candidates == "detected" else f"accuracy, {candidates}"
+        result["protocol"] = candidates
+        further["oracle_recall"] = _mean(outcome.oracle)
+    elif task.kind == "answer":
+        result["metric"] = "soft accuracy"
+        further["vocabulary_recall"] = _mean(outcome.oracle)
+    elif task.name == "nlvr2":
+        further["consistency"] = _consistency(outcome)
+    return result | {"metrics": {"accuracy": result["score"]} | further}
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values, dtype=np.float64))
+
+
+def _consistency(outcome: Outcome) -> float:
+    """Share of sentences of NLVR2 that are judged rightly of all their pairs of pictures.
+
+    An identifier is split-number-pair-sentence; the sentence is what remains without the pair
+    (NLVR2's evaluation script).
+    """
+    right: dict[tuple[str, ...], bool] = {}
+    for example_id, score in zip(outcome.example_ids, outcome.score, strict=True):
+        parts = example_id.split("-")
+        sentence = (*parts[:-2], parts[-1])
+        right[sentence] = right.get(sentence, True) and score == 1
+    return sum(right.values()) / len(right)

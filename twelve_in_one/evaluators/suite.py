@@ -1,0 +1,297 @@
+"""The final test of every task, by the protocol that its published numbers follow.
+
+Retrieval ranks all images for every caption; all other tasks score their examples one by one. The
+two test splits of RefCOCO and RefCOCO+ are scored each and together.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from twelve_in_one.config.settings import EvaluationOptions
+from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.cut_texts import count_cut
+from twelve_in_one.data.encode.retrieval import read_retrieval_set
+from twelve_in_one.data.pipeline import AllTrainedOn, Stream, as_dataset
+from twelve_in_one.evaluators import official, retrieval, rows
+from twelve_in_one.evaluators.retrieval import Ranking
+from twelve_in_one.evaluators.rows import EvalStep, Outcome
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.trunk import count_parameters
+from twelve_in_one.parallel import sharding
+from twelve_in_one.tasks.task import Task
+from twelve_in_one.training.programs import Placement
+
+Progress = Callable[[str, int, int], None]
+_BLIND = ("chance", "majority", "words")
+# Without the picture all images of retrieval are equal; pretraining has no questions.
+_WITHOUT_BASELINES = ("match", "pretraining")
+_LARGE_MATRIX = 100 << 20  # bytes of scores that are worth a line
+_PEEKED = 100  # records; a test's answers are public or not, whatever single examples lack
+
+
+def evaluate_task(
+    placement: Placement,
+    params: Any,
+    stream: Stream,
+    *,
+    options: EvaluationOptions,
+    max_examples: int = 0,
+    prefetch: int = 2,
+    compiled: EvalStep | None = None,
+    name: str = "",
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], Outcome | Ranking]:
+    """Scores one split of one task. With several processes, all of them call this alike.
+
+    Args:
+      placement: where the parameters lie.
+      params: of the model.
+      stream: the split, not for training; this process's rows.
+      options: sizes of the blocks of retrieval.
+      max_examples: only so many of the first examples; of retrieval, the first images with so many
+        captions, which makes it easier. 0 takes all.
+      prefetch: batches that wait ready.
+      compiled: evaluation step for batches of these shapes; compiled here if None.
+      name: of task and split, for progress.
+      progress: called with a name, how much is done and how much there is.
+
+    Returns:
+      What `evaluation.summarise` or `ranking.summarise` says, with "official", see
+      `official.figures`; and the predictions.
+
+    Raises:
+      DataError: a record cannot be used; names it.
+      ValueError: the model's outputs are not finite.
+    """
+    task, selection = stream.task, stream.selection
+    report: Progress = progress or (lambda name, done, total: None)
+    with sharding.use(placement.mesh, placement.layout):
+        if task.kind == "match":
+            candidates = read_retrieval_set(
+                stream,
+                max_captions=max_examples,
+                progress=functools.partial(report, f"{name} images"),
+            )
+            count, size = len(candidates.tokens), len(candidates.regions)
+            pairs = f"{name} pairs"
+            if 4 * count * size > _LARGE_MATRIX:
+                pairs += f" ({count:,} x {size:,}, {4 * count * size / 2**20:,.0f} MB)"
+            ranked = retrieval.rank(
+                _pair_step(placement.model, _nameless(task), placement.mesh, placement.layout),
+                params,
+                candidates,
+                placement.mesh,
+                captions=options.retrieval_captions,
+                images=options.retrieval_images,
+                progress=functools.partial(report, pairs),
+            )
+            summary = retrieval.summarise(ranked)
+            return summary | {"official": official.figures(task, ranked, summary)}, ranked
+        total = selection.num_examples
+        if max_examples:
+            total = min(total, max_examples)
+        batches = as_dataset(stream, stop=-(-total // selection.batch_size), prefetch=prefetch)
+        if compiled is None:
+            compiled = _eval_step(
+                placement.model, _nameless(task), placement.mesh, placement.layout
+            )
+        outcome = rows.evaluate_stream(
+            compiled,
+            params,
+            batches.as_numpy_iterator(),
+            placement.place,
+            max_examples=max_examples,
+            progress=lambda done: report(name, min(done, total), total),
+        )
+    summary = rows.summarise(
+        task,
+        outcome,
+        candidates=stream.encoding.candidates if task.kind == "region" else "detected",
+        answered=has_answers(stream),
+    )
+    return summary | {"official": _official(stream, outcome, summary)}, outcome
+
+
+def _official(stream: Stream, outcome: Outcome, summary: Mapping[str, Any]) -> Any:
+    """See `official.figures`; answers are looked up where there are any."""
+    task = stream.task
+    if task.kind != "answer":
+        return official.figures(task, outcome, summary)
+    source = SOURCES.get(task.name)
+    return official.figures(
+        task,
+        outcome,
+        summary,
+        words={label: answer for answer, label in stream.encoding.answers.items()},
+        records=stream.selection.reader.official(),
+        expected=source is not None and source.official is not None,
+    )
+
+
+def has_answers(stream: Stream) -> bool:
+    """Whether the split comes with answers, judged by its first records.
+
+    That no target is above 0 does not tell: all answers may be outside the vocabulary.
+    """
+    if stream.task.kind not in ("answer", "verdict"):
+        return True
+    reader = stream.selection.reader
+    first = (reader.record(int(position)) for position in stream.selection.records[:_PEEKED])
+    return any(
+        annotation.answers or annotation.label >= 0
+        for record in first
+        for annotation in record.annotations
+    )
+
+
+def evaluate_all(
+    placement: Placement,
+    params: Any,
+    splits: Mapping[str, Sequence[str]],
+    open_stream: Callable[[str, str], Stream],
+    *,
+    options: EvaluationOptions,
+    max_examples: int = 0,
+    prefetch: int = 2,
+    compiled: Mapping[str, EvalStep] | None = None,
+    baselines: Callable[[Task, str], Mapping[str, float]] | None = None,
+    keep: Callable[[Stream, str, Outcome | Ranking], None] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Scores several tasks, one after the other.
+
+    Args:
+      placement: where the parameters lie.
+      params: of the model.
+      splits: task name -> its splits to score.
+      open_stream: (task name, split) -> this process's rows of it, not for training.
+      options: see `evaluate_task`; the others likewise.
+      max_examples: of a split.
+      prefetch: batches that wait ready.
+      compiled: task name -> evaluation step for batches of the streams' shapes.
+      baselines: (task, split) -> chance, majority and words, see `data.text_baselines`; not asked
+        for retrieval and pretraining.
+      keep: called with the stream, the split and the predictions of each, e.g. to write them.
+      progress: see `evaluate_task`.
+
+    Returns:
+      {"tasks": {name: {"title", "group", "metric", "score", "loss", "examples", "chance",
+      "majority", "words", "metrics", "official": {split: figures}, ...}}, "average", "parameters",
+      "seconds"}. Several splits of a task are averaged by their numbers of examples, and "metrics"
+      has those of each as "split/name"; official figures, and "trained_on": {split: how much of it
+      the model has seen, see `pipeline.Seen`}, are of each alone. Tasks whose answers nobody
+      published are not in "tasks" but in "unscored", and splits that the model has seen all of in
+      "trained_on_only", with their number of examples. "cut_texts" has a line for each split some
+      of whose texts are longer than the task takes.
+    """
+    start = time.perf_counter()
+    tasks: dict[str, Any] = {}
+    unscored: dict[str, int] = {}
+    seen_only: dict[str, int] = {}
+    cut_texts: list[str] = []
+    for name, wanted in splits.items():
+        parts = {}
+        for split in wanted:
+            try:
+                stream = open_stream(name, split)
+            except AllTrainedOn as error:
+                seen_only[f"{name}/{split}"] = error.records
+                continue
+            task = stream.task
+            cut = count_cut(stream)
+            if cut.num_cut:
+                cut_texts.append(str(cut))
+            part, predictions = evaluate_task(
+                placement,
+                params,
+                stream,
+                options=options,
+                max_examples=max_examples,
+                prefetch=prefetch,
+                compiled=compiled[name] if compiled else None,
+                name=f"{name}/{split}",
+                progress=progress,
+            )
+            part = dict.fromkeys(_BLIND) | part
+            if stream.selection.seen is not None:
+                seen = dataclasses.asdict(stream.selection.seen)
+                part["trained_on"] = seen | {"unknown": list(seen["unknown"])}
+            if baselines and part["score"] is not None and task.kind not in _WITHOUT_BASELINES:
+                part |= {key: baselines(task, split)[key] for key in _BLIND}
+            parts[split] = part
+            if keep:
+                keep(stream, split, predictions)
+        scored = {split: part for split, part in parts.items() if part["score"] is not None}
+        if len(scored) < len(parts):
+            left = parts.keys() - scored.keys()
+            unscored[name] = sum(parts[split]["examples"] for split in left)
+        if scored:
+            apart = {
+                key: {split: part.pop(key, None) for split, part in scored.items()}
+                for key in ("official", "trained_on")
+            }
+            tasks[name] = {"title": task.title, "group": task.group} | _together(scored)
+            for key, by_split in apart.items():
+                tasks[name][key] = {split: found for split, found in by_split.items() if found}
+    scores = [entry["score"] for entry in tasks.values()]
+    return {
+        "tasks": tasks,
+        "average": math.fsum(scores) / len(scores) if scores else None,
+        "unscored": unscored,
+        "trained_on_only": seen_only,
+        "cut_texts": cut_texts,
+        "parameters": count_parameters(placement.model),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _together(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Splits of a task as one, each weighing as much as it has examples."""
+    if len(parts) == 1:
+        return dict(*parts.values())
+    total = sum(part["examples"] for part in parts.values())
+    first = next(iter(parts.values()))
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        if None in values:
+            return None
+        weighted = zip(values, parts.values(), strict=True)
+        return math.fsum(value * part["examples"] for value, part in weighted) / total
+
+    numbers = ("score", "loss", *_BLIND)
+    together = {key: mean([part[key] for part in parts.values()]) for key in numbers}
+    metrics = {
+        key: mean([part["metrics"][key] for part in parts.values()]) for key in first["metrics"]
+    }
+    for split, part in parts.items():
+        metrics |= {f"{split}/{key}": value for key, value in part["metrics"].items()}
+    return first | together | {"examples": total, "metrics": metrics}
+
+
+def _nameless(task: Task) -> Task:
+    """The task without what makes no difference to a program: two such tasks share one."""
+    sizes = dict.fromkeys(("max_tokens", "max_regions", "num_choices", "detected_slots"), 0)
+    return dataclasses.replace(
+        task, name="", title="", group="G1", task_id=0, batch_size=0, learning_rate=0.0, **sizes
+    )
+
+
+# Jitted functions are kept: a job that follows another evaluates the same tasks again and again.
+# They are not for another mesh or layout than the one that they were compiled under.
+@functools.lru_cache(maxsize=32)
+def _eval_step(config: TwoStreamConfig, task: Task, mesh: Mesh, layout: str) -> Any:
+    del mesh, layout
+    return jax.jit(rows.make_eval_step(config, task))
+
+
+@functools.lru_cache(maxsize=32)
+def _pair_step(config: TwoStreamConfig, task: Task, mesh: Mesh, layout: str) -> Any:
+    del mesh, layout
+    return jax.jit(retrieval.make_pair_step(config, task))

@@ -1,0 +1,329 @@
+"""What is evaluated: a run or a model folder, with the data that it is scored on."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from twelve_in_one.checkpoints import inputs_record, model_folder, state, weights
+from twelve_in_one.checkpoints.inputs_record import Record
+from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.config import check, defaults
+from twelve_in_one.config.settings import EvaluationOptions, PretrainingOptions, RunConfig, TaskRun
+from twelve_in_one.data import own_spec, streams, trained_on
+from twelve_in_one.data.pipeline import Stream
+from twelve_in_one.data.stored.preprocessing import Preprocessing, check_same, other_stores
+from twelve_in_one.data.stored.reader import has_split, open_split
+from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.data.streams import DataFolder
+from twelve_in_one.data.trained_on import TrainedOn
+from twelve_in_one.models.two_stream.config import TwoStreamConfig, from_json
+from twelve_in_one.parallel import sharding
+from twelve_in_one.tasks.task import Task
+from twelve_in_one.tasks.twelve import TASKS
+from twelve_in_one.training import inputs
+from twelve_in_one.training.programs import Placement
+
+REPORTED = "reported"  # the splits that the paper's tables are about
+_WITHOUT_RUN = EvaluationOptions(0, 0, 0, retrieval_captions=8, retrieval_images=500)
+_BASELINE_EXAMPLES = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+      name: where it comes from, for messages.
+      tasks: that the model knows, with their shapes.
+      reported: task name -> splits that are scored at the end of a run.
+      candidates: task name -> "detected" or "annotated".
+      folder: of the data.
+      model: the model's config.
+      preprocessing: what was done to its inputs; None where a run has not saved it yet.
+      options: sizes of blocks and batches.
+      pretraining: what pretraining hides.
+      feature_dtype: of regions.
+      cache_megabytes: for records, a split.
+      prefetch: batches that wait ready.
+      layout: of the parameters.
+      model_axis: devices along the mesh's model axis.
+      notes: what whoever reads the scores should know.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    reported: Mapping[str, tuple[str, ...]]
+    candidates: Mapping[str, str]
+    folder: DataFolder
+    model: TwoStreamConfig
+    preprocessing: Preprocessing | None
+    options: EvaluationOptions
+    pretraining: PretrainingOptions = PretrainingOptions()
+    feature_dtype: str = "float16"
+    cache_megabytes: int = 512
+    prefetch: int = 2
+    layout: str = "dp"
+    model_axis: int = 1
+    notes: tuple[str, ...] = ()
+
+
+def of_workdir(
+    workdir: Path,
+    data_dir: Path | None = None,
+    features: str | None = None,
+) -> tuple[Subject, int]:
+    """A run as its `config.json` describes it, and its last round.
+
+    Args:
+      workdir: of the run.
+      data_dir: of the data; the run's if None.
+      features: name of the region features; the run's if None.
+
+    Raises:
+      ValueError: no workdir, or its data is gone or another one.
+    """
+    config = state.read_config(workdir)
+    tasks = check.task_runs(config)
+    found_dir, regions = own_spec.data_folder(config, workdir)
+    folder = streams.open_folder(
+        Path(data_dir or found_dir), features or regions, clean=config.data.clean
+    )
+    shapes = tuple(task.task for task in tasks)
+    record, notes = inputs_record.read(workdir), []
+    if record is not None and record.serving is not None:
+        _check_words_and_answers(str(workdir), record, folder)
+        folder = dataclasses.replace(folder, answers=record.serving.answers)
+        scanned = config.model.get("scan_layers", False)
+        model = dataclasses.replace(record.model, scan_layers=scanned)
+    else:
+        notes.append(f"{workdir} did not note its answers, which are taken to be {folder.path}'s")
+        dim = _feature_dim(folder, {task.task.name: task.options.train_split for task in tasks})
+        model = inputs.model_of(config.model, folder, shapes, dim)
+    subject = Subject(
+        name=str(workdir),
+        tasks=shapes,
+        reported={task.task.name: task.options.test_splits for task in tasks},
+        candidates={task.task.name: task.options.candidates for task in tasks},
+        folder=dataclasses.replace(
+            folder, trained_on=_trained_on(workdir, config, tasks, record, model, notes)
+        ),
+        model=model,
+        preprocessing=None if record is None else record.preprocessing,
+        options=config.evaluation,
+        pretraining=config.pretraining,
+        feature_dtype=config.data.feature_dtype,
+        cache_megabytes=config.data.cache_megabytes,
+        prefetch=config.data.prefetch,
+        layout=config.parallel.layout,
+        model_axis=config.parallel.model,
+        notes=tuple(notes),
+    )
+    return subject, config.schedule.num_rounds
+
+
+def _check_words_and_answers(name: str, record: Record, folder: DataFolder) -> None:
+    known = record.serving
+    offered = Serving((), folder.tokenizer, folder.answers, known.preprocessing)
+    found = inputs_record.differences(known, offered, record.path, folder.path)
+    if found:
+        raise ValueError(f"{name} and {folder.path} do not fit each other: {'; '.join(found)}")
+
+
+def _trained_on(
+    workdir: Path,
+    config: RunConfig,
+    tasks: Sequence[TaskRun],
+    record: Record | None,
+    model: TwoStreamConfig,
+    notes: list[str],
+) -> TrainedOn:
+    """What a run has seen, as it noted it, or as it would see it now if it noted nothing."""
+    if record is not None and record.serving is not None and record.serving.trained_on is not None:
+        return record.serving.trained_on
+    try:
+        data = inputs.open_data(config, workdir)
+        seen = trained_on.of_streams(
+            inputs.open_task(config, data, task, task.options.train_split, model, training=True)
+            for task in tasks
+        )
+    except DataError:
+        return trained_on.nothing(f"what {workdir} was trained on: its data are gone")
+    notes.append(
+        f"{workdir} did not note what it was trained on, which is taken to be what it would be "
+        f"trained on now ({data.path})"
+    )
+    return seen
+
+
+def of_model(path: Path, data_dir: Path, features: str) -> Subject:
+    """A model folder, with data that lie elsewhere.
+
+    Raises:
+      ValueError: no such folder, or it or the data is damaged.
+    """
+    serving = model_folder.load_serving(path)
+    model = from_json((path / weights.CONFIG).read_text(encoding="utf-8"))
+    folder = streams.open_folder(data_dir, features)
+    notes = [
+        f"{folder.path / model_folder.answers_file(head)} is not used, but the answers of {path}: "
+        f"{inputs_record.difference(answers, folder.answers[head], 'answer')}"
+        for head, answers in serving.answers.items()
+        if folder.answers.get(head, answers) != answers
+    ]
+    seen = serving.trained_on or trained_on.nothing(f"what {path} was trained on")
+    return Subject(
+        name=str(path),
+        tasks=serving.tasks,
+        reported={
+            task.name: tuple(defaults.task_options(task.name).test_splits)
+            if task.name in TASKS
+            else ("test",)
+            for task in serving.tasks
+        },
+        candidates={},
+        # Labels are the model's; answers that it does not know count as wrong.
+        folder=dataclasses.replace(folder, answers=serving.answers, trained_on=seen),
+        model=model,
+        preprocessing=serving.preprocessing,
+        options=_WITHOUT_RUN,
+        notes=tuple(notes),
+    )
+
+
+def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, Any]) -> list[str]:
+    """Refuses data that were made otherwise than what the model learnt from.
+
+    Returns:
+      What may differ, in words.
+
+    Raises:
+      ValueError: lists what differs.
+    """
+    if subject.preprocessing is None:
+        return []
+    folder = subject.folder
+    found = _feature_dim(folder, {name: wanted[0] for name, wanted in splits.items()})
+    offered = streams.preprocessing_of(folder, tasks, found or subject.model.region_feature_dim)
+    try:
+        check_same(subject.preprocessing, offered)
+    except ValueError as error:
+        hint = ""
+        if offered.vocab_sha256 != subject.preprocessing.vocab_sha256:
+            hint = (
+                f"; the vocabulary {folder.path / 'vocab.txt'} is not the model's: build the data "
+                "with the vocab.txt of the model's folder"
+            )
+        raise ValueError(f"{subject.name} and {folder.path}: {error}{hint}") from error
+    return other_stores(subject.preprocessing, offered)
+
+
+def splits_to_score(
+    subject: Subject, tasks: Sequence[Task], wanted: str
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Task name -> splits to score, and what cannot be scored because it was not built.
+
+    Args:
+      subject: see `Subject`.
+      tasks: some of its tasks.
+      wanted: `REPORTED`, "test" for all that a dataset is tested on, or a split's name.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    missing = []
+    for task in tasks:
+        if wanted == REPORTED:
+            names = subject.reported[task.name]
+        elif wanted == "test":
+            splits = subject.folder.source(task.name).splits
+            names = [name for name in splits if name.startswith("test")]
+        else:
+            names = [wanted]
+        built = subject.folder.built(task.name)
+        there = tuple(name for name in names if has_split(built, name))
+        if wanted == REPORTED and not there and task.name in subject.folder.own:
+            there = ("val",)  # as at the end of a run
+        missing += [f"{task.name}/{name}" for name in names if name not in there]
+        if not names:
+            missing.append(f"{task.name}/{wanted}")
+        if there:
+            found[task.name] = there
+    return found, missing
+
+
+def open_stream(
+    subject: Subject,
+    placement: Placement,
+    task: Task,
+    split: str,
+    batch_size: int = 0,
+    *,
+    removed: bool = False,
+) -> Stream:
+    """This process's rows of a split, not for training; for `removed` see `data.streams`."""
+    size = batch_size or subject.options.batch_size or task.batch_size
+    multiple = placement.mesh.shape[sharding.DATA]
+    feature_dtype = {"feature_dtype": np.dtype(subject.feature_dtype).type}
+    options: dict[str, object] = dict(feature_dtype)
+    if task.name in subject.candidates:
+        options["candidates"] = subject.candidates[task.name]
+    return streams.open_stream(
+        subject.folder,
+        task,
+        split,
+        batch_size=-(-size // multiple) * multiple,
+        training=False,
+        feature_dim=subject.model.region_feature_dim,
+        num_labels=subject.model.num_answers.get(task.head),
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        cache_bytes=subject.cache_megabytes << 20,
+        removed=removed,
+        encoding_options=options,
+        pretraining_options=feature_dtype
+        | inputs.pretraining_options(subject.pretraining, subject.model, training=False),
+    )
+
+
+def baselines_of(
+    folder: DataFolder, candidates: Mapping[str, str], max_examples: int
+) -> Callable[[Task, str], dict[str, float]]:
+    """Chance, majority and words of a task's split, each computed once.
+
+    Args:
+      folder: of the data.
+      candidates: task name -> "detected" or "annotated"; detected where it is not named.
+      max_examples: of a split; 0 takes 20,000.
+    """
+    from twelve_in_one.data import text_baselines
+
+    @functools.cache
+    def baselines(task: Task, split: str) -> dict[str, float]:
+        blind = text_baselines.score_task(
+            folder,
+            task,
+            split,
+            max_examples=max_examples or _BASELINE_EXAMPLES,
+            candidates=candidates.get(task.name, "detected"),
+        )
+        return {"chance": blind.chance, "majority": blind.majority, "words": blind.words}
+
+    return baselines
+
+
+def _feature_dim(folder: DataFolder, splits: Mapping[str, str]) -> int:
+    """Region feature size of the splits' data; 0 where none has features.
+
+    Raises:
+      ValueError: tasks differ in it.
+    """
+    sizes = {}
+    for name, split in splits.items():
+        built = folder.built(name)
+        sizes[name] = open_split(built, split).index.feature_dim
+    if len({size for size in sizes.values() if size}) > 1:
+        raise ValueError(f"{folder.path}: region features differ in size: {sizes}")
+    return max(sizes.values(), default=0)

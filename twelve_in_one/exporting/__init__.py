@@ -1,0 +1,1 @@
+"""Models as functions for other programs."""

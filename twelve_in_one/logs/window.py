@@ -1,0 +1,91 @@
+"""What has been trained since the last line of the log, summed on the host in order.
+
+The devices' numbers are fetched when a line is due or a checkpoint is written, never in between. A
+window that is still open goes into the checkpoint, so that a resumed run writes the same lines.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from twelve_in_one.models.two_stream.config import PRETRAINING_HEADS
+from twelve_in_one.training.steps import TaskMetrics
+
+# Of what is finite, but for "updates", which counts all. The first three are lists of three numbers
+# where the loss has three parts.
+_FIELDS = ("loss", "score", "count", "grad_norm", "finite", "updates")
+
+
+class LogWindow:
+    """Sums by task."""
+
+    def __init__(self, tasks: Sequence[str], saved: Mapping[str, Any] | None = None):
+        """Begins empty, or where `to_json` left off."""
+        self._totals = {task: dict.fromkeys(_FIELDS, 0.0) for task in tasks}
+        for task, totals in (saved or {}).items():
+            self._totals[task].update({name: _number(value) for name, value in totals.items()})
+        self._pending: list[tuple[str, int, TaskMetrics]] = []
+
+    def add(self, task: str, step: int, metrics: TaskMetrics) -> None:
+        """Notes what one update reports; nothing is fetched."""
+        self._pending.append((task, step, metrics))
+
+    def settle(self) -> list[str]:
+        """Fetches what is pending; returns a line for every gradient that is not finite."""
+        fetched = jax.device_get([metrics for *_, metrics in self._pending])
+        bad = []
+        for (task, step, _), (sums, norm) in zip(self._pending, fetched, strict=True):
+            totals = self._totals[task]
+            totals["updates"] += 1
+            if not (np.isfinite(norm) and np.all(np.isfinite(sums.loss))):
+                loss = float(np.sum(sums.loss / np.maximum(sums.count, 1)))
+                bad.append(f"{task}, update {step}: loss {loss}, gradient norm {float(norm)}")
+                continue
+            totals["finite"] += 1
+            for name, value in (*sums._asdict().items(), ("grad_norm", norm)):
+                totals[name] = totals[name] + np.asarray(value, np.float64)
+        self._pending = []
+        return bad
+
+    def to_json(self) -> dict[str, Any]:
+        """What `settle` has summed."""
+        return {
+            task: {name: np.asarray(value).tolist() for name, value in totals.items()}
+            for task, totals in self._totals.items()
+            if totals["updates"]
+        }
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """{"loss", "score", "grad_norm"} by task, over the finite updates of tasks that had any.
+
+        Loss and score of the parts of pretraining stand below "task/part", too; the task's own are
+        the sum of the losses and the score of the first, as `Sums` has them.
+        """
+        found: dict[str, dict[str, float]] = {"loss": {}, "score": {}, "grad_norm": {}}
+        for task, totals in self._totals.items():
+            if not totals["finite"]:
+                continue
+            counts = np.maximum(np.ravel(totals["count"]), 1)
+            losses, scores = (np.ravel(totals[name]) / counts for name in ("loss", "score"))
+            found["loss"][task], found["score"][task] = float(losses.sum()), float(scores[0])
+            found["grad_norm"][task] = float(totals["grad_norm"] / totals["finite"])
+            if len(losses) > 1:
+                for part, loss, score in zip(PRETRAINING_HEADS, losses, scores, strict=True):
+                    found["loss"][f"{task}/{part}"] = float(loss)
+                    found["score"][f"{task}/{part}"] = float(score)
+        return found
+
+    @property
+    def updates(self) -> dict[str, int]:
+        """Updates by task."""
+        return {task: int(t["updates"]) for task, t in self._totals.items() if t["updates"]}
+
+    def clear(self) -> None:
+        """Begins anew."""
+        self._totals = {task: dict.fromkeys(_FIELDS, 0.0) for task in self._totals}
+
+
+def _number(saved: Any) -> Any:
+    return np.asarray(saved, np.float64) if isinstance(saved, list) else saved

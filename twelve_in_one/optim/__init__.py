@@ -1,0 +1,1 @@
+"""Optimizers, learning rates over time, and which parameters have which."""

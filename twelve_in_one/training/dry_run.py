@@ -1,0 +1,122 @@
+"""What a run would do, as text: plan, shapes, cut texts, groups, programs, memory and time."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from twelve_in_one.config import check
+from twelve_in_one.logs import profiling
+from twelve_in_one.logs.stopwatch import duration
+from twelve_in_one.mixing import plan, stop_and_go
+from twelve_in_one.models.two_stream.trunk import count_parameters
+from twelve_in_one.optim import param_groups
+from twelve_in_one.training import programs
+from twelve_in_one.training.job import Job
+
+_PLANNED_ROUNDS, _REPEATS = 2000, 3
+
+
+def describe(
+    job: Job, compiled: programs.Programs, table: Sequence[programs.Program], abstract: Any
+) -> str:
+    """The text. Runs every program a few times on real batches, and changes nothing on disk."""
+    from twelve_in_one.data.cut_texts import count_cut
+
+    batches = {name: stream.batch(0) for name, stream in job.train_streams.items()}
+    rounds = min(_PLANNED_ROUNDS, job.schedule.num_rounds)
+    sections = (
+        ("plan", plan.format_plan(job.schedule, stop_and_go.init(job.names), 0, rounds)),
+        ("batches", _shapes(job, batches)),
+        ("texts", "\n".join(str(count_cut(stream)) for stream in job.train_streams.values())),
+        ("parameters", param_groups.describe(abstract.params, job.groups)),
+        ("programs", programs.compile_list(table)),
+        ("memory", _memory(job, table, abstract)),
+        ("time", _time(job, compiled, abstract, batches)),
+    )
+    return "\n\n".join(f"== {title}\n{text}" for title, text in sections)
+
+
+def _shapes(job: Job, batches: Any) -> str:
+    scales = check.loss_scales(job.tasks)
+    rows = [
+        f"{'task':10}  {'examples':>9}  {'rows x T x R':>14}  {'in parts of':>11}  "
+        f"{'loss scale':>10}  {'MB a batch':>10}"
+    ]
+    for run in job.tasks:
+        task, batch = run.task, batches[run.task.name]
+        shape = f"{task.batch_size * task.rows_per_example}x{task.max_tokens}x{task.max_regions}"
+        size = sum(x.nbytes for name, x in batch.items() if name != "example_id")
+        rows.append(
+            f"{task.name:10}  {task.batch_size:9,}  {shape:>14}  "
+            f"{task.batch_size // run.options.accumulate:11,}  {scales[task.name]:10g}  "
+            f"{size * jax.process_count() / 1e6:10.1f}"
+        )
+    return "\n".join(rows)
+
+
+def _memory(job: Job, table: Sequence[programs.Program], abstract: Any) -> str:
+    def a_device(tree: Any) -> int:
+        return sum(
+            leaf.dtype.itemsize * int(jnp.prod(jnp.array(leaf.sharding.shard_shape(leaf.shape))))
+            for leaf in jax.tree.leaves(tree)
+        )
+
+    state, params = a_device(abstract), a_device(abstract.params)
+    largest = max((p.memory.get("temporaries", 0) for p in table), default=0)
+    lines = [
+        f"{count_parameters(job.placement.model):,} parameters on mesh "
+        f"{dict(job.placement.mesh.shape)}, layout {job.placement.layout}",
+        f"state {profiling.format_bytes(state)} a device, of which parameters "
+        f"{profiling.format_bytes(params)}; gradients as much again as these",
+        f"largest temporaries of a program {profiling.format_bytes(largest)}",
+    ]
+    return "\n".join(lines)
+
+
+def _time(job: Job, compiled: programs.Programs, abstract: Any, batches: Any) -> str:
+    """Measures every step, and counts how often the plan calls for it if nothing stops."""
+    state = programs.random_state(job.placement, job.optimizer, abstract, job.run.seed)
+    key = job.placement.everywhere(jax.random.key(job.run.seed))
+    flags = [job.placement.everywhere(jnp.bool_(value)) for value in (False, True)]
+    expected = plan.expected_updates(job.schedule)
+    rows = [
+        f"{'task':10}  {'s an update':>11}  {'updates':>9}  {'s a validation':>14}  {'in all':>12}"
+    ]
+    total = 0.0
+    for run in job.tasks:
+        name, task = run.task.name, run.task
+        batch = job.placement.place(batches[name])
+        seconds = []
+        for _ in range(_REPEATS + 1):  # the first one warms up
+            start = time.perf_counter()
+            gradient, _ = compiled.grad[name](state.params, state.step, batch, key)
+            state = compiled.update(state, gradient, *flags)
+            jax.block_until_ready(state)
+            seconds.append(time.perf_counter() - start)
+        stream = job.val_streams[name]
+        eval_batch = job.placement.place(stream.batch(0))
+        jax.block_until_ready(compiled.evaluate[name](state.params, eval_batch))
+        start = time.perf_counter()
+        jax.block_until_ready(compiled.evaluate[name](state.params, eval_batch))
+        limit = job.run.evaluation.max_validation_examples
+        num_batches = stream.selection.num_batches
+        if limit:
+            num_batches = min(num_batches, -(-limit // stream.selection.batch_size))
+        validation = (time.perf_counter() - start) * num_batches
+        planned = next(t for t in job.schedule.tasks if t.name == name)
+        times = job.schedule.num_rounds // plan.validation_interval(job.schedule, planned) + 1
+        update = min(seconds[1:])
+        all_of_it = update * expected[name] + validation * times
+        total += all_of_it
+        rows.append(
+            f"{task.name:10}  {update:11.4f}  {expected[name]:9,}  {validation:14.2f}  "
+            f"{duration(all_of_it):>12}"
+        )
+    rows.append(
+        f"in all {duration(total)} if nothing stops, the data keeps up, and this machine stays as "
+        "idle as it is now"
+    )
+    return "\n".join(rows)

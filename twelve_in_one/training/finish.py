@@ -1,0 +1,190 @@
+"""The end of a run: test scores, example pictures and the report; and its results, for people."""
+
+import dataclasses
+import html
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from twelve_in_one.checkpoints import state
+from twelve_in_one.evaluators import suite, target
+from twelve_in_one.logs import metrics_writer
+from twelve_in_one.report.write import FILE as REPORT
+from twelve_in_one.training import programs, steps
+from twelve_in_one.training.job import Job
+from twelve_in_one.training.loop import Position
+
+RESULTS = "results.json"
+_log = logging.getLogger(__name__)
+
+
+class Results(dict[str, Any]):
+    """The contents of a `results.json`, which print as a table, in a notebook as one of HTML.
+
+    Attributes:
+      workdir: of the run.
+    """
+
+    def __init__(self, values: Mapping[str, Any], workdir: Path):
+        super().__init__(values)
+        self.workdir = workdir
+
+    def __str__(self) -> str:
+        from twelve_in_one.report import results_table
+
+        return "\n".join((results_table(self), *self.get("cut_texts", ()), self._summary()))
+
+    def _repr_html_(self) -> str:
+        from twelve_in_one.report.page import results_html
+        from twelve_in_one.report.results import parse_results
+
+        return f"{results_html(parse_results(self))}<p>{html.escape(self._summary())}</p>"
+
+    def _summary(self) -> str:
+        return (
+            f"one model of {self['parameters']:,} parameters, {self['updates']:,} updates, "
+            f"{self['seconds']:.0f} s; report: {self.workdir / REPORT}, "
+            f"model: {self.workdir / state.MODEL}"
+        )
+
+
+def finish(
+    job: Job,
+    compiled: programs.Programs,
+    train_state: steps.TrainState,
+    position: Position,
+    updates: Mapping[str, int],
+    writer: metrics_writer.MetricsWriter,
+) -> Results:
+    """Scores the model on `TaskOptions.test_splits`, and writes what came of the run.
+
+    Args:
+      job: the run.
+      compiled: its programs.
+      train_state: at its end.
+      position: likewise.
+      updates: task name -> batches trained on.
+      writer: of the run.
+
+    Returns:
+      The contents of `results.json`.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    from twelve_in_one.data import own
+    from twelve_in_one.data.builders import report
+    from twelve_in_one.report.examples import example_pictures, pictures_of
+    from twelve_in_one.training import inputs
+
+    run, model = job.run, job.placement.model
+    tasks = {task.task.name: task for task in job.tasks}
+    data = dataclasses.replace(
+        job.data,
+        trained_on=job.serving.trained_on,
+        keep_trained_on=run.evaluation.keep_trained_on,
+    )
+    splits = {}
+    for name, task in tasks.items():
+        wanted = task.options.test_splits
+        splits[name] = inputs.splits_of(job.data, task, wanted)
+        missing = set(wanted) - set(splits[name])
+        if missing:
+            _log.warning("%s: not built, and left out: %s", name, ", ".join(sorted(missing)))
+        if not splits[name]:  # a score on what was validated on, which the table says, beats none
+            splits[name] = (task.options.val_split,)
+    raw = Path(run.data.raw_dir) if run.data.raw_dir else None
+    pictures: list[Any] = []
+
+    def keep(stream: Any, split: str, predictions: Any) -> None:
+        if jax.process_index():
+            return
+        try:
+            name = stream.task.name
+            if name in job.data.own:
+                files = own.read_pictures(job.data.path, name)
+            else:
+                files = pictures_of(job.data.source(name).domain, raw)
+            pictures.extend(example_pictures(stream, predictions, files, run.evaluation.pictures))
+        except ValueError as error:  # the other processes go on, so this one has to
+            _log.warning("no example pictures of %s: %s", split, error)
+
+    limit = run.evaluation.max_test_examples
+    baselines = None
+    if run.evaluation.text_baselines:
+        candidates = {name: task.options.candidates for name, task in tasks.items()}
+        baselines = target.baselines_of(data, candidates, limit)
+    found = suite.evaluate_all(
+        job.placement,
+        train_state.params,
+        splits,
+        lambda name, split: inputs.open_task(
+            run,
+            data,
+            tasks[name],
+            split,
+            model,
+            training=False,
+            batch_size=run.evaluation.batch_size or None,
+        ),
+        options=run.evaluation,
+        max_examples=limit,
+        prefetch=run.data.prefetch,
+        compiled=compiled.evaluate,
+        baselines=baselines,
+        keep=keep if run.evaluation.pictures else None,
+        progress=report.Progress("test") if jax.process_index() == 0 else None,
+    )
+    evaluation_seconds = found.pop("seconds")
+    scored = {name: "+".join(splits[name]) for name in found["tasks"]}
+    results = Results(
+        {
+            "split": _describe(
+                scored, {name: task.options.val_split for name, task in tasks.items()}
+            ),
+            "round": position.round,
+            "updates": sum(updates.values()),
+            **found,
+            "seconds": position.seconds + evaluation_seconds,
+        },
+        job.workdir,
+    )
+    for name, entry in results["tasks"].items():
+        entry |= {"updates": updates[name], "validation": position.scores.get(name)}
+        numbers = {key: entry[key] for key in ("score", "metrics", "examples")}
+        writer.write(
+            {
+                "event": "result",
+                "round": position.round,
+                "split": scored[name],
+                "task": name,
+                **numbers,
+            }
+        )
+    writer.flush()
+    if jax.process_index() == 0:
+        _write(job.workdir, results, pictures)
+    return results
+
+
+def _describe(scored: Mapping[str, str], validated: Mapping[str, str]) -> str:
+    """Which tasks were scored on what: "test of gqa, nlvr2; val (also validated on) of vqa"."""
+    groups: dict[str, list[str]] = {}
+    for name, split in scored.items():
+        seen = " (also validated on)" if split == validated[name] else ""
+        groups.setdefault(split + seen, []).append(name)
+    return "; ".join(f"{split} of {', '.join(names)}" for split, names in groups.items())
+
+
+def _write(workdir: Path, results: Results, pictures: list[Any]) -> None:
+    from twelve_in_one.report import write_report
+
+    path = workdir / RESULTS
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    write_report(workdir, pictures)

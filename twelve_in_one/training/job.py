@@ -1,0 +1,180 @@
+"""What a run consists of: its data, devices, plan, optimizer and programs."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.config import check
+from twelve_in_one.config.settings import RunConfig, TaskRun
+from twelve_in_one.mixing import plan, stop_and_go
+from twelve_in_one.optim import adamw, param_groups, schedules
+from twelve_in_one.optim.adafactor import adafactor
+from twelve_in_one.parallel import processes
+from twelve_in_one.training import programs
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything about a run that does not change while it runs."""
+
+    run: RunConfig
+    workdir: Path
+    tasks: tuple[TaskRun, ...]
+    data: Any  # data.streams.DataFolder
+    serving: model_folder.Serving
+    placement: programs.Placement
+    groups: tuple[param_groups.ParamGroup, ...]
+    optimizer: Any
+    rate: schedules.Schedule
+    schedule: plan.Schedule
+    controller: stop_and_go.Controller
+    train_streams: Mapping[str, Any]
+    val_streams: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(task.task.name for task in self.tasks)
+
+
+def open_job(run: RunConfig, workdir: Path) -> Job:
+    """Data, devices and plan of a run; nothing is compiled yet.
+
+    Raises:
+      ValueError: settings and data do not fit each other, or data or `init_from` is missing.
+    """
+    from twelve_in_one.training import inputs, prepare
+
+    source = run.init_from.path
+    if source and not Path(source).exists() and not (workdir / state.CHECKPOINTS).exists():
+        raise ValueError(f"config.init_from.path: there is no {source}")
+    if jax.process_index() == 0:
+        prepare.prepare(run, workdir)
+    processes.barrier("data prepared")
+    tasks = check.task_runs(run)
+    data = inputs.open_data(run, workdir)
+    shapes = [task.task for task in tasks]
+    model = inputs.model_of(run.model, data, shapes, inputs.feature_dim(data, tasks))
+    streams: list[dict[str, Any]] = []
+    for training in (True, False):
+        size = None if training else run.evaluation.batch_size or None
+        streams.append(
+            {
+                task.task.name: inputs.open_task(
+                    run,
+                    data,
+                    task,
+                    task.options.train_split if training else task.options.val_split,
+                    model,
+                    training=training,
+                    batch_size=size,
+                )
+                for task in tasks
+            }
+        )
+    planned = tuple(
+        plan.PlannedTask(name, stream.selection.num_examples, stream.selection.num_batches)
+        for name, stream in streams[0].items()
+    )
+    schedule, controller = _schedule(run, planned)
+    groups = param_groups.two_stream(
+        head_learning_rate=run.optimizer.head_learning_rate,
+        weight_decay=run.optimizer.weight_decay,
+        official_decayed_norms=run.optimizer.official_decayed_norms,
+        extra=[param_groups.ParamGroup(*group) for group in run.optimizer.groups],
+    )
+    rate, optimizer = _optimizer(run, groups)
+    return Job(
+        run,
+        workdir,
+        tasks,
+        data,
+        inputs.serving_of(data, tasks, model.region_feature_dim),
+        programs.Placement.make(
+            model, run.parallel.layout, run.parallel.model, devices=run.parallel.devices
+        ),
+        groups,
+        optimizer,
+        rate,
+        schedule,
+        controller,
+        *streams,
+    )
+
+
+def _schedule(
+    run: RunConfig, planned: tuple[plan.PlannedTask, ...]
+) -> tuple[plan.Schedule, stop_and_go.Controller]:
+    options = dataclasses.asdict(run.schedule)
+    controller = {
+        key: options.pop(key) for key in ("patience", "threshold", "continue_threshold", "cooldown")
+    }
+    return plan.Schedule(planned, seed=run.seed, **options), stop_and_go.Controller(**controller)
+
+
+def advances_within_round(run: RunConfig) -> bool:
+    """Whether the learning rate changes within a round, as of the released task training."""
+    pretrains = any(task.task.kind == "pretraining" for task in check.task_runs(run))
+    return run.optimizer.official_schedule and not pretrains
+
+
+def _optimizer(
+    run: RunConfig, groups: tuple[param_groups.ParamGroup, ...]
+) -> tuple[schedules.Schedule, Any]:
+    """The learning rate as a function of the clock, and the optimizer."""
+    options, rounds = run.optimizer, run.schedule.num_rounds
+    within_round = advances_within_round(run)
+    stepped = options.schedule == "step"
+    factor = schedules.make(
+        options.schedule,
+        rounds,
+        options.warmup_share * rounds,
+        boundaries=options.step_rounds if stepped else (),
+        decay=options.step_factor if stepped else 0.2,
+        official_advance_before_update=options.official_schedule and not within_round,
+        official_advance_within_round=within_round,
+        official_epoch_rounds=(options.official_epoch_rounds or None) if stepped else None,
+    )
+
+    def rate(clock: Any) -> Any:
+        return options.learning_rate * factor(clock)
+
+    if options.name == "adafactor":
+        return rate, adafactor(options.learning_rate, factor, groups, momentum=options.b1)
+    numbers = dict(b1=options.b1, b2=options.b2, eps=options.eps)
+    if options.name == "radam":
+        return rate, adamw.radam(
+            rate, groups, **numbers, official_shared_step_size=options.official_shared_step_size
+        )
+    return rate, adamw.adamw(
+        rate,
+        groups,
+        **numbers,
+        official_no_bias_correction=options.official_no_bias_correction,
+        official_decay_after_update=options.official_decay_after_update,
+        official_uncorrected_eps=options.official_uncorrected_eps,
+        official_unreached=options.official_unreached,
+    )
+
+
+def compile_job(job: Job, abstract: Any) -> tuple[programs.Programs, tuple[programs.Program, ...]]:
+    """All programs of the run, from its `programs.abstract_state`, and the compile list."""
+    return programs.compile_all(
+        job.placement,
+        job.tasks,
+        check.loss_scales(job.tasks),
+        job.optimizer,
+        abstract,
+        {name: stream.batch(0) for name, stream in job.train_streams.items()},
+        {name: stream.batch(0) for name, stream in job.val_streams.items()},
+        clip_norm=job.run.optimizer.clip_norm,
+        fused=job.run.optimizer.update == "fused",
+        official_schedule=advances_within_round(job.run),
+        log=_log.info,
+    )

@@ -1,0 +1,325 @@
+"""The training loop: rounds of updates, and validations between them, as the plan says.
+
+Nothing in here waits for the devices but where a line of the log or a checkpoint is written.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from twelve_in_one.checkpoints import init_from, state
+from twelve_in_one.evaluators import rows
+from twelve_in_one.logs import metrics_writer, profiling
+from twelve_in_one.logs.stopwatch import Clock, duration
+from twelve_in_one.logs.window import LogWindow
+from twelve_in_one.mixing import plan as task_plan
+from twelve_in_one.mixing import stop_and_go
+from twelve_in_one.optim import schedules
+from twelve_in_one.parallel import processes, sharding
+from twelve_in_one.training import programs, steps
+from twelve_in_one.training.job import Job, advances_within_round
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Position:
+    """Where the run is: what the loop carries from round to round, on the host."""
+
+    round: int
+    controllers: stop_and_go.State
+    scores: dict[str, float]
+    window: LogWindow
+    seconds: float
+
+
+def begin(
+    job: Job, checkpoints: state.Checkpoints, abstract: Any
+) -> tuple[steps.TrainState, Position, dict[str, int]]:
+    """Where the run begins: workdir, else init_from, else random weights; and batches used.
+
+    Raises:
+      ValueError: the checkpoint is of another run.
+    """
+    restored = checkpoints.restore_newest(abstract)
+    if restored is not None:
+        train_state, progress = restored
+        newest = progress.round
+        if set(progress.positions) != set(job.names):
+            raise ValueError(
+                f"{job.workdir} holds a run of {', '.join(progress.positions)}, the config is of "
+                f"{', '.join(job.names)}: choose another workdir, and begin with init_from"
+            )
+        if newest > job.run.schedule.num_rounds:
+            raise ValueError(
+                f"{job.workdir} holds a run at round {newest}, schedule.num_rounds is "
+                f"{job.run.schedule.num_rounds}: a run can be made longer, not shorter; choose "
+                "another workdir, or more rounds"
+            )
+        _log.info("resumed at round %d from %s", newest, job.workdir)
+        controllers = stop_and_go.from_json(progress.controllers, job.names)
+        window = LogWindow(job.names, progress.window)
+        position = Position(newest, controllers, dict(progress.scores), window, progress.seconds)
+        return train_state, position, dict(progress.positions)
+    train_state = programs.random_state(job.placement, job.optimizer, abstract, job.run.seed)
+    if job.run.init_from.path:
+        params, report = init_from.load(
+            job.run.init_from, train_state.params, job.placement.model, job.serving
+        )
+        train_state = train_state._replace(params=params)
+        _log.info("weights from %s\n%s", job.run.init_from.path, report)
+    else:
+        _log.info("random weights, seed %d", job.run.seed)
+    position = Position(0, stop_and_go.init(job.names), {}, LogWindow(job.names), 0.0)
+    return train_state, position, dict.fromkeys(job.names, 0)
+
+
+def validate(job: Job, compiled: programs.Programs, params: Any, name: str) -> dict[str, Any]:
+    """Scores a task on its validation split: score, loss, examples."""
+    from twelve_in_one.data.pipeline import as_dataset
+
+    stream = job.val_streams[name]
+    limit = job.run.evaluation.max_validation_examples
+    size = stream.selection.batch_size
+    stop = min(stream.selection.num_batches, -(-limit // size)) if limit else None
+    batches = as_dataset(stream, stop=stop, prefetch=job.run.data.prefetch).as_numpy_iterator()
+    outcome = rows.evaluate_stream(
+        compiled.evaluate[name], params, batches, job.placement.place, max_examples=limit
+    )
+    (task,) = (run for run in job.tasks if run.task.name == name)
+    return rows.summarise(task.task, outcome, candidates=task.options.candidates)
+
+
+def run_rounds(
+    job: Job,
+    compiled: programs.Programs,
+    train_state: steps.TrainState,
+    position: Position,
+    mixture: Any,
+    checkpoints: state.Checkpoints,
+    writer: metrics_writer.MetricsWriter,
+    stop: processes.StopRequest,
+) -> tuple[steps.TrainState, bool]:
+    """The training loop; `position` and `mixture` go along.
+
+    Returns:
+      The state, and whether the run is complete: False if it was asked to stop, and has saved.
+
+    Raises:
+      FloatingPointError: a gradient is not finite, and the config says to raise.
+      OSError: a checkpoint cannot be written.
+    """
+    run, total = job.run, job.run.schedule.num_rounds
+    profile = profiling.ProfileWindow(
+        run.log.profile_start, run.log.profile_rounds, job.workdir / metrics_writer.EVENTS
+    )
+    clock = Clock(position.round, position.seconds)
+    updates = _Updates(job, compiled, mixture, position.window, clock)
+    saved = position.round if checkpoints.latest() == position.round else -1
+    plan: collections.deque[tuple[str, ...]] = collections.deque()
+
+    def save() -> None:
+        nonlocal saved
+        if saved == position.round:
+            return
+        _settle(job, position)
+        position.seconds = clock.total()
+        checkpoints.save(train_state, _progress(position, mixture.positions))
+        saved = position.round
+
+    with contextlib.closing(profile):
+        while position.round < total:
+            number = position.round
+            if not plan:
+                holds = task_plan.rounds_until_validation(job.schedule, number)
+                plan.extend(task_plan.plan(job.schedule, position.controllers, number, holds))
+            names = plan.popleft()
+            profile.step(number, train_state.params)
+            train_state = updates.round(train_state, names)
+            position.round = number + 1
+            stopping = stop.agreed(number)
+            if position.round % run.log.every_rounds == 0 or position.round == total:
+                _log_training(job, train_state, position, clock, updates.done, writer)
+            due = task_plan.validations(job.schedule, number)
+            if due:
+                with clock.pause():
+                    _validate_all(job, compiled, train_state.params, due, position, writer)
+            if number in job.schedule.official_resets:
+                position.controllers = stop_and_go.reset(position.controllers)
+            if (
+                stopping
+                or position.round == total
+                or (position.round % run.checkpoint.every_rounds == 0)
+            ):
+                with clock.pause():
+                    save()
+            if stopping and position.round < total:
+                _log.info("stopped at round %d (%s)", position.round, stop.reason or "asked")
+                return train_state, False
+    return train_state, True
+
+
+class _Updates:
+    """Updates on the batches of a mixture. Nothing in here waits for a number from the devices."""
+
+    def __init__(
+        self, job: Job, compiled: programs.Programs, mixture: Any, window: LogWindow, clock: Clock
+    ):
+        self._job, self._compiled, self._mixture = job, compiled, mixture
+        self._window, self._clock = window, clock
+        everywhere = job.placement.everywhere
+        self._key = everywhere(jax.random.key(job.run.seed))
+        self._flag = {value: everywhere(jax.numpy.bool_(value)) for value in (False, True)}
+        self._ahead: collections.deque[jax.Array] = collections.deque()
+        self._most_ahead = sharding.max_in_flight()
+        self.done = sum(mixture.positions.values())
+
+    def round(self, train_state: steps.TrainState, names: Sequence[str]) -> steps.TrainState:
+        """A round: every task's update in turn, or one from the sum of their gradients."""
+        compiled, total = self._compiled, None
+        with jax.transfer_guard(self._job.run.parallel.transfer_guard):
+            for i, name in enumerate(names):
+                last = i == len(names) - 1
+                gradient = self._gradient(train_state, name)
+                if compiled.add is None:
+                    train_state = compiled.update(
+                        train_state, gradient, self._flag[i > 0], self._flag[last]
+                    )
+                else:
+                    total = gradient if total is None else compiled.add(total, gradient)
+                    if last:
+                        train_state = compiled.update(
+                            train_state, total, self._flag[False], self._flag[True]
+                        )
+                if not self._most_ahead:
+                    jax.block_until_ready(train_state.step)
+                elif len(self._ahead) > self._most_ahead:
+                    jax.block_until_ready(self._ahead.popleft())
+        return train_state
+
+    def _starved(self) -> bool:
+        return not self._ahead or self._ahead[-1].is_ready()
+
+    def _gradient(self, train_state: steps.TrainState, name: str) -> steps.Gradient:
+        with self._clock.waiting(self._starved):
+            batch = self._mixture.next(name)
+        with profiling.annotate(name, self.done):
+            gradient, metrics = self._compiled.grad[name](
+                train_state.params, train_state.step, self._job.placement.place(batch), self._key
+            )
+        self._window.add(name, self.done, metrics)
+        if self._most_ahead:
+            self._ahead.append(metrics.grad_norm)  # unlike the state it is not donated
+        self._clock.examples += self._job.train_streams[name].selection.batch_size
+        self.done += 1
+        return gradient
+
+
+def _progress(position: Position, positions: Mapping[str, int]) -> state.Progress:
+    return state.Progress(
+        position.round,
+        dict(positions),
+        stop_and_go.to_json(position.controllers),
+        position.scores,
+        position.window.to_json(),
+        position.seconds,
+    )
+
+
+def _settle(job: Job, position: Position) -> None:
+    bad = position.window.settle()
+    if bad and job.run.optimizer.on_nonfinite == "raise":
+        raise FloatingPointError(
+            f"not finite by round {position.round}: {'; '.join(bad[:5])}. These updates were not "
+            "made. Lower optimizer.learning_rate or set optimizer.clip_norm; "
+            "optimizer.on_nonfinite=skip leaves such updates out and counts them"
+        )
+    for line in bad:
+        _log.warning("left out an update: %s", line)
+
+
+def _log_training(
+    job: Job,
+    train_state: steps.TrainState,
+    position: Position,
+    clock: Clock,
+    updates: int,
+    writer: metrics_writer.MetricsWriter,
+) -> None:
+    _settle(job, position)
+    means, rounds = position.window.means(), position.round
+    done, skipped = (int(x) for x in jax.device_get((train_state.clock, train_state.skipped)))
+    now = clock.lap(rounds)
+    last_clock = schedules.update_clock(
+        max(done - 1, 0), official_advance_within_round=advances_within_round(job.run)
+    )
+    record = {
+        "event": "train",
+        "round": rounds,
+        "updates": updates,
+        **means,
+        "updates_of": position.window.updates,
+        "learning_rate": float(job.rate(last_clock)),
+        "skipped": skipped,
+        "timing": now,
+    }
+    writer.write(record)
+    position.window.clear()
+    left = (job.run.schedule.num_rounds - rounds) / now["rounds_per_s_overall"]
+    stopped = [name for name, s in position.controllers.items() if s.stopped]
+    scores = [means["score"][name] for name in job.names if name in means["score"]]
+    show_stopped = stopped and job.schedule.kind == "stop_and_go"
+    _log.info(
+        "round %d/%d  %.1f updates/s  %.0f examples/s  data wait %.1f %%  ETA %s  "
+        "mean score %.3f%s",
+        rounds,
+        job.run.schedule.num_rounds,
+        now["updates_per_s"],
+        now["examples_per_s"],
+        100 * now["data_wait"],
+        duration(left),
+        sum(scores) / max(len(scores), 1),
+        f"  stopped: {', '.join(stopped)}" if show_stopped else "",
+    )
+
+
+def _validate_all(
+    job: Job,
+    compiled: programs.Programs,
+    params: Any,
+    due: Sequence[str],
+    position: Position,
+    writer: metrics_writer.MetricsWriter,
+) -> None:
+    lines, begun = [], time.perf_counter()
+    for name in due:
+        start = time.perf_counter()
+        found = validate(job, compiled, params, name)
+        before = position.controllers[name]
+        after = stop_and_go.update(job.controller, before, found["score"])
+        position.controllers = {**position.controllers, name: after}
+        position.scores[name] = found["score"]
+        writer.write(
+            {
+                "event": "validation",
+                "round": position.round,
+                "task": name,
+                "score": found["score"],
+                "loss": found["loss"],
+                "examples": found["examples"],
+                "stopped": after.stopped,
+                "best": after.best,
+                "timing": {"seconds": time.perf_counter() - start},
+            }
+        )
+        changes = {(False, True): " stops", (True, False): " goes again"}
+        change = changes.get((before.stopped, after.stopped), "")
+        lines.append(f"{name} {found['score']:.3f}{change}")
+    seconds = time.perf_counter() - begun
+    _log.info("round %d  validation (%.1f s): %s", position.round, seconds, ", ".join(lines))

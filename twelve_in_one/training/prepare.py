@@ -1,0 +1,132 @@
+"""Makes the generated world and its datasets where a run asks for them and they are missing."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from twelve_in_one.checkpoints import lock
+from twelve_in_one.config.settings import RunConfig
+from twelve_in_one.data import build, own, own_inputs, own_spec
+from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.world import make
+
+_FEW_PICTURES = 64  # for which starting further processes takes longer than they save
+
+
+def missing_datasets(run: RunConfig) -> tuple[str, ...]:
+    """Tasks of the run whose datasets are not built."""
+    folder = Path(run.data.dir)
+    return tuple(
+        name
+        for name in run.tasks
+        if name not in own_spec.own_options(run)
+        and not build.is_built(folder, name, run.data.regions)
+    )
+
+
+def prepare(run: RunConfig, workdir: Path) -> None:
+    """Makes what is missing; what is there must be made of what the run says. For one process only.
+
+    Where another process is making it, waits for that.
+
+    Raises:
+      DataError: datasets are missing, and the run does not say what to make them of; or they were
+        made of something else; or records of the user's own cannot be used.
+    """
+    if not own_spec.own_options(run):
+        _prepare_others(run)
+        return
+    # Mistakes in a user's files are reported before anything that takes long.
+    folder, _ = own_spec.data_folder(run, workdir)
+    begun_with = run.init_from.path
+    if begun_with and not Path(begun_with).exists() and own_spec.read_spec(folder):
+        _prepare_others(run)  # a resumed run needs it no more
+        return
+    spec = own_spec.spec_of(run)
+    if own_spec.is_built(folder, spec):
+        _prepare_others(run)
+        return
+    own_spec.check_files(spec)
+    found = own_inputs.read_all(folder, spec)
+    _prepare_others(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.awaited(folder / ".lock"):
+        if own_spec.is_built(folder, spec):
+            return
+        if sum(len(one.pictures) for one in found.values()) <= _FEW_PICTURES:
+            own.build(folder, spec)
+            return
+        path = folder / "spec.json"
+        path.write_text(json.dumps(dataclasses.asdict(spec)), encoding="utf-8")
+        try:
+            _command("data.own", str(path), "--data_dir", str(folder))
+        finally:
+            path.unlink()
+
+
+def _prepare_others(run: RunConfig) -> None:
+    """`prepare` of the datasets that are not the user's own."""
+    if run.data.held_out_dir and not run.data.samples_dir:
+        raise DataError(
+            f"config.data.held_out_dir={run.data.held_out_dir} needs config.data.samples_dir, what "
+            "to train on: set TWELVE_IN_ONE_SAMPLES"
+        )
+    for name in ("samples_dir", "held_out_dir"):
+        folder = getattr(run.data, name)
+        if folder and not Path(folder).is_dir():
+            raise DataError(f"config.data.{name}={folder}: no such folder")
+    if run.data.samples_dir or (run.data.world_images and missing_datasets(run)):
+        folder = Path(run.data.dir).absolute()
+        with lock.awaited(folder.with_name(f".{folder.name}.lock")):
+            _make(run)
+    raw = Path(run.data.raw_dir)
+    if run.data.world_images and run.data.raw_dir and raw.exists():
+        try:
+            make.is_made(
+                raw, run.data.world_images, run.data.world_seed, run.data.world_more_captions
+            )
+        except ValueError as error:
+            raise DataError(
+                f"config.data.raw_dir: {error}, and another config.data.dir; or take what is there "
+                "with config.data.world_images=0"
+            ) from error
+    missing = missing_datasets(run)
+    if missing:
+        raise DataError(
+            f"{run.data.dir}: not built with region features {run.data.regions!r}: "
+            f"{', '.join(missing)}. Run `python -m twelve_in_one.data.build NAME --data_dir "
+            f"{run.data.dir} ...` for each, leave them out of config.tasks, or say what to make "
+            "them of: data.samples_dir (the config real_samples takes $TWELVE_IN_ONE_SAMPLES) or "
+            "data.world_images"
+        )
+
+
+def _make(run: RunConfig) -> None:
+    missing = missing_datasets(run)
+    raw, data = run.data.raw_dir, run.data.dir
+    if run.data.samples_dir:  # also where all is there: it refuses data of other files
+        held_out = ["--held_out", run.data.held_out_dir] if run.data.held_out_dir else []
+        _command(
+            "data.real_samples", "--samples", run.data.samples_dir, "--data_dir", data, *held_out
+        )
+    elif missing and run.data.world_images:
+        sizes = {
+            "--images": run.data.world_images,
+            "--more_captions": run.data.world_more_captions,
+            "--seed": run.data.world_seed,
+        }
+        _command("world", "--out", raw, *(str(x) for pair in sizes.items() for x in pair))
+        _command("data.build", "all", "--manual_dir", raw, "--data_dir", data)
+
+
+def _command(module: str, *arguments: str) -> None:
+    """Runs a command of ours that goes on where it was killed, and says itself what is wrong.
+
+    In a process of its own, as it starts several, which would import all that this one has.
+    """
+    command = [sys.executable, "-m", f"twelve_in_one.{module}", *arguments]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise DataError(f"`{' '.join(command)}` failed with exit code {code}")

@@ -1,0 +1,306 @@
+"""What a run executes on its devices, compiled ahead of time and in threads.
+
+Tasks that differ in nothing but their id and data share a program; the update is the same for all.
+"""
+
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from twelve_in_one.config.settings import TaskRun
+from twelve_in_one.evaluators import rows as evaluation
+from twelve_in_one.logs import profiling
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.trunk import abstract_params, init_params
+from twelve_in_one.parallel import sharding
+from twelve_in_one.training import steps
+
+Batch = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Devices of a run and what lies where on them.
+
+    Attributes:
+      mesh: with axes (data, model).
+      layout: one of `sharding.LAYOUTS`.
+      model: the model's config.
+      params: tree of the parameters' shardings.
+    """
+
+    mesh: Mesh
+    layout: str
+    model: TwoStreamConfig
+    params: Any
+
+    @classmethod
+    def make(
+        cls, model: TwoStreamConfig, layout: str, model_axis: int, *, devices: int = 0
+    ) -> "Placement":
+        """Over all devices, or the first `devices` of them.
+
+        Raises:
+          ValueError: `model_axis` does not divide their number, or there are not so many.
+        """
+        found = jax.devices()
+        if devices and (devices > len(found) or jax.process_count() > 1):
+            raise ValueError(
+                f"parallel.devices is {devices}: there are {len(found)}, and it is for one process"
+            )
+        mesh = sharding.make_mesh(model=model_axis, devices=found[: devices or None])
+        params = sharding.param_shardings(abstract_params(model), mesh, layout)
+        return cls(mesh, layout, model, params)
+
+    def place(self, batch: Batch) -> dict[str, jax.Array]:
+        """This process's rows of a batch as global arrays, without what only the host reads."""
+        arrays = {name: value for name, value in batch.items() if name != "example_id"}
+        # Meant; but of several processes the guard takes this for a slip.
+        with jax.transfer_guard_host_to_device("allow"):
+            return sharding.shard_batch(arrays, self.mesh)
+
+    def everywhere(self, value: Any) -> Any:
+        """Copies of host values on every device."""
+        return jax.device_put(value, sharding.replicated(self.mesh))
+
+
+class Programs(NamedTuple):
+    """Compiled functions of a run; see `steps` and `evaluation` for their arguments.
+
+    Attributes:
+      grad: task name -> gradient step.
+      add: sum of two gradients; None where every task has its own update.
+      update: update step.
+      evaluate: task name -> evaluation step.
+    """
+
+    grad: Mapping[str, Callable[..., Any]]
+    add: Callable[..., Any] | None
+    update: Callable[..., Any]
+    evaluate: Mapping[str, Callable[..., Any]]
+
+
+class Program(NamedTuple):
+    """One entry of the compile list.
+
+    Attributes:
+      name: what it does, for which tasks.
+      seconds: that compiling took.
+      memory: bytes a device, see `profiling.memory_of`.
+    """
+
+    name: str
+    seconds: float
+    memory: Mapping[str, int]
+
+
+def abstract_state(placement: Placement, optimizer: optax.GradientTransformation) -> Any:
+    """`steps.TrainState` of shapes with shardings; the optimizer's copies lie as the parameters."""
+
+    def make(key: jax.Array) -> steps.TrainState:
+        return steps.init_state(init_params(placement.model, key), optimizer)
+
+    state = jax.eval_shape(make, jax.random.key(0))
+    whole = sharding.replicated(placement.mesh)
+
+    def like_param(leaf: Any, param: Any, where: NamedSharding) -> Any:
+        same = leaf.shape == param.shape
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where if same else whole)
+
+    def other(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+
+    opt_state = optax.tree.map_params(
+        optimizer,
+        like_param,
+        state.opt_state,
+        state.params,
+        placement.params,
+        transform_non_params=other,
+    )
+    params = jax.tree.map(like_param, state.params, state.params, placement.params)
+    counters = (other(leaf) for leaf in (state.step, state.clock, state.skipped))
+    return steps.TrainState(*counters, params, opt_state)
+
+
+def shardings_of(tree: Any) -> Any:
+    """The shardings of a tree of abstract arrays."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def random_state(
+    placement: Placement, optimizer: optax.GradientTransformation, state: Any, seed: int
+) -> steps.TrainState:
+    """A first state, drawn where it will lie."""
+
+    def make(key: jax.Array) -> steps.TrainState:
+        return steps.init_state(init_params(placement.model, key), optimizer)
+
+    return jax.jit(make, out_shardings=shardings_of(state))(jax.random.key(seed))
+
+
+def compile_all(
+    placement: Placement,
+    tasks: Sequence[TaskRun],
+    scales: Mapping[str, float],
+    optimizer: optax.GradientTransformation,
+    state: Any,
+    batches: Mapping[str, Batch],
+    eval_batches: Mapping[str, Batch],
+    *,
+    clip_norm: float,
+    fused: bool,
+    official_schedule: bool,
+    log: Callable[[str], None],
+) -> tuple[Programs, tuple[Program, ...]]:
+    """Compiles everything that a run executes more than once.
+
+    Args:
+      placement: of the run.
+      tasks: of the run.
+      scales: task name -> factor on its loss.
+      optimizer: of the run.
+      state: from `abstract_state`.
+      batches: task name -> a training batch of this process, for its shapes.
+      eval_batches: task name -> an evaluation batch likewise.
+      clip_norm: see `steps.make_update_step`.
+      fused: also compile the sum of gradients.
+      official_schedule: see `steps.make_update_step`.
+      log: takes a line on every program.
+    """
+    whole = sharding.replicated(placement.mesh)
+    key = _abstract(jax.eval_shape(lambda: jax.random.key(0)), whole)
+    flag = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
+    grads = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        state.params,
+        placement.params,
+    )
+    gradient = steps.Gradient(grads, flag)
+    grads_out = steps.Gradient(placement.params, whole)
+
+    def update() -> Any:
+        step = steps.make_update_step(
+            optimizer, clip_norm=clip_norm, official_schedule=official_schedule
+        )
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings_of(state))
+        return jitted.lower(state, gradient, flag, flag)
+
+    def add() -> Any:
+        jitted = jax.jit(steps.add_gradients, donate_argnums=0, out_shardings=grads_out)
+        return jitted.lower(gradient, gradient)
+
+    def grad(run: TaskRun) -> Any:
+        name = run.task.name
+        step = steps.make_grad_step(
+            placement.model,
+            run.task,
+            loss_scale=scales[name],
+            accumulate=run.options.accumulate,
+        )
+        jitted = jax.jit(step, out_shardings=(grads_out, whole))
+        return jitted.lower(state.params, state.step, _specs(placement, batches[name]), key)
+
+    def evaluate(run: TaskRun) -> Any:
+        step = evaluation.make_eval_step(placement.model, run.task)
+        jitted = jax.jit(step, out_shardings=whole)
+        return jitted.lower(state.params, _specs(placement, eval_batches[run.task.name]))
+
+    jobs: dict[Any, tuple[str, Callable[[], Any]]] = {"update": ("update", update)}
+    if fused:
+        jobs["add"] = ("sum of gradients", add)
+    keys: dict[tuple[str, str], Any] = {}
+    for kind, source, lower in (
+        ("gradient", batches, grad),
+        ("evaluation", eval_batches, evaluate),
+    ):
+        for run in tasks:
+            name = run.task.name
+            own = (scales[name], run.options.accumulate) if kind == "gradient" else ()
+            program = (kind, *own, *_signature(run, source[name]))
+            keys[kind, name] = program
+            label = jobs[program][0] + f", {name}" if program in jobs else f"{kind} of {name}"
+            jobs.setdefault(program, (label, lambda lower=lower, run=run: lower(run)))
+            jobs[program] = (label, jobs[program][1])
+    compiled, table = _compile(placement, jobs, log)
+    return (
+        Programs(
+            {run.task.name: compiled[keys["gradient", run.task.name]] for run in tasks},
+            compiled.get("add"),
+            compiled["update"],
+            {run.task.name: compiled[keys["evaluation", run.task.name]] for run in tasks},
+        ),
+        table,
+    )
+
+
+def compile_list(table: Sequence[Program]) -> str:
+    """The programs as text, a row each."""
+    unknown = "?"
+    rows = [f"{'compile s':>9}  {'arguments':>10}  {'temporary':>10}  {'in all':>10}  program"]
+    for program in table:
+        sizes = [
+            profiling.format_bytes(program.memory[kind]) if program.memory else unknown
+            for kind in ("arguments", "temporaries", "total")
+        ]
+        columns = "  ".join(f"{size:>10}" for size in sizes)
+        rows.append(f"{program.seconds:9.1f}  {columns}  {program.name}")
+    return "\n".join(rows)
+
+
+def _compile(
+    placement: Placement,
+    jobs: Mapping[Any, tuple[str, Callable[[], Any]]],
+    log: Callable[[str], None],
+) -> tuple[dict[Any, Any], tuple[Program, ...]]:
+    start, done = time.perf_counter(), itertools.count(1)
+
+    def one(job: tuple[str, Callable[[], Any]]) -> tuple[Any, Program]:
+        label, lower = job
+        begun = time.perf_counter()
+        with sharding.use(placement.mesh, placement.layout):
+            compiled = lower().compile()
+        now, number = time.perf_counter(), next(done)
+        left = (now - start) / number * (len(jobs) - number)
+        log(f"compiled {number}/{len(jobs)}  {label}  {now - begun:.1f} s  ETA {left:.0f} s")
+        return compiled, Program(label, now - begun, profiling.memory_of(compiled))
+
+    with ThreadPoolExecutor(max_workers=min(len(jobs), os.cpu_count() or 1)) as pool:
+        results = list(pool.map(one, jobs.values()))
+    compiled = {key: result[0] for key, result in zip(jobs, results, strict=True)}
+    return compiled, tuple(result[1] for result in results)
+
+
+def _signature(run: TaskRun, batch: Batch) -> tuple[Any, ...]:
+    arrays = {name: np.asarray(x) for name, x in batch.items() if name != "example_id"}
+    shapes = sorted((name, x.shape, str(x.dtype)) for name, x in arrays.items())
+    return (run.task.head, run.task.kind, run.task.rows_per_example, *shapes)
+
+
+def _specs(placement: Placement, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
+    """Global shapes of a batch of which this process holds its rows."""
+    rows = NamedSharding(placement.mesh, PartitionSpec(sharding.DATA))
+    whole = sharding.replicated(placement.mesh)
+
+    def one(value: Any) -> jax.ShapeDtypeStruct:
+        value = np.asarray(value)
+        if value.ndim == 0:
+            return jax.ShapeDtypeStruct((), value.dtype, sharding=whole)
+        shape = (value.shape[0] * jax.process_count(), *value.shape[1:])
+        return jax.ShapeDtypeStruct(shape, value.dtype, sharding=rows)
+
+    return {name: one(value) for name, value in batch.items() if name != "example_id"}
+
+
+def _abstract(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)

@@ -1,0 +1,236 @@
+"""Gradients, updates and evaluations, as pure functions to be compiled ahead of time.
+
+A gradient step is compiled for every head and shape, an update step once: tasks differ in the
+former only, and one update from the sum of several tasks' gradients needs the two apart anyway.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.trunk import TwoStreamModel
+from twelve_in_one.optim import adamw, schedules
+from twelve_in_one.tasks.losses import Sums
+from twelve_in_one.tasks.task import Task, task_count, task_loss, trunk_inputs
+
+Batch = Mapping[str, Any]
+
+
+class TrainState(NamedTuple):
+    """What updates change.
+
+    Attributes:
+      step: int32[] updates done or skipped.
+      clock: int32[] what the learning rate is a function of: rounds in which a task was active.
+      skipped: int32[] updates that were left out because a gradient was not finite.
+      params: of the model.
+      opt_state: of the optimizer.
+    """
+
+    step: jax.Array
+    clock: jax.Array
+    skipped: jax.Array
+    params: Any
+    opt_state: Any
+
+
+class Gradient(NamedTuple):
+    """Of one task's batch, or the sum over the tasks of a round.
+
+    Attributes:
+      grads: like the parameters.
+      ok: bool[] whether loss and gradient are finite.
+    """
+
+    grads: Any
+    ok: jax.Array
+
+
+class TaskMetrics(NamedTuple):
+    """What is logged of one batch.
+
+    Attributes:
+      sums: loss and score, without the loss scale.
+      grad_norm: float32[] global norm of the gradient, with the loss scale, before clipping.
+    """
+
+    sums: Sums
+    grad_norm: jax.Array
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first update."""
+    counters = (jnp.zeros((), jnp.int32) for _ in range(3))  # no shared buffers: they are donated
+    return TrainState(*counters, params, optimizer.init(params))
+
+
+def batch_sums(
+    config: TwoStreamConfig, task: Task, params: Any, batch: Batch, dropout_key: Any = None
+) -> Sums:
+    """Loss and score of `batch`; computes the heads of `task` and no other.
+
+    Args:
+      config: the model.
+      task: the task `batch` belongs to.
+      params: the model's parameters.
+      batch: see `tasks.base`.
+      dropout_key: turns dropout on; None evaluates.
+    """
+    model = TwoStreamModel(config)
+    inputs = trunk_inputs(task, batch)
+    out, _ = model.apply({"params": params}, **inputs, heads=task.heads, dropout_key=dropout_key)
+    return task_loss(task, out, batch)
+
+
+def make_grad_step(
+    config: TwoStreamConfig, task: Task, *, loss_scale: float = 1.0, accumulate: int = 1
+) -> Callable[[Any, jax.Array, Batch, jax.Array], tuple[Gradient, TaskMetrics]]:
+    """Gradient of one batch of `task`, to be jitted.
+
+    Args:
+      config: the model.
+      task: the task; static, so that only its head is compiled.
+      loss_scale: factor on the mean loss (the released code scales it by the task's learning rate
+        over the smallest one).
+      accumulate: parts that the batch is cut into, one after the other, to need less memory. The
+        gradient is that of the whole batch: of one task, where the released code mixes tasks.
+
+    Returns:
+      A function of (params, step, batch, key). Dropout keys are `key` folded with step and task, so
+      that a resumed run draws the same masks.
+    """
+
+    def part_gradient(
+        params: Any, batch: Batch, key: jax.Array, count: jax.Array
+    ) -> tuple[Any, Sums]:
+        def loss(params: Any) -> tuple[jax.Array, Sums]:
+            sums = batch_sums(config, task, params, batch, key)
+            return loss_scale * jnp.sum(sums.loss / jnp.maximum(count, 1)), sums
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    def grad_step(
+        params: Any, step: jax.Array, batch: Batch, key: jax.Array
+    ) -> tuple[Gradient, TaskMetrics]:
+        key = jax.random.fold_in(jax.random.fold_in(key, step), batch["task_id"])
+        count = task_count(task, batch)
+        if accumulate == 1:
+            grads, sums = part_gradient(params, batch, key, count)
+        else:
+
+            def add(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+                number, rows = part
+                new = part_gradient(params, rows | scalars, jax.random.fold_in(key, number), count)
+                return jax.tree.map(jnp.add, total, new), None
+
+            scalars = {name: x for name, x in batch.items() if not jnp.ndim(x)}
+            zero = jnp.zeros_like(count)
+            start = (jax.tree.map(jnp.zeros_like, params), Sums(zero, zero, zero))
+            parts = (jnp.arange(accumulate), _cut(batch, accumulate))
+            (grads, sums), _ = jax.lax.scan(add, start, parts)
+        norm = optax.tree.norm(grads)
+        ok = jnp.isfinite(norm) & jnp.all(jnp.isfinite(sums.loss))
+        return Gradient(grads, ok), TaskMetrics(sums, norm)
+
+    return grad_step
+
+
+def _cut(batch: Batch, parts: int) -> dict[str, jax.Array]:
+    """[B, ...] to [parts, B / parts, ...], so that each part lies spread over the devices."""
+
+    def one(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+    return {name: one(x) for name, x in batch.items() if jnp.ndim(x)}
+
+
+def add_gradients(a: Gradient, b: Gradient) -> Gradient:
+    """The sum, for one update from several tasks."""
+    return Gradient(jax.tree.map(jnp.add, a.grads, b.grads), a.ok & b.ok)
+
+
+def make_update_step(
+    optimizer: optax.GradientTransformation,
+    *,
+    clip_norm: float = 0.0,
+    official_schedule: bool = False,
+) -> Callable[[TrainState, Gradient, jax.Array, jax.Array], TrainState]:
+    """One update from a gradient, to be jitted with the state donated; the same for all tasks.
+
+    A gradient that is not finite changes nothing but the counters.
+
+    Args:
+      optimizer: an optax transformation; those of `optim` take their learning rate at the clock.
+      clip_norm: global norm that the gradient is cut to; 0 does not.
+      official_schedule: the clock tells a round's first update from the later ones, see
+        `schedules.update_clock`.
+
+    Returns:
+      A function of (state, gradient, later, last), bool[] whether the update is not the first, and
+      whether it is the last of its round: then the clock goes on.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update_step(
+        state: TrainState, gradient: Gradient, later: jax.Array, last: jax.Array
+    ) -> TrainState:
+        grads, ok = gradient
+        if clip_norm:
+            grads, _ = adamw.clip_by_global_norm(grads, clip_norm)
+        clock = schedules.update_clock(
+            state.clock, later, official_advance_within_round=official_schedule
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, clock=clock)
+        params = optax.apply_updates(state.params, updates)
+
+        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(ok, new, old)
+
+        return TrainState(
+            state.step + 1,
+            state.clock + last,
+            state.skipped + jnp.where(ok, 0, 1),
+            jax.tree.map(keep, params, state.params),
+            jax.tree.map(keep, opt_state, state.opt_state),
+        )
+
+    return update_step
+
+
+def make_train_step(
+    config: TwoStreamConfig,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    loss_scale: float = 1.0,
+    accumulate: int = 1,
+    clip_norm: float = 0.0,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, TaskMetrics]]:
+    """Gradient and update in one function of (state, batch, key), with a clock of its own.
+
+    For a single task; a run of several compiles the update once and not with every task.
+    """
+    gradient_of = make_grad_step(config, task, loss_scale=loss_scale, accumulate=accumulate)
+    update = make_update_step(optimizer, clip_norm=clip_norm)
+    false, true = jnp.bool_(False), jnp.bool_(True)
+
+    def train_step(
+        state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[TrainState, TaskMetrics]:
+        gradient, metrics = gradient_of(state.params, state.step, batch, key)
+        return update(state, gradient, false, true), metrics
+
+    return train_step
+
+
+def make_eval_step(config: TwoStreamConfig, task: Task) -> Callable[[Any, Batch], Sums]:
+    """Loss and score of one batch without dropout, as a function of (params, batch)."""
+
+    def eval_step(params: Any, batch: Batch) -> Sums:
+        return batch_sums(config, task, params, batch)
+
+    return eval_step
