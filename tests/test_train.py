@@ -20,6 +20,7 @@ from twelve_in_one import configs, evaluate, export, train
 from twelve_in_one.checkpoints import model_folder, state
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.data import streams
+from twelve_in_one.data.serving import load_serving
 from twelve_in_one.data.streams import open_folder, open_stream
 from twelve_in_one.logs import metrics_writer
 from twelve_in_one.mixing import stop_and_go
@@ -294,7 +295,7 @@ def test_a_run_is_exported_with_the_answers_that_it_noted(finished, tmp_path):
 def test_what_was_tested_and_trained_on(finished, small_world):
     """Test images are nobody's to train on, but VQA is validated on pictures of its training."""
     workdir, results = finished
-    serving = model_folder.load_serving(workdir / "model")
+    serving = load_serving(workdir / "model")
     assert serving.trained_on.examples.keys() == set(TASKS) and not serving.trained_on.unknown
     for name in ("refcoco", "flickr30k"):
         for seen in results["tasks"][name]["trained_on"].values():

@@ -38,7 +38,6 @@ from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.logs import metrics_writer
-from twelve_in_one.models.two_stream.trunk import count_parameters
 from twelve_in_one.parallel import processes, sharding
 from twelve_in_one.training import dry_run, finish, programs
 from twelve_in_one.training.job import Job, compile_job, open_job
@@ -117,14 +116,14 @@ def train(
     job = open_job(run, workdir)
     _log.info(
         "%s parameters, %d tasks, mesh %s",
-        f"{count_parameters(job.placement.model):,}",
+        f"{job.system.num_parameters:,}",
         len(job.tasks),
         dict(job.placement.mesh.shape),
     )
     with sharding.use(job.placement.mesh, job.placement.layout):
         if only_describe:
             _record_of(job)
-            abstract = programs.abstract_state(job.placement, job.optimizer)
+            abstract = programs.abstract_state(job.system, job.placement, job.optimizer)
             print(dry_run.describe(job, *compile_job(job, abstract), abstract))
             return None
         _tell_cut_texts(job)
@@ -149,7 +148,7 @@ def _train(config: Any, job: Job) -> finish.Results | None:
             wandb = {"project": run.log.wandb_project, "id": name, "resume": "allow"}
         stop = stack.enter_context(processes.stop_on_signals())
         checkpoints = stack.enter_context(state.Checkpoints(workdir, run.checkpoint))
-        abstract = programs.abstract_state(job.placement, job.optimizer)
+        abstract = programs.abstract_state(job.system, job.placement, job.optimizer)
         # First, as weights that do not fit are known in seconds, and programs take minutes.
         train_state, position, used = begin(job, checkpoints, abstract)
         compiled, table = compile_job(job, abstract)
@@ -159,7 +158,7 @@ def _train(config: Any, job: Job) -> finish.Results | None:
             if position.round:
                 _tell_changes(state.read_config(workdir), run)
             # First, as those who follow wait for the config.
-            inputs_record.write(workdir, job.serving, job.placement.model)
+            inputs_record.write(workdir, job.serving, job.system)
             state.write_config(workdir, config)
             # Of a run that was killed before its first checkpoint nothing is left.
             metrics_writer.truncate(workdir, position.round or -1)
@@ -172,7 +171,7 @@ def _train(config: Any, job: Job) -> finish.Results | None:
                     "event": "start",
                     "round": 0,
                     "tasks": list(job.names),
-                    "parameters": count_parameters(job.placement.model),
+                    "parameters": job.system.num_parameters,
                     "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
                     "timing": {
                         "command": " ".join(sys.argv),
@@ -190,7 +189,7 @@ def _train(config: Any, job: Job) -> finish.Results | None:
         model_folder.save(
             workdir / state.MODEL,
             train_state.params,
-            job.placement.model,
+            job.system,
             job.serving,
             overwrite=True,
         )

@@ -37,7 +37,7 @@ def share_programs() -> Iterator[None]:
 
     def shared(job, abstract):
         run, placement = job.run, job.placement
-        about = (placement.mesh, placement.layout, placement.model, run.pretraining)
+        about = (placement.mesh, placement.layout, job.system, run.pretraining)
         # Of the update and the sum, whose names do not say what they depend on.
         of_update = (run.optimizer, run.schedule.num_rounds)
 

@@ -5,12 +5,21 @@ iteration).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from twelve_in_one.tasks.task import Task
 
-# Sizes of the model that may be 0: as the data has them.
-DATA_DECIDES = ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim")
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a config."""
+
+    def __init__(self, errors: Sequence[str]):
+        super().__init__(
+            f"{len(errors)} error{'s' * (len(errors) > 1)} in the config:\n"
+            + "\n".join(f"  {error}" for error in errors)
+        )
+        self.errors = tuple(errors)
 
 
 def task_key(name: str) -> str:
@@ -368,6 +377,17 @@ class ParallelOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class SystemOptions:
+    """Which of the systems is trained.
+
+    Attributes:
+      name: one of `systems.SYSTEMS`.
+    """
+
+    name: str = "vilbert"
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """All settings of a run.
 
@@ -375,8 +395,8 @@ class RunConfig:
       seed: of parameters, order, negatives and dropout.
       tasks: names of the tasks, in the order of a round.
       task: options of each.
-      model: fields of `TwoStreamConfig`; vocab_size, num_vqa_answers, num_gqa_answers and
-        region_feature_dim may be 0: as the data has it.
+      model: fields of the system's config; those that the data decides may be 0 (of `vilbert`
+        vocab_size, num_vqa_answers, num_gqa_answers and region_feature_dim).
       compilation_cache: folder for compiled programs, so that a restart need not compile; "" keeps
         none, "auto" takes the user's cache folder.
       data: see `DataOptions`; the others likewise.
@@ -396,6 +416,7 @@ class RunConfig:
     log: LogOptions
     parallel: ParallelOptions
     pretraining: PretrainingOptions = PretrainingOptions()
+    system: SystemOptions = SystemOptions()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from twelve_in_one.config import check
 from twelve_in_one.logs import profiling
 from twelve_in_one.logs.stopwatch import duration
 from twelve_in_one.mixing import plan, stop_and_go
-from twelve_in_one.models.two_stream.trunk import count_parameters
 from twelve_in_one.optim import param_groups
+from twelve_in_one.parallel.placement import HOST_ONLY
 from twelve_in_one.training import programs
 from twelve_in_one.training.job import Job
 
@@ -48,7 +48,7 @@ def _shapes(job: Job, batches: Any) -> str:
     for run in job.tasks:
         task, batch = run.task, batches[run.task.name]
         shape = f"{task.batch_size * task.rows_per_example}x{task.max_tokens}x{task.max_regions}"
-        size = sum(x.nbytes for name, x in batch.items() if name != "example_id")
+        size = sum(x.nbytes for name, x in batch.items() if name != HOST_ONLY)
         rows.append(
             f"{task.name:10}  {task.batch_size:9,}  {shape:>14}  "
             f"{task.batch_size // run.options.accumulate:11,}  {scales[task.name]:10g}  "
@@ -67,7 +67,7 @@ def _memory(job: Job, table: Sequence[programs.Program], abstract: Any) -> str:
     state, params = a_device(abstract), a_device(abstract.params)
     largest = max((p.memory.get("temporaries", 0) for p in table), default=0)
     lines = [
-        f"{count_parameters(job.placement.model):,} parameters on mesh "
+        f"{job.system.num_parameters:,} parameters on mesh "
         f"{dict(job.placement.mesh.shape)}, layout {job.placement.layout}",
         f"state {profiling.format_bytes(state)} a device, of which parameters "
         f"{profiling.format_bytes(params)}; gradients as much again as these",
@@ -78,7 +78,7 @@ def _memory(job: Job, table: Sequence[programs.Program], abstract: Any) -> str:
 
 def _time(job: Job, compiled: programs.Programs, abstract: Any, batches: Any) -> str:
     """Measures every step, and counts how often the plan calls for it if nothing stops."""
-    state = programs.random_state(job.placement, job.optimizer, abstract, job.run.seed)
+    state = programs.random_state(job.system, job.optimizer, abstract, job.run.seed)
     key = job.placement.everywhere(jax.random.key(job.run.seed))
     flags = [job.placement.everywhere(jnp.bool_(value)) for value in (False, True)]
     expected = plan.expected_updates(job.schedule)

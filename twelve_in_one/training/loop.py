@@ -64,19 +64,19 @@ def begin(
             )
         _log.info("resumed at round %d from %s", newest, job.workdir)
         controllers = stop_and_go.from_json(progress.controllers, job.names)
-        window = LogWindow(job.names, progress.window)
+        window = LogWindow(job.parts, progress.window)
         position = Position(newest, controllers, dict(progress.scores), window, progress.seconds)
         return train_state, position, dict(progress.positions)
-    train_state = programs.random_state(job.placement, job.optimizer, abstract, job.run.seed)
+    train_state = programs.random_state(job.system, job.optimizer, abstract, job.run.seed)
     if job.run.init_from.path:
         params, report = init_from.load(
-            job.run.init_from, train_state.params, job.placement.model, job.serving
+            job.run.init_from, train_state.params, job.system, job.serving
         )
         train_state = train_state._replace(params=params)
         _log.info("weights from %s\n%s", job.run.init_from.path, report)
     else:
         _log.info("random weights, seed %d", job.run.seed)
-    position = Position(0, stop_and_go.init(job.names), {}, LogWindow(job.names), 0.0)
+    position = Position(0, stop_and_go.init(job.names), {}, LogWindow(job.parts), 0.0)
     return train_state, position, dict.fromkeys(job.names, 0)
 
 
@@ -213,7 +213,7 @@ class _Updates:
             gradient, metrics = self._compiled.grad[name](
                 train_state.params, train_state.step, self._job.placement.place(batch), self._key
             )
-        self._window.add(name, self.done, metrics)
+        self._window.add(name, self.done, metrics.sums, metrics.grad_norm)
         if self._most_ahead:
             self._ahead.append(metrics.grad_norm)  # unlike the state it is not donated
         self._clock.examples += self._job.train_streams[name].selection.batch_size

@@ -3,7 +3,6 @@
 Tasks that differ in nothing but their id and data share a program; the update is the same for all.
 """
 
-import dataclasses
 import itertools
 import os
 import time
@@ -15,63 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from twelve_in_one.config.settings import TaskRun
-from twelve_in_one.evaluators import rows as evaluation
+from twelve_in_one.evaluators import rows
 from twelve_in_one.logs import profiling
-from twelve_in_one.models.two_stream.config import TwoStreamConfig
-from twelve_in_one.models.two_stream.trunk import abstract_params, init_params
 from twelve_in_one.parallel import sharding
+from twelve_in_one.parallel.placement import HOST_ONLY, Batch, Placement
+from twelve_in_one.systems.base import System
 from twelve_in_one.training import steps
-
-Batch = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Devices of a run and what lies where on them.
-
-    Attributes:
-      mesh: with axes (data, model).
-      layout: one of `sharding.LAYOUTS`.
-      model: the model's config.
-      params: tree of the parameters' shardings.
-    """
-
-    mesh: Mesh
-    layout: str
-    model: TwoStreamConfig
-    params: Any
-
-    @classmethod
-    def make(
-        cls, model: TwoStreamConfig, layout: str, model_axis: int, *, devices: int = 0
-    ) -> "Placement":
-        """Over all devices, or the first `devices` of them.
-
-        Raises:
-          ValueError: `model_axis` does not divide their number, or there are not so many.
-        """
-        found = jax.devices()
-        if devices and (devices > len(found) or jax.process_count() > 1):
-            raise ValueError(
-                f"parallel.devices is {devices}: there are {len(found)}, and it is for one process"
-            )
-        mesh = sharding.make_mesh(model=model_axis, devices=found[: devices or None])
-        params = sharding.param_shardings(abstract_params(model), mesh, layout)
-        return cls(mesh, layout, model, params)
-
-    def place(self, batch: Batch) -> dict[str, jax.Array]:
-        """This process's rows of a batch as global arrays, without what only the host reads."""
-        arrays = {name: value for name, value in batch.items() if name != "example_id"}
-        # Meant; but of several processes the guard takes this for a slip.
-        with jax.transfer_guard_host_to_device("allow"):
-            return sharding.shard_batch(arrays, self.mesh)
-
-    def everywhere(self, value: Any) -> Any:
-        """Copies of host values on every device."""
-        return jax.device_put(value, sharding.replicated(self.mesh))
 
 
 class Programs(NamedTuple):
@@ -104,11 +55,13 @@ class Program(NamedTuple):
     memory: Mapping[str, int]
 
 
-def abstract_state(placement: Placement, optimizer: optax.GradientTransformation) -> Any:
+def abstract_state(
+    system: System, placement: Placement, optimizer: optax.GradientTransformation
+) -> Any:
     """`steps.TrainState` of shapes with shardings; the optimizer's copies lie as the parameters."""
 
     def make(key: jax.Array) -> steps.TrainState:
-        return steps.init_state(init_params(placement.model, key), optimizer)
+        return steps.init_state(system.init(key), optimizer)
 
     state = jax.eval_shape(make, jax.random.key(0))
     whole = sharding.replicated(placement.mesh)
@@ -139,17 +92,18 @@ def shardings_of(tree: Any) -> Any:
 
 
 def random_state(
-    placement: Placement, optimizer: optax.GradientTransformation, state: Any, seed: int
+    system: System, optimizer: optax.GradientTransformation, state: Any, seed: int
 ) -> steps.TrainState:
-    """A first state, drawn where it will lie."""
+    """A first state, drawn where it will lie: as `state`, from `abstract_state`."""
 
     def make(key: jax.Array) -> steps.TrainState:
-        return steps.init_state(init_params(placement.model, key), optimizer)
+        return steps.init_state(system.init(key), optimizer)
 
     return jax.jit(make, out_shardings=shardings_of(state))(jax.random.key(seed))
 
 
 def compile_all(
+    system: System,
     placement: Placement,
     tasks: Sequence[TaskRun],
     scales: Mapping[str, float],
@@ -166,6 +120,7 @@ def compile_all(
     """Compiles everything that a run executes more than once.
 
     Args:
+      system: that is trained.
       placement: of the run.
       tasks: of the run.
       scales: task name -> factor on its loss.
@@ -203,8 +158,7 @@ def compile_all(
     def grad(run: TaskRun) -> Any:
         name = run.task.name
         step = steps.make_grad_step(
-            placement.model,
-            run.task,
+            system.objective((run.task,)),
             loss_scale=scales[name],
             accumulate=run.options.accumulate,
         )
@@ -212,7 +166,7 @@ def compile_all(
         return jitted.lower(state.params, state.step, _specs(placement, batches[name]), key)
 
     def evaluate(run: TaskRun) -> Any:
-        step = evaluation.make_eval_step(placement.model, run.task)
+        step = rows.make_eval_step(system, run.task)
         jitted = jax.jit(step, out_shardings=whole)
         return jitted.lower(state.params, _specs(placement, eval_batches[run.task.name]))
 
@@ -227,7 +181,7 @@ def compile_all(
         for run in tasks:
             name = run.task.name
             own = (scales[name], run.options.accumulate) if kind == "gradient" else ()
-            program = (kind, *own, *_signature(run, source[name]))
+            program = (kind, *own, system.objective((run.task,)).key, *_shapes(source[name]))
             keys[kind, name] = program
             label = jobs[program][0] + f", {name}" if program in jobs else f"{kind} of {name}"
             jobs.setdefault(program, (label, lambda lower=lower, run=run: lower(run)))
@@ -281,15 +235,14 @@ def _compile(
     return compiled, tuple(result[1] for result in results)
 
 
-def _signature(run: TaskRun, batch: Batch) -> tuple[Any, ...]:
-    arrays = {name: np.asarray(x) for name, x in batch.items() if name != "example_id"}
-    shapes = sorted((name, x.shape, str(x.dtype)) for name, x in arrays.items())
-    return (run.task.head, run.task.kind, run.task.rows_per_example, *shapes)
+def _shapes(batch: Batch) -> list[tuple[Any, ...]]:
+    arrays = {name: np.asarray(x) for name, x in batch.items() if name != HOST_ONLY}
+    return sorted((name, x.shape, str(x.dtype)) for name, x in arrays.items())
 
 
 def _specs(placement: Placement, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
     """Global shapes of a batch of which this process holds its rows."""
-    rows = NamedSharding(placement.mesh, PartitionSpec(sharding.DATA))
+    split = NamedSharding(placement.mesh, PartitionSpec(sharding.DATA))
     whole = sharding.replicated(placement.mesh)
 
     def one(value: Any) -> jax.ShapeDtypeStruct:
@@ -297,9 +250,9 @@ def _specs(placement: Placement, batch: Batch) -> dict[str, jax.ShapeDtypeStruct
         if value.ndim == 0:
             return jax.ShapeDtypeStruct((), value.dtype, sharding=whole)
         shape = (value.shape[0] * jax.process_count(), *value.shape[1:])
-        return jax.ShapeDtypeStruct(shape, value.dtype, sharding=rows)
+        return jax.ShapeDtypeStruct(shape, value.dtype, sharding=split)
 
-    return {name: one(value) for name, value in batch.items() if name != "example_id"}
+    return {name: one(value) for name, value in batch.items() if name != HOST_ONLY}
 
 
 def _abstract(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
