@@ -18,7 +18,6 @@ from twelve_in_one.config.settings import (
     RunConfig,
     SystemOptions,
     TaskOptions,
-    TaskRun,
     task_key,
 )
 from twelve_in_one.systems import SYSTEMS
@@ -27,6 +26,14 @@ from twelve_in_one.tasks import own
 from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TASKS
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRun:
+    """A task with its shapes as they are used in a run, and its options."""
+
+    task: Task
+    options: TaskOptions
 
 
 def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:

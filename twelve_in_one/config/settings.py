@@ -8,8 +8,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from twelve_in_one.tasks.task import Task
-
 
 class ConfigError(ValueError):
     """Everything that is wrong with a config."""
@@ -417,11 +415,3 @@ class RunConfig:
     parallel: ParallelOptions
     pretraining: PretrainingOptions = PretrainingOptions()
     system: SystemOptions = SystemOptions()
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskRun:
-    """A task with its shapes as they are used in a run, and its options."""
-
-    task: Task
-    options: TaskOptions

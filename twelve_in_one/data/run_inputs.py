@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from twelve_in_one.config.settings import PretrainingOptions, RunConfig, TaskRun
+from twelve_in_one.config.check import TaskRun
+from twelve_in_one.config.settings import PretrainingOptions, RunConfig
 from twelve_in_one.data import own_spec
 from twelve_in_one.data.pipeline import Stream
 from twelve_in_one.data.serving import Serving

@@ -12,7 +12,8 @@ import numpy as np
 from twelve_in_one.checkpoints import inputs_record, state, weights
 from twelve_in_one.checkpoints.inputs_record import Record
 from twelve_in_one.config import check, defaults
-from twelve_in_one.config.settings import EvaluationOptions, PretrainingOptions, RunConfig, TaskRun
+from twelve_in_one.config.check import TaskRun
+from twelve_in_one.config.settings import EvaluationOptions, PretrainingOptions, RunConfig
 from twelve_in_one.data import own_spec, run_inputs, streams, trained_on
 from twelve_in_one.data.pipeline import Stream
 from twelve_in_one.data.serving import Serving, answers_file, load_serving

@@ -10,7 +10,8 @@ import jax
 
 from twelve_in_one.checkpoints import state
 from twelve_in_one.config import check
-from twelve_in_one.config.settings import RunConfig, TaskRun
+from twelve_in_one.config.check import TaskRun
+from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data.serving import Serving
 from twelve_in_one.mixing import plan, stop_and_go
 from twelve_in_one.optim import adamw, param_groups, schedules

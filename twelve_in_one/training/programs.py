@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from twelve_in_one.config.settings import TaskRun
+from twelve_in_one.config.check import TaskRun
 from twelve_in_one.evaluators import rows
 from twelve_in_one.logs import profiling
 from twelve_in_one.parallel import sharding
