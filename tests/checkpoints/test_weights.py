@@ -150,7 +150,7 @@ def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "_save_tree", full_disk)
+    monkeypatch.setattr(weights, "save_tree", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_params(path, params, Vilbert(config), overwrite=True)
     assert os.listdir(tmp_path) == ["model"]

@@ -209,7 +209,7 @@ def test_a_full_disk_is_one_message(suffix, official, tmp_path, capsys, monkeypa
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "_save_tree", full_disk)
+    monkeypatch.setattr(weights, "save_tree", full_disk)
     monkeypatch.setattr("twelve_in_one.convert.files.save_file", full_disk)
     assert run(directory, tmp_path / f"out{suffix}") == 1
     assert capsys.readouterr().err.endswith("error: [Errno 28] No space left on device\n")

@@ -17,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import flax.linen as nn
 import jax
 
-from twelve_in_one.checkpoints import weights
+from twelve_in_one.checkpoints import frozen, weights
 from twelve_in_one.checkpoints.saved_rounds import (  # noqa: F401  (to others all this is one thing)
     CHECKPOINTS,
     PROGRESS,
@@ -31,7 +32,7 @@ from twelve_in_one.checkpoints.saved_rounds import (  # noqa: F401  (to others a
     read_progress,
     set_aside,
 )
-from twelve_in_one.checkpoints.trees import check_shapes, flatten
+from twelve_in_one.checkpoints.trees import check_shapes, flatten, merge, unflatten
 from twelve_in_one.checkpoints.weights import (
     DamagedError,
     await_stragglers,
@@ -238,10 +239,27 @@ def restore_params(
     """
     path = Path(os.path.abspath(workdir)) / CHECKPOINTS / str(round) / _STATE
     stored = stored_arrays(path)["params"]
-    check_shapes(weights.expected_shapes(system), flatten(stored), str(path))
-    target = {"params": stored}
-    wanted = None if shardings is None else {"params": shardings}
-    return weights.restore_tree(path, target, wanted, partial=True)["params"]
+    known = read_progress(workdir, round).frozen
+    rest: Any = {}
+    if known:
+        missing = [p for p in weights.expected_shapes(system) if p not in flatten(stored)]
+        abstract = nn.unbox(system.abstract())
+        if shardings is not None:
+            abstract = jax.tree.map(
+                lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+                abstract,
+                shardings,
+            )
+        lacking = {path: leaf for path, leaf in flatten(abstract).items() if path in missing}
+        place = shardings is not None
+        rest = frozen.read(workdir, unflatten(lacking), known, place=place)
+    check_shapes(weights.expected_shapes(system), flatten(merge(stored, rest)), str(path))
+    target, wanted = {"params": stored}, None
+    if shardings is not None:
+        there = flatten(stored)
+        kept = {path: where for path, where in flatten(shardings).items() if path in there}
+        wanted = {"params": unflatten(kept)}
+    return merge(weights.restore_tree(path, target, wanted, partial=True)["params"], rest)
 
 
 def write_config(workdir: str | os.PathLike[str], config: Any) -> None:

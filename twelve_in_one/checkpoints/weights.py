@@ -76,11 +76,11 @@ def save_params(
                 content = text if isinstance(text, bytes) else f"{text}\n".encode()
                 (temporary / name).write_bytes(content)
         _sync("made")
-        _save_tree(temporary / PARAMS, params, directory)
+        save_tree(temporary / PARAMS, params, directory)
         if unused:
             # Orbax joins the keys of nested dicts with dots, as the released names are.
             nested = unflatten({tuple(name.split(".")): unused[name] for name in unused})
-            _save_tree(temporary / UNUSED, nested, directory)
+            save_tree(temporary / UNUSED, nested, directory)
         if jax.process_index() == 0:
             listing = json.dumps(_file_sizes(temporary), indent=2, sort_keys=True)
             (temporary / FILES).write_text(listing + "\n", encoding="utf-8")
@@ -277,7 +277,18 @@ class _Borrowed(np.ndarray):
         return self
 
 
-def _save_tree(path: Path, tree: Any, destination: str | os.PathLike[str]) -> None:
+def save_tree(path: Path, tree: Any, destination: str | os.PathLike[str]) -> None:
+    """Writes arrays at `path` with Orbax.
+
+    Args:
+      path: to make.
+      tree: nested dict of arrays.
+      destination: what is being written, for the error.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+
     def borrowed(leaf: Any) -> Any:
         return leaf.view(_Borrowed) if isinstance(leaf, np.ndarray) else leaf
 

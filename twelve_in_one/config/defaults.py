@@ -161,6 +161,7 @@ def get_config(
             weight_decay=0.01,
             head_learning_rate=5.0,
             groups=(),
+            frozen=(),
             clip_norm=0.0,
             on_nonfinite="raise",
             official_schedule=False,

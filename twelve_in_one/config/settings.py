@@ -215,6 +215,8 @@ class OptimizerOptions:
       step_factor: by this.
       head_learning_rate: multiplier of the heads whose released names start with "vil_".
       groups: (pattern, learning rate multiplier, weight decay) that go before the default groups.
+      frozen: patterns of "/"-joined names of parameters that are not trained, beside those that the
+        system never trains: no gradients, no moments, and no part in the norm; stored once.
       clip_norm: global norm that gradients are cut to; 0 does not.
       on_nonfinite: "raise", or "skip" the update and count it.
       official_schedule: the released code's: after the first update of a round the others have the
@@ -236,6 +238,7 @@ class OptimizerOptions:
     weight_decay: float = _at_least(0.0, 0.01)
     head_learning_rate: float = _at_least(0.0, 1.0)
     groups: tuple[Any, ...] = ()
+    frozen: tuple[str, ...] = ()
     clip_norm: float = _at_least(0.0, 0.0)
     on_nonfinite: str = dataclasses.field(default="raise", metadata={"choices": ("raise", "skip")})
     official_schedule: bool = False

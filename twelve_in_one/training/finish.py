@@ -14,7 +14,7 @@ from twelve_in_one.checkpoints import state
 from twelve_in_one.evaluators import suite, target
 from twelve_in_one.logs import metrics_writer
 from twelve_in_one.report.write import FILE as REPORT
-from twelve_in_one.training import programs, steps
+from twelve_in_one.training import programs
 from twelve_in_one.training.job import Job
 from twelve_in_one.training.loop import Position
 
@@ -55,7 +55,7 @@ class Results(dict[str, Any]):
 def finish(
     job: Job,
     compiled: programs.Programs,
-    train_state: steps.TrainState,
+    params: Any,
     position: Position,
     updates: Mapping[str, int],
     writer: metrics_writer.MetricsWriter,
@@ -65,7 +65,7 @@ def finish(
     Args:
       job: the run.
       compiled: its programs.
-      train_state: at its end.
+      params: of the model, at its end.
       position: likewise.
       updates: task name -> batches trained on.
       writer: of the run.
@@ -120,7 +120,7 @@ def finish(
     found = suite.evaluate_all(
         job.system,
         job.placement,
-        train_state.params,
+        params,
         splits,
         lambda name, split: run_inputs.open_task(
             run,

@@ -11,7 +11,7 @@ import jax
 from twelve_in_one.checkpoints import state
 from twelve_in_one.config import check
 from twelve_in_one.config.check import TaskRun
-from twelve_in_one.config.settings import RunConfig
+from twelve_in_one.config.settings import ConfigError, RunConfig
 from twelve_in_one.data.serving import Serving
 from twelve_in_one.mixing import plan, stop_and_go
 from twelve_in_one.optim import adamw, param_groups, schedules
@@ -47,6 +47,11 @@ class Job:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(task.task.name for task in self.tasks)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of parameters that are not trained."""
+        return (*self.system.frozen, *self.run.optimizer.frozen)
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
@@ -174,15 +179,31 @@ def _optimizer(
     )
 
 
-def compile_job(job: Job, abstract: Any) -> tuple[programs.Programs, tuple[programs.Program, ...]]:
-    """All programs of the run, from its `programs.abstract_state`, and the compile list."""
+def abstract_of(job: Job) -> tuple[Any, Any]:
+    """`programs.abstract_state` and `programs.abstract_frozen` of a run.
+
+    Raises:
+      ConfigError: a pattern of parameters that are not to be trained matches none.
+    """
+    try:
+        state = programs.abstract_state(job.system, job.placement, job.optimizer, job.frozen)
+    except ValueError as error:
+        raise ConfigError([f"optimizer.frozen: {error}"]) from error
+    return state, programs.abstract_frozen(job.system, job.placement, job.frozen)
+
+
+def compile_job(
+    job: Job, state: Any, frozen: Any
+) -> tuple[programs.Programs, tuple[programs.Program, ...]]:
+    """All programs of the run, from its `abstract_of`, and the compile list."""
     return programs.compile_all(
         job.system,
         job.placement,
         job.tasks,
         check.loss_scales(job.tasks),
         job.optimizer,
-        abstract,
+        state,
+        frozen,
         {name: stream.batch(0) for name, stream in job.train_streams.items()},
         {name: stream.batch(0) for name, stream in job.val_streams.items()},
         clip_norm=job.run.optimizer.clip_norm,

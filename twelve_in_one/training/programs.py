@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from twelve_in_one.checkpoints import trees
 from twelve_in_one.config.check import TaskRun
 from twelve_in_one.evaluators import rows
 from twelve_in_one.logs import profiling
@@ -29,15 +31,15 @@ class Programs(NamedTuple):
     """Compiled functions of a run; see `steps` and `evaluation` for their arguments.
 
     Attributes:
-      grad: task name -> gradient step.
+      grad: task name -> gradient step; of a run of one task, gradient and update.
       add: sum of two gradients; None where every task has its own update.
-      update: update step.
+      update: update step; None for a run of one task.
       evaluate: task name -> evaluation step.
     """
 
     grad: Mapping[str, Callable[..., Any]]
     add: Callable[..., Any] | None
-    update: Callable[..., Any]
+    update: Callable[..., Any] | None
     evaluate: Mapping[str, Callable[..., Any]]
 
 
@@ -56,14 +58,25 @@ class Program(NamedTuple):
 
 
 def abstract_state(
-    system: System, placement: Placement, optimizer: optax.GradientTransformation
+    system: System,
+    placement: Placement,
+    optimizer: optax.GradientTransformation,
+    frozen: Sequence[str] = (),
 ) -> Any:
-    """`steps.TrainState` of shapes with shardings; the optimizer's copies lie as the parameters."""
+    """`steps.TrainState` of shapes with shardings; the optimizer's copies lie as the parameters.
+
+    Args:
+      system: that is trained.
+      placement: of the run.
+      optimizer: of the run.
+      frozen: patterns of parameters that are not trained, see `trees.split`.
+    """
 
     def make(key: jax.Array) -> steps.TrainState:
-        return steps.init_state(system.init(key), optimizer)
+        return steps.init_state(trees.split(system.init(key), frozen)[0], optimizer)
 
     state = jax.eval_shape(make, jax.random.key(0))
+    shardings, _ = trees.split(placement.params, frozen)
     whole = sharding.replicated(placement.mesh)
 
     def like_param(leaf: Any, param: Any, where: NamedSharding) -> Any:
@@ -78,12 +91,19 @@ def abstract_state(
         like_param,
         state.opt_state,
         state.params,
-        placement.params,
+        shardings,
         transform_non_params=other,
     )
-    params = jax.tree.map(like_param, state.params, state.params, placement.params)
+    params = jax.tree.map(like_param, state.params, state.params, shardings)
     counters = (other(leaf) for leaf in (state.step, state.clock, state.skipped))
     return steps.TrainState(*counters, params, opt_state)
+
+
+def abstract_frozen(system: System, placement: Placement, frozen: Sequence[str]) -> Any:
+    """Shapes with shardings of the parameters that are not trained."""
+    _, params = trees.split(nn.unbox(system.abstract()), frozen)
+    _, shardings = trees.split(placement.params, frozen)
+    return jax.tree.map(_abstract, params, shardings)
 
 
 def shardings_of(tree: Any) -> Any:
@@ -92,14 +112,30 @@ def shardings_of(tree: Any) -> Any:
 
 
 def random_state(
-    system: System, optimizer: optax.GradientTransformation, state: Any, seed: int
-) -> steps.TrainState:
-    """A first state, drawn where it will lie: as `state`, from `abstract_state`."""
+    system: System,
+    optimizer: optax.GradientTransformation,
+    state: Any,
+    seed: int,
+    frozen: Sequence[str] = (),
+    abstract: Any = None,
+) -> tuple[steps.TrainState, Any]:
+    """A first state and the parameters that are not trained, drawn where they will lie.
 
-    def make(key: jax.Array) -> steps.TrainState:
-        return steps.init_state(system.init(key), optimizer)
+    Args:
+      system: that is trained.
+      optimizer: of the run.
+      state: from `abstract_state`.
+      seed: of the run.
+      frozen: patterns of parameters that are not trained.
+      abstract: from `abstract_frozen`; nothing if None.
+    """
 
-    return jax.jit(make, out_shardings=shardings_of(state))(jax.random.key(seed))
+    def make(key: jax.Array) -> tuple[steps.TrainState, Any]:
+        trained, rest = trees.split(system.init(key), frozen)
+        return steps.init_state(trained, optimizer), rest
+
+    where = shardings_of((state, abstract or {}))
+    return jax.jit(make, out_shardings=where)(jax.random.key(seed))
 
 
 def compile_all(
@@ -109,6 +145,7 @@ def compile_all(
     scales: Mapping[str, float],
     optimizer: optax.GradientTransformation,
     state: Any,
+    frozen: Any,
     batches: Mapping[str, Batch],
     eval_batches: Mapping[str, Batch],
     *,
@@ -126,6 +163,7 @@ def compile_all(
       scales: task name -> factor on its loss.
       optimizer: of the run.
       state: from `abstract_state`.
+      frozen: from `abstract_frozen`.
       batches: task name -> a training batch of this process, for its shapes.
       eval_batches: task name -> an evaluation batch likewise.
       clip_norm: see `steps.make_update_step`.
@@ -136,13 +174,11 @@ def compile_all(
     whole = sharding.replicated(placement.mesh)
     key = _abstract(jax.eval_shape(lambda: jax.random.key(0)), whole)
     flag = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
-    grads = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        state.params,
-        placement.params,
-    )
-    gradient = steps.Gradient(grads, flag)
-    grads_out = steps.Gradient(placement.params, whole)
+    gradient = steps.Gradient(state.params, flag)
+    grads_out = shardings_of(gradient)
+    everything = trees.merge(state.params, frozen)
+    alone = len(tasks) == 1
+    train = "update" if alone else "gradient"
 
     def update() -> Any:
         step = steps.make_update_step(
@@ -157,30 +193,40 @@ def compile_all(
 
     def grad(run: TaskRun) -> Any:
         name = run.task.name
-        step = steps.make_grad_step(
-            system.objective((run.task,)),
-            loss_scale=scales[name],
-            accumulate=run.options.accumulate,
-        )
+        batch = _specs(placement, batches[name])
+        options = dict(loss_scale=scales[name], accumulate=run.options.accumulate)
+        objective = system.objective((run.task,))
+        if alone:
+            both = steps.make_train_step(
+                objective,
+                optimizer,
+                clip_norm=clip_norm,
+                official_schedule=official_schedule,
+                **options,
+            )
+            where = (shardings_of(state), whole)
+            jitted = jax.jit(both, donate_argnums=0, out_shardings=where)
+            return jitted.lower(state, batch, key, frozen)
+        step = steps.make_grad_step(objective, **options)
         jitted = jax.jit(step, out_shardings=(grads_out, whole))
-        return jitted.lower(state.params, state.step, _specs(placement, batches[name]), key)
+        return jitted.lower(state.params, state.step, batch, key, frozen)
 
     def evaluate(run: TaskRun) -> Any:
         step = rows.make_eval_step(system, run.task)
         jitted = jax.jit(step, out_shardings=whole)
-        return jitted.lower(state.params, _specs(placement, eval_batches[run.task.name]))
+        return jitted.lower(everything, _specs(placement, eval_batches[run.task.name]))
 
-    jobs: dict[Any, tuple[str, Callable[[], Any]]] = {"update": ("update", update)}
-    if fused:
+    jobs: dict[Any, tuple[str, Callable[[], Any]]] = {} if alone else {"update": ("update", update)}
+    if fused and not alone:
         jobs["add"] = ("sum of gradients", add)
     keys: dict[tuple[str, str], Any] = {}
     for kind, source, lower in (
-        ("gradient", batches, grad),
+        (train, batches, grad),
         ("evaluation", eval_batches, evaluate),
     ):
         for run in tasks:
             name = run.task.name
-            own = (scales[name], run.options.accumulate) if kind == "gradient" else ()
+            own = () if lower is evaluate else (scales[name], run.options.accumulate)
             program = (kind, *own, system.objective((run.task,)).key, *_shapes(source[name]))
             keys[kind, name] = program
             label = jobs[program][0] + f", {name}" if program in jobs else f"{kind} of {name}"
@@ -189,9 +235,9 @@ def compile_all(
     compiled, table = _compile(placement, jobs, log)
     return (
         Programs(
-            {run.task.name: compiled[keys["gradient", run.task.name]] for run in tasks},
+            {run.task.name: compiled[keys[train, run.task.name]] for run in tasks},
             compiled.get("add"),
-            compiled["update"],
+            compiled.get("update"),
             {run.task.name: compiled[keys["evaluation", run.task.name]] for run in tasks},
         ),
         table,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from twelve_in_one.checkpoints import trees
 from twelve_in_one.optim import adamw, schedules
 from twelve_in_one.systems.base import Objective
 from twelve_in_one.tasks.losses import Sums
@@ -68,7 +69,7 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
 
 def make_grad_step(
     objective: Objective, *, loss_scale: float = 1.0, accumulate: int = 1
-) -> Callable[[Any, jax.Array, Batch, jax.Array], tuple[Gradient, TaskMetrics]]:
+) -> Callable[..., tuple[Gradient, TaskMetrics]]:
     """Gradient of one batch, to be jitted.
 
     Args:
@@ -79,8 +80,9 @@ def make_grad_step(
         gradient is that of the whole batch: of one task, where the released code mixes tasks.
 
     Returns:
-      A function of (params, step, batch, key). Dropout keys are `key` folded with step and task, so
-      that a resumed run draws the same masks.
+      A function of (params, step, batch, key, frozen): the gradient is that of `params`, `frozen`
+      are the others, if there are any. Dropout keys are `key` folded with step and task, so that a
+      resumed run draws the same masks.
 
     Raises:
       ValueError: the objective's batches cannot be cut.
@@ -92,31 +94,33 @@ def make_grad_step(
         )
 
     def part_gradient(
-        params: Any, batch: Batch, key: jax.Array, count: jax.Array | None
+        params: Any, frozen: Any, batch: Batch, key: jax.Array, count: jax.Array | None
     ) -> tuple[Any, Sums]:
         def loss(params: Any) -> tuple[jax.Array, Sums]:
-            sums = objective.loss(params, batch, key)
+            sums = objective.loss(trees.merge(params, frozen), batch, key)
             divisor = sums.count if count is None else count
             return loss_scale * jnp.sum(sums.loss / jnp.maximum(divisor, 1)), sums
 
         return jax.grad(loss, has_aux=True)(params)
 
     def grad_step(
-        params: Any, step: jax.Array, batch: Batch, key: jax.Array
+        params: Any, step: jax.Array, batch: Batch, key: jax.Array, frozen: Any = None
     ) -> tuple[Gradient, TaskMetrics]:
+        frozen = frozen or {}
         key = jax.random.fold_in(key, step)
         if not jnp.ndim(batch["task_id"]):  # rows of a mixed batch have one each
             key = jax.random.fold_in(key, batch["task_id"])
         if counted is None:
-            grads, sums = part_gradient(params, batch, key, None)
+            grads, sums = part_gradient(params, frozen, batch, key, None)
         elif accumulate == 1:
-            grads, sums = part_gradient(params, batch, key, counted(batch))
+            grads, sums = part_gradient(params, frozen, batch, key, counted(batch))
         else:
             count = counted(batch)
 
             def add(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
                 number, rows = part
-                new = part_gradient(params, rows | scalars, jax.random.fold_in(key, number), count)
+                part_key = jax.random.fold_in(key, number)
+                new = part_gradient(params, frozen, rows | scalars, part_key, count)
                 return jax.tree.map(jnp.add, total, new), None
 
             scalars = {name: x for name, x in batch.items() if not jnp.ndim(x)}
@@ -200,19 +204,22 @@ def make_train_step(
     loss_scale: float = 1.0,
     accumulate: int = 1,
     clip_norm: float = 0.0,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, TaskMetrics]]:
-    """Gradient and update in one function of (state, batch, key), with a clock of its own.
+    official_schedule: bool = False,
+) -> Callable[..., tuple[TrainState, TaskMetrics]]:
+    """Gradient and update in one function of (state, batch, key, frozen).
 
-    For a single task; a run of several compiles the update once and not with every task.
+    For a run of one stream, whose every update is the first and the last of its round; a run of
+    several compiles the update once and not with every stream. Gradients then need no memory of
+    their own between two programs.
     """
     gradient_of = make_grad_step(objective, loss_scale=loss_scale, accumulate=accumulate)
-    update = make_update_step(optimizer, clip_norm=clip_norm)
+    update = make_update_step(optimizer, clip_norm=clip_norm, official_schedule=official_schedule)
     false, true = jnp.bool_(False), jnp.bool_(True)
 
     def train_step(
-        state: TrainState, batch: Batch, key: jax.Array
+        state: TrainState, batch: Batch, key: jax.Array, frozen: Any = None
     ) -> tuple[TrainState, TaskMetrics]:
-        gradient, metrics = gradient_of(state.params, state.step, batch, key)
+        gradient, metrics = gradient_of(state.params, state.step, batch, key, frozen)
         return update(state, gradient, false, true), metrics
 
     return train_step
