@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from twelve_in_one.models import vit
+from twelve_in_one.models import pre_norm, vit
 from twelve_in_one.models.layers import attend
 from twelve_in_one.models.vit import ViT, ViTConfig, named_vit
 
@@ -67,16 +67,16 @@ def test_scanned_blocks_give_the_same_numbers_and_gradients(remat):
         return jnp.sum(jnp.sin(ViT(config).apply({"params": params}, images, key)[1]["logits"]))
 
     value, gradient = jax.jit(jax.value_and_grad(lambda p: loss(config, p)))(params)
-    stacked = vit.stack_blocks(config, params)
+    stacked = pre_norm.stack_blocks(config, params)
     other, stacked_gradient = jax.jit(jax.value_and_grad(lambda p: loss(scanned, p)))(stacked)
     np.testing.assert_allclose(other, value, rtol=1e-6)
-    restored = vit.unstack_blocks(config, stacked_gradient)
+    restored = pre_norm.unstack_blocks(config, stacked_gradient)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), restored, gradient)
 
 
 def test_stacking_is_undone_by_unstacking():
     params = _params(TINY)
-    back = vit.unstack_blocks(TINY, vit.stack_blocks(TINY, params))
+    back = pre_norm.unstack_blocks(TINY, pre_norm.stack_blocks(TINY, params))
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
@@ -97,11 +97,11 @@ def test_windows_confine_attention(global_layers):
 
 def test_windows_are_cut_and_joined_by_rows_and_columns():
     grid = np.arange(4 * 6).reshape(1, 24, 1)
-    windows = np.asarray(vit.split_windows(jnp.asarray(grid), (4, 6), 2))
+    windows = np.asarray(pre_norm.split_windows(jnp.asarray(grid), (4, 6), 2))
     assert windows.shape == (6, 4, 1)
     np.testing.assert_array_equal(windows[1, :, 0], [2, 3, 8, 9])
     np.testing.assert_array_equal(windows[3, :, 0], [12, 13, 18, 19])
-    np.testing.assert_array_equal(vit.join_windows(jnp.asarray(windows), (4, 6), 2), grid)
+    np.testing.assert_array_equal(pre_norm.join_windows(jnp.asarray(windows), (4, 6), 2), grid)
 
 
 def test_all_windows_global_is_plain_attention():

@@ -16,7 +16,8 @@ import numpy as np
 
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.convert import big_vision
-from twelve_in_one.models.vit import ViT, ViTConfig, resize_positions, stack_blocks, unstack_blocks
+from twelve_in_one.models.pre_norm import stack_blocks, unstack_blocks
+from twelve_in_one.models.vit import ViT, ViTConfig, resize_positions
 from twelve_in_one.parity.fixture import Check, absolute, relative
 
 Arrays = Mapping[str, np.ndarray]
