@@ -40,6 +40,8 @@ class ViTConfig(BlocksConfig):
       num_registers: tokens that are only there to be written to (Darcet et al. 2023).
       representation: a linear layer and tanh between pooled vector and classes (pre_logits).
       num_classes: C; 0 leaves the classifier out.
+      zero_classifier: whether its kernel begins at zero, so that the first loss is that of a guess
+        (big_vision), or at random.
       patch_bias: whether the patch embedding has a bias; CLIP's has none.
       pre_norm: a norm of the embedded tokens before the first block (CLIP).
       window: side in patches of the windows that attention is confined to; 0 for none. With windows
@@ -54,6 +56,7 @@ class ViTConfig(BlocksConfig):
     num_registers: int = 0
     representation: bool = False
     num_classes: int = 0
+    zero_classifier: bool = True
     patch_bias: bool = True
     pre_norm: bool = False
     window: int = 0
@@ -220,14 +223,16 @@ class ViT(nn.Module):
             x = dense(config.hidden_dim, axes, config.numerics, name="representation")(x)
             aux["representation"] = x = jnp.tanh(x)
         if config.num_classes:
-            # Zero, as in big_vision: the first loss is that of a guess.
-            zeros = nn.with_logical_partitioning(
-                nn.initializers.zeros_init(), ("visual_embed", "labels")
+            start = (
+                nn.initializers.zeros_init()
+                if config.zero_classifier
+                else nn.initializers.lecun_normal()
             )
+            init = nn.with_logical_partitioning(start, ("visual_embed", "labels"))
             aux["logits"] = nn.Dense(
                 config.num_classes,
                 dtype=config.dtype,
-                kernel_init=zeros,
+                kernel_init=init,
                 bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), ("labels",)),
                 name="classifier",
             )(x)
