@@ -148,7 +148,7 @@ class TextTower(nn.Module):
             nn.with_logical_partitioning(init, ("positions", "text_embed")),
             (config.max_tokens, config.hidden_dim),
         )
-        x = embed(tokens) + positions.astype(numerics.dtype)
+        x = embed(tokens) + positions.astype(numerics.dtype)[None]
         x = constrain(x, "act_batch", "act_length", "act_embed")
         aux = {"embedded": x}
         x = dropout(x, config.dropout_rate, fold_key(dropout_key, 0))

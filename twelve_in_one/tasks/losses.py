@@ -270,10 +270,10 @@ def sigmoid_contrast_loss(logits: Array, mask: Array) -> Sums:
         and bias are in them.
       mask: bool[B], False for pairs that take no part, as pictures or as texts.
     """
-    logits = _keep(logits, mask[:, None] & mask)
+    logits = _keep(logits, mask[:, None] & mask[None])
     own = jnp.eye(len(mask), dtype=jnp.float32)
     loss = optax.sigmoid_binary_cross_entropy(logits, own)
-    loss = jnp.sum(_keep(loss, mask), axis=-1)
+    loss = jnp.sum(_keep(loss, mask[None]), axis=-1)
     return _sum(loss, _own_stands_out(logits, mask), mask)
 
 
@@ -284,16 +284,16 @@ def softmax_contrast_loss(logits: Array, mask: Array) -> Sums:
     `sigmoid_contrast_loss`.
     """
     loss = 0.5 * (one_way_contrast(logits, mask) + one_way_contrast(logits.T, mask))
-    return _sum(loss, _own_stands_out(_keep(logits, mask[:, None] & mask), mask), mask)
+    return _sum(loss, _own_stands_out(_keep(logits, mask[:, None] & mask[None]), mask), mask)
 
 
 def one_way_contrast(logits: Array, mask: Array) -> Array:
     """float32[B], cross-entropy of each row's own column among those of `mask`; see above."""
-    pairs = mask[:, None] & mask
+    pairs = mask[:, None] & mask[None]
     # A finite score for columns that take no part: a row without any stays free of NaN.
     logits = jnp.where(pairs, _keep(logits, pairs), _MASKED_LOGIT)
     return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(len(mask)))
 
 
 def _own_stands_out(logits: Array, mask: Array) -> Array:
-    return _stands_out(jnp.where(mask, logits, -jnp.inf), jnp.arange(len(mask)))
+    return _stands_out(jnp.where(mask[None], logits, -jnp.inf), jnp.arange(len(mask)))
