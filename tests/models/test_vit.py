@@ -197,3 +197,34 @@ def test_positions_are_resized_between_their_corners(old, new):
     np.testing.assert_allclose(
         vit.resize_positions(table, old, new), expected.reshape(-1, 6), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(("old", "new"), [((3, 4), (5, 7)), ((5, 4), (3, 2))])
+def test_positions_are_resized_as_in_pytorch(old, new):
+    torch = pytest.importorskip("torch")
+    table = np.random.default_rng(0).normal(size=(old[0] * old[1], 6)).astype(np.float32)
+    grid = torch.tensor(table.astype(np.float64)).reshape(1, *old, 6).permute(0, 3, 1, 2)
+    resize = torch.nn.functional.interpolate
+    expected = resize(grid, size=new, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+    ours = vit.resize_positions(table, old, new, "bicubic")
+    np.testing.assert_allclose(ours, expected.reshape(-1, 6).numpy(), atol=1e-6)
+
+
+def test_positions_are_resized_as_in_jax():
+    table = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    expected = jax.image.resize(table.reshape(5, 4, 6), (3, 7, 6), "bilinear")
+    ours = vit.resize_positions(table, (5, 4), (3, 7), "resize")
+    np.testing.assert_array_equal(ours, expected.reshape(-1, 6))
+
+
+def test_larger_patches_give_the_same_embeddings_of_larger_pictures():
+    """A picture enlarged with its patches: every patch is the old one, resized bilinearly."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(4, 4, 3, 5)).astype(np.float32)
+    patch = rng.normal(size=(4, 4, 3)).astype(np.float32)
+    larger = jax.image.resize(patch, (6, 6, 3), "bilinear", antialias=False)
+    resized = vit.resize_patches(kernel, 6)
+    assert resized.shape == (6, 6, 3, 5)
+    ours, expected = (np.tensordot(p, k, 3) for p, k in ((larger, resized), (patch, kernel)))
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    np.testing.assert_allclose(vit.resize_patches(kernel, 4), kernel, atol=1e-6)

@@ -203,7 +203,7 @@ def resized(
     """Parameters with positions of the grid of `wanted`; a note where they were resized."""
     if trained.grid == wanted.grid:
         return params, ()
-    table = resize_positions(params["position"], trained.grid, wanted.grid)
+    table = resize_positions(params["position"], trained.grid, wanted.grid, "bicubic")
     (y, x), (rows, columns) = trained.grid, wanted.grid
     note = f"positions resized from {y} x {x} to {rows} x {columns} patches"
     return params | {"position": table}, (note,)

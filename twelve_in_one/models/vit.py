@@ -254,17 +254,18 @@ def resize_positions(
     table: np.ndarray,
     old: tuple[int, int],
     new: tuple[int, int],
-    method: Literal["zoom", "resize"] = "zoom",
+    method: Literal["zoom", "resize", "bicubic"] = "zoom",
 ) -> np.ndarray:
-    """A position table for another grid, bilinear.
+    """A position table for another grid.
 
     Args:
       table: float[P, D] of the grid `old`.
       old: rows and columns.
       new: rows and columns.
-      method: "zoom" keeps corners where they are and does not average when it shrinks (big_vision's
-        ViT); "resize" is `jax.image.resize`, which takes positions for the middles of cells and
-        averages when it shrinks (scenic, RO-ViT).
+      method: "zoom" is bilinear, keeps corners where they are and does not average when it shrinks
+        (big_vision's ViT); "resize" is bilinear by `jax.image.resize`, which takes positions for
+        the middles of cells and averages when it shrinks (scenic, RO-ViT); "bicubic" is PyTorch's,
+        of the middles of cells, without averages (Hugging Face's models).
 
     Returns:
       float32[P', D].
@@ -274,13 +275,30 @@ def resize_positions(
         resized = jax.image.resize(grid, (*new, grid.shape[-1]), "bilinear")
         return np.asarray(resized).reshape(-1, grid.shape[-1])
     grid = np.asarray(table, np.float64).reshape(*old, -1)
+    weights = _bicubic_weights if method == "bicubic" else _zoom_weights
     for axis, (before, after) in enumerate(zip(old, new, strict=True)):
-        where = np.linspace(0.0, before - 1, after)
-        low = np.clip(np.floor(where).astype(int), 0, max(before - 2, 0))
-        high = np.minimum(low + 1, before - 1)
-        share = (where - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        grid = np.take(grid, low, axis) * (1 - share) + np.take(grid, high, axis) * share
+        # [after, before] x [.., before, ..] -> [.., after, ..]
+        grid = np.moveaxis(np.tensordot(weights(before, after), grid, (1, axis)), 0, axis)
     return grid.reshape(-1, grid.shape[-1]).astype(np.float32)
+
+
+def _zoom_weights(before: int, after: int) -> np.ndarray:
+    """[after, before], linear between the neighbours, from corner to corner."""
+    distance = np.linspace(0.0, before - 1, after)[:, None] - np.arange(before)
+    return np.maximum(0.0, 1.0 - np.abs(distance))
+
+
+def _bicubic_weights(before: int, after: int) -> np.ndarray:
+    """[after, before], of the four neighbours of each middle, with PyTorch's a = -0.75."""
+    a, weights = -0.75, np.zeros((after, before))
+    middles = (np.arange(after) + 0.5) * before / after - 0.5
+    for step in range(-1, 3):
+        x = np.abs(middles - (np.floor(middles) + step))
+        near = ((a + 2) * x - (a + 3)) * x**2 + 1
+        far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        column = np.clip(np.floor(middles).astype(int) + step, 0, before - 1)
+        np.add.at(weights, (np.arange(after), column), np.where(x <= 1, near, far))
+    return weights
 
 
 def resize_patches(kernel: np.ndarray, size: int) -> np.ndarray:
