@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from twelve_in_one.convert import big_vision, two_tower
 from twelve_in_one.convert.report import StateDictError
@@ -66,17 +65,20 @@ def test_there_and_back_is_bit_for_bit(model, loaded, theirs, tmp_path):
     assert again.config == loaded.config
 
 
-def test_a_folder_is_read_for_another_image_size(model, tmp_path):
-    settings, tensors = model
-    save_file(tensors, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    loaded = two_tower.read_hf(tmp_path, image_size=(24, 40))
+def test_a_folder_is_written_and_read_for_another_image_size(model, loaded, tmp_path):
+    settings, _ = model
+    folder = tmp_path / "siglip"
+    two_tower.write_hf(folder, loaded.config, loaded.params)
+    again = two_tower.read_hf(folder)
+    assert again.config == loaded.config
+    jax.tree.map(np.testing.assert_array_equal, again.params, loaded.params)
+    loaded = two_tower.read_hf(folder, image_size=(24, 40))
     assert loaded.params["image"]["position"].shape == (15, 12)
     assert loaded.config.image.grid == (3, 5)
     assert loaded.report.notes == ("positions resized from 2 x 2 to 3 x 5 patches",)
-    (tmp_path / "config.json").write_text(json.dumps(settings | {"model_type": "clip"}))
+    (folder / "config.json").write_text(json.dumps(settings | {"model_type": "clip"}))
     with pytest.raises(ValueError, match="config.json: model_type 'clip' is not siglip"):
-        two_tower.read_hf(tmp_path)
+        two_tower.read_hf(folder)
 
 
 def test_scanned_and_old_layouts_are_read(loaded, theirs):

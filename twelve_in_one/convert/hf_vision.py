@@ -19,9 +19,15 @@ import numpy as np
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.convert.big_vision import Loaded
 from twelve_in_one.convert.entries import match
-from twelve_in_one.convert.files import CONFIG_FILE, SAFETENSORS_FILE, read_state_dict
+from twelve_in_one.convert.files import (
+    CONFIG_FILE,
+    SAFETENSORS_FILE,
+    read_state_dict,
+    write_folder,
+)
 from twelve_in_one.convert.hf_layouts import FAMILIES, Family, from_ours, sources, to_ours
 from twelve_in_one.convert.report import StateDictError
+from twelve_in_one.models.pre_norm import BlocksConfig
 from twelve_in_one.models.vit import ViTConfig, abstract_params, resize_positions
 
 _ACTIVATIONS = {
@@ -186,6 +192,66 @@ def to_hf(family_name: str, config: ViTConfig, params: Mapping[str, Any]) -> dic
     """
     table = sources(FAMILIES[family_name], config)
     return from_ours(table, flatten(params), f"{family_name} model")
+
+
+def settings_of(family_name: str, config: ViTConfig) -> dict[str, Any]:
+    """The config.json of a model of a family: the inverse of `config_of`.
+
+    Raises:
+      ValueError: what a config.json of theirs cannot say.
+    """
+    rows, columns = config.image_size
+    if rows != columns:
+        raise ValueError(f"config.json has one image_size, not {rows} x {columns}")
+    settings = block_settings(config) | dict(
+        model_type=family_name, image_size=rows, patch_size=config.patch_size, num_channels=3
+    )
+    names = {"vit": "ViTModel", "clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}
+    if family_name == "dinov2":
+        registers = "_with_registers" if config.num_registers else ""
+        settings |= dict(
+            model_type=f"dinov2{registers}",
+            mlp_ratio=config.mlp_dim / config.hidden_dim,
+            qkv_bias=True,
+            use_swiglu_ffn=False,
+            num_register_tokens=config.num_registers,
+        )
+        names["dinov2"] = "Dinov2WithRegistersModel" if registers else "Dinov2Model"
+    elif family_name != "vit":
+        settings["model_type"] = f"{family_name}_vision_model"
+    return settings | {"architectures": [names[family_name]]}
+
+
+def block_settings(config: BlocksConfig) -> dict[str, Any]:
+    """What config.json says of the blocks of a tower."""
+    acts = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
+    return dict(
+        hidden_size=config.hidden_dim,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        intermediate_size=config.mlp_dim,
+        hidden_act=acts[config.activation],
+        layer_norm_eps=config.layer_norm_eps,
+    )
+
+
+def write(
+    directory: str | Path,
+    family_name: str,
+    config: ViTConfig,
+    params: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes our unrolled parameters as a folder that `transformers` reads.
+
+    Raises:
+      ValueError: a model of another form than the family's.
+      FileExistsError: the directory exists and `overwrite` is False.
+    """
+    tensors = to_hf(family_name, config, params)
+    settings = settings_of(family_name, config)
+    write_folder(directory, tensors.items(), settings, overwrite=overwrite)
 
 
 def _prefix(family: Family, tensors: Mapping[str, Any]) -> str:

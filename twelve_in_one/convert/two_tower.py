@@ -12,7 +12,7 @@ import flax.linen as nn
 import numpy as np
 
 from twelve_in_one.checkpoints.trees import flatten, unflatten
-from twelve_in_one.convert import big_vision, entries, hf_layouts, hf_vision
+from twelve_in_one.convert import big_vision, entries, files, hf_layouts, hf_vision
 from twelve_in_one.convert.big_vision import Loaded
 from twelve_in_one.convert.files import CONFIG_FILE, SAFETENSORS_FILE, read_state_dict
 from twelve_in_one.convert.report import StateDictError
@@ -158,6 +158,35 @@ def to_hf(config: TwoTowerConfig, params: Mapping[str, Any]) -> dict[str, np.nda
             raise ValueError(f"not of the form of a siglip model: it needs {path[0]}")
         result[name] = flat[path].reshape(1)
     return result
+
+
+def write_hf(
+    directory: str | Path,
+    config: TwoTowerConfig,
+    params: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes our unrolled parameters as a folder of a `SiglipModel`.
+
+    Raises:
+      ValueError: a model of another form.
+      FileExistsError: the directory exists and `overwrite` is False.
+    """
+    text = config.text
+    sizes = dict(
+        model_type="siglip_text_model",
+        vocab_size=text.vocab_size,
+        max_position_embeddings=text.max_tokens,
+        projection_size=text.out_dim,
+    )
+    settings = dict(
+        model_type="siglip",
+        architectures=["SiglipModel"],
+        text_config=hf_vision.block_settings(text) | sizes,
+        vision_config=hf_vision.settings_of("siglip", config.image),
+    )
+    files.write_folder(directory, to_hf(config, params).items(), settings, overwrite=overwrite)
 
 
 def _big_vision_names(config: TwoTowerConfig) -> dict[str, entries.Path]:
