@@ -208,10 +208,12 @@ def settings_of(family_name: str, config: ViTConfig) -> dict[str, Any]:
     )
     names = {"vit": "ViTModel", "clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}
     if family_name == "dinov2":
+        if config.mlp_dim % config.hidden_dim:
+            raise ValueError(f"mlp_dim {config.mlp_dim} is no whole multiple of the width (DINOv2)")
         registers = "_with_registers" if config.num_registers else ""
         settings |= dict(
             model_type=f"dinov2{registers}",
-            mlp_ratio=config.mlp_dim / config.hidden_dim,
+            mlp_ratio=config.mlp_dim // config.hidden_dim,
             qkv_bias=True,
             use_swiglu_ffn=False,
             num_register_tokens=config.num_registers,
