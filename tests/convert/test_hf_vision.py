@@ -6,7 +6,6 @@ from transformers 5.24 and torch 2.13 in float32.
 
 import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,14 +16,12 @@ from twelve_in_one.convert import hf_vision
 from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.models.vit import ViT
 
-RECORDED = Path(__file__).parents[1] / "reference" / "hf_vision.npz"
 FAMILIES = ("vit", "siglip", "clip", "dinov2", "dinov2_with_registers")
 
 
 @pytest.fixture(scope="module")
-def recorded():
-    with np.load(RECORDED, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+def recorded(hf_recorded):
+    return hf_recorded("hf_vision")
 
 
 def _model(recorded, name):

@@ -1,7 +1,6 @@
 """ONNX files of image towers, made here as exporters make them from recorded weights."""
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,15 +12,13 @@ from twelve_in_one.convert.report import StateDictError
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402
 
-RECORDED = Path(__file__).parents[1] / "reference" / "hf_vision.npz"
 FAMILIES = ("vit", "siglip", "clip", "dinov2", "dinov2_with_registers")
 _ACTIVATIONS = {"gelu": "Erf", "gelu_pytorch_tanh": "Tanh", "quick_gelu": "Sigmoid"}
 
 
 @pytest.fixture(scope="module")
-def recorded():
-    with np.load(RECORDED, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+def recorded(hf_recorded):
+    return hf_recorded("hf_vision")
 
 
 @pytest.fixture(scope="module")

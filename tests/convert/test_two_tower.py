@@ -5,7 +5,6 @@ from transformers 5.24 and torch 2.13 in float32.
 """
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,13 +14,10 @@ from twelve_in_one.convert import big_vision, two_tower
 from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.models.two_tower import TwoTower
 
-RECORDED = Path(__file__).parents[1] / "reference" / "hf_siglip.npz"
-
 
 @pytest.fixture(scope="module")
-def recorded():
-    with np.load(RECORDED, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+def recorded(hf_recorded):
+    return hf_recorded("hf_siglip")
 
 
 @pytest.fixture(scope="module")
