@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.convert import hf_vision, onnx_vision
-from twelve_in_one.convert.report import StateDictError
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402

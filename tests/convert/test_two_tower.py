@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.convert import big_vision, two_tower
-from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.models.two_tower import TwoTower
 
 

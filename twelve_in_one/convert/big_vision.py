@@ -17,10 +17,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from twelve_in_one.checkpoints.report import Report, StateDictError
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.convert.entries import Path as ParamPath
 from twelve_in_one.convert.entries import match
-from twelve_in_one.convert.report import Report, StateDictError
 from twelve_in_one.models.two_tower import TextTowerConfig
 from twelve_in_one.models.vit import ViTConfig, abstract_params, resize_positions
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from twelve_in_one.convert.report import Report, nearest_names
+from twelve_in_one.checkpoints.report import Report, nearest_names
 
 Path = tuple[str, ...]
 Sources = Mapping[Path, tuple[str, ...]]

@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.convert.big_vision import Loaded
 from twelve_in_one.convert.entries import match
@@ -26,7 +27,6 @@ from twelve_in_one.convert.files import (
     write_folder,
 )
 from twelve_in_one.convert.hf_layouts import FAMILIES, Family, from_ours, sources, to_ours
-from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.models.pre_norm import BlocksConfig
 from twelve_in_one.models.vit import ViTConfig, abstract_params, resize_positions
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from twelve_in_one.checkpoints.report import Report, StateDictError
 from twelve_in_one.convert import hf_vision
 from twelve_in_one.convert.big_vision import Loaded
 from twelve_in_one.convert.hf_layouts import FAMILIES, Family
 from twelve_in_one.convert.onnx_graph import Graph, read_graph
-from twelve_in_one.convert.report import Report, StateDictError
 from twelve_in_one.models.vit import ViTConfig
 
 _USUAL_HEAD = 64

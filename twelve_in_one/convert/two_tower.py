@@ -11,11 +11,11 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.convert import big_vision, entries, files, hf_layouts, hf_vision
 from twelve_in_one.convert.big_vision import Loaded
 from twelve_in_one.convert.files import CONFIG_FILE, SAFETENSORS_FILE, read_state_dict
-from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.models.two_tower import TextTowerConfig, TwoTowerConfig, abstract_params
 
 _IMAGE, _TEXT = "img/", "txt/"

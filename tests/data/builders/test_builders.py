@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from twelve_in_one.data.builders import BUILDERS
 from twelve_in_one.data.builders.base import BuildInputs, made_of
 from twelve_in_one.data.builders.region_inputs import RegionInputs, no_regions
 from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.builders.twelve import BUILDERS
 from twelve_in_one.data.stored import schema
 from twelve_in_one.data.stored.index import read_index
 from twelve_in_one.data.stored.records import (
