@@ -1,3 +1,4 @@
+import copyreg
 import functools
 import gc
 import operator
@@ -180,6 +181,18 @@ def test_nothing_is_executed(tmp_path):
     assert len(names) > 90
 
 
+def test_registered_classes_that_were_looked_up_before():
+    """Pickle keeps them where its `find_class` no longer sees them."""
+    copyreg.add_extension("functools", "partial", 77)
+    data = b"\x80\x02\x82\x4d."
+    try:
+        assert pickle.loads(data) is functools.partial
+        with pytest.raises(DataError, match="registered class 77"):
+            safe_pickle.loads(data, "x")
+    finally:
+        copyreg.remove_extension("functools", "partial", 77)
+
+
 def test_canary_works(tmp_path):
     """The payloads are real: pickle itself does run one of them."""
     canary = tmp_path / "canary"
@@ -242,6 +255,19 @@ BOMBS = {
     b"S'b'\ntRq\x00(I1\n(I1\ntcnumpy\ndtype\n(S'O8'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI63\ntb"
     b"I00\n(h\x00ltb.",
     "unhashable key": b"}]Ns.",
+    "doubling key by memo": b"})q\x00"
+    + b"".join(b"h%c" % i * 2 + b"\x86q%c" % (i + 1) for i in range(60))
+    + b"Ns.",
+    "frames in frames": b"\x80\x04" + (b"\x95" + struct.pack("<Q", 1 << 19)) * 60_000,
+    "items of an array": pickle.dumps(np.ones(3), 5)[:-1] + b"NK\x01s.",
+    "an array filled again": pickle.dumps(np.ones(3), 5)[:-1]
+    + b"(K\x01M\xff\xff\x85cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R\x89]tb.",
+    "a scalar of objects": pickle.dumps(np.float64(1), 2).replace(b"f8", b"O8"),
+    "attributes of a function": b"c_codecs\nencode\nN}X\x04\x00\x00\x00callNs\x86b.",
+    "a number called": b"K\x01)R.",
+    "memo before the first": b"]p-1\n.",
+    "never in the memo": b"h\x05.",
+    "an opcode of no protocol": b"\x80\x05\xff.",
     "no stack": b"0.",
     "no mark": b"t.",
     "odd items": b"}(Nu.",

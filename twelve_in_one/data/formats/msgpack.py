@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from twelve_in_one.data.formats.pickle_machine import Refused, make_array
+from twelve_in_one.data.formats.unpickler import Refused, make_array
 
 _MAX_DEPTH = 8
 _MAX_KEY_BYTES = 64
