@@ -323,7 +323,7 @@ class _TensorBoard(_Appender):
     """Events in TensorBoard's format, by tensorboardX's messages and checksums.
 
     Its own writer is not used: a thread of it writes, and one that meets a full disk dies, after
-    which the training loop blocks on its queue for ever.
+    which the training loop blocks on its queue for ever (2.6.5: after 114 scalars).
     """
 
     def __init__(self, folder: Path, purge_step: int):
