@@ -5,7 +5,6 @@ import operator
 import os
 import pickle
 import pickletools
-import random
 import struct
 import subprocess
 import time
@@ -13,6 +12,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from reference.spoiled_files import spoil_bytes
 
 from twelve_in_one.data.formats import safe_pickle
 from twelve_in_one.data.stored.records import DataError
@@ -361,21 +361,6 @@ def test_npy_headers_are_not_believed(tmp_path, header):
         safe_pickle.load_npy(tmp_path / "a.npy")
 
 
-def mutate(data, rng):
-    """`data` cut, with bytes changed, or with a piece of itself moved."""
-    kind = rng.randrange(4)
-    if kind == 0:
-        return data[: rng.randrange(len(data))]
-    if kind == 1:
-        start, stop = sorted(rng.randrange(len(data)) for _ in range(2))
-        place = rng.randrange(len(data))
-        return data[:place] + data[start : min(stop, start + 200)] + data[place:]
-    changed = bytearray(data)
-    for _ in range(rng.choice((1, 3, 10))):
-        changed[rng.randrange(len(data))] = rng.randrange(256)
-    return bytes(changed)
-
-
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_mutated_pickles_end_in_a_value_or_an_error(protocol):
     value = {
@@ -383,10 +368,10 @@ def test_mutated_pickles_end_in_a_value_or_an_error(protocol):
         "o": np.array([[1], {"a"}], object), "s": np.float32(2), "t": (1, frozenset({2})),
     }  # fmt: skip
     data, outcomes = pickle.dumps(value, protocol), set()
-    rng = random.Random(protocol)
+    rng = np.random.default_rng(protocol)
     for _ in range(600):
         try:
-            repr(safe_pickle.loads(mutate(data, rng), "x"))
+            repr(safe_pickle.loads(spoil_bytes(data, rng), "x"))
             outcomes.add("value")
         except DataError as error:
             assert str(error).startswith("x: ")
@@ -398,9 +383,9 @@ def test_mutated_pickles_end_in_a_value_or_an_error(protocol):
 def test_mutated_npy_files_end_in_an_array_or_an_error(value, tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, value)
-    data, rng, errors = path.read_bytes(), random.Random(0), 0
+    data, rng, errors = path.read_bytes(), np.random.default_rng(0), 0
     for _ in range(400):
-        path.write_bytes(mutate(data, rng))
+        path.write_bytes(spoil_bytes(data, rng))
         try:
             repr(safe_pickle.load_npy(path))
         except DataError as error:
