@@ -1,13 +1,10 @@
 import json
 
-import numpy as np
 import pytest
 from reference.spoiled_files import encoded, read_spoiled
 
 from twelve_in_one.data.annotations import gqa, visual_genome_qa, vqa
 from twelve_in_one.data.annotations.question_answering import HELD_OUT, hold_out, num_held_out
-from twelve_in_one.data.annotations.select import only_images, without_images
-from twelve_in_one.data.builders import answers as answer_lists
 from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
@@ -15,63 +12,6 @@ from twelve_in_one.data.stored.records import (
     DataError,
     Skipped,
 )
-
-
-def _vqa(split):
-    return lambda folder: vqa.read(folder, split, num_val=vqa.NUM_VAL)
-
-
-TRAIN = {
-    "vqa": lambda folder: vqa.read_split(folder, "train2014"),
-    "gqa": lambda folder: gqa.read_split(folder, "train_balanced"),
-}
-VAL = {
-    "vqa": lambda folder: vqa.read_split(folder, "val2014"),
-    "gqa": lambda folder: gqa.read_split(folder, "val_balanced"),
-    "vgqa": lambda folder: visual_genome_qa.read(folder, "val", num_val=visual_genome_qa.NUM_VAL),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "part", "read", "cleaning"),
-    [
-        ("vqa", "train", TRAIN["vqa"], without_images),
-        ("vqa", "train_uncleaned", TRAIN["vqa"], None),
-        ("vqa", "val", VAL["vqa"], None),
-        ("vqa", "trainval", _vqa("train"), without_images),
-        ("vqa", "minval", _vqa("val"), None),
-        ("vqa", "test", lambda folder: vqa.read(folder, "test"), None),
-        ("vqa", "mteval", TRAIN["vqa"], only_images),
-        ("vqa", "val_seq7_reg10", VAL["vqa"], None),
-        ("gqa", "train", TRAIN["gqa"], without_images),
-        ("gqa", "train_uncleaned", TRAIN["gqa"], None),
-        ("gqa", "val", VAL["gqa"], None),
-        ("gqa", "minval", lambda folder: gqa.read(folder, "val", num_val=gqa.NUM_VAL), None),
-        ("gqa", "test", lambda folder: gqa.read(folder, "test"), None),
-        ("vgqa", "val", VAL["vgqa"], without_images),
-        ("vgqa", "val_uncleaned", VAL["vgqa"], None),
-    ],
-)
-def test_equals_released_loader(shared_dir, name, part, read, cleaning):
-    folder = shared_dir / "fixtures/loaders" / name
-    with np.load(folder / "expected.npz") as expected:
-        ids, targets = expected[f"{part}/id"], expected[f"{part}/target"]
-    found = read(folder)
-    if cleaning is not None:
-        cache = "coco_test_ids.npy" if name == "vqa" else "genome_test_ids.npy"
-        found = cleaning(found, {str(image_id) for image_id in np.load(folder / "cache" / cache)})
-    vocabulary = answer_lists.read_vocabulary(folder / "cache/trainval_label2ans.pkl")
-    index = {answer: label for label, answer in enumerate(vocabulary)}
-    got = [
-        answer_lists.soft_targets(a.answers, a.scores, index, len(index)) for a in found.annotations
-    ]
-    # GQA's ids begin with zeros, which the released loader turns into numbers.
-    got_ids = [
-        a.example_id.lstrip("0") if name == "gqa" else a.example_id for a in found.annotations
-    ]
-    assert got_ids == [str(i) for i in ids]
-    np.testing.assert_array_equal(np.stack(got), targets)
-    assert found.skipped == ()
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,8 @@ import pytest
 from reference.spoiled_files import read_spoiled, spoil_bytes
 
 from twelve_in_one.data.annotations import refcoco
-from twelve_in_one.data.annotations.select import only_images, without_images
-from twelve_in_one.data.formats import safe_pickle
 from twelve_in_one.data.stored.records import DataError
-from twelve_in_one.tasks.metrics.boxes import corners_from_xywh, iou, region_target
+from twelve_in_one.tasks.metrics.boxes import corners_from_xywh, iou
 
 FILES = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 PARTS = [
@@ -59,78 +57,6 @@ def _change(folder, name, change_references=None, change_instances=None):
         instances = json.loads(path.read_text())
         change_instances(instances)
         path.write_text(json.dumps(instances))
-
-
-def _target(regions, box, part):
-    """What the reference trains on in `part`."""
-    overlap = iou(regions, np.float32(box))
-    return region_target(overlap) if part == "train" else overlap
-
-
-def _part(fixture_dir, name, part):
-    held_out = np.load(fixture_dir / "cache/coco_test_ids.npy").astype(str).tolist()
-    found = refcoco.read(fixture_dir, name, "train" if part == "mteval" else part)
-    assert found.skipped == ()
-    if part in ("train", "mteval"):
-        found = (without_images if part == "train" else only_images)(found, held_out)
-    return found
-
-
-@pytest.mark.parametrize(("name", "part"), [*PARTS, *((name, "mteval") for name in FILES)])
-def test_matches_reference(fixture_dir, name, part):
-    found = _part(fixture_dir, name, part)
-    with np.load(fixture_dir / "expected.npz") as expected:
-        if f"{name}/{part}/length" in expected:
-            assert len(found.annotations) == expected[f"{name}/{part}/length"]
-            return
-        fields = ("id", "target", "boxes", "image_mask")
-        ids, targets, locations, masks = (expected[f"{name}/{part}/{key}"] for key in fields)
-    assert [int(a.image_id) for a in found.annotations] == ids.tolist()
-    for annotation, target, location, mask in zip(
-        found.annotations, targets, locations, masks, strict=True
-    ):
-        image = found.images[annotation.image_id]
-        size = np.array([image.width, image.height] * 2)
-        got = np.where(mask, _target(location[:, :4] * size, annotation.box, part), 0)
-        # Shares of the image's size are rounded, pixels are not.
-        np.testing.assert_allclose(got[:, None], target, rtol=0, atol=1e-5)
-
-
-def _store(shared_dir, name):
-    """Boxes by image in a feature store of the reference, the whole image first."""
-    lmdb = pytest.importorskip("lmdb")
-    path = str(shared_dir / f"fixtures/loaders/features/{name}.lmdb")
-    with lmdb.open(path, readonly=True, lock=False) as store, store.begin() as transaction:
-        records = {
-            key.decode(): safe_pickle.loads(value, key.decode())
-            for key, value in transaction.cursor()
-            if key != b"keys"
-        }
-    return {
-        key: np.concatenate([[(0, 0, r["image_w"], r["image_h"])], r["boxes"]], dtype=np.float32)
-        for key, r in records.items()
-    }
-
-
-def test_targets_match_reference_exactly(fixture_dir, shared_dir):
-    detected, annotated = _store(shared_dir, "coco_refer"), _store(shared_dir, "coco_gt")
-    num_regions = 7
-    for name, part in [*PARTS, ("refcoco", "mteval")]:
-        found = _part(fixture_dir, name, part)
-        with np.load(fixture_dir / "expected.npz") as expected:
-            targets = expected[f"{name}/{part}/target"]
-        for annotation, target in zip(found.annotations, targets, strict=True):
-            image_id = annotation.image_id
-            regions = detected[image_id]
-            if part == "train":
-                np.testing.assert_array_equal(
-                    annotated[image_id][1:], np.float32(found.images[image_id].boxes)
-                )
-                regions = np.concatenate([regions, annotated[image_id][1:]])
-            regions = regions[:num_regions]
-            got = np.pad(_target(regions, annotation.box, part), (0, num_regions - len(regions)))
-            assert got.dtype == target.dtype == np.float32
-            np.testing.assert_array_equal(got[:, None], target)
 
 
 @pytest.mark.parametrize(("name", "part"), PARTS)
