@@ -2,10 +2,8 @@ import collections
 import contextlib
 import gzip
 import json
-import os
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,34 +277,23 @@ def test_errors(copied_dir):
         refcoco.read(copied_dir, "refcoco", "val")
 
 
-class _Touch:
+class _Evaluate:
     """Pickles as a call that makes a file."""
 
     def __init__(self, path):
         self.path = str(path)
 
     def __reduce__(self):
-        return Path.touch, (Path(self.path),)
-
-
-class _Evaluate(_Touch):
-    def __reduce__(self):
         return eval, (f"open({self.path!r}, 'w').close()",)
 
 
-class _System(_Touch):
-    def __reduce__(self):
-        return os.system, (f"touch '{self.path}'",)
-
-
 @pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("hostile", [_Touch, _Evaluate, _System])
-def test_nothing_in_a_pickle_runs(copied_dir, hostile, protocol):
+def test_nothing_in_a_pickle_runs(copied_dir, protocol):
     canary = copied_dir / "canary"
     places = (
-        lambda x: x.append(hostile(canary)),
-        lambda x: x[0].update(extra=hostile(canary)),
-        lambda x: x[0]["sentences"][0].update(raw=hostile(canary)),
+        lambda x: x.append(_Evaluate(canary)),
+        lambda x: x[0].update(extra=_Evaluate(canary)),
+        lambda x: x[0]["sentences"][0].update(raw=_Evaluate(canary)),
     )
     original = pickle.dumps(_references(copied_dir, "refcoco"))
     for place in places:
