@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -16,6 +18,21 @@ def test_a_file_takes_the_place_of_another(tmp_path, sync):
         temporary.write_text("new")
         assert path.read_bytes() == b"\xff"
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_a_killed_process_leaves(tmp_path, alone):
+    path = tmp_path / "a.json"
+    code = (
+        "import os, pathlib, sys; from twelve_in_one import atomic\n"
+        "with atomic.replacing(pathlib.Path(sys.argv[1]), alone=len(sys.argv) < 3) as temporary:\n"
+        "    temporary.write_text('half'); os._exit(9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, path, *["shared"] * (not alone)])
+    assert killed.returncode == 9
+    (left,) = tmp_path.iterdir()
+    atomic.write(path, "whole", alone=alone)
+    assert path.read_text() == "whole" and left.exists() == (not alone)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("in it"), OSError(28, "full")])

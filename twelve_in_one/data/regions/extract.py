@@ -206,7 +206,7 @@ def _extract_shard(
     # The shard first: a list that is older than its shard has files read again, no more.
     write_shard(out, work.index, count, dict(sorted(items.items())))
     listed = {image_id: dataclasses.astuple(x) for image_id, x in sorted(found.items())}
-    atomic.write(_list_path(out, work.index), json.dumps(listed, indent=1) + "\n")
+    atomic.write(_list_path(out, work.index), json.dumps(listed, indent=1) + "\n", alone=False)
     return len(work.new)
 
 
@@ -259,7 +259,9 @@ def _begin(
         if out.is_dir() and any(out.iterdir()):
             raise DataError(f"{out}: not empty, but without {PARAMETERS}; use another folder")
         out.mkdir(parents=True, exist_ok=True)
-        atomic.write(path, json.dumps(parameters | {"num_shards": num_shards}, indent=1) + "\n")
+        atomic.write(
+            path, json.dumps(parameters | {"num_shards": num_shards}, indent=1) + "\n", alone=False
+        )
         return num_shards
     recorded = read_json(path, dict)
     for name, value in parameters.items():

@@ -72,7 +72,7 @@ def write_shard(
         tensors.update(_tensors(image_id, regions, dtype))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with atomic.replacing(path) as temporary:
+        with atomic.replacing(path, alone=False) as temporary:
             save_file(tensors, temporary, metadata={"format": _FORMAT})
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written: {error}") from error
