@@ -13,23 +13,11 @@
 # and stop, a second one ends them at once. When a process fails the others are ended, and the exit
 # code is that of the first that failed.
 set -euo pipefail
-usage() { sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"; }
-fail() { echo "launch/local.sh: $*" >&2; exit 2; }
+. "$(dirname "$0")/common.sh"
 
-num_processes=2 platform=cpu port='' dry_run=false
-while [ $# -gt 0 ]; do
-    case $1 in
-        --help) usage; exit ;;
-        --num_processes=*) num_processes=${1#*=} ;;
-        --platform=*) platform=${1#*=} ;;
-        --port=*) port=${1#*=} ;;
-        --dry_run) dry_run=true ;;
-        --) shift; break ;;
-        -*) fail "unknown option $1, see --help" ;;
-        *) break ;;
-    esac
-    shift
-done
+num_processes=2 platform=cpu port='' bare_command=true
+take_options 'num_processes platform port' '' "$@"
+set -- ${rest[@]+"${rest[@]}"}
 [ $# -gt 0 ] || { usage >&2; exit 2; }
 [[ $num_processes =~ ^[1-9][0-9]*$ ]] || fail "--num_processes must be at least 1, got $num_processes"
 

@@ -25,43 +25,15 @@
 #   launch/tpu_vm.sh train --name=vl --zone=us-west4-a --spot --bucket=NAME -- \
 #       python -m twelve_in_one.train --config=twelve --workdir=/mnt/bucket/DIR
 set -euo pipefail
-usage() { sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"; }
-say() { echo "launch/tpu_vm.sh: $*" >&2; }
-fail() { say "$*"; exit 2; }
+. "$(dirname "$0")/common.sh"
 
 name='' zone='' project='' type=v5litepod-16 version=v2-alpha-tpuv5-lite spot=false worker=0
-bucket='' gcsfuse_deb='' max_restarts=3 dry_run=false poll_seconds=${TPU_POLL_SECONDS:-30}
-if [ $# -eq 0 ]; then usage >&2; exit 2; fi
-if [ "$1" = --help ]; then usage; exit; fi
-action=$1
-shift
-while [ $# -gt 0 ]; do
-    case $1 in
-        --help) usage; exit ;;
-        --name=*) name=${1#*=} ;;
-        --zone=*) zone=${1#*=} ;;
-        --project=*) project=${1#*=} ;;
-        --type=*) type=${1#*=} ;;
-        --version=*) version=${1#*=} ;;
-        --bucket=*)
-            bucket=${1#*=}
-            # An empty one, from a variable that is not set, must not train without a mount.
-            [[ $bucket =~ ^[a-z0-9][a-z0-9._-]*[a-z0-9]$ ]] ||
-                fail "--bucket must be a bucket's name, without gs:// and folders, got '$bucket'"
-            ;;
-        --gcsfuse_deb=*)
-            gcsfuse_deb=${1#*=}
-            [ -f "$gcsfuse_deb" ] || fail "--gcsfuse_deb: there is no file '$gcsfuse_deb'"
-            ;;
-        --worker=*) worker=${1#*=} ;;
-        --max_restarts=*) max_restarts=${1#*=} ;;
-        --spot) spot=true ;;
-        --dry_run) dry_run=true ;;
-        --) shift; break ;;
-        *) fail "unknown option $1, see --help (the training command follows --)" ;;
-    esac
-    shift
-done
+bucket='' gcsfuse_deb='' max_restarts=3 poll_seconds=${TPU_POLL_SECONDS:-30}
+take_action "$@"
+take_options 'name zone project type version bucket gcsfuse_deb worker max_restarts' spot "${@:2}"
+set -- ${rest[@]+"${rest[@]}"}
+[ -z "$gcsfuse_deb" ] || [ -f "$gcsfuse_deb" ] ||
+    fail "--gcsfuse_deb: there is no file '$gcsfuse_deb'"
 [ -n "$name" ] || fail "--name is missing"
 [ -n "$zone" ] || fail "--zone is missing"
 case $action in
@@ -71,25 +43,12 @@ case $action in
 esac
 training=("$@")
 case $action:$bucket in
-    run: | train:)
-        case "$*" in
-            */mnt/bucket | */mnt/bucket[/\ ]*)
-                say "warning: without --bucket nothing mounts /mnt/bucket: what is saved there is on" \
-                    "the workers' own disks and is lost with the slice"
-                ;;
-        esac
-        ;;
+    run: | train:) warn_unmounted "the workers' own disks and is lost with the slice" "$@" ;;
 esac
 where=("--zone=$zone")
 if [ -n "$project" ]; then where+=("--project=$project"); fi
 
-tpus() { # gcloud compute tpus ..., or what it would be
-    if $dry_run; then
-        printf '%q ' gcloud compute tpus "$@" "${where[@]}" && echo
-    else
-        gcloud compute tpus "$@" "${where[@]}"
-    fi
-}
+tpus() { call gcloud compute tpus "$@" "${where[@]}"; }
 on() { # on worker(s) $1 the command $2
     tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2"
 }

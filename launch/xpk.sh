@@ -25,39 +25,18 @@
 #   launch/xpk.sh run --cluster=c --name=vl --image=REGISTRY/twelve_in_one -- \
 #       python -m twelve_in_one.train --config=twelve --workdir=/mnt/bucket/DIR
 set -euo pipefail
-usage() { sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p;}' "$0"; }
-fail() { echo "launch/xpk.sh: $*" >&2; exit 2; }
+. "$(dirname "$0")/common.sh"
 
 cluster='' name='' project='' zone='' type=v5litepod-16 slices=1 image=''
-max_restarts=100 grace_seconds=120 dry_run=false
-if [ $# -eq 0 ]; then usage >&2; exit 2; fi
-if [ "$1" = --help ]; then usage; exit; fi
-action=$1
-shift
-while [ $# -gt 0 ]; do
-    case $1 in
-        --help) usage; exit ;;
-        --cluster=*) cluster=${1#*=} ;;
-        --name=*) name=${1#*=} ;;
-        --project=*) project=${1#*=} ;;
-        --zone=*) zone=${1#*=} ;;
-        --type=*) type=${1#*=} ;;
-        --slices=*) slices=${1#*=} ;;
-        --image=*) image=${1#*=} ;;
-        --max_restarts=*) max_restarts=${1#*=} ;;
-        --grace_seconds=*) grace_seconds=${1#*=} ;;
-        --dry_run) dry_run=true ;;
-        --) shift; break ;;
-        *) fail "unknown option $1, see --help (the training command follows --)" ;;
-    esac
-    shift
-done
+max_restarts=100 grace_seconds=120
+take_action "$@"
+take_options 'cluster name project zone type slices image max_restarts grace_seconds' '' "${@:2}"
+set -- ${rest[@]+"${rest[@]}"}
 [ -n "$cluster" ] || fail "--cluster is missing"
 [ -n "$name" ] || fail "--name is missing"
 where=("--cluster=$cluster")
 if [ -n "$project" ]; then where+=("--project=$project"); fi
 if [ -n "$zone" ]; then where+=("--zone=$zone"); fi
-call() { if $dry_run; then printf '%q ' "$@" && echo; else "$@"; fi; }
 
 case $action in
     run)

@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from twelve_in_one import extras
+from twelve_in_one import atomic, extras
 from twelve_in_one.checkpoints import model_folder, state
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.data.builders.report import Progress
@@ -286,9 +286,7 @@ def _rounds_to_try(args: argparse.Namespace) -> list[int]:
 def _report(found: dict[str, Any], path: Path) -> None:
     if jax.process_index() == 0:
         print(_table(found))
-        temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        atomic.write(path, json.dumps(found, indent=2) + "\n")
         _say(f"wrote {path}")
 
 

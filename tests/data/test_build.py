@@ -292,13 +292,15 @@ def test_killed_before_the_last_step(small_world, data_copy, run_build):
 
 @pytest.mark.parametrize("name", SHARED_FILES)
 def test_killed_while_a_shared_file_is_written(small_world, data_copy, run_build, name):
-    text = (data_copy / name).read_bytes()
-    (data_copy / name).unlink()
-    (data_copy / f".{name}").write_bytes(text[: len(text) // 2])
+    path = data_copy / name
+    text = path.read_bytes()
+    path.unlink()
+    half = path.with_name(f".{path.stem}.partial{path.suffix}")
+    half.write_bytes(text[: len(text) // 2])
     outcome = run_build("all", small_world.raw, data_copy)
     assert outcome.code == 0, outcome.err
-    assert (data_copy / name).read_bytes() == text
-    assert not (data_copy / f".{name}").exists()
+    assert path.read_bytes() == text
+    assert not half.exists()
 
 
 _POOL = """

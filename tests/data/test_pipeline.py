@@ -20,6 +20,8 @@ TASKS = {
     for task in TWELVE
     if task.name in ("snli_ve", "coco", "nlvr2")
 }
+PRETRAINING = dataclasses.replace(CONCEPTUAL_CAPTIONS, max_tokens=7, max_regions=6)
+STREAMS = [*TASKS, "pretraining"]
 COUNTS = [3, 1, 4, 1, 5, 2, 6, 5]  # 27 examples
 FEATURE_DIM = 6
 SMALL_BLOCKS = {"chunk_records": 2, "block_chunks": 2}
@@ -28,12 +30,13 @@ SMALL_BLOCKS = {"chunk_records": 2, "block_chunks": 2}
 def _stream(
     name="snli_ve", *, batch_size=12, records=None, pool=None, annotation=None, **selection
 ):
-    task = TASKS[name]
+    task = TASKS.get(name, PRETRAINING)
     reader = memory_split(
         COUNTS,
         feature_dim=FEATURE_DIM,
         images=2 if name == "nlvr2" else 1,
         annotation=annotation,
+        num_classes=5 if name == "pretraining" else None,
     )
     chosen = Selection(
         reader,
@@ -43,6 +46,8 @@ def _stream(
         order_options=SMALL_BLOCKS,
         **{"seed": (3, task.task_id)} | selection,
     )
+    if name == "pretraining":
+        return PretrainingStream(chosen, task, TOKENIZER, FEATURE_DIM, num_classes=5)
     return TaskStream(chosen, Encoding(task, TOKENIZER, FEATURE_DIM, num_labels=3), pool)
 
 
@@ -92,7 +97,7 @@ def test_seeds_order_differently():
     assert len({tuple(order) for order in orders.values()}) == 3
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("training", [True, False])
 def test_resumes_at_any_batch(name, training):
     stream = _stream(name, training=training)
@@ -102,7 +107,7 @@ def test_resumes_at_any_batch(name, training):
         _assert_same(stream.batch(i), batches[i])
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("num_hosts", [2, 4])
 def test_hosts_together_are_one(name, training, num_hosts):
@@ -295,8 +300,7 @@ def test_dataset_of_pretraining_batches():
     """Of regions without classes."""
     reader = memory_split(COUNTS, feature_dim=FEATURE_DIM)
     selection = Selection(reader, np.arange(len(COUNTS)), 5, True)
-    task = dataclasses.replace(CONCEPTUAL_CAPTIONS, max_tokens=7, max_regions=6)
-    stream = PretrainingStream(selection, task, TOKENIZER, FEATURE_DIM, visual_target=2)
+    stream = PretrainingStream(selection, PRETRAINING, TOKENIZER, FEATURE_DIM, visual_target=2)
     dataset = as_dataset(stream, start=2, stop=7).as_numpy_iterator()
     for number, batch in zip(range(2, 7), dataset, strict=True):
         _assert_same(_as_text(batch), stream.batch(number))

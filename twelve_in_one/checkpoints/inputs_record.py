@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from twelve_in_one import atomic
 from twelve_in_one.checkpoints import weights
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.serving import (
@@ -59,9 +60,7 @@ def write(workdir: str | os.PathLike[str], serving: Serving, system: System) -> 
     # The last one, by which `read` knows that the others are there.
     texts |= {weights.CONFIG: system.to_json(), TASKS_FILE: tasks}
     for name, text in texts.items():
-        temporary = folder / f".{name}.partial"
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(folder / name)
+        atomic.write(folder / name, text + "\n")
 
 
 def read(workdir: str | os.PathLike[str]) -> Record | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from twelve_in_one import atomic
 from twelve_in_one.checkpoints.weights import DamagedError
 from twelve_in_one.parallel import processes
 
@@ -173,9 +174,7 @@ def mend_scores(workdir: Path) -> None:
             _warn(f"damaged checkpoint: {error}")
             set_aside(workdir / CHECKPOINTS / str(round))
             continue
-        temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text(json.dumps({} if score is None else {"score": score}))
-        temporary.replace(path)
+        atomic.write(path, json.dumps({} if score is None else {"score": score}))
         _warn(f"{path} was damaged, and is written anew from the progress beside it")
 
 

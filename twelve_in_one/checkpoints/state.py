@@ -20,6 +20,7 @@ from typing import Any, Self
 import flax.linen as nn
 import jax
 
+from twelve_in_one import atomic
 from twelve_in_one.checkpoints import frozen, weights
 from twelve_in_one.checkpoints.saved_rounds import (  # noqa: F401  (to others all this is one thing)
     CHECKPOINTS,
@@ -264,13 +265,7 @@ def restore_params(
 
 def write_config(workdir: str | os.PathLike[str], config: Any) -> None:
     """Puts the ConfigDict of a run into its workdir, for those who evaluate it."""
-    _write(Path(workdir) / CONFIG, json.dumps(config.to_dict(), indent=2))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    atomic.write(Path(workdir) / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def read_config(workdir: str | os.PathLike[str]) -> RunConfig:

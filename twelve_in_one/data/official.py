@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from twelve_in_one import atomic
 from twelve_in_one.data.stored.records import DataError, MissingFile
 
 Program = Literal["vqa", "gqa"]
@@ -85,10 +86,8 @@ def keep(
             f"no record in the official files in {raw}"
         )
     text = json.dumps({"program": files.program, "records": records}, ensure_ascii=False)
-    temporary = path.with_name(f".{path.name}")
     # Without the time of day: the same files are built alike.
-    temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
-    temporary.replace(path)
+    atomic.write(path, gzip.compress(text.encode(), mtime=0))
     return ""
 
 

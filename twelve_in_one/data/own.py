@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from twelve_in_one import atomic
 from twelve_in_one.config.settings import OwnTaskOptions
 from twelve_in_one.data.annotations.jsonl import Found
 from twelve_in_one.data.builders import answers, finish, report, splits
@@ -200,9 +201,7 @@ def _write_clean_split(folder: Path, spec: Spec) -> list[str]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    partial.replace(path)
+    atomic.write(path, json.dumps(value, indent=1))
 
 
 def main(argv: list[str] | None = None) -> int:

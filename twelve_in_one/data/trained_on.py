@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from twelve_in_one import atomic
 from twelve_in_one.data.pipeline import Seen, Selection
 from twelve_in_one.data.stored.index import SplitIndex, key_of
 from twelve_in_one.data.stored.reader import SplitReader
@@ -150,9 +151,7 @@ def without_examples(reader: SplitReader, left_out: np.ndarray) -> SplitReader:
 
 def write(path: Path, trained: TrainedOn) -> None:
     """Writes what `read` reads."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(to_bytes(trained))
-    temporary.replace(path)
+    atomic.write(path, to_bytes(trained))
 
 
 def to_bytes(trained: TrainedOn) -> bytes:

@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from twelve_in_one import atomic
 from twelve_in_one.data.encode.examples import Encoding, Example, encode_inputs
 from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.data.stored.image_rows import LoadedRecord
@@ -64,7 +65,9 @@ def write(folder: Path, stream: TaskStream, split: str, predictions: Outcome | R
     failure: ValueError | OSError | None = None
     if jax.process_index() == 0:
         try:
-            _replace(path, render(stream, split, predictions))
+            text = render(stream, split, predictions)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write(path, text)
         except (ValueError, OSError) as error:
             failure = error
     message = processes.broadcast("" if failure is None else str(failure))
@@ -201,13 +204,3 @@ def _number(where: str, example_id: str) -> int:
 
 def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,12 +1,11 @@
 """Writes the report of a workdir: plots, contact sheets and the page that shows them all."""
 
-import contextlib
 import io
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from twelve_in_one import atomic
 from twelve_in_one.report.page import Picture, page
 from twelve_in_one.report.pictures import ExamplePicture, contact_sheet
 from twelve_in_one.report.plots import all_plots
@@ -53,27 +52,14 @@ def write_report(workdir: Path, examples: Sequence[ExamplePicture] = ()) -> Path
             path.unlink(missing_ok=True)  # of an earlier run in this folder
             plots.append(plot)
             continue
-        with _replacing(path) as temporary:
+        with atomic.replacing(path) as temporary:
             plot.savefig(temporary, format="png")
         plots.append(Picture(_CAPTIONS[name], "image/png", path.read_bytes()))
     if examples:
         _write_sheets(workdir / EXAMPLES, examples)
     path = workdir / FILE
-    with _replacing(path) as temporary:
-        text = page(run, plots, list(_read_sheets(workdir / EXAMPLES)))
-        temporary.write_text(text, encoding="utf-8")
+    atomic.write(path, page(run, plots, list(_read_sheets(workdir / EXAMPLES))))
     return path
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of `path` if all goes well."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_sheets(folder: Path, examples: Sequence[ExamplePicture]) -> None:
@@ -89,7 +75,7 @@ def _write_sheets(folder: Path, examples: Sequence[ExamplePicture]) -> None:
         title.add_itxt("Title", task)
         slug = re.sub(r"[^a-z0-9]+", "-", task.lower().replace("+", "-plus")).strip("-")
         names.add(f"{number:02d}-{slug}.png")
-        with _replacing(folder / f"{number:02d}-{slug}.png") as temporary:
+        with atomic.replacing(folder / f"{number:02d}-{slug}.png") as temporary:
             contact_sheet(found).save(temporary, format="PNG", pnginfo=title)
     for path in folder.iterdir():
         if _SHEET_NAME.fullmatch(path.name) and path.name not in names:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from twelve_in_one import atomic
 from twelve_in_one.checkpoints import state
 from twelve_in_one.evaluators import suite, target
 from twelve_in_one.logs import metrics_writer
@@ -183,8 +184,5 @@ def _describe(scored: Mapping[str, str], validated: Mapping[str, str]) -> str:
 def _write(workdir: Path, results: Results, pictures: list[Any]) -> None:
     from twelve_in_one.report import write_report
 
-    path = workdir / RESULTS
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    atomic.write(workdir / RESULTS, json.dumps(results, indent=2) + "\n")
     write_report(workdir, pictures)

@@ -2,50 +2,11 @@ import gzip
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from twelve_in_one.data.annotations import gqa
-from twelve_in_one.data.annotations.select import without_images
 from twelve_in_one.data.builders import answers as answer_lists
 from twelve_in_one.data.stored.records import DataError, MissingFile
-
-# Released split -> how it is read here.
-PARTS = {
-    "train": lambda folder: gqa.read_split(folder, "train_balanced"),
-    "val": lambda folder: gqa.read_split(folder, "val_balanced"),
-    "minval": lambda folder: gqa.read(folder, "val", num_val=gqa.NUM_VAL),
-    "test": lambda folder: gqa.read(folder, "test"),
-}
-
-
-@pytest.mark.parametrize(
-    ("part", "split", "cleaned"),
-    [
-        ("train", "train", True),
-        ("train_uncleaned", "train", False),
-        ("val", "val", False),
-        ("minval", "minval", False),
-        ("test", "test", False),
-    ],
-)
-def test_equals_released_loader(shared_dir, part, split, cleaned):
-    folder = shared_dir / "fixtures/loaders/gqa"
-    with np.load(folder / "expected.npz") as expected:
-        ids, targets = expected[f"{part}/id"], expected[f"{part}/target"]
-    annotation_set = PARTS[split](folder)
-    if cleaned:
-        removed = np.load(folder / "cache/genome_test_ids.npy")
-        annotation_set = without_images(annotation_set, {str(image_id) for image_id in removed})
-    vocabulary = answer_lists.read_vocabulary(folder / "cache/trainval_label2ans.pkl")
-    index = {answer: label for label, answer in enumerate(vocabulary)}
-    got = [
-        answer_lists.soft_targets(a.answers, a.scores, index, len(index))
-        for a in annotation_set.annotations
-    ]
-    assert [int(a.example_id) for a in annotation_set.annotations] == ids.tolist()
-    np.testing.assert_array_equal(np.stack(got), targets)
-    assert annotation_set.skipped == ()
 
 
 def test_test_questions_of_fixture(shared_dir):

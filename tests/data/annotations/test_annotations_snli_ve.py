@@ -1,19 +1,15 @@
-"""SNLI-VE hypotheses against the released loader's arrays and against files in official formats."""
+"""SNLI-VE hypotheses against files in official formats."""
 
-import collections
 import csv
 import gzip
 import json
 import shutil
 
-import numpy as np
 import pytest
-from reference.spoiled_files import spoil
+from reference.spoiled_files import read_spoiled
 
 from twelve_in_one.data.annotations import snli_ve
-from twelve_in_one.data.annotations.select import without_images
-from twelve_in_one.data.encode.text import load_tokenizer
-from twelve_in_one.data.stored.records import AnnotationSet, DataError, MissingFile
+from twelve_in_one.data.stored.records import DataError, MissingFile
 
 _HEADER = ",pairID,Flickr30kID,hypothesis,gold_label,explanation\n"
 
@@ -27,32 +23,6 @@ def _line(**changes):
         "pairID": "36979.jpg#0r1n",
     }
     return json.dumps(record | changes) + "\n"
-
-
-@pytest.mark.parametrize(
-    ("split", "part", "is_cleaned"),
-    [("train", "train", True), ("train", "train_uncleaned", False), ("val", "dev", False)],
-)
-def test_matches_released_loader(shared_dir, split, part, is_cleaned):
-    loaders = shared_dir / "fixtures/loaders"
-    got = snli_ve.read(loaders / "snli_ve", split)
-    assert not got.skipped
-    if is_cleaned:
-        unwanted = np.load(loaders / "snli_ve/cache/flickr_test_ids.npy")
-        got = without_images(got, set(map(str, unwanted)))
-    with np.load(loaders / "snli_ve/expected.npz") as expected:
-        target, input_ids = expected[f"{part}/target"], expected[f"{part}/input_ids"]
-    # Class -1 takes the row of zeros below the three classes.
-    labels = [annotation.label for annotation in got.annotations]
-    np.testing.assert_array_equal(np.eye(4, 3)[labels], target)
-    texts = [annotation.text for annotation in got.annotations]
-    tokens, _ = load_tokenizer(loaders / "tokenizer/vocab.txt").encode_batch(texts, 12)
-    np.testing.assert_array_equal(tokens, input_ids)
-
-    with np.load(loaders / "features/expected.npz") as features:
-        assert set(got.images) <= set(features["flickr/ids"].astype(str))
-    example_ids = [annotation.example_id for annotation in got.annotations]
-    assert len(set(example_ids)) == len(example_ids)
 
 
 def test_table_of_esnlive(samples_dir):
@@ -170,16 +140,7 @@ def test_spoiled_files(shared_dir, tmp_path, name):
         data = (_HEADER + "".join(rows)).encode()
     if name.endswith(".gz"):
         data = gzip.compress(data, mtime=0)
-    outcomes = collections.Counter()
-    for seed in range(250):
-        (tmp_path / name).write_bytes(spoil(data, seed))
-        try:
-            got = snli_ve.read(tmp_path, "train")
-        except DataError:
-            outcomes["error"] += 1
-        else:
-            assert isinstance(got, AnnotationSet)
-            assert all(annotation.image_id in got.images for annotation in got.annotations)
-            outcomes["skipped" if got.skipped else "fine"] += 1
-    assert outcomes["fine"] > 5
-    assert outcomes["skipped" if name.endswith("l") else "error"] > 50
+    (tmp_path / name).write_bytes(data)
+    found = read_spoiled(lambda folder: snli_ve.read(folder, "train"), tmp_path, num=400)
+    assert found["fine"] > 5
+    assert found["skipped" if name.endswith("l") else "error"] > 50

@@ -1,9 +1,8 @@
-"""Visual7W questions against the released loader's arrays.
+"""Visual7W questions.
 
 There is no real record to be had: all files here are made by hand in the official schema.
 """
 
-import collections
 import gzip
 import json
 import shutil
@@ -11,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference.spoiled_files import spoil
+from reference.spoiled_files import read_spoiled
 
 from twelve_in_one.data.annotations import visual7w
-from twelve_in_one.data.annotations.select import only_images, without_images
-from twelve_in_one.data.encode.text import load_tokenizer
-from twelve_in_one.data.stored.records import AnnotationSet, DataError, MissingFile
-from twelve_in_one.tasks.metrics import boxes
+from twelve_in_one.data.annotations.select import only_images
+from twelve_in_one.data.stored.records import DataError, MissingFile
 
 _FILE = "dataset_v7w_pointing.json"
 # Sizes of the fixture's images, which only its feature store states.
@@ -49,40 +46,6 @@ def _write(folder: Path, *images, boxes=()):
 
 def _cleaning_list(loaders):
     return set(map(str, np.load(loaders / "visual7w/cache/genome_test_ids.npy")))
-
-
-@pytest.mark.parametrize(("split", "num_boxes"), [("train", 6), ("val", 4)])
-def test_matches_released_loader(shared_dir, tmp_path, split, num_boxes):
-    loaders = shared_dir / "fixtures/loaders"
-    (tmp_path / "image_data.json").write_text(json.dumps(_SIZES))
-    got = visual7w.read(loaders / "visual7w", split, tmp_path / "image_data.json")
-    assert not got.skipped
-    if split == "train":
-        got = without_images(got, _cleaning_list(loaders))
-    with np.load(loaders / "visual7w/expected.npz") as arrays:
-        expected = {key: arrays[f"{split}/{key}"] for key in ("boxes", "image_mask", "input_ids")}
-        choices, target = arrays[f"{split}/multiple_choice_ids"], arrays[f"{split}/target"]
-        image_ids = arrays[f"{split}/id"]
-    assert [int(annotation.image_id) for annotation in got.annotations] == image_ids.tolist()
-    texts = [annotation.text for annotation in got.annotations]
-    tokens, _ = load_tokenizer(loaders / "tokenizer/vocab.txt").encode_batch(texts, 10)
-    np.testing.assert_array_equal(tokens, expected["input_ids"])
-
-    for row, annotation in enumerate(got.annotations):
-        image = got.images[annotation.image_id]
-        assert len(image.boxes) == num_boxes
-        # Rows after the global region and 100 detections are the stored annotated boxes.
-        assert expected["image_mask"][row].sum() == 101 + num_boxes
-        stored = expected["boxes"][row, 101 : 101 + num_boxes]
-        location = boxes.box_location(image.boxes, image.width, image.height)
-        np.testing.assert_array_equal(location, stored)
-
-        positions = [image.box_ids.index(box_id) for box_id in annotation.choice_ids]
-        assert positions == choices[row].tolist()
-        candidates = np.float32(image.boxes)[positions]
-        overlap = boxes.iou(candidates, np.float32(annotation.box))
-        np.testing.assert_array_equal(boxes.region_target(overlap), target[row, :, 0])
-        assert image.boxes[image.box_ids.index(annotation.target_id)] == annotation.box
 
 
 def test_questions_on_cleaned_images(shared_dir):
@@ -202,23 +165,5 @@ def test_spoiled_files(shared_dir, tmp_path, name):
     if name.endswith(".gz"):
         (tmp_path / name).write_bytes(gzip.compress((tmp_path / _FILE).read_bytes(), mtime=0))
         (tmp_path / _FILE).unlink()
-    data = (tmp_path / name).read_bytes()
-    outcomes = collections.Counter()
-    for seed in range(250):
-        (tmp_path / name).write_bytes(spoil(data, seed))
-        try:
-            got = visual7w.read(tmp_path, "train")
-        except DataError:
-            outcomes["error"] += 1
-            continue
-        assert isinstance(got, AnnotationSet)
-        outcomes["skipped" if got.skipped else "fine"] += 1
-        for annotation in got.annotations:
-            image = got.images[annotation.image_id]
-            assert set(annotation.choice_ids) <= set(image.box_ids)
-            assert annotation.target_id in annotation.choice_ids
-            assert len(image.boxes) == len(image.box_ids)
-            np.array([image.width, image.height], np.int32)
-            np.array([image.coco_id, *image.box_ids], np.int64)
-    assert outcomes["error"] > 50
-    assert outcomes["fine"] > 5
+    found = read_spoiled(lambda folder: visual7w.read(folder, "train"), tmp_path, name, num=400)
+    assert found["error"] > 50 and found["fine"] > 5

@@ -4,56 +4,12 @@ import pickle
 import shutil
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from twelve_in_one.data.annotations import question_answering, vqa
-from twelve_in_one.data.annotations.select import only_images, without_images
 from twelve_in_one.data.builders import answers as answer_lists
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.metrics.vqa import accuracy, normalise_answer
-
-# Released split -> how it is read here.
-PARTS = {
-    "train": lambda folder: vqa.read_split(folder, "train2014"),
-    "val": lambda folder: vqa.read_split(folder, "val2014"),
-    "trainval": lambda folder: vqa.read(folder, "train", num_val=vqa.NUM_VAL),
-    "minval": lambda folder: vqa.read(folder, "val", num_val=vqa.NUM_VAL),
-    "test": lambda folder: vqa.read(folder, "test"),
-}
-
-
-@pytest.mark.parametrize(
-    ("part", "split", "cleaning"),
-    [
-        ("train", "train", without_images),
-        ("train_uncleaned", "train", None),
-        ("val", "val", None),
-        ("trainval", "trainval", without_images),
-        ("minval", "minval", None),
-        ("test", "test", None),
-        ("mteval", "train", only_images),
-        ("val_seq7_reg10", "val", None),
-    ],
-)
-def test_equals_released_loader(shared_dir, part, split, cleaning):
-    folder = shared_dir / "fixtures/loaders/vqa"
-    with np.load(folder / "expected.npz") as expected:
-        ids, targets = expected[f"{part}/id"], expected[f"{part}/target"]
-    annotation_set = PARTS[split](folder)
-    if cleaning is not None:
-        removed = np.load(folder / "cache/coco_test_ids.npy")
-        annotation_set = cleaning(annotation_set, {str(image_id) for image_id in removed})
-    vocabulary = answer_lists.read_vocabulary(folder / "cache/trainval_label2ans.pkl")
-    index = {answer: label for label, answer in enumerate(vocabulary)}
-    got = [
-        answer_lists.soft_targets(a.answers, a.scores, index, len(index))
-        for a in annotation_set.annotations
-    ]
-    assert [a.example_id for a in annotation_set.annotations] == [str(i) for i in ids]
-    np.testing.assert_array_equal(np.stack(got), targets)
-    assert annotation_set.skipped == ()
-
 
 # The real records: questions of train2014, here in the place of train2014 and val2014.
 

@@ -235,27 +235,6 @@ def _assert_same(got, wanted):
         np.testing.assert_array_equal(got[key], wanted[key], err_msg=key, strict=True)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("num_hosts", [2, 4])
-def test_hosts_together_are_one(training, num_hosts):
-    whole = _stream(training=training)
-    hosts = [_stream(training=training, host=i, num_hosts=num_hosts) for i in range(num_hosts)]
-    for number in range(3):
-        parts = [host.batch(number) for host in hosts]
-        joined = {
-            key: x if key in SCALARS else np.concatenate([part[key] for part in parts])
-            for key, x in parts[0].items()
-        }
-        _assert_same(joined, whole.batch(number))
-
-
-def test_resumes_at_any_batch():
-    stream = _stream()
-    batches = [stream.batch(i) for i in range(6)]
-    for i in (4, 0, 5):
-        _assert_same(_stream().batch(i), batches[i])
-
-
 def test_masks_change_from_epoch_to_epoch():
     rows = [row for row, _, _ in _rows(_stream(batch_size=50, objective=2), 2)]
     first, second = (

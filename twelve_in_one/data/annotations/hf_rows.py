@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from twelve_in_one import atomic
 from twelve_in_one.data.annotations.jsonl import ROLES, Part
 from twelve_in_one.data.formats.files import RecordError
 from twelve_in_one.data.stored.records import DataError
@@ -116,7 +117,5 @@ def _written(picture: Mapping[str, Any], key: str, folder: Path) -> str:
     name = hashlib.sha256(content).hexdigest()[:24]
     file = folder / f"{name}{Path(path or '').suffix.lower() or '.png'}"
     if not file.exists():
-        partial = file.with_name(f".{file.name}")
-        partial.write_bytes(content)
-        partial.replace(file)
+        atomic.write(file, content, sync=False)
     return file.name

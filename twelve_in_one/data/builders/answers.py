@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from twelve_in_one import atomic
 from twelve_in_one.data.formats import files, safe_pickle
 from twelve_in_one.data.stored.records import Annotation, AnnotationSet, DataError
 from twelve_in_one.tasks.metrics.vqa import normalise_answer
@@ -185,8 +186,7 @@ def write_vocabulary(path: Path, answers: Sequence[str]) -> None:
     """
     if path.suffix != ".json":
         raise ValueError(f"{path} must end in .json")
-    text = json.dumps(_checked(answers, path), indent=0)
-    path.write_text(f"{text}\n", encoding="utf-8")
+    atomic.write(path, json.dumps(_checked(answers, path), indent=0) + "\n")
 
 
 def soft_targets(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twelve_in_one import atomic
 from twelve_in_one.data.annotations import gqa, vqa
 from twelve_in_one.data.builders import answers, splits
 from twelve_in_one.data.builders.sources import SOURCES
@@ -86,8 +87,7 @@ def write_answers(
             continue
         else:
             vocabulary = _answers(head, manual_dir / SOURCES[head].folder)
-        with _replacing(path) as new:
-            answers.write_vocabulary(new, vocabulary)
+        answers.write_vocabulary(path, vocabulary)
         lines.append(f"{path.name}: {len(vocabulary):,} answers")
     return lines
 
@@ -104,14 +104,6 @@ def _answers(head: str, folder: Path) -> tuple[str, ...]:
             f"the answer vocabulary of {users} cannot be made: {error}; pass one with "
             f"--{head}_answers"
         ) from error
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Another name, under which a file is written; it is renamed when it is complete."""
-    new = path.with_name(f".{path.name}")
-    yield new
-    new.replace(path)
 
 
 def write_words(
@@ -178,13 +170,11 @@ def known_tokenizer(
 def write_tokenizer(data_dir: Path, words: Sequence[str], lower_case: bool) -> None:
     """Writes what `read_tokenizer` reads."""
     _write_tokenizer_config(data_dir, lower_case)
-    with _replacing(data_dir / WORDS) as new:
-        text.write_vocabulary(new, words)
+    text.write_vocabulary(data_dir / WORDS, words)
 
 
 def _write_tokenizer_config(data_dir: Path, lower_case: bool) -> None:
-    with _replacing(data_dir / TOKENIZER_CONFIG) as new:
-        new.write_text(json.dumps({_LOWER_CASE: lower_case}) + "\n", encoding="utf-8")
+    atomic.write(data_dir / TOKENIZER_CONFIG, json.dumps({_LOWER_CASE: lower_case}) + "\n")
 
 
 def read_tokenizer(data_dir: Path) -> text.Tokenizer:
@@ -220,8 +210,7 @@ def write_clean_split(data_dir: Path, clean: CleanSplit) -> None:
     with contextlib.suppress(DataError):  # damaged or missing
         if splits.read_clean_split(path) == clean:
             return
-    with _replacing(path) as new:
-        splits.write_clean_split(new, clean)
+    splits.write_clean_split(path, clean)
 
 
 def write_hard_negatives(
@@ -244,7 +233,7 @@ def write_hard_negatives(
             read_hard_negatives(folder, image_ids)
             continue
         pool = nearest_pool(index.mean_features[kept])
-        with _replacing(folder / _HARD_NEGATIVES) as new:
+        with atomic.replacing(folder / _HARD_NEGATIVES) as new:
             np.savez(new, image_ids=image_ids, pool=pool)
         log(f"{name}: {len(kept):,} images, {pool.shape[1] - 1} neighbours each")
 

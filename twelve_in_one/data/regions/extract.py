@@ -14,14 +14,13 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
+from twelve_in_one import atomic
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.data.builders.processes import end_with_parent
 from twelve_in_one.data.formats.files import PICTURE_SUFFIXES, read_json, stamp
@@ -207,7 +206,7 @@ def _extract_shard(
     # The shard first: a list that is older than its shard has files read again, no more.
     write_shard(out, work.index, count, dict(sorted(items.items())))
     listed = {image_id: dataclasses.astuple(x) for image_id, x in sorted(found.items())}
-    _write_json(_list_path(out, work.index), listed)
+    atomic.write(_list_path(out, work.index), json.dumps(listed, indent=1) + "\n", alone=False)
     return len(work.new)
 
 
@@ -254,13 +253,15 @@ def _begin(
         "upright": upright,
         "shard_size": shard_size,
     }
-    for partial in out.glob(".*.partial"):  # a run that was killed while it wrote
+    for partial in out.glob(".*.partial*"):  # a run that was killed while it wrote
         partial.unlink(missing_ok=True)
     if not path.exists():
         if out.is_dir() and any(out.iterdir()):
             raise DataError(f"{out}: not empty, but without {PARAMETERS}; use another folder")
         out.mkdir(parents=True, exist_ok=True)
-        _write_json(path, parameters | {"num_shards": num_shards})
+        atomic.write(
+            path, json.dumps(parameters | {"num_shards": num_shards}, indent=1) + "\n", alone=False
+        )
         return num_shards
     recorded = read_json(path, dict)
     for name, value in parameters.items():
@@ -273,15 +274,6 @@ def _begin(
     if type(count) is not int or not 0 < count <= MAX_SHARDS:
         raise DataError(f"{path}: num_shards is {count!r}; pass --overwrite to replace it")
     return count
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def find_images(folder: Path) -> dict[str, Path]:

@@ -42,12 +42,13 @@ class LmdbStore(RegionStore):
             raise DataError(f"{path}: written by tensorpack; open it as 'concap:{path}'")
 
     def ids(self) -> Iterator[str]:
-        for key, _ in self._file.items():
-            if key != _LIST_KEY:
-                try:
-                    yield key.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(f"{self.name}: key {key!r} is no image id") from error
+        with self._file.sparse():
+            for key, _ in self._file.items():
+                if key != _LIST_KEY:
+                    try:
+                        yield key.decode("utf-8")
+                    except UnicodeDecodeError as error:
+                        raise DataError(f"{self.name}: key {key!r} is no image id") from error
 
     def get(self, image_id: str) -> Regions:
         if image_id not in self:

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from twelve_in_one import atomic
 from twelve_in_one.data.formats.files import shorten
 from twelve_in_one.data.regions.store import RegionStore, make_regions, missing_image
 from twelve_in_one.data.stored.records import DataError, Regions
@@ -70,16 +71,11 @@ def write_shard(
     for image_id, regions in items.items():
         tensors.update(_tensors(image_id, regions, dtype))
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{path.name}.{os.getpid()}.partial"
     try:
-        save_file(tensors, temporary, metadata={"format": _FORMAT})
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(folder)
+        with atomic.replacing(path, alone=False) as temporary:
+            save_file(tensors, temporary, metadata={"format": _FORMAT})
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -127,15 +123,6 @@ def _tensors(image_id: str, regions: Regions, dtype: Any) -> dict[str, np.ndarra
             raise ValueError(f"{image_id!r}: {name} are not finite as {tensor.dtype}")
     # A transposed array would be written in the order of its memory.
     return {f"{image_id}/{name}": np.ascontiguousarray(x) for name, x in tensors.items()}
-
-
-def _flush(path: str | os.PathLike[str]) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class RecordStore(RegionStore):

@@ -1,14 +1,20 @@
-"""A machine for the opcodes of pickles that knows plain data only.
+"""The standard library's unpickler, kept to plain data.
 
-It looks no name up, imports nothing and calls only the functions of this file, so the worst that a
-hostile pickle can do is to be refused. Arrays are checked before numpy sees them: numpy itself
-believes a pickled shape and reads behind the end of a list.
+Names are looked up in a table of this file, and what stands there for a name of numpy is ours:
+numpy itself believes a pickled shape and reads behind the end of a list. Opcodes that only classes
+need are refused. The library's version in Python is what is extended, since the one in C has no
+place for the three bounds that plain data needs, too: it hashes nested tuples until the stack
+overflows, and allocates whatever index of the memo or length of an array of bytes it reads.
 """
 
 import dataclasses
+import functools
+import io
 import math
+import pickle
 import pickletools
 import re
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -25,11 +31,16 @@ class Refused(Exception):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
-class _Global:
-    """An admitted name, before it is called; `call` is None where it is only mentioned."""
+class _Function:
+    """What an admitted name stands for; `call` is None where it is only mentioned."""
 
     name: str
     call: Callable[..., Any] | None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.call is None:
+            raise TypeError(f"{self.name} cannot be called")
+        return self.call(*arguments)
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -45,7 +56,10 @@ class _Dtype:
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Array:
-    """An array that is announced empty and filled by a later opcode, as numpy does it."""
+    """An array, which numpy announces empty and fills by a later opcode.
+
+    Arrays of numpy are never on the unpickler's stack: their items and their state could be set.
+    """
 
     value: np.ndarray | None = None
 
@@ -57,69 +71,84 @@ class Array:
         self.value = make_array(_bytes(content), _code(dtype), shape, order)
 
 
-def interpret(data: bytes) -> tuple[Any, int]:
-    """What a pickle holds, and how many opcodes it took.
+def unpickle(data: bytes) -> Any:
+    """What a pickle holds.
 
-    Arrays may be left as `Array`, and values may be nested to any depth or in themselves.
+    Arrays are left as `Array`, and values may be nested to any depth or in themselves.
 
     Raises:
       Refused: it wants something else than plain data.
       Exception: it is damaged: nearly any error but those of the operating system.
     """
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
-    for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
-        name = opcode.name
-        if name in _ARGUMENT:
-            stack.append(argument)
-        elif name in _NEW:
-            stack.append(_NEW[name]())
-        elif name in _PUT:
-            index = len(memo) if argument is None else argument
-            if not 0 <= index <= len(data):
-                raise ValueError(f"memo index {index} at byte {position} of {len(data)}")
-            memo[index] = stack[-1]
-        elif name in _GET:
-            stack.append(memo[argument])
-        elif name == "MARK":
-            marks.append(len(stack))
-        elif name in _TO_MARK:
-            start = marks.pop()
-            items = stack[start:]
-            del stack[start:]
-            _TO_MARK[name](stack, items)
-        elif name in _STEP:
-            _STEP[name](stack)
-        elif name == "GLOBAL":
-            stack.append(_global(*argument.split(" ", 1)))
-        elif name == "POP":
-            (marks if marks and marks[-1] == len(stack) else stack).pop()
-        elif name == "STOP":
-            return stack.pop(), count + 1
-        elif name not in ("PROTO", "FRAME"):
-            _refuse(name, argument)
-    raise ValueError("no end")
+    unpickler = _Unpickler(io.BytesIO(data), encoding="latin-1")
+    value = unpickler.load()
+    if any(index > len(data) for index in unpickler.memo):
+        raise ValueError(f"a memo index of {max(unpickler.memo)} in {len(data)} bytes")
+    return value
 
 
-def _refuse(name: str, argument: Any) -> None:
-    if name == "INST":
-        _global(*argument.split(" ", 1))
-    if name in ("PERSID", "BINPERSID"):
-        raise Refused("a persistent object" + (f" {argument!r:.60}" if argument else ""))
-    if name.startswith("EXT"):
-        raise Refused(f"the registered class {argument}")
-    raise Refused(f"to run opcode {name}")
+class _Unpickler(pickle._Unpickler):
+    def find_class(self, module: str, name: str) -> _Function:
+        full = f"{_RENAMED.get(module, module)}.{name}"
+        if full not in _ADMITTED:
+            raise Refused(full[:120].encode("unicode_escape").decode())
+        return _Function(full, _ADMITTED[full])
+
+    def persistent_load(self, name: Any) -> None:
+        raise Refused("a persistent object" + (f" {name!r:.60}" if name else ""))
+
+    def get_extension(self, code: int) -> None:
+        raise Refused(f"the registered class {code}")
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        if type(self.stack[-1]) not in (_Dtype, Array):
+            kind = type(self.stack[-1]).__name__.strip("_").lower()
+            raise Refused(f"to change the state of a {kind}")
+        self.stack[-1].build(state)
+
+    def load_bytearray8(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))  # never allocates more than there is
+
+    def refuse(self, name: str) -> None:
+        raise Refused(f"to run opcode {name}")
 
 
-def _global(module: Any, name: Any) -> _Global:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise TypeError("a class must be named by text")
-    module = _RENAMED.get(module, module)
-    full = f"{module}.{name}"
-    if full not in _ADMITTED:
-        raise Refused(full[:120].encode("unicode_escape").decode())
-    return _Global(full, _ADMITTED[full])
+def _opcodes() -> dict[int, Callable[[Any], None]]:
+    """What each opcode of the protocols up to 5 does."""
+    table = {}
+    for opcode in pickletools.opcodes:
+        code, name = ord(opcode.code), opcode.name
+        if name in ("OBJ", "NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"):
+            table[code] = functools.partial(_Unpickler.refuse, name=name)
+        elif name in _HASHED:
+            table[code] = _hashing(_Unpickler.dispatch[code], _HASHED[name])
+        elif opcode.proto <= 5:
+            table[code] = _Unpickler.dispatch[code]
+    return table | {
+        pickle.BUILD[0]: _Unpickler.load_build,
+        pickle.BYTEARRAY8[0]: _Unpickler.load_bytearray8,
+    }
+
+
+# Opcodes that hash: which of the values since the last mark.
+_HASHED = {
+    "SETITEM": slice(-2, -1),
+    "SETITEMS": slice(0, None, 2),
+    "DICT": slice(0, None, 2),
+    "ADDITEMS": slice(None),
+    "FROZENSET": slice(None),
+}
+
+
+def _hashing(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
+    def checked(self: _Unpickler) -> None:
+        for key in self.stack[keys]:
+            _key(key)
+        load(self)
+
+    return checked
 
 
 def _key(value: Any) -> Any:
@@ -132,89 +161,7 @@ def _key(value: Any) -> Any:
     raise TypeError(f"a {kind.__name__} cannot be a key here")
 
 
-def _top(stack: list[Any], kind: type) -> Any:
-    if type(stack[-1]) is not kind:
-        raise TypeError(f"a {type(stack[-1]).__name__} where a {kind.__name__} belongs")
-    return stack[-1]
-
-
-def _pairs(items: list[Any]) -> dict[Any, Any]:
-    return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
-
-
-def _append(stack: list[Any]) -> None:
-    value = stack.pop()
-    _top(stack, list).append(value)
-
-
-def _set_item(stack: list[Any]) -> None:
-    value, key = stack.pop(), stack.pop()
-    _top(stack, dict)[_key(key)] = value
-
-
-def _tuple(stack: list[Any], size: int) -> None:
-    if len(stack) < size:
-        raise IndexError(f"a tuple of {size} from {len(stack)} values")
-    stack[-size:] = [tuple(stack[-size:])]
-
-
-def _stack_global(stack: list[Any]) -> None:
-    name, module = stack.pop(), stack.pop()
-    stack.append(_global(module, name))
-
-
-def _reduce(stack: list[Any]) -> None:
-    arguments = stack.pop()
-    function = _top(stack, _Global)
-    if function.call is None or type(arguments) is not tuple:
-        raise TypeError(f"{function.name} cannot be called with {type(arguments).__name__}")
-    stack[-1] = function.call(*arguments)
-
-
-def _build(stack: list[Any]) -> None:
-    state = stack.pop()
-    if type(stack[-1]) not in (_Dtype, Array):
-        raise Refused(f"to change the state of a {type(stack[-1]).__name__}")
-    stack[-1].build(state)
-
-
-_ARGUMENT = frozenset({
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING",
-    "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
-})  # fmt: skip
-_NEW: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-}
-_PUT = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
-_GET = frozenset({"GET", "BINGET", "LONG_BINGET"})
-_TO_MARK: dict[str, Callable[[list[Any], list[Any]], None]] = {
-    "LIST": lambda stack, items: stack.append(items),
-    "TUPLE": lambda stack, items: stack.append(tuple(items)),
-    "DICT": lambda stack, items: stack.append(_pairs(items)),
-    "FROZENSET": lambda stack, items: stack.append(frozenset(map(_key, items))),
-    "APPENDS": lambda stack, items: _top(stack, list).extend(items),
-    "SETITEMS": lambda stack, items: _top(stack, dict).update(_pairs(items)),
-    "ADDITEMS": lambda stack, items: _top(stack, set).update(map(_key, items)),
-    "POP_MARK": lambda stack, items: None,
-}
-_STEP: dict[str, Callable[[list[Any]], None]] = {
-    "APPEND": _append,
-    "SETITEM": _set_item,
-    "TUPLE1": lambda stack: _tuple(stack, 1),
-    "TUPLE2": lambda stack: _tuple(stack, 2),
-    "TUPLE3": lambda stack: _tuple(stack, 3),
-    "DUP": lambda stack: stack.append(stack[-1]),
-    "STACK_GLOBAL": _stack_global,
-    "REDUCE": _reduce,
-    "BUILD": _build,
-}
+_Unpickler.dispatch = _opcodes()
 
 
 # What pickles may call.
@@ -287,7 +234,7 @@ def _make_dtype(code: Any, *flags: Any) -> _Dtype:
 
 
 def _reconstruct(kind: Any, *_: Any) -> Array:
-    if type(kind) is not _Global or kind.name != "numpy.ndarray":
+    if type(kind) is not _Function or kind.name != "numpy.ndarray":
         raise TypeError("numpy reconstructs arrays only")
     return Array()
 
@@ -296,14 +243,14 @@ def _scalar(dtype: Any, content: Any) -> Any:
     return _plain_array(content, dtype, (), "C").item()
 
 
-def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Any:
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Array:
     if order != "K" or axes is None:
-        return _plain_array(content, dtype, shape, order)
+        return Array(_plain_array(content, dtype, shape, order))
     array = _plain_array(content, dtype, shape, "C")
     whole = type(axes) in (tuple, list) and all(type(axis) is int for axis in axes)
     if not whole or sorted(axes) != list(range(array.ndim)):
         raise ValueError("axes that are not those of the array")
-    return array.transpose(axes)
+    return Array(array.transpose(axes))
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
