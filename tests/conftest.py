@@ -24,7 +24,13 @@ from reference.costs import (  # noqa: F401  (hooks)
 )
 from reference.recorded import recorded_dir, shared_folder  # noqa: F401  (a fixture)
 from reference.small_model import share_programs  # noqa: F401  (a fixture)
-from reference.small_world import run_build, run_folder, small_world  # noqa: F401  (fixtures)
+from reference.small_world import (  # noqa: F401  (fixtures)
+    data_copy,
+    raw_copy,
+    run_build,
+    run_folder,
+    small_world,
+)
 
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.models.two_stream.config import StreamConfig, TwoStreamConfig

@@ -26,7 +26,7 @@ LAYERS = (
     ("mixing", "optim"),
     ("models",),
     ("parallel",),
-    ("configs", "extras"),
+    ("configs", "extras", "atomic"),
     ("config.settings", "config.paths"),  # plain data, which everybody may read
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}

@@ -1,11 +1,8 @@
-"""Copies of the small world, and what its raw files hold."""
+"""What the small world's raw files hold."""
 
 import dataclasses
 import json
 import pickle
-import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -15,24 +12,6 @@ _DATASETS = ("vqa", "visual_genome", "gqa", "coco", "flickr30k", "refcoco", "vis
 _DATASETS += ("guesswhat", "nlvr2", "snli_ve", "conceptual_captions")
 _TESTED = ("coco", "flickr30k", "refcoco", "refcoco+", "refcocog", "visual7w", "guesswhat")
 _TESTED += ("nlvr2", "snli_ve")
-
-
-@pytest.fixture
-def raw_copy(small_world, tmp_path) -> Callable[..., Path]:
-    """Makes a copy of some folders of the world's raw files: `raw_copy("nlvr2", "images")`."""
-
-    def copy(*names: str) -> Path:
-        for name in names:
-            shutil.copytree(small_world.raw / name, tmp_path / "raw" / name)
-        return tmp_path / "raw"
-
-    return copy
-
-
-@pytest.fixture
-def data_copy(small_world, tmp_path) -> Path:
-    """A copy of the built data folder, times of files included."""
-    return shutil.copytree(small_world.data, tmp_path / "data")
 
 
 @dataclasses.dataclass(frozen=True)

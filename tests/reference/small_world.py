@@ -95,3 +95,21 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@pytest.fixture
+def raw_copy(small_world: SmallWorld, tmp_path: Path) -> Callable[..., Path]:
+    """Makes a copy of some folders of the world's raw files: `raw_copy("nlvr2", "images")`."""
+
+    def copy(*names: str) -> Path:
+        for name in names:
+            shutil.copytree(small_world.raw / name, tmp_path / "raw" / name)
+        return tmp_path / "raw"
+
+    return copy
+
+
+@pytest.fixture
+def data_copy(small_world: SmallWorld, tmp_path: Path) -> Path:
+    """A copy of the built data folder, times of files included."""
+    return shutil.copytree(small_world.data, tmp_path / "data")
