@@ -1,0 +1,145 @@
+"""From bytes to what a model takes: recorded arrays, partial decoding, seeds."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from twelve_in_one.data.images import ops, pipeline
+from twelve_in_one.data.images.pipeline import Preprocess
+from twelve_in_one.data.regions.extractor import load_image
+
+SEED = tf.constant([5, 6])
+
+
+def _png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _jpeg(pixels, **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """Waves with some noise, as JPEG compresses photos."""
+    y, x = np.mgrid[:90, :131]
+    waves = np.stack([100 + 90 * np.sin(x / 9 + y / 20), 128 + 100 * np.cos(y / 7), x + y], -1)
+    noise = np.random.default_rng(0).integers(0, 20, waves.shape)
+    return np.clip(waves + noise, 0, 255).astype(np.uint8)
+
+
+def test_recipes_equal_big_visions(shared_dir):
+    with np.load(shared_dir / "fixtures" / "preprocess.npz", allow_pickle=False) as recorded:
+        for number in range(4):
+            data = _png(recorded[f"in/image{number}"])
+            for name, options in (
+                ("eval", Preprocess(21, short_side=24)),
+                ("pretrain", Preprocess(21)),
+            ):
+                ours = pipeline.read(data, SEED, options).numpy()
+                off = np.abs(ours - recorded[f"out/image{number}/{name}"]) * 127.5
+                assert off.max() < 1.001 and (off > 0.01).mean() <= 0.05
+
+
+@pytest.mark.parametrize("options", [{"subsampling": n} for n in range(3)] + [{"progressive": 1}])
+def test_jpeg_pixels_are_pillows(photo, tmp_path, options):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(_jpeg(photo, **options))
+    np.testing.assert_array_equal(pipeline.decode(path.read_bytes()), load_image(path))
+
+
+def test_partial_decoding_changes_nothing(photo):
+    options = Preprocess(24, random_crop=True, flip=True, randaugment_layers=1)
+    read = tf.function(lambda data, seed: pipeline.read(data, seed, options))
+    whole = tf.function(
+        lambda data, seed: pipeline.preprocess(pipeline.decode(data), seed, options)
+    )
+    datas = [_jpeg(photo), _jpeg(photo, progressive=True), _jpeg(photo[..., 0]), _png(photo)]
+    results = set()
+    for data in map(tf.constant, datas):
+        for i in range(8):
+            seed = tf.constant([1, i])
+            ours = read(data, seed).numpy()
+            np.testing.assert_array_equal(ours, whole(data, seed))
+            results.add(ours.tobytes())
+    assert len(results) == 24  # a progressive file has the pixels of the plain one
+
+
+def test_shrinking_while_decoding_is_near_and_not_equal(photo):
+    data = tf.constant(_jpeg(photo))
+    exact = pipeline.read(data, SEED, Preprocess(20, short_side=22)).numpy()
+    near = pipeline.read(
+        data, SEED, Preprocess(20, short_side=22, shrink_while_decoding=True)
+    ).numpy()
+    assert 0 < np.abs(exact - near).mean() < 0.05
+    # A picture that would have to grow again is decoded whole.
+    for options in (Preprocess(60), Preprocess(48, random_crop=True, crop_area=(0.9, 1.0))):
+        small = Preprocess(**{**vars(options), "shrink_while_decoding": True})
+        exact = pipeline.preprocess(pipeline.decode(data), SEED, options)
+        np.testing.assert_array_equal(pipeline.read(data, SEED, small), exact)
+
+
+def test_damaged_bytes_are_told_and_do_not_stop(photo):
+    read = tf.function(pipeline.decode_or_none)
+    whole = _jpeg(photo)
+    image, usable = read(tf.constant(whole))
+    assert usable and image.shape == photo.shape
+    for data in (b"", b"<!DOCTYPE html>", whole[:900], b"\xff\xd8\xff", _png(photo)[:500]):
+        image, usable = read(tf.constant(data))
+        assert not usable and image.shape == (1, 1, 3)
+
+
+def test_seeds_depend_on_each_part():
+    base = pipeline.base_seed((3, 4))
+    assert base.dtype == np.int32 and not np.array_equal(base, pipeline.base_seed((3, 5)))
+
+    def seed(epoch, number):
+        return tuple(
+            pipeline.example_seed(
+                base, tf.constant(epoch, tf.int64), tf.constant(number, tf.int64)
+            ).numpy()
+        )
+
+    # Also of numbers that differ beyond the 32nd bit.
+    places = [(e, n) for e in range(3) for n in (0, 1, 2, 1 << 32, (1 << 32) + 1)]
+    assert len({seed(*place) for place in places}) == len(places)
+    assert seed(1, 2) == seed(1, 2)
+
+
+def test_each_random_step_has_its_own_draws(photo):
+    """With another step before it, a step draws as it does without."""
+    flip = tf.function(lambda s: pipeline.preprocess(photo, s, Preprocess(16, flip=True)))
+    both = tf.function(
+        lambda s: pipeline.preprocess(photo, s, Preprocess(16, flip=True, random_crop=True))
+    )
+    plain = tf.function(lambda s: pipeline.preprocess(photo, s, Preprocess(16)))(SEED).numpy()
+    for i in range(6):
+        seed = tf.constant([9, i])
+        crop_seed = tf.random.experimental.stateless_split(seed, 2)[0]
+        cut = ops.crop(photo, ops.inception_box(tf.constant(photo.shape), crop_seed))
+        expected = ops.value_range(ops.resize(cut, 16)).numpy()
+        flipped = not np.array_equal(flip(seed), plain)
+        expected = expected[:, ::-1] if flipped else expected
+        np.testing.assert_allclose(both(seed), expected, atol=1e-6)
+
+
+def test_settings_that_make_no_sense():
+    for options in (
+        {"size": 0},
+        {"size": 30, "short_side": 20},
+        {"short_side": 256, "random_crop": True},
+        {"crop_area": (0.5, 0.2)},
+        {"randaugment_layers": -1},
+        {"randaugment_magnitude": 11},
+        {"low": 1.0},
+    ):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            Preprocess(**options)
+    assert Preprocess(flip=True).is_random and not Preprocess(short_side=256).is_random
