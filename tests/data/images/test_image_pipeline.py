@@ -1,29 +1,14 @@
 """From bytes to what a model takes: recorded arrays, partial decoding, seeds."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from twelve_in_one.data.images import ops, pipeline
+from twelve_in_one.data.images.load import load_image
 from twelve_in_one.data.images.pipeline import Preprocess
-from twelve_in_one.data.regions.extractor import load_image
 
 SEED = tf.constant([5, 6])
-
-
-def _png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def _jpeg(pixels, **options):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", **options)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +20,10 @@ def photo():
     return np.clip(waves + noise, 0, 255).astype(np.uint8)
 
 
-def test_recipes_equal_big_visions(shared_dir):
+def test_recipes_equal_big_visions(shared_dir, encode):
     with np.load(shared_dir / "fixtures" / "preprocess.npz", allow_pickle=False) as recorded:
         for number in range(4):
-            data = _png(recorded[f"in/image{number}"])
+            data = encode(recorded[f"in/image{number}"], "PNG")
             for name, options in (
                 ("eval", Preprocess(21, short_side=24)),
                 ("pretrain", Preprocess(21)),
@@ -49,21 +34,22 @@ def test_recipes_equal_big_visions(shared_dir):
 
 
 @pytest.mark.parametrize("options", [{"subsampling": n} for n in range(3)] + [{"progressive": 1}])
-def test_jpeg_pixels_are_pillows(photo, tmp_path, options):
+def test_jpeg_pixels_are_pillows(photo, encode, tmp_path, options):
     path = tmp_path / "x.jpg"
-    path.write_bytes(_jpeg(photo, **options))
+    path.write_bytes(encode(photo, "JPEG", **options))
     np.testing.assert_array_equal(pipeline.decode(path.read_bytes()), load_image(path))
 
 
-def test_partial_decoding_changes_nothing(photo):
+def test_partial_decoding_changes_nothing(photo, encode):
     options = Preprocess(24, random_crop=True, flip=True, randaugment_layers=1)
     read = tf.function(lambda data, seed: pipeline.read(data, seed, options))
     whole = tf.function(
         lambda data, seed: pipeline.preprocess(pipeline.decode(data), seed, options)
     )
-    datas = [_jpeg(photo), _jpeg(photo, progressive=True), _jpeg(photo[..., 0]), _png(photo)]
+    files = [encode(photo, "JPEG", **options) for options in ({}, {"progressive": True})]
+    files += [encode(photo[..., 0], "JPEG"), encode(photo, "PNG")]
     results = set()
-    for data in map(tf.constant, datas):
+    for data in map(tf.constant, files):
         for i in range(8):
             seed = tf.constant([1, i])
             ours = read(data, seed).numpy()
@@ -72,8 +58,8 @@ def test_partial_decoding_changes_nothing(photo):
     assert len(results) == 24  # a progressive file has the pixels of the plain one
 
 
-def test_shrinking_while_decoding_is_near_and_not_equal(photo):
-    data = tf.constant(_jpeg(photo))
+def test_shrinking_while_decoding_is_near_and_not_equal(photo, encode):
+    data = tf.constant(encode(photo, "JPEG"))
     exact = pipeline.read(data, SEED, Preprocess(20, short_side=22)).numpy()
     near = pipeline.read(
         data, SEED, Preprocess(20, short_side=22, shrink_while_decoding=True)
@@ -86,12 +72,12 @@ def test_shrinking_while_decoding_is_near_and_not_equal(photo):
         np.testing.assert_array_equal(pipeline.read(data, SEED, small), exact)
 
 
-def test_damaged_bytes_are_told_and_do_not_stop(photo):
+def test_damaged_bytes_are_told_and_do_not_stop(photo, encode):
     read = tf.function(pipeline.decode_or_none)
-    whole = _jpeg(photo)
+    whole = encode(photo, "JPEG")
     image, usable = read(tf.constant(whole))
     assert usable and image.shape == photo.shape
-    for data in (b"", b"<!DOCTYPE html>", whole[:900], b"\xff\xd8\xff", _png(photo)[:500]):
+    for data in (b"", b"<!DOCTYPE html>", whole[:900], b"\xff\xd8\xff", encode(photo, "PNG")[:500]):
         image, usable = read(tf.constant(data))
         assert not usable and image.shape == (1, 1, 3)
 

@@ -137,4 +137,5 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 def value_range(image: tf.Tensor, low: float = -1.0, high: float = 1.0) -> tf.Tensor:
     """Bytes as float32, 0 as `low` and 255 as `high`."""
-    return tf.cast(image, tf.float32) / 255.0 * (high - low) + low
+    # One product: of two, some graphs make one, and their values would differ in the last bit.
+    return tf.cast(image, tf.float32) * ((high - low) / 255.0) + low

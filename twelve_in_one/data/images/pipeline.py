@@ -116,12 +116,22 @@ def decode(data: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def decode_or_none(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """As `decode`, and whether it could be; a black pixel if not."""
+def decode_or_none(
+    data: tf.Tensor, options: Preprocess | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """As `decode`, and whether it could be; a black pixel if not.
+
+    With options to shrink while decoding, it does.
+    """
+    small = options is not None and options.shrink_while_decoding
+
+    def attempt(one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return (_decode_small(one, options) if small else decode(one)), tf.constant(True)
+
     blank = tf.data.Dataset.from_tensors((tf.zeros([1, 1, 3], tf.uint8), False))
     return (
         tf.data.Dataset.from_tensors(data)
-        .map(lambda one: (decode(one), True))
+        .map(attempt)
         .ignore_errors()
         .concatenate(blank)
         .take(1)
