@@ -1,0 +1,357 @@
+"""Batches of pictures with labels, by number: batch i is a pure function of i.
+
+Python fetches bytes; decoding, augmentation and batching are graph operations on all cores. A
+picture that cannot be read leaves its row empty (`_mask`), is named once and counted: every epoch,
+host and evaluation leaves out the same ones.
+
+Letters: B rows that this host fills, S side of a picture in pixels, C classes.
+"""
+
+import dataclasses
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from twelve_in_one.data.images import encoded, pipeline
+from twelve_in_one.data.images.image_set import ImageExample, ImageSet
+from twelve_in_one.data.images.load import load_bytes
+from twelve_in_one.data.images.pipeline import Preprocess
+from twelve_in_one.data.stored.order import WINDOW, ShardOrder, host_rows
+from twelve_in_one.data.stored.records import DataError, Skipped
+
+# A permutation of so many numbers takes 32 MB and a fifth of a second an epoch.
+PERMUTED_EXAMPLES = 1 << 22
+MIN_SIDE = 1  # pixels; a picture of a class may be as small as a digit's
+MAX_UNREADABLE_SHARE = 0.05
+_ORDER, _DRAW = 0, 1  # what a seed is for
+_EMPTY, _PLAIN, _ODD = 0, 1, 2  # rows: without a picture, with one for graph operations or not
+_TRIED = 32
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSelection:
+    """In which order the examples of a set come.
+
+    Attributes:
+      images: the set.
+      batch_size: of all hosts together.
+      training: shuffled anew every epoch and without end; otherwise in stored order, once.
+      seed: ints that the order and every example's random draws depend on.
+      host: which of the hosts this is.
+      num_hosts: how many there are; each fills an equal part of every batch.
+      permuted_examples: a set of more is shuffled by shards and windows (`ShardOrder`), each host
+        going through its own shards; a smaller one as a whole, by all hosts together.
+      window: examples that are mixed, of `ShardOrder`.
+    """
+
+    images: ImageSet
+    batch_size: int
+    training: bool
+    seed: tuple[int, ...] = (0,)
+    host: int = 0
+    num_hosts: int = 1
+    permuted_examples: int = PERMUTED_EXAMPLES
+    window: int = WINDOW
+
+    def __post_init__(self) -> None:
+        host_rows(self.batch_size, self.host, self.num_hosts)
+        if self.training and self.num_examples > self.permuted_examples:
+            _ = self._shards  # whose errors come early
+
+    @property
+    def num_examples(self) -> int:
+        """Examples an epoch, of all hosts together."""
+        return self.images.num_examples
+
+    @property
+    def num_batches(self) -> int:
+        """Batches an epoch, the last one counted in full."""
+        return -(-self.num_examples // self.batch_size)
+
+    @property
+    def num_rows(self) -> int:
+        """B, rows of a batch that this host fills."""
+        return self.batch_size // self.num_hosts
+
+    @functools.cached_property
+    def _shards(self) -> ShardOrder:
+        seed = (_ORDER, *self.seed)
+        sizes = self.images.shard_sizes
+        try:
+            return ShardOrder(sizes, seed, self.window, self.host, self.num_hosts)
+        except ValueError as error:
+            raise DataError(f"{self.images.name}: {error}") from error
+
+    @functools.cached_property
+    def _permutation(self) -> Callable[[int], np.ndarray]:
+        """Epoch -> order. Two are kept, for batches that span the border between epochs."""
+
+        def permutation(epoch: int) -> np.ndarray:
+            rng = np.random.default_rng((_ORDER, *self.seed, epoch))
+            return rng.permutation(self.num_examples)
+
+        return functools.lru_cache(maxsize=2)(permutation)
+
+    def rows(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch and example number, int64[n] each, of this host's rows of a batch.
+
+        n is B, or less at the end of an evaluation.
+
+        Raises:
+          IndexError: beyond the end of an evaluation.
+        """
+        rows = host_rows(self.batch_size, self.host, self.num_hosts)
+        positions = batch * self.batch_size + np.arange(rows.start, rows.stop)
+        if not self.training:
+            if batch >= self.num_batches:
+                raise IndexError(f"{self.images.name}: batch {batch} of {self.num_batches}")
+            positions = positions[positions < self.num_examples]
+            return np.zeros_like(positions), positions
+        if self.num_examples > self.permuted_examples:
+            own = batch * self.num_rows + np.arange(self.num_rows)
+            epochs, shards, indices = self._shards.locate(own)
+            return epochs, self.images.first_of_shard[shards] + indices
+        epochs, offsets = np.divmod(positions, self.num_examples)
+        numbers = np.empty_like(offsets)
+        for epoch in np.unique(epochs):
+            of_epoch = epochs == epoch
+            numbers[of_epoch] = self._permutation(int(epoch))[offsets[of_epoch]]
+        return epochs, numbers
+
+
+class Unreadable:
+    """Examples that could not be read so far, each logged once. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._skipped: dict[str, Skipped] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._skipped)
+
+    def add(self, file: str, example_id: str, error: Exception) -> None:
+        """Takes an example in."""
+        with self._lock:
+            if example_id in self._skipped:
+                return
+            self._skipped[example_id] = Skipped(file, example_id, str(error))
+        _log.warning("%s; its row is left out", error)
+
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What was left out, with reasons."""
+        with self._lock:
+            return tuple(self._skipped.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageStream:
+    """Batches of pictures with labels, by number.
+
+    Attributes:
+      selection: which examples.
+      preprocess: what becomes of a picture.
+      num_labels: C of one-hot targets; 0 for the numbers of the classes.
+      task_id: stated in every row.
+      unreadable: what was left out so far.
+    """
+
+    selection: ImageSelection
+    preprocess: Preprocess
+    num_labels: int = 0
+    task_id: int = 0
+    unreadable: Unreadable = dataclasses.field(default_factory=Unreadable)
+
+    def __post_init__(self) -> None:
+        classes = len(self.selection.images.labels)
+        if self.num_labels and classes > self.num_labels:
+            raise DataError(
+                f"{self.selection.images.name}: {classes} classes, but the model has "
+                f"{self.num_labels} labels"
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers."""
+        return self.selection.images.labels
+
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        """This host's rows of batch `number`, counted from 0 over all epochs.
+
+        Returns:
+          images: float32[B, S, S, 3].
+          targets: float32[B, C], one-hot, all zero without a label; or int32[B], -1 without.
+          _mask: bool[B], rows with a picture.
+          example_id: bytes[B]; b"" where there is no example.
+          task_id: int32[B].
+
+        Raises:
+          IndexError: beyond the end of an evaluation.
+        """
+        columns = self._fetch(number)
+        rows = [self._compiled(*map(tf.constant, row)) for row in zip(*columns, strict=True)]
+        return {key: np.stack([row[key].numpy() for row in rows]) for key in rows[0]}
+
+    def as_dataset(
+        self, *, start: int = 0, stop: int | None = None, prefetch: int = 2
+    ) -> tf.data.Dataset:
+        """Batches start, start + 1, ... with static shapes, made in parallel ahead of use.
+
+        Args:
+          start: first batch, the number of batches that were used before.
+          stop: end; None for the end of the evaluation, or never in training.
+          prefetch: batches that wait ready, and as many whose bytes are read ahead.
+        """
+        rows = self.selection.num_rows
+        if stop is None:
+            training = self.selection.training
+            stop = np.iinfo(np.int64).max if training else self.selection.num_batches
+        types = [tf.string, tf.int32, tf.int64, tf.int64, tf.int32, tf.string]
+
+        def fetch(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            columns = tf.numpy_function(self._fetch, [number], types, stateful=False)
+            return tuple(tf.ensure_shape(column, [rows]) for column in columns)
+
+        options = tf.data.Options()
+        options.deterministic = True
+        return (
+            tf.data.Dataset.range(start, stop)
+            .map(fetch, num_parallel_calls=prefetch)
+            .unbatch()
+            .map(self._row, num_parallel_calls=tf.data.AUTOTUNE)
+            .batch(rows, drop_remainder=True)
+            .prefetch(prefetch)
+            .with_options(options)
+        )
+
+    def _fetch(self, number: int) -> list[np.ndarray]:
+        """Bytes, states, epochs, numbers, labels and ids of a batch's rows, [B] each."""
+        epochs, numbers = self.selection.rows(int(number))
+        examples, states = [], []
+        for place in numbers.tolist():
+            example, state = self._read(place)
+            examples.append(example)
+            states.append(state)
+        empty = self.selection.num_rows - len(examples)
+        examples += [ImageExample(b"", "")] * empty
+        data = np.array([example.data for example in examples], object)
+        ids = np.array([example.example_id.encode() for example in examples], object)
+        return [
+            data,
+            np.array(states + [_EMPTY] * empty, np.int32),
+            np.pad(epochs, (0, empty)),
+            np.pad(numbers, (0, empty)),
+            np.array([example.label for example in examples], np.int32),
+            ids,
+        ]
+
+    def _read(self, number: int) -> tuple[ImageExample, int]:
+        images = self.selection.images
+        try:
+            example = images.read(number)
+        except DataError as error:
+            self.unreadable.add(images.name, str(number), error)
+            return ImageExample(b"", str(number)), _EMPTY
+        if self.num_labels and example.label >= self.num_labels:
+            raise DataError(
+                f"{images.name}: {example.example_id}: class {example.label} of {self.num_labels}"
+            )
+        if images.is_checked or encoded.is_plain(example.data, MIN_SIDE):
+            return example, _PLAIN
+        return example, _ODD
+
+    def _load(self, data: bytes, example_id: bytes) -> tuple[np.ndarray, bool]:
+        """The pixels of a picture that graph operations cannot be left with."""
+        name, place = example_id.decode(), self.selection.images.name
+        try:
+            return load_bytes(data, f"{place}: {name}", min_side=MIN_SIDE), True
+        except DataError as error:
+            self.unreadable.add(place, name, error)
+            return np.zeros((1, 1, 3), np.uint8), False
+
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        return tf.function(self._row)
+
+    @functools.cached_property
+    def _base_seed(self) -> np.ndarray:
+        return pipeline.base_seed((_DRAW, *self.selection.seed))
+
+    def _row(
+        self,
+        data: tf.Tensor,
+        state: tf.Tensor,
+        epoch: tf.Tensor,
+        number: tf.Tensor,
+        label: tf.Tensor,
+        example_id: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        seed = pipeline.example_seed(self._base_seed, epoch, number)
+        read = self._checked if self.selection.images.is_checked else self._unchecked
+        image, usable = read(data, state, example_id, seed)
+        targets = tf.one_hot(label, self.num_labels) if self.num_labels else label
+        return {
+            "images": image,
+            "targets": targets,
+            "_mask": usable,
+            "example_id": example_id,
+            "task_id": tf.constant(self.task_id, tf.int32),
+        }
+
+    def _checked(
+        self, data: tf.Tensor, state: tf.Tensor, example_id: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        usable, side = tf.equal(state, _PLAIN), self.preprocess.size
+        image = tf.cond(
+            usable,
+            lambda: pipeline.read(data, seed, self.preprocess),
+            lambda: tf.zeros([side, side, 3]),
+        )
+        return image, usable
+
+    def _unchecked(
+        self, data: tf.Tensor, state: tf.Tensor, example_id: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        image, usable = tf.cond(
+            tf.equal(state, _PLAIN),
+            lambda: pipeline.decode_or_none(data, self.preprocess),
+            lambda: (tf.zeros([1, 1, 3], tf.uint8), tf.constant(False)),
+        )
+        image, usable = tf.cond(
+            usable | tf.equal(state, _EMPTY),
+            lambda: (image, usable),
+            lambda: tuple(
+                tf.numpy_function(self._load, [data, example_id], [tf.uint8, tf.bool], False)
+            ),
+        )
+        usable = tf.ensure_shape(usable, [])
+        image = tf.ensure_shape(image, [None, None, 3])
+        image = pipeline.preprocess(image, seed, self.preprocess)
+        return tf.where(usable, image, 0.0), usable
+
+
+def try_some(images: ImageSet, max_unreadable_share: float = MAX_UNREADABLE_SHARE) -> None:
+    """Reads a few examples from all over a set, before any work is lost on it.
+
+    Raises:
+      DataError: a larger share (and more than one) cannot be read; the first is named.
+    """
+    numbers = np.unique(np.linspace(0, images.num_examples - 1, _TRIED).astype(int)).tolist()
+    errors = []
+    for number in numbers:
+        try:
+            example = images.read(number)
+            load_bytes(example.data, f"{images.name}: {example.example_id}", min_side=MIN_SIDE)
+        except DataError as error:
+            errors.append(error)
+    if len(errors) > max(max_unreadable_share * len(numbers), 1) or len(errors) == len(numbers):
+        raise DataError(
+            f"{images.name}: {len(errors)} of {len(numbers)} pictures that were tried cannot be "
+            f"read, the first: {errors[0]}. A larger max_unreadable_share goes on without them"
+        ) from errors[0]
