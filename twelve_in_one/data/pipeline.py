@@ -238,6 +238,8 @@ def as_dataset(
     """
     import tensorflow as tf
 
+    if hasattr(stream, "as_dataset"):  # of pictures, which are decoded outside Python
+        return stream.as_dataset(start=start, stop=stop, prefetch=prefetch)
     selection = stream.selection
     if stop is None:
         stop = np.iinfo(np.int64).max if selection.training else selection.num_batches

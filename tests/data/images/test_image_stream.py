@@ -7,6 +7,7 @@ from twelve_in_one.data.images.image_set import ImageExample, ImageSet, even_sha
 from twelve_in_one.data.images.load import load_bytes
 from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.sources import open_image_stream, open_images
+from twelve_in_one.data.pipeline import as_dataset
 from twelve_in_one.data.stored.records import DataError
 
 AUGMENTED = Preprocess(16, random_crop=True, flip=True)
@@ -90,7 +91,7 @@ def test_batches_are_functions_of_their_number(folder):
     labels = np.array([stream.labels[row.argmax()].encode() for row in batches[2]["targets"]])
     assert [example.split(b"/")[0] for example in batches[2]["example_id"]] == labels.tolist()
     again = _open(folder, batch_size=5, preprocess=AUGMENTED, task_id=4, seed=(3, 1))
-    resumed = list(again.as_dataset(start=3, stop=7, prefetch=1).as_numpy_iterator())
+    resumed = list(as_dataset(again, start=3, stop=7, prefetch=1).as_numpy_iterator())
     for number, batch in [(3, resumed[0]), (6, resumed[3]), (5, again.batch(5))]:
         for key, value in batch.items():
             np.testing.assert_array_equal(value, batches[number][key])

@@ -1,13 +1,15 @@
 """From the bytes of a picture to what a model takes, as TensorFlow graph operations.
 
-`Preprocess` says what is done, `preprocess` does it to a decoded picture and `read` to an encoded
-one. Everything random is a function of a seed int32[2], which `example_seed` makes of (seed, epoch,
-example): whichever worker, host or resumed run makes an example, it is the same.
+`Preprocess` says what is done, `augment` does it to a decoded picture and `read` to an encoded one;
+both leave bytes, of which `ops.value_range` makes what a model takes. Everything random is a
+function of a seed int32[2], which `example_seed` makes of (seed, epoch, example): whichever worker,
+host or resumed run makes an example, it is the same.
 
 Shape letters: S side of the result in pixels, Y rows and X columns of a picture.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -99,48 +101,26 @@ def example_seed(base: tf.Tensor, epoch: tf.Tensor, number: tf.Tensor) -> tf.Ten
     return fold(fold(base, epoch), number)
 
 
-def decode(data: tf.Tensor) -> tf.Tensor:
+def decode(data: tf.Tensor, options: Preprocess | None = None) -> tf.Tensor:
     """uint8[Y, X, 3] of the bytes of a JPEG or PNG file, as it is stored.
 
     The pixels are those of `load_image`, of files that `encoded.is_plain` or that
-    `encoded.picture_of` has made.
+    `encoded.picture_of` has made; unless the options say to shrink while decoding.
 
     Raises:
       tf.errors.InvalidArgumentError: the bytes are damaged, or no such file.
     """
+    small = options is not None and options.shrink_while_decoding
     image = tf.cond(
         _is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, **_EXACT),
+        lambda: _small_jpeg(data, options) if small else tf.io.decode_jpeg(data, **_EXACT),
         lambda: tf.io.decode_png(data, channels=3),
     )
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def decode_or_none(
-    data: tf.Tensor, options: Preprocess | None = None
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """As `decode`, and whether it could be; a black pixel if not.
-
-    With options to shrink while decoding, it does.
-    """
-    small = options is not None and options.shrink_while_decoding
-
-    def attempt(one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return (_decode_small(one, options) if small else decode(one)), tf.constant(True)
-
-    blank = tf.data.Dataset.from_tensors((tf.zeros([1, 1, 3], tf.uint8), False))
-    return (
-        tf.data.Dataset.from_tensors(data)
-        .map(attempt)
-        .ignore_errors()
-        .concatenate(blank)
-        .take(1)
-        .get_single_element()
-    )
-
-
 def preprocess(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Tensor:
-    """A picture as a model takes it.
+    """A picture as a model takes it: `augment`, and the range of values.
 
     Args:
       image: uint8[Y, X, 3].
@@ -150,6 +130,11 @@ def preprocess(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Ten
     Returns:
       float32[S, S, 3].
     """
+    return ops.value_range(augment(image, seed, options), options.low, options.high)
+
+
+def augment(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Tensor:
+    """As `preprocess`, but uint8[S, S, 3], of which a batch takes a quarter of the memory."""
     crop_seed, rest = _seeds(seed)
     if options.random_crop:
         box = ops.inception_box(tf.shape(image), crop_seed, area=options.crop_area)
@@ -158,7 +143,7 @@ def preprocess(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Ten
 
 
 def read(data: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Tensor:
-    """Decodes and preprocesses; of a JPEG no more is decoded than is needed.
+    """Decodes and augments; of a JPEG no more is decoded than is needed.
 
     For bytes that are known to be whole: damage in a part that is not decoded stays unseen.
 
@@ -168,16 +153,14 @@ def read(data: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Tensor:
       options: what is done.
 
     Returns:
-      float32[S, S, 3], equal to `preprocess(decode(data), ...)` unless `shrink_while_decoding`.
+      uint8[S, S, 3], equal to `augment(decode(data), ...)` unless `shrink_while_decoding`.
 
     Raises:
       tf.errors.InvalidArgumentError: see `decode`.
     """
     crop_seed, rest = _seeds(seed)
-    if options.shrink_while_decoding:
-        return preprocess(_decode_small(data, options), seed, options)
-    if not options.random_crop:
-        return _after_crop(decode(data), rest, options)
+    if options.shrink_while_decoding or not options.random_crop:
+        return augment(decode(data, options), seed, options)
 
     def box_of(shape: tf.Tensor) -> tf.Tensor:
         return ops.inception_box(shape, crop_seed, area=options.crop_area)
@@ -222,28 +205,20 @@ def _after_crop(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Te
         image = randaugment.randaugment(
             image, seed, options.randaugment_layers, options.randaugment_magnitude
         )
-    image = ops.value_range(image, options.low, options.high)
     return tf.ensure_shape(image, [options.size, options.size, 3])
 
 
-def _decode_small(data: tf.Tensor, options: Preprocess) -> tf.Tensor:
+def _small_jpeg(data: tf.Tensor, options: Preprocess) -> tf.Tensor:
     """A JPEG at the smallest scale at which no side of what is resized would have to grow.
 
     Of a random box that cannot be known before it is drawn, so its least share counts.
     """
 
-    def scaled(ratio: int):
+    def scaled(ratio: int) -> Callable[[], tf.Tensor]:
         return lambda: tf.io.decode_jpeg(data, ratio=ratio, **_EXACT)
 
-    def from_jpeg() -> tf.Tensor:
-        side = tf.cast(tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2]), tf.float32)
-        if options.random_crop:
-            side *= options.crop_area[0] ** 0.5
-        times = side / float(options.short_side or options.size)
-        return tf.case(
-            [(times >= ratio, scaled(ratio)) for ratio in (8, 4, 2)],
-            default=scaled(1),
-        )
-
-    image = tf.cond(_is_jpeg(data), from_jpeg, lambda: tf.io.decode_png(data, channels=3))
-    return tf.ensure_shape(image, [None, None, 3])
+    side = tf.cast(tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2]), tf.float32)
+    if options.random_crop:
+        side *= options.crop_area[0] ** 0.5
+    times = side / float(options.short_side or options.size)
+    return tf.case([(times >= ratio, scaled(ratio)) for ratio in (8, 4, 2)], default=scaled(1))

@@ -10,6 +10,7 @@ Letters: B rows that this host fills, S side of a picture in pixels, C classes.
 import dataclasses
 import functools
 import logging
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from twelve_in_one.data.images import encoded, pipeline
+from twelve_in_one.data.images import encoded, ops, pipeline
 from twelve_in_one.data.images.image_set import ImageExample, ImageSet
 from twelve_in_one.data.images.load import load_bytes
 from twelve_in_one.data.images.pipeline import Preprocess
@@ -194,9 +195,8 @@ class ImageStream:
         Raises:
           IndexError: beyond the end of an evaluation.
         """
-        columns = self._fetch(number)
-        rows = [self._compiled(*map(tf.constant, row)) for row in zip(*columns, strict=True)]
-        return {key: np.stack([row[key].numpy() for row in rows]) for key in rows[0]}
+        columns = map(tf.constant, self._fetch(number))
+        return {key: value.numpy() for key, value in self._compiled(*columns).items()}
 
     def as_dataset(
         self, *, start: int = 0, stop: int | None = None, prefetch: int = 2
@@ -206,7 +206,7 @@ class ImageStream:
         Args:
           start: first batch, the number of batches that were used before.
           stop: end; None for the end of the evaluation, or never in training.
-          prefetch: batches that wait ready, and as many whose bytes are read ahead.
+          prefetch: batches that wait ready, and as many that are being made.
         """
         rows = self.selection.num_rows
         if stop is None:
@@ -214,18 +214,15 @@ class ImageStream:
             stop = np.iinfo(np.int64).max if training else self.selection.num_batches
         types = [tf.string, tf.int32, tf.int64, tf.int64, tf.int32, tf.string]
 
-        def fetch(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def make(number: tf.Tensor) -> dict[str, tf.Tensor]:
             columns = tf.numpy_function(self._fetch, [number], types, stateful=False)
-            return tuple(tf.ensure_shape(column, [rows]) for column in columns)
+            return self._assemble(*(tf.ensure_shape(column, [rows]) for column in columns))
 
         options = tf.data.Options()
         options.deterministic = True
         return (
             tf.data.Dataset.range(start, stop)
-            .map(fetch, num_parallel_calls=prefetch)
-            .unbatch()
-            .map(self._row, num_parallel_calls=tf.data.AUTOTUNE)
-            .batch(rows, drop_remainder=True)
+            .map(make, num_parallel_calls=prefetch)
             .prefetch(prefetch)
             .with_options(options)
         )
@@ -277,63 +274,120 @@ class ImageStream:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        return tf.function(self._row)
+        return tf.function(self._assemble)
 
     @functools.cached_property
     def _base_seed(self) -> np.ndarray:
         return pipeline.base_seed((_DRAW, *self.selection.seed))
 
-    def _row(
+    def _assemble(
         self,
         data: tf.Tensor,
-        state: tf.Tensor,
-        epoch: tf.Tensor,
-        number: tf.Tensor,
-        label: tf.Tensor,
-        example_id: tf.Tensor,
+        states: tf.Tensor,
+        epochs: tf.Tensor,
+        numbers: tf.Tensor,
+        labels: tf.Tensor,
+        ids: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        seed = pipeline.example_seed(self._base_seed, epoch, number)
-        read = self._checked if self.selection.images.is_checked else self._unchecked
-        image, usable = read(data, state, example_id, seed)
-        targets = tf.one_hot(label, self.num_labels) if self.num_labels else label
+        """A batch of what `_fetch` returns."""
+        columns = (data, epochs, numbers, ids)
+        images, usable = self._pictures(states, *columns)
+        # A file whose headers promised more than it holds: `load_bytes` has the last word.
+        broken = tf.equal(states, _PLAIN) & ~usable
+        images, usable = tf.cond(
+            tf.reduce_any(broken),
+            lambda: self._repaired(images, usable, broken, columns),
+            lambda: (images, usable),
+        )
+        images = ops.value_range(images, self.preprocess.low, self.preprocess.high)
+        filled = tf.cast(usable, tf.float32)[:, None, None, None]
         return {
-            "images": image,
-            "targets": targets,
+            "images": tf.cond(tf.reduce_all(usable), lambda: images, lambda: images * filled),
+            "targets": tf.one_hot(labels, self.num_labels) if self.num_labels else labels,
             "_mask": usable,
-            "example_id": example_id,
-            "task_id": tf.constant(self.task_id, tf.int32),
+            "example_id": ids,
+            "task_id": tf.fill(tf.shape(labels), tf.constant(self.task_id, tf.int32)),
         }
 
-    def _checked(
-        self, data: tf.Tensor, state: tf.Tensor, example_id: tf.Tensor, seed: tf.Tensor
+    def _repaired(
+        self, images: tf.Tensor, usable: tf.Tensor, broken: tf.Tensor, columns: tuple
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        usable, side = tf.equal(state, _PLAIN), self.preprocess.size
-        image = tf.cond(
-            usable,
-            lambda: pipeline.read(data, seed, self.preprocess),
-            lambda: tf.zeros([side, side, 3]),
-        )
-        return image, usable
+        states = tf.where(broken, _ODD, _EMPTY)
+        again, repaired = self._pictures(states, *columns)
+        return tf.where(repaired[:, None, None, None], again, images), usable | repaired
 
-    def _unchecked(
-        self, data: tf.Tensor, state: tf.Tensor, example_id: tf.Tensor, seed: tf.Tensor
+    def _pictures(
+        self,
+        states: tf.Tensor,
+        data: tf.Tensor,
+        epochs: tf.Tensor,
+        numbers: tf.Tensor,
+        ids: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        image, usable = tf.cond(
-            tf.equal(state, _PLAIN),
-            lambda: pipeline.decode_or_none(data, self.preprocess),
-            lambda: (tf.zeros([1, 1, 3], tf.uint8), tf.constant(False)),
+        """uint8[B, S, S, 3] and whether each could be read, bool[B].
+
+        Rows are made in parallel. One that fails is left out by itself, which only a dataset can
+        do; the place that each row names tells which.
+        """
+        rows, side = self.selection.num_rows, self.preprocess.size
+        places = tf.range(rows)
+
+        def make(
+            place: tf.Tensor, state: tf.Tensor, *columns: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return place, *self._picture(state, *columns)
+
+        nothing = (tf.constant([-1]), tf.zeros([1, side, side, 3], tf.uint8), tf.constant([False]))
+        found, images, usable = (
+            tf.data.Dataset.from_tensor_slices((places, states, data, epochs, numbers, ids))
+            .map(make, num_parallel_calls=os.cpu_count() or 1)
+            .ignore_errors()
+            .concatenate(tf.data.Dataset.from_tensor_slices(nothing))
+            .batch(rows + 1)
+            .get_single_element()
         )
-        image, usable = tf.cond(
-            usable | tf.equal(state, _EMPTY),
-            lambda: (image, usable),
-            lambda: tuple(
-                tf.numpy_function(self._load, [data, example_id], [tf.uint8, tf.bool], False)
+        images, usable = tf.cond(
+            tf.equal(tf.size(found), rows + 1),
+            lambda: (images[:rows], usable[:rows]),
+            lambda: (
+                tf.scatter_nd(found[:-1, None], images[:-1], [rows, side, side, 3]),
+                tf.scatter_nd(found[:-1, None], usable[:-1], [rows]),
             ),
         )
-        usable = tf.ensure_shape(usable, [])
-        image = tf.ensure_shape(image, [None, None, 3])
-        image = pipeline.preprocess(image, seed, self.preprocess)
-        return tf.where(usable, image, 0.0), usable
+        return tf.ensure_shape(images, [rows, side, side, 3]), tf.ensure_shape(usable, [rows])
+
+    def _picture(
+        self,
+        state: tf.Tensor,
+        data: tf.Tensor,
+        epoch: tf.Tensor,
+        number: tf.Tensor,
+        example_id: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        seed = pipeline.example_seed(self._base_seed, epoch, number)
+        side = self.preprocess.size
+
+        def plain() -> tuple[tf.Tensor, tf.Tensor]:
+            return self._read_plain(data, seed), tf.constant(True)
+
+        def odd() -> tuple[tf.Tensor, tf.Tensor]:
+            image, usable = tf.numpy_function(
+                self._load, [data, example_id], [tf.uint8, tf.bool], False
+            )
+            image = pipeline.augment(tf.ensure_shape(image, [None, None, 3]), seed, self.preprocess)
+            return image, tf.ensure_shape(usable, [])
+
+        def empty() -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.zeros([side, side, 3], tf.uint8), tf.constant(False)
+
+        image, usable = tf.switch_case(state, {_EMPTY: empty, _PLAIN: plain, _ODD: odd})
+        return tf.ensure_shape(image, [side, side, 3]), usable
+
+    def _read_plain(self, data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        if self.selection.images.is_checked:
+            return pipeline.read(data, seed, self.preprocess)
+        image = pipeline.decode(data, self.preprocess)
+        return pipeline.augment(image, seed, self.preprocess)
 
 
 def try_some(images: ImageSet, max_unreadable_share: float = MAX_UNREADABLE_SHARE) -> None:
