@@ -6,7 +6,9 @@
 Without --folder, pictures of ImageNet's usual size (500 x 375, about 100 kB) are made. Measured are
 
 * plain: `tf.io.decode_jpeg` of bytes in memory, on all cores, and nothing else;
-* files: `open_image_stream` on the folder, a random crop, flipped, to 224 pixels, in batches;
+* operations: decoding, a random crop, flipped, resized to 224 pixels, of bytes in memory: what the
+  same kernels take without a stream around them;
+* files: the same by `open_image_stream` on the folder, in batches;
 * records: the same of pictures that are known to be whole, as in built records, of which only the
   crop is decoded;
 * evaluation: the shorter side to 256 pixels, the middle 224.
@@ -26,8 +28,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from twelve_in_one.data.images import pipeline
 from twelve_in_one.data.images.image_set import ImageSet
-from twelve_in_one.data.images.sources import open_image_stream, open_images
+from twelve_in_one.data.images.sources import open_image_stream, open_images, recipe
 from twelve_in_one.data.images.stream import ImageStream
 
 _SIZE, _BATCH = 224, 32
@@ -41,7 +44,7 @@ def make_photos(folder: Path) -> None:
         pixels = np.zeros((_HEIGHT, _WIDTH, 3), np.float32)
         for side in (4, 16, 64, 256):
             coarse = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
-            pixels += np.asarray(coarse.resize((_WIDTH, _HEIGHT), Image.BICUBIC)) / side**0.4
+            pixels += np.asarray(coarse.resize((_WIDTH, _HEIGHT), Image.BICUBIC)) / side**0.15
         pixels *= 255 / pixels.max()
         data = io.BytesIO()
         Image.fromarray(pixels.astype(np.uint8)).save(data, "JPEG", quality=90)
@@ -68,19 +71,28 @@ def _measure(batches: Iterable, count: Callable[[object], int], seconds: float) 
     return Rate(images / elapsed, used / images)
 
 
-def plain_rate(images: ImageSet, seconds: float) -> Rate:
-    """Of decoding whole JPEG files that are in memory."""
+def bare_rate(images: ImageSet, work: Callable[[tf.Tensor], tf.Tensor], seconds: float) -> Rate:
+    """Of some work on JPEG files that are in memory."""
     data = [images.read(number).data for number in range(min(images.num_examples, 512))]
-    decoded = (
+    done = (
         tf.data.Dataset.from_tensor_slices(data)
         .repeat()
-        .map(
-            lambda one: tf.shape(tf.io.decode_jpeg(one, channels=3, dct_method="INTEGER_ACCURATE")),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+        .map(work, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(_BATCH)
+        .prefetch(2)
     )
-    return _measure(decoded, len, seconds)
+    return _measure(done, len, seconds)
+
+
+def decode(data: tf.Tensor) -> tf.Tensor:
+    """Decodes and drops the pixels."""
+    return tf.shape(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"))
+
+
+def decode_and_augment(data: tf.Tensor) -> tf.Tensor:
+    """What a training stream does to a picture."""
+    seed = tf.random.uniform([2], maxval=1 << 30, dtype=tf.int32)
+    return pipeline.preprocess(pipeline.decode(data), seed, recipe(_SIZE, training=True))
 
 
 def stream_rate(stream: ImageStream, seconds: float) -> Rate:
@@ -120,14 +132,15 @@ def run(folder: Path, seconds: float) -> None:
         f"cores, batches of {_BATCH} at {_SIZE} pixels"
     )
     print(f"{'':<12} {'images/s':>9} {'of plain':>9} {'ms of a core':>13} {'of it Python':>13}")
-    before = plain_rate(images, seconds)
+    before = bare_rate(images, decode, seconds)
+    bare = bare_rate(images, decode_and_augment, seconds)
     rates = {name: stream_rate(stream, seconds) for name, stream in streams.items()}
-    after = plain_rate(images, seconds)  # twice, as other load on the machine comes and goes
+    after = bare_rate(images, decode, seconds)  # twice, as other load on the machine comes and goes
     plain = (before.images + after.images) / 2
     for rate in (before, after):
         print(f"{'plain':<12} {rate.images:>9.0f} {'':>9} {1e3 * rate.processor:>13.2f}")
-    for name, rate in rates.items():
-        share = python_seconds(streams[name]) / rate.processor
+    for name, rate in ({"operations": bare} | rates).items():
+        share = python_seconds(streams[name]) / rate.processor if name in streams else 0.0
         print(
             f"{name:<12} {rate.images:>9.0f} {rate.images / plain:>9.2f} "
             f"{1e3 * rate.processor:>13.2f} {share:>13.1%}",

@@ -138,6 +138,8 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def value_range(image: tf.Tensor, low: float = -1.0, high: float = 1.0) -> tf.Tensor:
-    """Bytes as float32, 0 as `low` and 255 as `high`."""
-    # One product: of two, some graphs make one, and their values would differ in the last bit.
-    return tf.cast(image, tf.float32) * ((high - low) / 255.0) + low
+    """Bytes (uint8) as float32, 0 as `low` and 255 as `high`."""
+    # One operation that multiplies and adds: a third of the time of three, and nothing that a graph
+    # could reorder, which would change the last bit.
+    quantized = tf.bitcast(tf.convert_to_tensor(image, tf.uint8), tf.quint8)
+    return tf.quantization.dequantize(quantized, low, high, mode="MIN_COMBINED")
