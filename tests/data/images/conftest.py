@@ -9,13 +9,24 @@ from PIL import Image
 ORIENTATION = 0x0112
 
 
-@pytest.fixture(scope="session")
-def waves():
-    """A picture with some noise, as JPEG compresses photos: uint8[36, 53, 3]."""
-    y, x = np.mgrid[:36, :53]
+def _waves(rows, columns):
+    """With some noise, as JPEG compresses photos."""
+    y, x = np.mgrid[:rows, :columns]
     smooth = np.stack([100 + 90 * np.sin(x / 9 + y / 20), 128 + 100 * np.cos(y / 7), x + y], -1)
     noise = np.random.default_rng(0).integers(0, 20, smooth.shape)
     return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def waves():
+    """A small picture: uint8[36, 53, 3]."""
+    return _waves(36, 53)
+
+
+@pytest.fixture(scope="session")
+def photo():
+    """A larger one: uint8[90, 131, 3]."""
+    return _waves(90, 131)
 
 
 @pytest.fixture(scope="session")

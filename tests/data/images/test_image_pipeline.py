@@ -13,15 +13,6 @@ from twelve_in_one.data.images.pipeline import Preprocess
 SEED = tf.constant([5, 6])
 
 
-@pytest.fixture(scope="module")
-def photo():
-    """Waves with some noise, as JPEG compresses photos."""
-    y, x = np.mgrid[:90, :131]
-    waves = np.stack([100 + 90 * np.sin(x / 9 + y / 20), 128 + 100 * np.cos(y / 7), x + y], -1)
-    noise = np.random.default_rng(0).integers(0, 20, waves.shape)
-    return np.clip(waves + noise, 0, 255).astype(np.uint8)
-
-
 def test_recipes_equal_big_visions(shared_dir, encode):
     with np.load(shared_dir / "fixtures" / "preprocess.npz", allow_pickle=False) as recorded:
         for number in range(4):

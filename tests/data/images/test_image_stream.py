@@ -10,18 +10,20 @@ from twelve_in_one.data.images.sources import open_image_stream, open_images
 from twelve_in_one.data.pipeline import as_dataset
 from twelve_in_one.data.stored.records import DataError
 
+BROKEN = {b"ant/page.jpg", b"owl/marker.jpg"}
 AUGMENTED = Preprocess(16, random_crop=True, flip=True)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, picture_files):
-    """Pictures in three class folders, one of them unreadable."""
+def folder(tmp_path_factory, picture_files, broken_files):
+    """Pictures in three class folders, two unreadable: a page, and one that is damaged."""
     root = tmp_path_factory.mktemp("classes")
     for number, (name, data) in enumerate(picture_files.items()):
         place = root / ("owl", "ant", "cat/deep")[number % 3]
         place.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(data)
-    (root / "ant" / "broken.jpg").write_bytes(b"<html>")
+    (root / "ant" / "page.jpg").write_bytes(broken_files["page.jpg"])
+    (root / "owl" / "marker.jpg").write_bytes(broken_files["marker.jpg"])
     (root / "ant" / "note.txt").write_text("no picture")
     return root
 
@@ -44,7 +46,7 @@ def _rows(batches):
 def test_classes_are_numbered_in_the_order_of_their_names(folder, picture_files):
     images = open_images(f"folder:{folder}")
     assert images.labels == ("ant", "cat", "owl")
-    assert images.num_examples == len(picture_files) + 1
+    assert images.num_examples == len(picture_files) + len(BROKEN)
     for number in range(images.num_examples):
         example = images.read(number)
         assert images.labels[example.label] == example.example_id.split("/")[0]
@@ -56,14 +58,16 @@ def test_classes_are_numbered_in_the_order_of_their_names(folder, picture_files)
 
 
 def test_every_file_has_one_answer_everywhere(folder, picture_files, caplog):
-    """Evaluation and training leave out the same row; others are what `load_image` reads."""
+    """Evaluation and training leave out the same rows; others are what `load_image` reads."""
     whole = _open(folder, training=False, preprocess=Preprocess(16))
     rows = _rows(whole.as_dataset().as_numpy_iterator())
-    assert len(rows) == len(picture_files) + 1
-    assert [key for key, row in rows.items() if not row["_mask"]] == [b"ant/broken.jpg"]
-    assert not rows[b"ant/broken.jpg"]["images"].any()
-    assert [skip.record for skip in whole.unreadable.skipped()] == ["ant/broken.jpg"]
-    assert "ant/broken.jpg: a web page" in caplog.text
+    assert len(rows) == len(picture_files) + len(BROKEN)
+    assert {key for key, row in rows.items() if not row["_mask"]} == BROKEN
+    assert not any(rows[key]["images"].any() for key in BROKEN)
+    named = {skip.record.encode(): skip.reason for skip in whole.unreadable.skipped()}
+    assert named.keys() == BROKEN
+    assert "ant/page.jpg: a web page" in caplog.text
+    assert "owl/marker.jpg: cannot be read as an image" in named[b"owl/marker.jpg"]
     # The same pictures, each loaded by Pillow before anything else sees it.
     png = {}
     for key in rows:
@@ -77,10 +81,10 @@ def test_every_file_has_one_answer_everywhere(folder, picture_files, caplog):
     for key, pixels in png.items():
         wanted = pipeline.preprocess(tf.constant(pixels), seed, Preprocess(16))
         np.testing.assert_allclose(rows[key.encode()]["images"], wanted, atol=1e-6)
-    training = _open(folder, batch_size=23, preprocess=AUGMENTED)
+    training = _open(folder, batch_size=24, preprocess=AUGMENTED)
     for batch in training.as_dataset(stop=2).as_numpy_iterator():
-        assert batch["example_id"][~batch["_mask"]].tolist() == [b"ant/broken.jpg"]
-    assert len(training.unreadable) == 1
+        assert set(batch["example_id"][~batch["_mask"]].tolist()) == BROKEN
+    assert len(training.unreadable) == len(BROKEN)
 
 
 def test_batches_are_functions_of_their_number(folder):
@@ -95,9 +99,9 @@ def test_batches_are_functions_of_their_number(folder):
     for number, batch in [(3, resumed[0]), (6, resumed[3]), (5, again.batch(5))]:
         for key, value in batch.items():
             np.testing.assert_array_equal(value, batches[number][key])
-    # 23 examples an epoch: the fifth batch begins the next one. Pictures change, the set does not.
-    seen = np.concatenate([batch["example_id"] for batch in batches])[:23]
-    assert len(set(seen.tolist())) == 23
+    # 24 examples an epoch: the fifth batch begins the next one. Pictures change, the set does not.
+    seen = np.concatenate([batch["example_id"] for batch in batches])[:24]
+    assert len(set(seen.tolist())) == 24
     first, second = _rows(batches[:4]), _rows(batches[5:])
     shared = [key for key in first.keys() & second.keys() if first[key]["_mask"]]
     changed = [not np.array_equal(first[k]["images"], second[k]["images"]) for k in shared]
@@ -107,16 +111,17 @@ def test_batches_are_functions_of_their_number(folder):
 
 
 def test_hosts_fill_the_rows_of_one_batch(folder):
-    one = _open(folder, training=False, num_labels=0)
-    two = [_open(folder, training=False, num_labels=0, host=h, num_hosts=2) for h in (0, 1)]
-    assert one.selection.num_batches == two[0].selection.num_batches == 4
-    for number in (0, 3):  # the last one is not full
+    options = {"training": False, "num_labels": 0, "batch_size": 10, "preprocess": Preprocess(16)}
+    one = _open(folder, **options)
+    two = [_open(folder, **options, host=host, num_hosts=2) for host in (0, 1)]
+    assert one.selection.num_batches == two[0].selection.num_batches == 3
+    for number in (0, 2):  # the last one holds nothing of the second host
         whole, halves = one.batch(number), [stream.batch(number) for stream in two]
         for key, value in whole.items():
             np.testing.assert_array_equal(np.concatenate([half[key] for half in halves]), value)
-    assert whole["example_id"].tolist().count(b"") == 1 and whole["targets"].dtype == np.int32
-    with pytest.raises(IndexError, match="batch 4 of 4"):
-        one.batch(4)
+    assert whole["example_id"].tolist().count(b"") == 6 and whole["targets"].dtype == np.int32
+    with pytest.raises(IndexError, match="batch 3 of 3"):
+        one.batch(3)
 
 
 def _numbers(count, shard_size):

@@ -7,17 +7,16 @@ from twelve_in_one.data.images.catalogue import open_catalogue
 from twelve_in_one.data.images.class_folders import open_class_folders
 from twelve_in_one.data.images.image_set import ImageSet
 from twelve_in_one.data.images.pipeline import Preprocess
+from twelve_in_one.data.images.selection import ImageSelection
 from twelve_in_one.data.images.stream import (
     MAX_UNREADABLE_SHARE,
-    PERMUTED_EXAMPLES,
-    ImageSelection,
     ImageStream,
     try_some,
 )
 from twelve_in_one.data.images.tar import open_tar
 from twelve_in_one.data.images.tfrecord import open_tfrecord
 from twelve_in_one.data.images.tsv import open_tsv
-from twelve_in_one.data.stored.order import WINDOW
+from twelve_in_one.data.stored.order import PERMUTED_EXAMPLES, WINDOW
 from twelve_in_one.data.stored.records import DataError
 
 Open = Callable[[str, Sequence[str] | None], ImageSet]

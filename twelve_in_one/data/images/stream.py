@@ -12,7 +12,6 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,109 +21,16 @@ from twelve_in_one.data.images import encoded, ops, pipeline
 from twelve_in_one.data.images.image_set import ImageExample, ImageSet
 from twelve_in_one.data.images.load import load_bytes
 from twelve_in_one.data.images.pipeline import Preprocess
-from twelve_in_one.data.stored.order import WINDOW, ShardOrder, host_rows
+from twelve_in_one.data.images.selection import ImageSelection
 from twelve_in_one.data.stored.records import DataError, Skipped
 
-# A permutation of so many numbers takes 32 MB and a fifth of a second an epoch.
-PERMUTED_EXAMPLES = 1 << 22
 MIN_SIDE = 1  # pixels; a picture of a class may be as small as a digit's
 MAX_UNREADABLE_SHARE = 0.05
-_ORDER, _DRAW = 0, 1  # what a seed is for
+_DRAW = 1  # what a seed is for, beside the order
 _EMPTY, _PLAIN, _ODD = 0, 1, 2  # rows: without a picture, with one for graph operations or not
 _TRIED = 32
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageSelection:
-    """In which order the examples of a set come.
-
-    Attributes:
-      images: the set.
-      batch_size: of all hosts together.
-      training: shuffled anew every epoch and without end; otherwise in stored order, once.
-      seed: ints that the order and every example's random draws depend on.
-      host: which of the hosts this is.
-      num_hosts: how many there are; each fills an equal part of every batch.
-      permuted_examples: a set of more is shuffled by shards and windows (`ShardOrder`), each host
-        going through its own shards; a smaller one as a whole, by all hosts together.
-      window: examples that are mixed, of `ShardOrder`.
-    """
-
-    images: ImageSet
-    batch_size: int
-    training: bool
-    seed: tuple[int, ...] = (0,)
-    host: int = 0
-    num_hosts: int = 1
-    permuted_examples: int = PERMUTED_EXAMPLES
-    window: int = WINDOW
-
-    def __post_init__(self) -> None:
-        host_rows(self.batch_size, self.host, self.num_hosts)
-        if self.training and self.num_examples > self.permuted_examples:
-            _ = self._shards  # whose errors come early
-
-    @property
-    def num_examples(self) -> int:
-        """Examples an epoch, of all hosts together."""
-        return self.images.num_examples
-
-    @property
-    def num_batches(self) -> int:
-        """Batches an epoch, the last one counted in full."""
-        return -(-self.num_examples // self.batch_size)
-
-    @property
-    def num_rows(self) -> int:
-        """B, rows of a batch that this host fills."""
-        return self.batch_size // self.num_hosts
-
-    @functools.cached_property
-    def _shards(self) -> ShardOrder:
-        seed = (_ORDER, *self.seed)
-        sizes = self.images.shard_sizes
-        try:
-            return ShardOrder(sizes, seed, self.window, self.host, self.num_hosts)
-        except ValueError as error:
-            raise DataError(f"{self.images.name}: {error}") from error
-
-    @functools.cached_property
-    def _permutation(self) -> Callable[[int], np.ndarray]:
-        """Epoch -> order. Two are kept, for batches that span the border between epochs."""
-
-        def permutation(epoch: int) -> np.ndarray:
-            rng = np.random.default_rng((_ORDER, *self.seed, epoch))
-            return rng.permutation(self.num_examples)
-
-        return functools.lru_cache(maxsize=2)(permutation)
-
-    def rows(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and example number, int64[n] each, of this host's rows of a batch.
-
-        n is B, or less at the end of an evaluation.
-
-        Raises:
-          IndexError: beyond the end of an evaluation.
-        """
-        rows = host_rows(self.batch_size, self.host, self.num_hosts)
-        positions = batch * self.batch_size + np.arange(rows.start, rows.stop)
-        if not self.training:
-            if batch >= self.num_batches:
-                raise IndexError(f"{self.images.name}: batch {batch} of {self.num_batches}")
-            positions = positions[positions < self.num_examples]
-            return np.zeros_like(positions), positions
-        if self.num_examples > self.permuted_examples:
-            own = batch * self.num_rows + np.arange(self.num_rows)
-            epochs, shards, indices = self._shards.locate(own)
-            return epochs, self.images.first_of_shard[shards] + indices
-        epochs, offsets = np.divmod(positions, self.num_examples)
-        numbers = np.empty_like(offsets)
-        for epoch in np.unique(epochs):
-            of_epoch = epochs == epoch
-            numbers[of_epoch] = self._permutation(int(epoch))[offsets[of_epoch]]
-        return epochs, numbers
 
 
 class Unreadable:

@@ -20,6 +20,8 @@ CHUNK_RECORDS = 16
 BLOCK_CHUNKS = 64
 # Of `ShardOrder`: pictures are read one by one, so that only their places are held in memory.
 WINDOW = 1 << 16
+# A permutation of so many numbers takes 32 MB and a fifth of a second an epoch.
+PERMUTED_EXAMPLES = 1 << 22
 _SHARDS, _WINDOWS = 0, 1  # what a seed is for
 
 
@@ -162,3 +164,66 @@ class ShardOrder:
             return rng.permutation(min(self.window, self.num_examples - window * self.window))
 
         return functools.lru_cache(maxsize=4)(in_window)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOrder:
+    """Which examples the batches of a training hold, epoch after epoch without a partial batch.
+
+    Attributes:
+      sizes: examples of each shard of the set, whose examples are numbered shard by shard.
+      batch_size: of all hosts together.
+      permutation: epoch -> int64[E], the order of a set that is shuffled as a whole.
+      seed: ints that `ShardOrder` depends on.
+      host: which of the hosts this is.
+      num_hosts: how many there are; each fills an equal part of every batch.
+      permuted_examples: a set of more is shuffled by shards and windows (`ShardOrder`), each host
+        going through its own shards; a smaller one as a whole, by all hosts together.
+      window: of `ShardOrder`.
+    """
+
+    sizes: np.ndarray
+    batch_size: int
+    permutation: Callable[[int], np.ndarray]
+    seed: tuple[int, ...]
+    host: int = 0
+    num_hosts: int = 1
+    permuted_examples: int = PERMUTED_EXAMPLES
+    window: int = WINDOW
+
+    @functools.cached_property
+    def first_of_shard(self) -> np.ndarray:
+        """int64[shards + 1], number of the first example of each shard, and the end."""
+        return np.concatenate([[0], np.cumsum(np.asarray(self.sizes, np.int64))])
+
+    @functools.cached_property
+    def shards(self) -> ShardOrder | None:
+        """The order of a set that is too large for a permutation.
+
+        Raises:
+          ValueError: its shards do not divide among the hosts.
+        """
+        if self.first_of_shard[-1] <= self.permuted_examples:
+            return None
+        sizes = tuple(np.asarray(self.sizes).tolist())
+        return ShardOrder(sizes, self.seed, self.window, self.host, self.num_hosts)
+
+    @functools.cached_property
+    def _epoch(self) -> Callable[[int], np.ndarray]:
+        """Epoch -> order. Two are kept, for batches that span the border between epochs."""
+        return functools.lru_cache(maxsize=2)(self.permutation)
+
+    def rows(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch and example number, int64[] each, of this host's rows of a batch."""
+        rows = host_rows(self.batch_size, self.host, self.num_hosts)
+        if self.shards is not None:
+            count = rows.stop - rows.start
+            epochs, shards, indices = self.shards.locate(batch * count + np.arange(count))
+            return epochs, self.first_of_shard[shards] + indices
+        positions = batch * self.batch_size + np.arange(rows.start, rows.stop)
+        epochs, offsets = np.divmod(positions, self.first_of_shard[-1])
+        numbers = np.empty_like(offsets)
+        for epoch in np.unique(epochs).tolist():
+            of_epoch = epochs == epoch
+            numbers[of_epoch] = self._epoch(epoch)[offsets[of_epoch]]
+        return epochs, numbers
