@@ -35,10 +35,11 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from twelve_in_one.config.paths import local_path
-from twelve_in_one.data.builders import BUILDERS, finish, splits
+from twelve_in_one.data.builders import finish, splits
 from twelve_in_one.data.builders.base import BuildInputs
 from twelve_in_one.data.builders.region_inputs import RegionInputs
 from twelve_in_one.data.builders.sources import SOURCES, Source
+from twelve_in_one.data.builders.twelve import BUILDERS
 from twelve_in_one.data.mixture import Mixture
 from twelve_in_one.data.pipeline import TaskStream, as_dataset
 from twelve_in_one.data.stored.reader import built_folder

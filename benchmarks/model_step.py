@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from twelve_in_one.config.paths import local_path
+from twelve_in_one.evaluators import rows as evaluators
 from twelve_in_one.models.flops import forward_flops
 from twelve_in_one.models.two_stream.config import (
     REMAT_POLICIES,
@@ -41,6 +42,7 @@ from twelve_in_one.models.two_stream.config import (
 )
 from twelve_in_one.models.two_stream.trunk import init_params
 from twelve_in_one.optim import adamw, param_groups
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TWELVE
 from twelve_in_one.training import steps
@@ -119,7 +121,8 @@ def measure(task: Task, config: TwoStreamConfig, params: Any, args: argparse.Nam
         executable = jax.jit(function, **options).lower(*inputs).compile()
         return executable, time.perf_counter() - start
 
-    forward, compile_seconds = compiled(steps.make_eval_step(config, task), params, batch)
+    evaluate = evaluators.make_eval_step(Vilbert(config), task)
+    forward, compile_seconds = compiled(evaluate, params, batch)
     times = seconds(lambda: forward(params, batch), args.repeats)
     results.append(("forward", compile_seconds, times, flops))
 
@@ -128,7 +131,7 @@ def measure(task: Task, config: TwoStreamConfig, params: Any, args: argparse.Nam
     # The step donates its state: give it a copy, the next shape needs the parameters again.
     holder = [steps.init_state(jax.tree.map(jnp.copy, params), optimizer)]
     step, compile_seconds = compiled(
-        steps.make_train_step(config, task, optimizer),
+        steps.make_train_step(Vilbert(config).objective((task,)), optimizer),
         holder[0],
         batch,
         jax.random.key(0),

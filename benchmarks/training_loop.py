@@ -69,10 +69,10 @@ def loop_seconds(
         workdir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoints = stack.enter_context(state.Checkpoints(workdir, this.run.checkpoint))
         writer = stack.enter_context(metrics_writer.open_writer(workdir))
-        position = loop.Position(0, stop_and_go.init(this.names), {}, LogWindow(this.names), 0.0)
+        position = loop.Position(0, stop_and_go.init(this.names), {}, LogWindow(this.parts), 0.0)
         stop = processes.StopRequest()
         train_state, _ = loop.run_rounds(
-            this, compiled, train_state, position, mixture, checkpoints, writer, stop
+            this, compiled, train_state, {}, position, mixture, checkpoints, writer, stop
         )
         lines = metrics_writer.read(workdir / metrics_writer.FILE)
     (timing,) = (line["timing"] for line in lines if line["event"] == "train")
@@ -103,9 +103,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as workdir:
         this = job.open_job(run, Path(workdir))
     with sharding.use(this.placement.mesh, this.placement.layout):
-        abstract = programs.abstract_state(this.placement, this.optimizer)
-        compiled, _ = job.compile_job(this, abstract)
-        train_state = programs.random_state(this.placement, this.optimizer, abstract, run.seed)
+        abstract, frozen = job.abstract_of(this)
+        compiled, _ = job.compile_job(this, abstract, frozen)
+        train_state, _ = programs.random_state(this.system, this.optimizer, abstract, run.seed)
         mixtures = {
             "loop, kept batches": Kept(this.train_streams),
             "loop": Mixture(this.train_streams, prefetch=run.data.prefetch),

@@ -20,7 +20,7 @@ import os
 import ml_collections
 
 from twelve_in_one.config import defaults
-from twelve_in_one.config.settings import DATA_DECIDES
+from twelve_in_one.systems.vilbert import Vilbert
 
 _TASKS = ("vqa", "gqa", "coco", "refcoco", "refcoco+", "refcocog", "snli_ve")
 _MAX_TOKENS = dict(vqa=18, gqa=22, coco=22, refcoco=14, refcoco_plus=14, refcocog=26, snli_ve=22)
@@ -35,7 +35,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """The config; `argument` is "", "debug", or a folder of files to be tested on."""
     config = defaults.get_config(_TASKS)
     config.model = defaults.model_options("tiny")
-    for size in DATA_DECIDES:
+    for size in Vilbert.data_decides:
         config.model[size] = 0
     # A picture that says nothing should not have to be multiplied away.
     config.model.fusion, config.model.answer_bias = "sum", -6.5

@@ -18,13 +18,13 @@ from reference.spoiled_files import truncate_arrays
 from safetensors.numpy import load_file
 
 from twelve_in_one.checkpoints import model_folder, state
-from twelve_in_one.checkpoints.model_folder import Serving
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.config import defaults
 from twelve_in_one.config.settings import CheckpointOptions
 from twelve_in_one.convert.__main__ import main as convert
 from twelve_in_one.convert.files import read_state_dict
 from twelve_in_one.data.encode.text import SPECIALS, Tokenizer
+from twelve_in_one.data.serving import Serving, load_serving
 from twelve_in_one.data.stored.preprocessing import Preprocessing
 from twelve_in_one.export import (
     export_jax,
@@ -33,12 +33,12 @@ from twelve_in_one.export import (
     main,
     open_model,
 )
-from twelve_in_one.exporting import jax_functions
 from twelve_in_one.exporting.signature import artefacts
+from twelve_in_one.models.two_stream.config import named_size
 from twelve_in_one.models.two_stream.encoder import stack_layers
 from twelve_in_one.models.two_stream.trunk import TwoStreamModel, abstract_params
 from twelve_in_one.parallel import sharding
-from twelve_in_one.tasks.task import trunk_inputs
+from twelve_in_one.systems.vilbert import Vilbert, trunk_inputs
 from twelve_in_one.tasks.twelve import TWELVE
 from twelve_in_one.training.steps import TrainState
 
@@ -94,7 +94,7 @@ def serving(config):
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory, config, params, serving):
     path = tmp_path_factory.mktemp("saved") / "model"
-    model_folder.save(path, params, config, serving)
+    model_folder.save(path, params, Vilbert(config), serving)
     return path
 
 
@@ -267,7 +267,7 @@ def test_signature_says_what_the_functions_take(jax_dir, signature):
 def test_beside_the_functions_is_what_serving_takes(jax_dir, model_dir, params, serving):
     tasks = tuple(task for task in TASKS if task.name != "nlvr2")
     assert (jax_dir / "config.json").read_bytes() == (model_dir / "config.json").read_bytes()
-    assert model_folder.load_serving(jax_dir) == dataclasses.replace(serving, tasks=tasks)
+    assert load_serving(jax_dir) == dataclasses.replace(serving, tasks=tasks)
     assert len({path.stat().st_mode for path in jax_dir.iterdir()}) == 1
     stored, wanted = numbers(jax_dir), flat(params)
     assert {name.split("/")[1] for name in wanted if name not in stored} == {
@@ -288,7 +288,7 @@ def test_one_head_of_a_model_that_trains_on_eight_devices(
     trained = dataclasses.replace(config, remat="full")
     lines = []
     out = tmp_path / "out"
-    export_jax(out, placed, trained, serving, heads=("image_pair",), log=lines.append)
+    export_jax(out, placed, Vilbert(trained), serving, heads=("image_pair",), log=lines.append)
     assert {path.name for path in out.iterdir()} == {
         "nlvr2.jaxexport", "params.safetensors", "signature.json", "README.md", "run.py",
         "config.json", "vocab.txt", "preprocessing.json", "tasks.json",
@@ -311,35 +311,42 @@ def test_no_mesh_gets_in(tmp_path, config, params, serving):
         sharding.use(sharding.make_mesh(), "dp"),
         pytest.raises(ValueError, match="outside of sharding.use"),
     ):
-        export_jax(tmp_path / "out", params, config, serving)
+        export_jax(tmp_path / "out", params, Vilbert(config), serving)
 
 
 def test_low_precision_passes_its_own_check(tmp_path, config, params, serving):
     low = dataclasses.replace(config, dtype="bfloat16")
     heads = ("image_text_match",)
-    export_jax(tmp_path / "out", params, low, serving, heads=heads, platforms=("cpu",))
+    export_jax(tmp_path / "out", params, Vilbert(low), serving, heads=heads, platforms=("cpu",))
     signature = json.loads((tmp_path / "out" / "signature.json").read_text())
     assert signature["artefacts"][0]["output"]["dtype"] == "float32"
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
-def test_what_is_wrong_is_not_left_behind(value, tmp_path, monkeypatch, config, params, serving):
-    def wrong(config, function, arrays, inputs):
-        rows = inputs["tokens"].shape[0]
-        return jax.numpy.full((rows, config.num_vqa_answers), value, jax.numpy.float32)
+def test_what_is_wrong_is_not_left_behind(value, tmp_path, config, params, serving):
+    shape = config.num_vqa_answers
 
-    def right(*args):
-        return np.ones((3, config.num_vqa_answers), np.float32)
+    class Broken(Vilbert):
+        """One whose exported function does not give what the model says."""
 
-    monkeypatch.setattr(jax_functions, "_score", wrong)
-    monkeypatch.setattr(jax_functions, "_model_scores", right)
+        def function(self, task):
+            def constant(value):
+                return lambda params, inputs: jax.numpy.full(
+                    (inputs["tokens"].shape[0], shape), value, jax.numpy.float32
+                )
+
+            found = super().function(task)
+            return dataclasses.replace(found, scores=constant(value), plain=constant(1))
+
     with pytest.raises(ValueError, match=r"vqa.jaxexport differs from the model by (\d|nan)"):
-        export_jax(tmp_path / "out", params, config, serving, heads=("vqa",), platforms=("cpu",))
+        export_jax(
+            tmp_path / "out", params, Broken(config), serving, heads=("vqa",), platforms=("cpu",)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tasks_that_differ_in_lengths_get_functions_of_their_own():
-    functions = artefacts(TWELVE)
+    functions = artefacts(Vilbert(named_size("tiny")), TWELVE)
     assert [[task.name for task in function.tasks] for function in functions] == [
         ["vqa"], ["vgqa"], ["gqa"], ["coco", "flickr30k"], ["refcoco", "refcoco+", "refcocog"],
         ["visual7w"], ["guesswhat"], ["nlvr2"], ["snli_ve"],
@@ -356,11 +363,11 @@ def test_safetensors_come_back_through_convert(tmp_path, model_dir, config, para
     assert "bert.t_pooler.dense.weight" in read_state_dict(out / "model.safetensors")
     for name in TEXTS:
         assert (out / name).read_bytes() == (model_dir / name).read_bytes()
-    assert model_folder.load_serving(out) == serving
+    assert load_serving(out) == serving
     assert convert([str(out), str(back), "--config", str(out / "two_stream_config.json")]) == 0
     loaded, loaded_config, _ = model_folder.checkpoint.load_params(back)
     assert_same(loaded, params)
-    assert loaded_config == config
+    assert loaded_config == Vilbert(config)
     assert convert([str(out), str(tmp_path / "plain")]) == 0  # with the released keys alone
     assert_same(model_folder.checkpoint.load_params(tmp_path / "plain")[0], params)
 
@@ -376,12 +383,12 @@ def test_stacked_layers_are_written_like_others(tmp_path, deep, random_params, s
     params = random_params(deep)
     scanned, stacked = dataclasses.replace(deep, scan_layers=True), stack_layers(deep, params)
     assert any(name.startswith("segment_") for name in stacked["trunk"]["encoder"])
-    export_params(tmp_path / "params", stacked, scanned, serving)
+    export_params(tmp_path / "params", stacked, Vilbert(scanned), serving)
     loaded, loaded_config, loaded_serving = model_folder.load(tmp_path / "params")
     assert_same(loaded, params)
-    assert (loaded_config, loaded_serving) == (deep, serving)
-    export_safetensors(tmp_path / "stacked", stacked, scanned, serving)
-    export_safetensors(tmp_path / "plain", params, deep, serving)
+    assert (loaded_config, loaded_serving) == (Vilbert(deep), serving)
+    export_safetensors(tmp_path / "stacked", stacked, Vilbert(scanned), serving)
+    export_safetensors(tmp_path / "plain", params, Vilbert(deep), serving)
     for name in ("model.safetensors", "config.json", "two_stream_config.json"):
         pair = ((tmp_path / folder / name).read_bytes() for folder in ("stacked", "plain"))
         assert len(set(pair)) == 1
@@ -405,7 +412,7 @@ def workdir(tmp_path_factory, deep, random_params, serving):
             scaled = jax.tree.map(lambda leaf, factor=round: leaf * np.float32(factor), params)
             saved = TrainState(zero, zero, zero, stack_layers(deep, scaled), {"count": zero})
             checkpoints.save(saved, state.Progress(round, {}, {}, {"vqa": score}, {}, 0.0))
-    model_folder.save(folder / "model", params, deep, serving)
+    model_folder.save(folder / "model", params, Vilbert(deep), serving)
     return folder
 
 
@@ -416,7 +423,7 @@ def test_rounds_of_a_run(name, factor, tmp_path, workdir, deep, random_params, s
     loaded, loaded_config, loaded_serving = model_folder.load(tmp_path / "out")
     params = random_params(deep)
     assert_same(loaded, jax.tree.map(lambda leaf: leaf * np.float32(factor), params))
-    assert (loaded_config, loaded_serving) == (deep, serving)
+    assert (loaded_config, loaded_serving) == (Vilbert(deep), serving)
 
 
 @pytest.mark.parametrize("name, broken, factor", [
@@ -513,10 +520,10 @@ def test_wrong_usage(options, message, tmp_path, capsys, model_dir):
 def test_replaces_only_on_request(tmp_path, config, params, serving):
     for write in (export_params, export_safetensors):
         out = tmp_path / write.__name__
-        write(out, params, config, serving)
+        write(out, params, Vilbert(config), serving)
         (out / "old").touch()
         with pytest.raises(FileExistsError, match="exists"):
-            write(out, params, config, serving)
+            write(out, params, Vilbert(config), serving)
         assert (out / "old").exists()
-        write(out, params, config, serving, overwrite=True)
+        write(out, params, Vilbert(config), serving, overwrite=True)
         assert not (out / "old").exists()

@@ -21,6 +21,7 @@ from twelve_in_one.config import defaults
 from twelve_in_one.config.settings import CheckpointOptions
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
 from twelve_in_one.data.regions.extractor import PixelExtractor
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.preprocessing import Preprocessing
 from twelve_in_one.data.stored.records import Regions
 from twelve_in_one.models.two_stream.trunk import TwoStreamModel
@@ -66,7 +67,7 @@ def parts(tiny_config, random_params):
             num_tasks=20,
             region_feature_dim=F,
         )
-        serving = model_folder.Serving(TASKS, TOKENIZER, ANSWERS, given)
+        serving = Serving(TASKS, TOKENIZER, ANSWERS, given)
         return random_params(config), config, serving
 
     return make

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import jax
@@ -17,9 +18,11 @@ from absl import flags
 from reference.small_model import SMALL_MODEL
 
 from twelve_in_one import configs, evaluate, export, train
-from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.checkpoints import frozen, model_folder, state
 from twelve_in_one.checkpoints.trees import flatten
+from twelve_in_one.checkpoints.weights import restore_tree, stored_arrays
 from twelve_in_one.data import streams
+from twelve_in_one.data.serving import load_serving
 from twelve_in_one.data.streams import open_folder, open_stream
 from twelve_in_one.logs import metrics_writer
 from twelve_in_one.mixing import stop_and_go
@@ -284,7 +287,7 @@ def test_a_run_is_exported_with_the_answers_that_it_noted(finished, tmp_path):
     config["data"]["dir"] = str(tmp_path / "gone")
     (workdir / "config.json").write_text(json.dumps(config))
     found = export.open_model(workdir)
-    assert found.serving == whole.serving and found.config == whole.config
+    assert found.serving == whole.serving and found.system == whole.system
     answers = workdir / "inputs/answers-vqa.json"
     answers.write_text(json.dumps(json.loads(answers.read_text())[::-1]))
     with pytest.raises(ValueError, match="answers-vqa.json does not hold the answers"):
@@ -294,7 +297,7 @@ def test_a_run_is_exported_with_the_answers_that_it_noted(finished, tmp_path):
 def test_what_was_tested_and_trained_on(finished, small_world):
     """Test images are nobody's to train on, but VQA is validated on pictures of its training."""
     workdir, results = finished
-    serving = model_folder.load_serving(workdir / "model")
+    serving = load_serving(workdir / "model")
     assert serving.trained_on.examples.keys() == set(TASKS) and not serving.trained_on.unknown
     for name in ("refcoco", "flickr30k"):
         for seen in results["tasks"][name]["trained_on"].values():
@@ -400,3 +403,78 @@ def test_a_fused_round_is_one_update_of_the_summed_gradients(on_devices):
     trained = [line for line in lines if line["event"] == "train"]
     assert [line["updates_of"] for line in trained] == [{"refcoco": 1, "refcoco+": 1}] * 2
     assert_same_run((lines, params), on_devices(8, "fused", "fsdp_tp", model=2), atol=2e-3)
+
+
+def test_parameters_that_are_not_trained(small_world, tmp_path):
+    """They stay as drawn, have no moments, and are on disk once; a resumed run needs them."""
+    workdir, config = tmp_path / "run", small_config(small_world, rounds=2, tasks=("vqa",))
+    config.optimizer.frozen = ("trunk/.*",)
+    config.evaluation.text_baselines = False
+    train.train(config, workdir)
+    (drawn,) = (workdir / "frozen").glob("params")
+    stored = stored_arrays(workdir / "checkpoints" / "2" / "state")
+    assert set(stored["params"]) == {"heads"}
+    moments = {"/".join(path) for path in leaf_paths(stored["opt_state"])}
+    assert any("heads" in name for name in moments) and not any("trunk" in n for n in moments)
+    ended = params_of(workdir)
+    kept = flatten(restore_tree(drawn, stored_arrays(drawn)))
+    assert {path for path in ended if path[0] == "trunk"} == set(kept)
+    for path, array in kept.items():
+        np.testing.assert_array_equal(ended[path], array)
+    # The checkpoint alone gives the same model.
+    again = flatten(export.open_model(workdir, "2").params)
+    for path, array in ended.items():
+        np.testing.assert_array_equal(again[path], array)
+
+    config.schedule.num_rounds = 3
+    other = shutil.copytree(workdir, tmp_path / "other")
+    shutil.rmtree(other / "frozen")
+    with pytest.raises(ValueError, match="other/frozen is missing: it holds the parameters that"):
+        train.train(config, other)
+    changed = restore_tree(drawn, stored_arrays(drawn))
+    first = next(iter(flatten(changed)))
+    flatten(changed)[first][...] += 1
+    frozen.write(other, changed)
+    with pytest.raises(ValueError, match="holds other parameters than the run was trained with"):
+        train.train(config, other)
+    train.train(config, workdir)
+    assert state.all_rounds(workdir)[-1] == 3
+
+
+def leaf_paths(tree):
+    return [
+        [str(getattr(key, "key", getattr(key, "idx", ""))) for key in path]
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def test_a_pattern_that_freezes_nothing(small_world, tmp_path):
+    config = small_config(small_world, rounds=2, tasks=("vqa",))
+    config.optimizer.frozen = ("trunc/.*",)
+    with pytest.raises(ValueError, match=r"optimizer.frozen: 'trunc/.\*' matches no parameter"):
+        train.train(config, tmp_path)
+
+
+def test_a_run_of_an_earlier_version_goes_on(small_world, tmp_path):
+    """Written by the commit before folders and systems were, of two rounds on this world."""
+    with zipfile.ZipFile(ROOT / "tests" / "reference" / "earlier_run.zip") as packed:
+        packed.extractall(tmp_path)
+    before = model_folder.load(tmp_path / "model")
+    assert "system" not in json.loads((tmp_path / "model" / "config.json").read_text())
+    config = small_config(small_world, rounds=3, tasks=("vqa",))
+    config.model.heads = ("vqa",)
+    for stream in (config.model.text, config.model.visual):
+        stream.hidden_dim, stream.num_heads, stream.mlp_dim = 8, 2, 16
+    config.model.coattention_dim, config.model.coattention_heads = 8, 2
+    config.evaluation.text_baselines, config.evaluation.pictures = False, 0
+    found = flatten(export.open_model(tmp_path, "2").params)
+    for path, array in flatten(before[0]).items():
+        np.testing.assert_array_equal(found[path], array)
+    logged = deterministic(tmp_path)
+    results = train.train(config, tmp_path)
+    assert results["round"] == results["updates"] == 3
+    # What was logged stays, but for the results of the end that was not the end.
+    kept = [line for line in logged if line["event"] != "result"]
+    assert deterministic(tmp_path)[: len(kept)] == kept
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["system"] == "vilbert"
+    assert model_folder.load(tmp_path / "model")[1] == before[1]

@@ -187,7 +187,7 @@ def test_files_of_splits(place, monkeypatch):
 
 def test_labels(place, monkeypatch):
     found = opened("inspection", place, monkeypatch)
-    assert found.placement.model.own_heads == (("inspection", 4, 1),)
+    assert found.system.config.own_heads == (("inspection", 4, 1),)
     assert found.data.answers["inspection"] == ("fine", "damaged", "unclear", "other")
 
 

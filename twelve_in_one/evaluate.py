@@ -154,7 +154,9 @@ def run(args: argparse.Namespace) -> None:
     for note in check_inputs(subject, [known[name] for name in splits], splits):
         _say(f"note: {note}")
     placement = Placement.make(
-        subject.model, args.layout or subject.layout, args.model_axis or subject.model_axis
+        subject.system.abstract(),
+        args.layout or subject.layout,
+        args.model_axis or subject.model_axis,
     )
     baselines = None
     if args.text_baselines:
@@ -169,6 +171,7 @@ def run(args: argparse.Namespace) -> None:
 
     def score(params: Any) -> dict[str, Any]:
         found = suite.evaluate_all(
+            subject.system,
             placement,
             params,
             splits,
@@ -186,7 +189,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.model:
         params, _, _ = model_folder.load(
-            args.model, shardings=placement.params, scan_layers=subject.model.scan_layers
+            args.model, shardings=placement.params, scan_layers=subject.system.scanned
         )
         beside = args.model.with_name(f"{args.model.name}-{args.split}.json")
         _report(score(params), args.output or beside)
@@ -243,7 +246,7 @@ def _of_rounds(
 
     def restore(round: int) -> Any:
         state.read_progress(args.workdir, round)  # first: it is damaged sooner than it is needed
-        return state.restore_params(args.workdir, round, subject.model, placement.params)
+        return state.restore_params(args.workdir, round, subject.system, placement.params)
 
     def evaluate(round: int, params: Any) -> dict[str, Any]:
         updates = sum(state.read_progress(args.workdir, round).positions.values())

@@ -30,7 +30,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from twelve_in_one import configs, extras
-from twelve_in_one.checkpoints import inputs_record, lock, model_folder, state
+from twelve_in_one.checkpoints import inputs_record, lock, model_folder, state, trees
 from twelve_in_one.checkpoints.init_from import trained_on_of
 from twelve_in_one.config import check, defaults
 from twelve_in_one.config.diff import differences
@@ -38,10 +38,9 @@ from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.logs import metrics_writer
-from twelve_in_one.models.two_stream.trunk import count_parameters
 from twelve_in_one.parallel import processes, sharding
-from twelve_in_one.training import dry_run, finish, programs
-from twelve_in_one.training.job import Job, compile_job, open_job
+from twelve_in_one.training import dry_run, finish
+from twelve_in_one.training.job import Job, abstract_of, compile_job, open_job
 from twelve_in_one.training.loop import begin, run_rounds
 
 _log = logging.getLogger(__name__)
@@ -117,15 +116,15 @@ def train(
     job = open_job(run, workdir)
     _log.info(
         "%s parameters, %d tasks, mesh %s",
-        f"{count_parameters(job.placement.model):,}",
+        f"{job.system.num_parameters:,}",
         len(job.tasks),
         dict(job.placement.mesh.shape),
     )
     with sharding.use(job.placement.mesh, job.placement.layout):
         if only_describe:
             _record_of(job)
-            abstract = programs.abstract_state(job.placement, job.optimizer)
-            print(dry_run.describe(job, *compile_job(job, abstract), abstract))
+            abstract = abstract_of(job)
+            print(dry_run.describe(job, *compile_job(job, *abstract), *abstract))
             return None
         _tell_cut_texts(job)
         return _train(config, job)
@@ -149,17 +148,17 @@ def _train(config: Any, job: Job) -> finish.Results | None:
             wandb = {"project": run.log.wandb_project, "id": name, "resume": "allow"}
         stop = stack.enter_context(processes.stop_on_signals())
         checkpoints = stack.enter_context(state.Checkpoints(workdir, run.checkpoint))
-        abstract = programs.abstract_state(job.placement, job.optimizer)
+        abstract = abstract_of(job)
         # First, as weights that do not fit are known in seconds, and programs take minutes.
-        train_state, position, used = begin(job, checkpoints, abstract)
-        compiled, table = compile_job(job, abstract)
+        train_state, rest, position, used = begin(job, checkpoints, *abstract)
+        compiled, table = compile_job(job, *abstract)
         seen = _trained_on(job, position.round, before)
         job = dataclasses.replace(job, serving=dataclasses.replace(job.serving, trained_on=seen))
         if jax.process_index() == 0:
             if position.round:
                 _tell_changes(state.read_config(workdir), run)
             # First, as those who follow wait for the config.
-            inputs_record.write(workdir, job.serving, job.placement.model)
+            inputs_record.write(workdir, job.serving, job.system)
             state.write_config(workdir, config)
             # Of a run that was killed before its first checkpoint nothing is left.
             metrics_writer.truncate(workdir, position.round or -1)
@@ -172,7 +171,7 @@ def _train(config: Any, job: Job) -> finish.Results | None:
                     "event": "start",
                     "round": 0,
                     "tasks": list(job.names),
-                    "parameters": count_parameters(job.placement.model),
+                    "parameters": job.system.num_parameters,
                     "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
                     "timing": {
                         "command": " ".join(sys.argv),
@@ -182,19 +181,20 @@ def _train(config: Any, job: Job) -> finish.Results | None:
             )
         mixture = Mixture(job.train_streams, used, prefetch=run.data.prefetch)
         train_state, complete = run_rounds(
-            job, compiled, train_state, position, mixture, checkpoints, writer, stop
+            job, compiled, train_state, rest, position, mixture, checkpoints, writer, stop
         )
         checkpoints.wait()
         if not complete:
             return None
+        params = trees.merge(train_state.params, rest)
         model_folder.save(
             workdir / state.MODEL,
-            train_state.params,
-            job.placement.model,
+            params,
+            job.system,
             job.serving,
             overwrite=True,
         )
-        return finish.finish(job, compiled, train_state, position, mixture.positions, writer)
+        return finish.finish(job, compiled, params, position, mixture.positions, writer)
 
 
 def _record_of(job: Job) -> inputs_record.Record | None:

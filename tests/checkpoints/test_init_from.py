@@ -11,17 +11,18 @@ from reference.spoiled_files import truncate_arrays
 from twelve_in_one.checkpoints import init_from, model_folder, state
 from twelve_in_one.checkpoints import weights as checkpoint
 from twelve_in_one.checkpoints.init_from import load
-from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.config import defaults
 from twelve_in_one.config.settings import CheckpointOptions, InitFrom
-from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.encode.text import SPECIALS, Tokenizer
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.preprocessing import Preprocessing
 from twelve_in_one.models.two_stream.encoder import stack_layers, unstack_layers
 from twelve_in_one.models.two_stream.trunk import abstract_params
 from twelve_in_one.parallel import sharding
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.tasks.twelve import TWELVE
 from twelve_in_one.training.steps import TrainState
 
@@ -57,7 +58,7 @@ def serving(config):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory, config, random_params, serving):
     path = tmp_path_factory.mktemp("source") / "model"
-    model_folder.save(path, random_params(config), config, serving)
+    model_folder.save(path, random_params(config), Vilbert(config), serving)
     return path
 
 
@@ -81,11 +82,11 @@ def names_taken(params, source, before):
 
 
 def all_names(config):
-    return {"/".join(path) for path in checkpoint.expected_shapes(config)}
+    return {"/".join(path) for path in checkpoint.expected_shapes(Vilbert(config))}
 
 
 def test_all_is_loaded(source, config, start, serving, random_params):
-    params, report = load(InitFrom(str(source)), start, config, serving)
+    params, report = load(InitFrom(str(source)), start, Vilbert(config), serving)
     assert names_taken(params, random_params(config), start) == all_names(config)
     assert set(report.loaded) == all_names(config)
     assert report.ok and not report.initialised and not report.unused
@@ -113,7 +114,7 @@ def test_include_and_exclude(source, config, start, serving, random_params, incl
         and not any(re.fullmatch(p, name) for p in exclude)
     }
     options = InitFrom(str(source), include, exclude)
-    params, report = load(options, start, config, serving)
+    params, report = load(options, start, Vilbert(config), serving)
     assert names_taken(params, random_params(config), start) == set(report.loaded) == expected
     assert set(report.initialised) == set(report.unused) == all_names(config) - expected
 
@@ -124,12 +125,12 @@ def test_other_heads(source, config, start, serving, tiny_config, random_params)
     start = jax.tree.map(jax.numpy.asarray, random_params(new, 1))
     lacking = {name for name in all_names(new) if name.startswith("heads/image_pair/")}
     with pytest.raises(StateDictError) as caught:
-        load(InitFrom(str(source)), start, new, serving)
+        load(InitFrom(str(source)), start, Vilbert(new), serving)
     report = caught.value.report
     assert set(report.missing) == lacking and not report.unexpected and not report.wrong_shape
     assert all(name in str(caught.value) for name in lacking)
     options = InitFrom(str(source), allow_missing=("heads/.*",))
-    params, report = load(options, start, new, serving)
+    params, report = load(options, start, Vilbert(new), serving)
     assert set(report.initialised) == lacking
     assert {name.split("/")[1] for name in report.unused} == {"region_score"}
     assert names_taken(params, random_params(config), start) == all_names(new) - lacking
@@ -140,10 +141,10 @@ def test_parameters_that_the_run_does_not_know(source, config, serving, random_p
     new = dataclasses.replace(config, num_tasks=0)
     start = jax.tree.map(jax.numpy.asarray, random_params(new, 1))
     with pytest.raises(StateDictError, match="text_embedding/task/embedding") as caught:
-        load(InitFrom(str(source)), start, new, serving)
+        load(InitFrom(str(source)), start, Vilbert(new), serving)
     assert caught.value.report.unexpected == ("trunk/text_embedding/task/embedding",)
     options = InitFrom(str(source), exclude=(".*/task/embedding",))
-    _, report = load(options, start, new, serving)
+    _, report = load(options, start, Vilbert(new), serving)
     assert set(report.loaded) == all_names(new)
     assert report.unused == ("trunk/text_embedding/task/embedding",)
 
@@ -152,7 +153,7 @@ def test_other_shapes(source, config, serving, random_params):
     new = dataclasses.replace(config, max_positions=17, region_feature_dim=12)
     start = jax.tree.map(jax.numpy.asarray, random_params(new, 1))
     with pytest.raises(StateDictError) as caught:
-        load(InitFrom(str(source)), start, new, serving)
+        load(InitFrom(str(source)), start, Vilbert(new), serving)
     wrong = {name: (found, needed) for name, found, needed in caught.value.report.wrong_shape}
     positions = "trunk/text_embedding/position/embedding"
     assert wrong.pop(positions) == ("(13, 16)", "(17, 16)")
@@ -162,10 +163,10 @@ def test_other_shapes(source, config, serving, random_params):
         assert text in str(caught.value)
     # One of them allowed: the other is still an error.
     with pytest.raises(StateDictError) as caught:
-        load(InitFrom(str(source), allow_missing=(positions,)), start, new, serving)
+        load(InitFrom(str(source), allow_missing=(positions,)), start, Vilbert(new), serving)
     assert [name for name, *_ in caught.value.report.wrong_shape] == [features]
     options = InitFrom(str(source), allow_missing=(positions, features))
-    params, report = load(options, start, new, serving)
+    params, report = load(options, start, Vilbert(new), serving)
     assert set(report.initialised) == {positions, features}
     expected = all_names(new) - {positions, features}
     assert names_taken(params, random_params(config), start) == expected
@@ -178,9 +179,9 @@ def test_another_vocabulary(source, config, random_params, larger):
     start = jax.tree.map(jax.numpy.asarray, random_params(new, 1))
     serving = make_serving(new, words="other")
     with pytest.raises(ValueError, match=f"vocab.txt differs.*exclude '{WORDS}' in init_from"):
-        load(InitFrom(str(source)), start, new, serving)
+        load(InitFrom(str(source)), start, Vilbert(new), serving)
     options = InitFrom(str(source), exclude=(WORDS,))
-    params, report = load(options, start, new, serving)
+    params, report = load(options, start, Vilbert(new), serving)
     assert report.initialised == (WORDS,)
     assert WORDS not in names_taken(params, random_params(config), start)
 
@@ -191,8 +192,8 @@ def test_words_of_lower_cased_texts_are_no_start_for_cased_ones(source, config, 
     cased = dataclasses.replace(serving.tokenizer, lower_case=False)
     serving = dataclasses.replace(serving, tokenizer=cased)
     with pytest.raises(ValueError, match="trained with lower_case True, the data .* with False"):
-        load(InitFrom(str(source)), start, config, serving)
-    load(InitFrom(str(source), exclude=(WORDS,)), start, config, serving)
+        load(InitFrom(str(source)), start, Vilbert(config), serving)
+    load(InitFrom(str(source), exclude=(WORDS,)), start, Vilbert(config), serving)
 
 
 @pytest.mark.parametrize("larger", [0, 3])
@@ -202,8 +203,10 @@ def test_other_answers(source, config, random_params, larger):
     serving = make_serving(new, answers=("no", "yes"))
     fix = r"answers of its 'vqa' head.*exclude 'heads/vqa/\.\*' in init_from"
     with pytest.raises(ValueError, match=fix):
-        load(InitFrom(str(source)), start, new, serving)
-    params, report = load(InitFrom(str(source), exclude=("heads/vqa/.*",)), start, new, serving)
+        load(InitFrom(str(source)), start, Vilbert(new), serving)
+    params, report = load(
+        InitFrom(str(source), exclude=("heads/vqa/.*",)), start, Vilbert(new), serving
+    )
     assert all(name.startswith("heads/vqa/") for name in report.initialised)
     assert any(name.startswith("heads/region_score") for name in report.loaded)
 
@@ -225,8 +228,8 @@ def test_other_regions_and_task_tokens(source, config, start, serving, change, w
         changed = dataclasses.replace(serving.preprocessing, **change)
         other = dataclasses.replace(serving, preprocessing=changed)
     with pytest.raises(ValueError, match=f"{said}.*exclude '{re.escape(weights)}'"):
-        load(InitFrom(str(source)), start, config, other)
-    _, report = load(InitFrom(str(source), exclude=(weights,)), start, config, other)
+        load(InitFrom(str(source)), start, Vilbert(config), other)
+    _, report = load(InitFrom(str(source), exclude=(weights,)), start, Vilbert(config), other)
     assert report.ok and any(re.fullmatch(weights, name) for name in report.initialised)
 
 
@@ -234,7 +237,7 @@ def test_what_the_source_was_trained_on(tmp_path, source, config, random_params,
     assert "were trained on" in init_from.trained_on_of(source).unknown[0]
     seen = trained_on.TrainedOn({"vqa": np.arange(3, dtype=np.uint64)}, np.zeros(0, np.uint64))
     noted = dataclasses.replace(serving, trained_on=seen)
-    model_folder.save(tmp_path / "model", random_params(config), config, noted)
+    model_folder.save(tmp_path / "model", random_params(config), Vilbert(config), noted)
     for path in (tmp_path, tmp_path / "model"):
         found = init_from.trained_on_of(path)
         assert found.examples["vqa"].tolist() == [0, 1, 2] and not found.unknown
@@ -243,7 +246,9 @@ def test_what_the_source_was_trained_on(tmp_path, source, config, random_params,
 def test_answers_of_a_head_that_the_run_has_no_use_for(source, config, start, serving):
     """A run without answers takes the weights of the answer head as they are."""
     bare = dataclasses.replace(serving, answers={})
-    assert len(load(InitFrom(str(source)), start, config, bare)[1].loaded) == len(all_names(config))
+    assert len(load(InitFrom(str(source)), start, Vilbert(config), bare)[1].loaded) == len(
+        all_names(config)
+    )
 
 
 @pytest.mark.parametrize("layout", ["dp", "fsdp"])
@@ -254,7 +259,7 @@ def test_placed_as_the_parameters_were(source, config, serving, random_params, l
     shardings = sharding.param_shardings(abstract_params(stacked), mesh, layout)
     start = jax.device_put(stack_layers(config, random_params(config, 1)), shardings)
     options = InitFrom(str(source), exclude=(".*/bias",))
-    params, report = load(options, start, stacked, serving)
+    params, report = load(options, start, Vilbert(stacked), serving)
     assert jax.tree.structure(params) == jax.tree.structure(start)
     for leaf, where in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True):
         assert leaf.sharding == where
@@ -271,22 +276,24 @@ def test_sources(tmp_path, source, config, start, serving, random_params):
     (workdir / "checkpoints" / "10").mkdir(parents=True)
     unfinished = f"--from {workdir} --to FOLDER --format params"
     with pytest.raises(ValueError, match=f"has not ended.*twelve_in_one.export {unfinished}"):
-        load(InitFrom(str(workdir)), start, config, serving)
-    model_folder.save(workdir / "model", random_params(config), config, serving)
-    assert load(InitFrom(str(workdir)), start, config, serving)[1].ok
+        load(InitFrom(str(workdir)), start, Vilbert(config), serving)
+    model_folder.save(workdir / "model", random_params(config), Vilbert(config), serving)
+    assert load(InitFrom(str(workdir)), start, Vilbert(config), serving)[1].ok
     with pytest.raises(ValueError, match="vocab.txt differs"):
-        load(InitFrom(str(workdir)), start, config, other)
+        load(InitFrom(str(workdir)), start, Vilbert(config), other)
     converted = tmp_path / "converted"
-    checkpoint.save_params(converted, random_params(config), config, {"a": np.ones(1, np.float32)})
-    params, report = load(InitFrom(str(converted)), start, config, other)
+    checkpoint.save_params(
+        converted, random_params(config), Vilbert(config), {"a": np.ones(1, np.float32)}
+    )
+    params, report = load(InitFrom(str(converted)), start, Vilbert(config), other)
     assert names_taken(params, random_params(config), start) == all_names(config)
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(ValueError, match=f"{path} is not a checkpoint directory"):
-            load(InitFrom(str(path)), start, config, serving)
+            load(InitFrom(str(path)), start, Vilbert(config), serving)
     (source / "tasks.json").rename(tmp_path / "tasks.json")  # not taken for a converted one
     try:
         with pytest.raises(ValueError, match=r"tasks\.json"):
-            load(InitFrom(str(source)), start, config, serving)
+            load(InitFrom(str(source)), start, Vilbert(config), serving)
     finally:
         (tmp_path / "tasks.json").rename(source / "tasks.json")
 
@@ -298,21 +305,21 @@ def test_a_run_whose_model_is_damaged(tmp_path, config, start, serving, random_p
     with state.Checkpoints(tmp_path, CheckpointOptions(1, 1, 0, 0)) as checkpoints:
         saved = TrainState(zero, zero, zero, params, {"count": zero})
         checkpoints.save(saved, state.Progress(7, {}, {}, {}, {}, 0.0))
-    model_folder.save(tmp_path / "model", random_params(config, 2), config, serving)
+    model_folder.save(tmp_path / "model", random_params(config, 2), Vilbert(config), serving)
     truncate_arrays(tmp_path / "model")
-    taken, report = load(InitFrom(str(tmp_path)), start, config, serving)
+    taken, report = load(InitFrom(str(tmp_path)), start, Vilbert(config), serving)
     assert report.ok
     assert names_taken(taken, params, start) == all_names(config)
     assert f"damaged model: {tmp_path / 'model'}" in caplog.text
     with pytest.raises(ValueError, match="model is damaged"):
-        load(InitFrom(str(tmp_path / "model")), start, config, serving)
+        load(InitFrom(str(tmp_path / "model")), start, Vilbert(config), serving)
 
 
 def test_the_report(source, config, serving, random_params):
     new = dataclasses.replace(config, heads=("vqa", "image_pair"))
     start = jax.tree.map(jax.numpy.asarray, random_params(new, 1))
     options = InitFrom(str(source), exclude=("heads/vqa/.*",), allow_missing=("heads/.*",))
-    _, report = load(options, start, new, serving)
+    _, report = load(options, start, Vilbert(new), serving)
     lines = str(report).splitlines()
     drawn = [name for name in all_names(new) if name.startswith("heads/")]
     trunk = len(all_names(new)) - len(drawn)

@@ -5,14 +5,16 @@ import json
 
 import pytest
 
-from twelve_in_one.checkpoints import inputs_record, model_folder
+from twelve_in_one.checkpoints import inputs_record
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.encode.text import SPECIALS, Tokenizer
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.preprocessing import Preprocessing, answers_sha256
 from twelve_in_one.models.two_stream.config import named_size
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.tasks.twelve import TASKS
 
-MODEL = named_size("tiny")
+MODEL = Vilbert(named_size("tiny"))
 ANSWERS = ("yes", "no", "red", "two")
 
 
@@ -31,7 +33,7 @@ def serving(answers=ANSWERS, words=("a", "b", "c"), tasks=("vqa", "refcoco"), **
         answers_sha256={"vqa": answers_sha256(answers)},
     )
     preprocessing = Preprocessing(**values | fields)
-    return model_folder.Serving(known, tokenizer, {"vqa": tuple(answers)}, preprocessing)
+    return Serving(known, tokenizer, {"vqa": tuple(answers)}, preprocessing)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_the_same_is_accepted(workdir):
     check(workdir, serving())
     check(workdir, serving(tasks=("vqa", "gqa")))  # of what both have
     record = inputs_record.read(workdir)
-    assert (record.serving, record.model) == (serving(), MODEL)
+    assert (record.serving, record.system) == (serving(), MODEL)
     assert inputs_record.read(workdir / "elsewhere") is None
 
 

@@ -14,8 +14,8 @@ from twelve_in_one.checkpoints import lock
 
 HOLD = """
 import pathlib, sys, time
-from twelve_in_one import workdir_lock
-with workdir_lock.held(pathlib.Path(sys.argv[1])):
+from twelve_in_one.checkpoints import lock
+with lock.held(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """

@@ -6,12 +6,19 @@ import json
 import numpy as np
 import pytest
 
-from twelve_in_one.checkpoints import model_folder
-from twelve_in_one.checkpoints.model_folder import Serving, load, load_serving, save
+from twelve_in_one.checkpoints.model_folder import load, save
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.data.encode.text import SPECIALS, Tokenizer
+from twelve_in_one.data.serving import (
+    PREPROCESSING_FILE,
+    TASKS_FILE,
+    WORDS_FILE,
+    Serving,
+    load_serving,
+)
 from twelve_in_one.data.stored.preprocessing import Preprocessing
 from twelve_in_one.models.two_stream.encoder import stack_layers
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = tuple(
@@ -54,7 +61,7 @@ def serving(config):
 
 @pytest.fixture
 def folder(tmp_path, config, random_params, serving):
-    save(tmp_path / "model", random_params(config), config, serving)
+    save(tmp_path / "model", random_params(config), Vilbert(config), serving)
     return tmp_path / "model"
 
 
@@ -73,7 +80,7 @@ def test_lower_case_travels_with_the_model(tmp_path, config, random_params, serv
     )
     other = dataclasses.replace(serving, tokenizer=tokenizer, preprocessing=cased)
     folder = tmp_path / "model"
-    save(folder, random_params(config), config, other)
+    save(folder, random_params(config), Vilbert(config), other)
     assert load_serving(folder).tokenizer.tokenize("Word3 word3") == ["Word3", "[UNK]"]
     (folder / "preprocessing.json").write_text(
         dataclasses.replace(cased, lower_case=True).to_json()
@@ -85,24 +92,24 @@ def test_lower_case_travels_with_the_model(tmp_path, config, random_params, serv
 def test_round_trip(tmp_path, config, random_params, serving, scan_layers):
     params, saved = random_params(config), dataclasses.replace(config, scan_layers=scan_layers)
     laid_out = stack_layers(config, params) if scan_layers else params
-    save(tmp_path / "new" / "model", laid_out, saved, serving)
+    save(tmp_path / "new" / "model", laid_out, Vilbert(saved), serving)
     loaded, loaded_config, loaded_serving = load(tmp_path / "new" / "model")
-    assert (loaded_config, loaded_serving) == (config, serving)
+    assert (loaded_config, loaded_serving) == (Vilbert(config), serving)
     assert load_serving(tmp_path / "new" / "model") == serving
     ours, theirs = flatten(loaded), flatten(params)
     assert set(ours) == set(theirs)
     for path, array in ours.items():
         np.testing.assert_array_equal(array, theirs[path])
     _, scanned, _ = load(tmp_path / "new" / "model", scan_layers=True)
-    assert scanned.scan_layers
+    assert scanned.scanned
 
 
 def test_existing_folders_are_kept_unless_asked(folder, config, random_params, serving):
     other = dataclasses.replace(serving, answers={"vqa": ("maybe",), "gqa": ("right",)})
     with pytest.raises(FileExistsError, match="model exists"):
-        save(folder, random_params(config), config, other)
+        save(folder, random_params(config), Vilbert(config), other)
     assert load(folder)[2] == serving
-    save(folder, random_params(config, 1), config, other, overwrite=True)
+    save(folder, random_params(config, 1), Vilbert(config), other, overwrite=True)
     assert load(folder)[2] == other
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
@@ -188,10 +195,10 @@ def test_copies_that_broke_off(folder):
 def test_more_answers_than_labels(tmp_path, config, random_params, serving, head, size):
     answers = {**serving.answers, head: tuple(map(str, range(size)))}
     params = random_params(config)
-    save(tmp_path / "fits", params, config, dataclasses.replace(serving, answers=answers))
+    save(tmp_path / "fits", params, Vilbert(config), dataclasses.replace(serving, answers=answers))
     assert load(tmp_path / "fits")[2].answers == answers
     answers[head] += ("one more",)
-    save(tmp_path / "not", params, config, dataclasses.replace(serving, answers=answers))
+    save(tmp_path / "not", params, Vilbert(config), dataclasses.replace(serving, answers=answers))
     with pytest.raises(ValueError, match=f"answers-{head}.json: {size + 1} answers, .* {size} lab"):
         load(tmp_path / "not")
 
@@ -200,11 +207,11 @@ def test_nothing_is_left_of_what_does_not_fit(
     tmp_path, tiny_config, config, random_params, serving
 ):
     with pytest.raises(ValueError, match="do not fit the config"):
-        save(tmp_path / "a" / "model", random_params(tiny_config()), config, serving)
+        save(tmp_path / "a" / "model", random_params(tiny_config()), Vilbert(config), serving)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_names_of_the_files(folder):
     found = {path.name for path in folder.iterdir()}
     assert found == {*TEXTS, "params", "config.json", "files.json"}
-    assert {model_folder.PREPROCESSING, model_folder.TASKS, model_folder.WORDS} < set(TEXTS)
+    assert {PREPROCESSING_FILE, TASKS_FILE, WORDS_FILE} < set(TEXTS)

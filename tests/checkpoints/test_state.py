@@ -25,6 +25,8 @@ from twelve_in_one.config.settings import CheckpointOptions
 from twelve_in_one.models.two_stream.trunk import abstract_params
 from twelve_in_one.optim import adamw, param_groups
 from twelve_in_one.parallel import sharding
+from twelve_in_one.parallel.placement import Placement
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.training import programs, steps
 
 ALL = CheckpointOptions(every_rounds=1, keep_latest=9, keep_best=0, keep_every_rounds=0)
@@ -278,13 +280,13 @@ def test_damaged_scores_are_written_anew(tmp_path, caplog):
 def place(config, layout, *, devices, model=1):
     mesh = sharding.make_mesh(model=model, devices=jax.devices()[:devices])
     shardings = sharding.param_shardings(abstract_params(config), mesh, layout)
-    return programs.Placement(mesh, layout, config, shardings)
+    return Placement(mesh, layout, shardings)
 
 
 def test_other_devices(tmp_path, config):
     """Eight devices write; one and a mesh of two by four read."""
     optimizer = OPTIMIZERS["momentum"]
-    wide = programs.abstract_state(place(config, "fsdp", devices=8), optimizer)
+    wide = programs.abstract_state(Vilbert(config), place(config, "fsdp", devices=8), optimizer)
     shardings = programs.shardings_of(wide)
     saved = jax.device_put(noise(on_host_zeros(wide)), shardings)
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(saved.params))
@@ -294,12 +296,12 @@ def test_other_devices(tmp_path, config):
         checkpoints.wait()
         for layout, devices, model in (("dp", 1, 1), ("fsdp_tp", 8, 4)):
             narrow = place(config, layout, devices=devices, model=model)
-            target = programs.abstract_state(narrow, optimizer)
+            target = programs.abstract_state(Vilbert(config), narrow, optimizer)
             restored, _ = checkpoints.restore(3, target)
             assert_same(restored, expected)
             for leaf, where in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
                 assert leaf.sharding == where.sharding
-            params = state.restore_params(tmp_path, 3, config, narrow.params)
+            params = state.restore_params(tmp_path, 3, Vilbert(config), narrow.params)
             assert_same(params, expected.params)
             for leaf, where in zip(
                 jax.tree.leaves(params), jax.tree.leaves(narrow.params), strict=True
@@ -322,21 +324,24 @@ def workdir(tmp_path_factory, config, random_params):
 
 
 def test_params_alone(workdir, config, random_params):
-    params = state.restore_params(workdir, 5, config)
+    params = state.restore_params(workdir, 5, Vilbert(config))
     assert_same(params, random_params(config))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
     with pytest.raises(ValueError, match="checkpoints/6"):
-        state.restore_params(workdir, 6, config)
+        state.restore_params(workdir, 6, Vilbert(config))
     larger = dataclasses.replace(config, vocab_size=43)
     with pytest.raises(ValueError, match=r"word/embedding has shape \(41, 16\), expected \(43, 16"):
-        state.restore_params(workdir, 5, larger)
+        state.restore_params(workdir, 5, Vilbert(larger))
     with pytest.raises(ValueError, match="no heads/gqa"):
-        state.restore_params(workdir, 5, dataclasses.replace(config, heads=("vqa", "gqa")))
+        more = dataclasses.replace(config, heads=("vqa", "gqa"))
+        state.restore_params(workdir, 5, Vilbert(more))
 
 
 def test_other_runs_are_refused(workdir, config, tiny_config):
     def restore(config, name):
-        target = programs.abstract_state(place(config, "dp", devices=1), OPTIMIZERS[name])
+        target = programs.abstract_state(
+            Vilbert(config), place(config, "dp", devices=1), OPTIMIZERS[name]
+        )
         with Checkpoints(workdir, ALL) as checkpoints:
             return checkpoints.restore_newest(target)
 
@@ -350,7 +355,9 @@ def test_other_runs_are_refused(workdir, config, tiny_config):
     for name in ("sgd", "adamw"):
         with pytest.raises(ValueError, match=f"{where}: .*opt_state"):
             restore(config, name)
-    assert_same(restore(config, "momentum")[0].params, state.restore_params(workdir, 5, config))
+    assert_same(
+        restore(config, "momentum")[0].params, state.restore_params(workdir, 5, Vilbert(config))
+    )
     with Checkpoints(workdir, ALL) as checkpoints, pytest.raises(ValueError, match="points/6"):
         checkpoints.restore(6, abstract(small_state()))
 
@@ -387,8 +394,9 @@ import itertools, sys
 import jax
 jax.config.update("jax_platforms", "cpu")
 import jax.numpy as jnp, optax
-from twelve_in_one import state, steps
+from twelve_in_one.checkpoints import state
 from twelve_in_one.config.settings import CheckpointOptions
+from twelve_in_one.training import steps
 with state.Checkpoints(sys.argv[1], CheckpointOptions(1, 3, 0, 0)) as checkpoints:
     for round in itertools.count(1):
         value = jnp.float32(round)

@@ -18,15 +18,16 @@ from twelve_in_one.config.check import (
     ConfigError,
     check,
     loss_scales,
-    resolve_model,
     task_runs,
     unknown_overrides,
 )
 from twelve_in_one.models.two_stream.config import from_dict, named_size, to_json
 from twelve_in_one.models.two_stream.trunk import abstract_params
+from twelve_in_one.systems.base import Facts
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.training import job
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NAMES = "vqa vgqa gqa coco flickr30k refcoco refcoco+ refcocog visual7w guesswhat nlvr2 snli_ve"
 ARGUMENTS = {
     "world": ("", "small", "debug"),
@@ -441,22 +442,26 @@ def test_any_corruption_is_named(seed):
             loss_scales(task_runs(run))
 
 
-def test_resolve_model():
+def resolve(fields, **facts):
+    return Vilbert.resolve(fields, Facts(**facts)).config
+
+
+def test_sizes_that_the_data_decides():
     fields = check(load("world")()).model
-    sizes = dict(vocab_size=100, answers={"vqa": 7, "gqa": 5}, region_feature_dim=32)
-    model = resolve_model(fields, **sizes)
+    sizes = dict(vocab_size=100, answers={"vqa": 7, "gqa": 5}, feature_dim=32)
+    model = resolve(fields, **sizes)
     assert (model.vocab_size, model.region_feature_dim) == (100, 32)
     assert (model.num_vqa_answers, model.num_gqa_answers) == (7, 5)
     assert (model.text.hidden_dim, model.max_positions) == (64, 128)
     # Nothing to be decided: sizes of at least one.
-    bare = resolve_model(fields, vocab_size=100, answers={}, region_feature_dim=0)
+    bare = resolve(fields, vocab_size=100, answers={}, feature_dim=0)
     assert (bare.num_vqa_answers, bare.num_gqa_answers, bare.region_feature_dim) == (1, 1, 1)
     # Tables may be larger than the data needs, as those of pretrained weights.
-    larger = resolve_model({**fields, "vocab_size": 30522, "num_vqa_answers": 3129}, **sizes)
+    larger = resolve({**fields, "vocab_size": 30522, "num_vqa_answers": 3129}, **sizes)
     assert (larger.vocab_size, larger.num_vqa_answers, larger.num_gqa_answers) == (30522, 3129, 5)
     wrong = {"vocab_size": 99, "num_vqa_answers": 6, "num_gqa_answers": 5, "region_feature_dim": 40}
     with pytest.raises(ConfigError) as caught:
-        resolve_model({**fields, **wrong}, **sizes)
+        resolve({**fields, **wrong}, **sizes)
     assert [error.split(",")[0] for error in caught.value.errors] == [
         "model.vocab_size is 99",
         "model.num_vqa_answers is 6",
@@ -470,8 +475,8 @@ def test_a_model_may_leave_out_what_has_a_default():
         del raw["model"][name]
     fields = check(raw).model
     assert (fields["max_positions"], fields["fusion"]) == (512, "mul")
-    sizes = dict(vocab_size=100, answers={"vqa": 7, "gqa": 5}, region_feature_dim=32)
-    assert resolve_model(fields, **sizes).heads == named_size("tiny").heads
+    sizes = dict(vocab_size=100, answers={"vqa": 7, "gqa": 5}, feature_dim=32)
+    assert resolve(fields, **sizes).heads == named_size("tiny").heads
 
 
 def test_written_configs_read_back(tmp_path):

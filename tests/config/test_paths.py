@@ -21,7 +21,7 @@ from twelve_in_one.data.regions import extract, open_store
 from twelve_in_one.predict import __main__ as predict
 from twelve_in_one.world import __main__ as world
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "gs://bucket/folder"
 BUILD = ["vqa", "--manual_dir", "raw", "--data_dir", "data"]
 ASK = ["answer", "--image", "a.png", "--text", "what", "--model"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.convert.bert import check_bert_config, from_bert, is_bert, with_bert_text
 from twelve_in_one.convert.names import TIED_DECODER, WORD_TABLE
-from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.convert.source import choose_config, open_source
 from twelve_in_one.convert.state_dict import from_state_dict, to_state_dict
 from twelve_in_one.models.two_stream.config import PRETRAINING_HEADS, SIZES

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.convert import big_vision
-from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.models import vit
 from twelve_in_one.models.vit import ViTConfig
 

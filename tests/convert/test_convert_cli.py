@@ -58,7 +58,7 @@ def test_to_ours_and_back(official, tmp_path, capsys, assert_same):
     assert "a two-stream state dict" in out and "wrote" in out
     params, stored, unused = weights.load_params(tmp_path / "ours")
     # What the released settings do not say is as the released code has it.
-    assert stored == dataclasses.replace(config, head_dropout_rate=0.1)
+    assert stored.config == dataclasses.replace(config, head_dropout_rate=0.1)
     wanted = from_state_dict(config, tensors)
     assert jax.tree.all(jax.tree.map(np.array_equal, params, wanted.params))
     assert set(unused) == set(wanted.unused)
@@ -93,7 +93,7 @@ def test_bin_there_and_back(official, tmp_path, assert_same):
 def test_heads_and_task_tokens_are_those_of_the_file(fields, official, tmp_path):
     directory, config, _ = official(**fields)
     assert run(directory, tmp_path / "ours") == 0
-    stored = weights.load_params(tmp_path / "ours")[1]
+    stored = weights.load_params(tmp_path / "ours")[1].config
     assert set(stored.heads) == set(config.heads)
     assert stored.num_tasks == config.num_tasks
 
@@ -111,7 +111,8 @@ def test_a_pretraining_model_as_the_start_of_multi_task_training(official, tmp_p
     allow += ["--allow_missing", ".*task_embeddings.*", "--allow_missing", "typo.*"]
     assert run(*args, *allow, "--seed", 3) == 0
     assert "note: 'typo.*' allows nothing that occurs" in capsys.readouterr().out
-    params, config, _ = weights.load_params(tmp_path / "start")
+    params, system, _ = weights.load_params(tmp_path / "start")
+    config = system.config
     assert (config.heads, config.num_tasks) == (ALL_HEADS, 20)
     assert flatten(params)["trunk", "text_embedding", "task", "embedding"].std() > 0.01
 
@@ -122,7 +123,7 @@ def test_the_pretraining_part_of_a_multi_task_model(official, tmp_path):
     assert run(*args) == 1
     allow = ["--allow_unexpected", "vil_.*", "--allow_unexpected", ".*task_embeddings.*"]
     assert run(*args, *allow, "--allow_unexpected", "(vision|linguisic)_logit.*") == 0
-    assert weights.load_params(tmp_path / "part")[1].heads == PRETRAINING_HEADS
+    assert weights.load_params(tmp_path / "part")[1].config.heads == PRETRAINING_HEADS
 
 
 def test_a_bert(tiny_config, random_tensors, tmp_path, capsys):
@@ -140,7 +141,7 @@ def test_a_bert(tiny_config, random_tensors, tmp_path, capsys):
     args = (bert, tmp_path / "start", "--config", tmp_path / "wanted.json")
     assert run(*args) == 0
     assert "a BERT" in capsys.readouterr().out
-    stored = weights.load_params(tmp_path / "start")[1]
+    stored = weights.load_params(tmp_path / "start")[1].config
     assert (stored.heads, stored.num_tasks, stored.text) == (PRETRAINING_HEADS, 0, config.text)
 
     (bert / "config.json").write_text(json.dumps(raw | {"num_attention_heads": 4}))
@@ -154,7 +155,7 @@ def test_our_directory_with_other_heads(official, tmp_path):
     args = (tmp_path / "ours", tmp_path / "more", "--model", "downstream")
     assert run(*args) == 1
     assert run(*args, "--allow_missing", ".*") == 0
-    assert weights.load_params(tmp_path / "more")[1].heads == ALL_HEADS
+    assert weights.load_params(tmp_path / "more")[1].config.heads == ALL_HEADS
 
 
 def test_without_a_config_only_the_official_size_is_taken(
@@ -208,7 +209,7 @@ def test_a_full_disk_is_one_message(suffix, official, tmp_path, capsys, monkeypa
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "_save_tree", full_disk)
+    monkeypatch.setattr(weights, "save_tree", full_disk)
     monkeypatch.setattr("twelve_in_one.convert.files.save_file", full_disk)
     assert run(directory, tmp_path / f"out{suffix}") == 1
     assert capsys.readouterr().err.endswith("error: [Errno 28] No space left on device\n")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.convert import hf_vision
-from twelve_in_one.convert.report import StateDictError
 from twelve_in_one.models.vit import ViT
 
 RECORDED = Path(__file__).parents[1] / "reference" / "hf_vision.npz"

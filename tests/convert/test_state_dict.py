@@ -9,9 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from twelve_in_one.checkpoints.report import Report, StateDictError
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.convert.names import TIED_DECODER, WORD_TABLE
-from twelve_in_one.convert.report import Report, StateDictError
 from twelve_in_one.convert.state_dict import (
     from_state_dict,
     normalise_name,

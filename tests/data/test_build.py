@@ -19,8 +19,9 @@ import tensorflow_datasets as tfds
 from safetensors.numpy import save_file
 
 from twelve_in_one.data import build, official
-from twelve_in_one.data.builders import BUILDERS, finish, splits
+from twelve_in_one.data.builders import finish, splits
 from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.builders.twelve import BUILDERS
 from twelve_in_one.data.encode.text import SPECIALS, load_tokenizer, with_capitals
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.records import write_shard
@@ -216,7 +217,8 @@ def test_other_features(small_world, tmp_path, run_build):
 
 _KILLED = """
 import os, signal, sys
-from twelve_in_one.data import build, report
+from twelve_in_one.data import build
+from twelve_in_one.data.builders import report
 
 class Progress(report.Progress):
     def __call__(self, split, done, total):
@@ -301,7 +303,7 @@ def test_killed_while_a_shared_file_is_written(small_world, data_copy, run_build
 
 _POOL = """
 import concurrent.futures, multiprocessing, os, time
-from twelve_in_one.data import processes
+from twelve_in_one.data.builders import processes
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")

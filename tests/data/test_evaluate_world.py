@@ -15,14 +15,15 @@ from reference.spoiled_files import truncate_arrays
 
 from twelve_in_one import evaluate
 from twelve_in_one.checkpoints import model_folder, state
-from twelve_in_one.checkpoints.model_folder import Serving
 from twelve_in_one.config import defaults
 from twelve_in_one.config.settings import task_key
 from twelve_in_one.data import trained_on
+from twelve_in_one.data.serving import Serving, load_serving
 from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
 from twelve_in_one.evaluators import rows as evaluation
 from twelve_in_one.models.two_stream.config import named_size
 from twelve_in_one.models.two_stream.trunk import init_params
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.tasks.metrics import vqa
 from twelve_in_one.tasks.twelve import TWELVE
 from twelve_in_one.training import steps
@@ -196,7 +197,7 @@ def test_the_same_as_scoring_batches_by_hand(small_world, trained, results):
     for name, split in (("snli_ve", "test"), ("refcoco", "testA")):
         task = serving.task(name)
         batches = open_stream(folder, task, split, batch_size=32, training=False)
-        step = jax.jit(evaluation.make_eval_step(config, task))
+        step = jax.jit(evaluation.make_eval_step(Vilbert(config), task))
         score = count = 0.0
         for number in range(batches.selection.num_batches):
             batch = batches.batch(number)
@@ -234,7 +235,7 @@ def test_a_model_brings_its_own_answers(run, small_world, results, tmp_path, cap
 def test_what_the_model_was_trained_on_is_left_out(trained, small_world, tmp_path, capsys):
     """A model folder says what its training saw, wherever it is evaluated."""
     folder = open_folder(small_world.data, "pixels")
-    serving = model_folder.load_serving(trained)
+    serving = load_serving(trained)
     stream = open_stream(folder, TASKS["snli_ve"], "test", batch_size=8, training=False)
     index = stream.selection.reader.index
     some = index.example_keys[1::3]
@@ -245,7 +246,7 @@ def test_what_the_model_was_trained_on_is_left_out(trained, small_world, tmp_pat
     files = json.loads((model / "files.json").read_text())
     size = (model / trained_on.FILE).stat().st_size
     (model / "files.json").write_text(json.dumps(files | {trained_on.FILE: size}))
-    assert model_folder.load_serving(model) == serving
+    assert load_serving(model) == serving
     output = tmp_path / "results.json"
     options = ["--model", model, "--data_dir", small_world.data, "--features", "pixels"]
     options += ["--tasks", "snli_ve", "--output", output, "--batch_size", 40]

@@ -13,11 +13,12 @@ from twelve_in_one.data.builders.region_inputs import picture_files
 from twelve_in_one.data.builders.sources import SOURCES
 from twelve_in_one.data.encode.examples import Example, encode_batch
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.records import Regions
 from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
 from twelve_in_one.models.two_stream.config import named_size
 from twelve_in_one.models.two_stream.trunk import TwoStreamModel
-from twelve_in_one.tasks.task import trunk_inputs
+from twelve_in_one.systems.vilbert import Vilbert, trunk_inputs
 from twelve_in_one.tasks.twelve import TWELVE
 
 SLOTS = 17
@@ -58,14 +59,14 @@ def model(folder, random_params, tmp_path_factory):
         num_gqa_answers=len(folder.answers["gqa"]),
     )
     params = random_params(config)
-    serving = model_folder.Serving(
+    serving = Serving(
         tuple(TASKS.values()),
         folder.tokenizer,
         folder.answers,
         preprocessing_of(folder, tuple(TASKS.values()), FEATURE_DIM),
     )
     path = tmp_path_factory.mktemp("workdir")
-    model_folder.save(path / "model", params, config, serving)
+    model_folder.save(path / "model", params, Vilbert(config), serving)
     return config, params, predict.load(path, devices=jax.devices()[:1])
 
 

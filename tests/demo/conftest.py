@@ -12,6 +12,7 @@ from twelve_in_one import predict
 from twelve_in_one.checkpoints import model_folder
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
 from twelve_in_one.data.regions.extractor import PixelExtractor
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.preprocessing import Preprocessing
 from twelve_in_one.tasks.twelve import TWELVE
 
@@ -47,7 +48,7 @@ def demo_parts(tiny_config, random_params):
     return (
         random_params(config),
         config,
-        model_folder.Serving(TASKS, TOKENIZER, answers, preprocessing),
+        Serving(TASKS, TOKENIZER, answers, preprocessing),
     )
 
 

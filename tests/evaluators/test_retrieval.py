@@ -11,6 +11,7 @@ from twelve_in_one.data.encode.retrieval import RetrievalSet
 from twelve_in_one.evaluators import retrieval
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.parallel import sharding
+from twelve_in_one.systems.vilbert import CAPTION_KEYS, IMAGE_KEYS, Vilbert
 from twelve_in_one.tasks.task import Task
 
 M, N, T, R = 13, 5, 6, 4
@@ -30,9 +31,9 @@ def params(config, random_params):
 @pytest.fixture(scope="module")
 def candidates(config, random_batch):
     batch = random_batch(config, rows=M, images=N, tokens=T, regions=R)
-    keys = ("tokens", "token_mask", "regions", "boxes", "region_mask")
     return RetrievalSet(
-        **{key: batch[key] for key in keys},
+        captions={key: batch[key] for key in CAPTION_KEYS},
+        images={key: batch[key] for key in IMAGE_KEYS},
         image_of_caption=np.arange(M) % N,
         task_id=np.int32(TASK.task_id),
         caption_ids=tuple(f"c{i}" for i in range(M)),
@@ -46,7 +47,7 @@ def rank(config, params, candidates):
 
     @functools.cache
     def step(devices, layout):
-        return jax.jit(retrieval.make_pair_step(config, TASK))
+        return jax.jit(Vilbert(config).pair_scores(TASK))
 
     @functools.cache
     def run(devices=1, captions=M, images=N, layout="dp", model=1):
@@ -62,13 +63,13 @@ def rank(config, params, candidates):
 
 def test_every_pair_is_scored_as_by_itself(config, params, candidates, rank):
     caption, image = (x.reshape(-1) for x in np.indices((M, N)))
-    tokens = candidates.tokens[caption]
+    tokens = candidates.captions["tokens"][caption]
     out, _ = Reference(config, params)(
         tokens=tokens,
-        token_mask=candidates.token_mask[caption],
-        regions=candidates.regions[image],
-        boxes=candidates.boxes[image],
-        region_mask=candidates.region_mask[image],
+        token_mask=candidates.captions["token_mask"][caption],
+        regions=candidates.images["regions"][image],
+        boxes=candidates.images["boxes"][image],
+        region_mask=candidates.images["region_mask"][image],
         token_types=np.zeros_like(tokens),
         task_id=np.full(len(tokens), candidates.task_id),
     )
@@ -119,12 +120,9 @@ def counted(params, captions, images, task_id):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_uneven_sizes(m, n, devices):
     numbered = RetrievalSet(
-        np.arange(m, dtype=np.int32)[:, None],
-        np.ones((m, 1), bool),
+        {"tokens": np.arange(m, dtype=np.int32)[:, None]},
+        {"regions": np.arange(n, dtype=np.float16)[:, None, None]},
         np.arange(m) % n,
-        np.arange(n, dtype=np.float16)[:, None, None],
-        np.zeros((n, 1, 5), np.float32),
-        np.ones((n, 1), bool),
         np.int32(7),
         tuple(map(str, range(m))),
         tuple(map(str, range(n))),

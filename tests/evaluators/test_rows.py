@@ -17,9 +17,11 @@ from reference.two_stream import Reference
 from twelve_in_one.evaluators import rows as evaluation
 from twelve_in_one.evaluators.rows import EvalOutput, Outcome
 from twelve_in_one.parallel import sharding
+from twelve_in_one.systems.vilbert import TRUNK_KEYS, Vilbert
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.losses import Sums
 from twelve_in_one.tasks.metrics import boxes
-from twelve_in_one.tasks.task import TRUNK_KEYS, Task
+from twelve_in_one.tasks.task import Task
 
 B, T, R, M = 8, 5, 4, 3
 WIDTHS = {"verdict": 2, "region": R, "choice": M}
@@ -98,7 +100,7 @@ def step(config):
     @functools.cache
     def compiled(kind, mesh=None, layout=""):
         del mesh, layout  # what a jitted function compiles to depends on them
-        return jax.jit(evaluation.make_eval_step(config, TASKS[kind]))
+        return jax.jit(evaluation.make_eval_step(Vilbert(config), TASKS[kind]))
 
     return compiled
 
@@ -260,7 +262,7 @@ def test_processes_take_turns_in_a_batch(monkeypatch):
         keys = dict.fromkeys(("prediction", "score", "confidence", "oracle"), numbers)
         return {"example_ids": ids, "mask": [[int(i) != 7 for i in row] for row in ids]} | keys
 
-    monkeypatch.setattr(evaluation.distributed, "gather", lambda own: [part(0), part(1)])
+    monkeypatch.setattr(evaluation.processes, "gather", lambda own: [part(0), part(1)])
     sums = Sums(*map(np.float32, (14.0, 0.0, 7.0)))
     output = EvalOutput(sums, *(np.zeros(2, np.float32) for _ in range(4)))
     batch = {"example_id": ["0", "1"], "_mask": np.ones(2, bool)}
@@ -300,7 +302,9 @@ def test_the_score_of_regions_is_the_official_one():
     overlap = boxes.iou(found, reference[:, None])
     assert overlap[0].tolist() == [0.5] * R
     batch = {"targets": np.where(mask, overlap, 0), "region_mask": mask, "_mask": rows}
-    _, score, _, _ = evaluation._judged(TASKS["region"], logits, batch)
+    _, score, _, _ = evaluation._judged(
+        KINDS["region"], KINDS["region"].candidates(TASKS["region"], logits, batch), rows
+    )
     right, count = boxes.referring_accuracy(logits, found, reference, mask, rows)
     assert 0 < right < count == B - 1
     assert float(score.sum()) == right and score[0] == 0
@@ -386,8 +390,9 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)
 port, process, out = sys.argv[1:]
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
-from twelve_in_one import evaluation, ranking, sharding
 from twelve_in_one.data.encode.retrieval import RetrievalSet
+from twelve_in_one.evaluators import retrieval, rows as evaluation
+from twelve_in_one.parallel import sharding
 from twelve_in_one.tasks.losses import Sums
 from twelve_in_one.tasks.metrics import boxes
 mesh = sharding.make_mesh()
@@ -407,15 +412,15 @@ def pairs(params, captions, images, task_id):
     return sharding.constrain(x[:, None] * 100 + y[None] * params, None, None)
 count, N = 13, 5
 candidates = RetrievalSet(
-    np.arange(count, dtype="float32")[:, None], np.ones((count, 1), bool), np.arange(count) % N,
-    np.arange(N, dtype="float32")[:, None, None], np.zeros((N, 1, 5), "float32"),
-    np.ones((N, 1), bool), np.int32(7), tuple(map(str, range(count))), tuple(map(str, range(N))))
+    {"tokens": np.arange(count, dtype="float32")[:, None]},
+    {"regions": np.arange(N, dtype="float32")[:, None, None]},
+    np.arange(count) % N, np.int32(7), tuple(map(str, range(count))), tuple(map(str, range(N))))
 with sharding.use(mesh, "dp"):
     params = jax.device_put(np.float32(2), sharding.replicated(mesh))
     place = functools.partial(sharding.shard_batch, mesh=mesh)
     found = evaluation.evaluate_stream(jax.jit(step), params, batches(), place)
     first = evaluation.evaluate_stream(jax.jit(step), params, batches(), place, max_examples=11)
-    ranked = ranking.rank(jax.jit(pairs), params, candidates, mesh, captions=6, images=3)
+    ranked = retrieval.rank(jax.jit(pairs), params, candidates, mesh, captions=6, images=3)
 result = {"ids": found.example_ids, "score": found.score.tolist(), "loss": found.loss,
           "first": first.example_ids, "scores": ranked.scores.tolist()}
 json.dump(result, open(out, "w"))
@@ -427,7 +432,7 @@ def test_two_processes(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    root = Path(evaluation.__file__).parents[1]
+    root = Path(evaluation.__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
     outs = [tmp_path / f"{process}.json" for process in range(2)]
     workers = [

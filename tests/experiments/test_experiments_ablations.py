@@ -8,6 +8,7 @@ from twelve_in_one.config import check
 from twelve_in_one.evaluators import rows
 from twelve_in_one.experiments import ablations
 from twelve_in_one.mixing import plan
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = {task.name: task for task in TWELVE}
@@ -47,7 +48,7 @@ def test_variants_change_what_they_are_called(base, pretend):
 
 def test_without_tokens_the_task_makes_no_difference(tiny_config, random_params, random_batch):
     config = tiny_config(num_tasks=0)
-    step = jax.jit(rows.make_eval_step(config, TASKS["vqa"]))
+    step = jax.jit(rows.make_eval_step(Vilbert(config), TASKS["vqa"]))
     targets = np.eye(4, config.num_vqa_answers, dtype=np.float32)
     batch = random_batch(config) | {"targets": targets, "_mask": np.ones(4, bool)}
     first, second = (

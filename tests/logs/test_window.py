@@ -9,9 +9,9 @@ import pytest
 
 from twelve_in_one.logs.window import LogWindow
 from twelve_in_one.tasks.losses import Sums
-from twelve_in_one.training.steps import TaskMetrics
 
 TASKS = ("vqa", "coco", "nlvr2")
+PARTS = {task: () for task in TASKS}
 
 
 def draw(count, seed=0):
@@ -20,7 +20,7 @@ def draw(count, seed=0):
     for step in range(count):
         loss, score, norm = rng.normal(1e3, 1e2, 3).astype(np.float32)
         sums = Sums(jnp.float32(loss), jnp.float32(score), jnp.float32(rng.integers(1, 99)))
-        yield str(rng.choice(TASKS[:2])), step, TaskMetrics(sums, jnp.float32(norm))
+        yield str(rng.choice(TASKS[:2])), step, sums, jnp.float32(norm)
 
 
 def fill(window, updates):
@@ -31,16 +31,16 @@ def fill(window, updates):
 
 def test_means():
     updates = list(draw(20))
-    window = fill(LogWindow(TASKS), updates)
+    window = fill(LogWindow(PARTS), updates)
     assert window.settle() == []
     means = window.means()
     assert set(means) == {"loss", "score", "grad_norm"}
     for task in TASKS[:2]:
-        own = [m for name, _, m in updates if name == task]
-        loss, score, count = np.array([m.sums for m in own], np.float64).T
+        own = [numbers for name, _, *numbers in updates if name == task]
+        loss, score, count = np.array([m for m, _ in own], np.float64).T
         np.testing.assert_allclose(means["loss"][task], loss.sum() / count.sum(), rtol=1e-12)
         np.testing.assert_allclose(means["score"][task], score.sum() / count.sum(), rtol=1e-12)
-        norms = [float(m.grad_norm) for m in own]
+        norms = [float(norm) for _, norm in own]
         np.testing.assert_allclose(means["grad_norm"][task], np.mean(norms), rtol=1e-12)
         assert window.updates[task] == len(own)
     # A task that was not trained has no line.
@@ -48,7 +48,7 @@ def test_means():
 
 
 def test_nothing_and_clear():
-    window = LogWindow(TASKS)
+    window = LogWindow(PARTS)
     assert window.settle() == []
     empty = {"loss": {}, "score": {}, "grad_norm": {}}
     assert (window.means(), window.updates, window.to_json()) == (empty, {}, {})
@@ -57,19 +57,19 @@ def test_nothing_and_clear():
     assert (window.means(), window.updates, window.to_json()) == (empty, {}, {})
     # Two windows on the same tasks do not share their sums.
     fill(window, draw(5)).settle()
-    assert LogWindow(TASKS).updates == {}
+    assert LogWindow(PARTS).updates == {}
 
 
 @pytest.mark.parametrize("stops", [(), (1,), (7,), (3, 3, 11, 19), tuple(range(20))])
 def test_saved_windows_go_on_to_the_bit(stops):
     updates = list(draw(20, seed=1))
-    whole = fill(LogWindow(TASKS), updates)
+    whole = fill(LogWindow(PARTS), updates)
     whole.settle()
-    window, start = LogWindow(TASKS), 0
+    window, start = LogWindow(PARTS), 0
     for stop in stops:
         fill(window, updates[start:stop])
         window.settle()
-        window, start = LogWindow(TASKS, json.loads(json.dumps(window.to_json()))), stop
+        window, start = LogWindow(PARTS, json.loads(json.dumps(window.to_json()))), stop
     fill(window, updates[start:])
     window.settle()
     assert (window.means(), window.updates) == (whole.means(), whole.updates)
@@ -77,26 +77,25 @@ def test_saved_windows_go_on_to_the_bit(stops):
 
 
 def test_a_restored_window_does_not_change_what_was_saved():
-    window = fill(LogWindow(TASKS), draw(4))
+    window = fill(LogWindow(PARTS), draw(4))
     window.settle()
     saved = window.to_json()
     before = json.dumps(saved)
-    fill(LogWindow(TASKS, saved), draw(4)).settle()
+    fill(LogWindow(PARTS, saved), draw(4)).settle()
     fill(window, draw(4)).settle()
     assert json.dumps(saved) == before
 
 
 def test_what_is_not_finite_is_reported_and_left_out():
     def metrics(loss, norm):
-        return TaskMetrics(
-            Sums(jnp.float32(loss), jnp.float32(3), jnp.float32(4)), jnp.float32(norm)
-        )
+        sums = Sums(jnp.float32(loss), jnp.float32(3), jnp.float32(4))
+        return sums, jnp.float32(norm)
 
-    window = LogWindow(TASKS)
-    window.add("vqa", 7, metrics(8, 2))
-    window.add("coco", 8, metrics(math.nan, 1))
-    window.add("vqa", 9, metrics(12, math.inf))
-    window.add("vqa", 10, metrics(4, 4))
+    window = LogWindow(PARTS)
+    window.add("vqa", 7, *metrics(8, 2))
+    window.add("coco", 8, *metrics(math.nan, 1))
+    window.add("vqa", 9, *metrics(12, math.inf))
+    window.add("vqa", 10, *metrics(4, 4))
     coco, vqa = window.settle()
     assert coco == "coco, update 8: loss nan, gradient norm 1.0"
     assert vqa == "vqa, update 9: loss 3.0, gradient norm inf"
@@ -104,5 +103,5 @@ def test_what_is_not_finite_is_reported_and_left_out():
     assert window.updates == {"vqa": 3, "coco": 1}
     means = {"loss": {"vqa": 1.5}, "score": {"vqa": 0.75}, "grad_norm": {"vqa": 3.0}}
     assert window.means() == means
-    again = LogWindow(TASKS, json.loads(json.dumps(window.to_json())))
+    again = LogWindow(PARTS, json.loads(json.dumps(window.to_json())))
     assert (again.means(), again.updates) == (means, window.updates)

@@ -308,7 +308,7 @@ PROGRAM = textwrap.dedent("""
     import jax
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
-    from twelve_in_one import distributed, sharding
+    from twelve_in_one.parallel import processes as distributed, sharding
 
     coordinator, me = sys.argv[1], int(sys.argv[2])
     line = distributed.initialize(coordinator=coordinator, num_processes=2, process_id=me)
@@ -400,7 +400,7 @@ def test_two_processes_exchange_values_and_stop_together():
 def test_a_process_that_waits_in_vain_says_for_whom():
     coordinator = f"127.0.0.1:{free_port()}"
     program = (
-        "from twelve_in_one import distributed as d\n"
+        "from twelve_in_one.parallel import processes as d\n"
         f"d.initialize(coordinator={coordinator!r}, num_processes=3, process_id=1,"
         " timeout_seconds=1)"
     )

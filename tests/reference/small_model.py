@@ -35,14 +35,16 @@ def share_programs() -> Iterator[None]:
 
     compile_job, compile_programs, kept = train.compile_job, programs._compile, {}
 
-    def shared(job, abstract):
+    def shared(job, abstract, frozen):
         run, placement = job.run, job.placement
-        about = (placement.mesh, placement.layout, placement.model, run.pretraining)
+        about = (placement.mesh, placement.layout, job.system, job.frozen, run.pretraining)
         # Of the update and the sum, whose names do not say what they depend on.
         of_update = (run.optimizer, run.schedule.num_rounds)
 
         def compile_missing(placement, jobs, log):
-            names = {key: repr((*about, key, isinstance(key, str) and of_update)) for key in jobs}
+            names = {
+                key: repr((*about, key, "update" in (key, key[0]) and of_update)) for key in jobs
+            }
             missing = {key: jobs[key] for key in jobs if names[key] not in kept}
             if missing:
                 compiled, table = compile_programs(placement, missing, log)
@@ -55,7 +57,7 @@ def share_programs() -> Iterator[None]:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(programs, "_compile", compile_missing)
-            return compile_job(job, abstract)
+            return compile_job(job, abstract, frozen)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "compile_job", shared)

@@ -9,11 +9,13 @@ import optax
 import pytest
 
 from twelve_in_one.checkpoints.trees import flatten
+from twelve_in_one.evaluators import rows
 from twelve_in_one.models.two_stream.config import PRETRAINING_HEADS
 from twelve_in_one.models.two_stream.trunk import TwoStreamModel
 from twelve_in_one.optim import adamw, param_groups
+from twelve_in_one.systems.vilbert import TRUNK_KEYS, Vilbert
 from twelve_in_one.tasks.losses import Sums
-from twelve_in_one.tasks.task import TRUNK_KEYS, Task
+from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import CONCEPTUAL_CAPTIONS
 from twelve_in_one.training import steps
 
@@ -84,8 +86,8 @@ def draw(config, random_batch):
 @pytest.fixture(scope="module")
 def evaluate(config, params):
     """Eval step of a task, `evaluate(task, batch)` gives NumPy `Sums`."""
-    compiled = functools.cache(lambda task: jax.jit(steps.make_eval_step(config, task)))
-    return lambda task, batch: jax.device_get(compiled(task)(params, batch))
+    compiled = functools.cache(lambda task: jax.jit(rows.make_eval_step(Vilbert(config), task)))
+    return lambda task, batch: jax.device_get(compiled(task)(params, batch).sums)
 
 
 # ------------------------------------------------------------------------- sums of an evaluation
@@ -204,7 +206,9 @@ def still(config):
 def gradient_of(still):
     """gradient_of(task, params, batch): of the scaled loss without dropout, and the metrics."""
     compiled = functools.cache(
-        lambda task: jax.jit(steps.make_grad_step(still, task, loss_scale=SCALE))
+        lambda task: jax.jit(
+            steps.make_grad_step(Vilbert(still).objective((task,)), loss_scale=SCALE)
+        )
     )
     return lambda task, params, batch: compiled(task)(params, np.int32(0), batch, jax.random.key(0))
 
@@ -258,7 +262,7 @@ def test_a_resumed_run_goes_on_to_the_bit(config, params, draw):
     # This kind of key compiles in a fraction of the default kind's time.
     key, another = (jax.random.key(seed, impl="unsafe_rbg") for seed in range(2))
     state = steps.init_state(params, ADAM)
-    step = jax.jit(steps.make_train_step(config, ANSWER, ADAM))
+    step = jax.jit(steps.make_train_step(Vilbert(config).objective((ANSWER,)), ADAM))
     saved = jax.device_get(step(state, batches[0], key)[0])
     through, through_sums = step(step(state, batches[0], key)[0], batches[1], key)
     resumed, resumed_sums = step(jax.device_put(saved), batches[1], key)
@@ -301,7 +305,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(task, params, still, dra
     """Parts with different numbers of real rows weigh by them."""
     batch = draw(task)
     whole = gradient_of(task, params, batch)
-    in_parts = jax.jit(steps.make_grad_step(still, task, loss_scale=SCALE, accumulate=2))
+    in_parts = jax.jit(
+        steps.make_grad_step(Vilbert(still).objective((task,)), loss_scale=SCALE, accumulate=2)
+    )
     parts = in_parts(params, np.int32(0), batch, jax.random.key(0))
     np.testing.assert_allclose(parts[1].sums, whole[1].sums, rtol=1e-6)
     norm = float(whole[1].grad_norm)
@@ -319,7 +325,7 @@ def test_parts_have_masks_of_their_own(params, config, draw):
     for name, x in batch.items():
         if np.ndim(x):
             batch[name] = np.repeat(x[: B // 2], 2, axis=0)  # rows alternate between the parts
-    run = jax.jit(steps.make_grad_step(config, ANSWER, accumulate=2))
+    run = jax.jit(steps.make_grad_step(Vilbert(config).objective((ANSWER,)), accumulate=2))
     first, second = (
         float(run(params, zero, batch | {"_mask": np.arange(B) % 2 == part}, key)[1].sums.loss)
         for part in (0, 1)
@@ -344,7 +350,9 @@ def test_pretraining_in_parts_has_the_gradient_of_the_whole(still, random_params
     }
     params, key, zero = random_params(config), jax.random.key(0), np.int32(0)
     whole, parts = (
-        jax.jit(steps.make_grad_step(config, task, accumulate=accumulate))(params, zero, batch, key)
+        jax.jit(steps.make_grad_step(Vilbert(config).objective((task,)), accumulate=accumulate))(
+            params, zero, batch, key
+        )
         for accumulate in (1, 2)
     )
     assert whole[1].sums.loss.shape == (3,) and whole[0].ok
@@ -366,7 +374,9 @@ def test_one_update_from_two_tasks_is_that_of_the_summed_loss(params, still, dra
 
     def loss(params):
         pairs = zip(tasks, batches, strict=True)
-        return sum(steps.batch_sums(still, t, params, b).mean_loss() for t, b in pairs)
+        return sum(
+            Vilbert(still).objective((t,)).loss(params, b, None).mean_loss() for t, b in pairs
+        )
 
     optimizer = optax.sgd(0.1)
     gradients = [

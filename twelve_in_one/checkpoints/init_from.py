@@ -9,29 +9,26 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one.checkpoints import inputs_record, model_folder, state, weights
-from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.checkpoints import inputs_record, state, weights
+from twelve_in_one.checkpoints.open_model import open_model
+from twelve_in_one.checkpoints.report import Report, StateDictError, nearest_names
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.config.settings import InitFrom, task_key
-from twelve_in_one.convert.report import Report, StateDictError, nearest_names
 from twelve_in_one.data import trained_on
+from twelve_in_one.data.serving import TASKS_FILE, Serving, answers_file, load_serving
 from twelve_in_one.data.trained_on import TrainedOn
-from twelve_in_one.export import open_model
-from twelve_in_one.models.two_stream.config import TwoStreamConfig
-from twelve_in_one.models.two_stream.encoder import stack_layers, unstack_layers
+from twelve_in_one.systems.base import Inputs, System
 
 _log = logging.getLogger(__name__)
 
 
-def load(
-    options: InitFrom, params: Any, config: TwoStreamConfig, serving: Serving
-) -> tuple[Any, Report]:
+def load(options: InitFrom, params: Any, system: System, serving: Serving) -> tuple[Any, Report]:
     """The parameters with those of the source in their place.
 
     Args:
       options: the source and which parameters to take from it.
       params: nested dict of arrays, drawn at random and placed.
-      config: of the model.
+      system: the model.
       serving: vocabularies of the run, which the source's must equal where its weights are taken.
 
     Returns:
@@ -45,15 +42,15 @@ def load(
     """
     source, other = _read(Path(options.path))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
-    if config.scan_layers:
-        params = unstack_layers(config, params)
+    if system.scanned:
+        params = system.unstack(params)
     ours, theirs = flatten(params), flatten(source)
     wanted = _matcher(options.include, options.exclude)
     offered = {path: array for path, array in theirs.items() if wanted("/".join(path))}
-    report = _report(ours, offered, theirs, options, wanted)
+    report = _report(ours, offered, theirs, options, wanted, system.optional)
     if other is not None:  # first, as other vocabularies are the reason of many a wrong shape
         asked = {*report.loaded, *(name for name, *_ in report.wrong_shape)}
-        _check_inputs(options.path, other, serving, asked)
+        _check_inputs(options.path, system.inputs, other, serving, asked)
     elif report.loaded:
         _log.warning(
             "%s does not say with which word pieces and answers it was trained: make sure that "
@@ -66,9 +63,8 @@ def load(
         path = tuple(name.split("/"))
         ours[path] = jax.device_put(np.asarray(offered[path]), ours[path].sharding)
     merged = unflatten(ours)
-    if config.scan_layers:  # compiled, as only then the result lies where it should
-        stack = jax.jit(stack_layers, static_argnums=0, out_shardings=shardings)
-        merged = stack(config, merged)
+    if system.scanned:  # compiled, as only then the result lies where it should
+        merged = jax.jit(system.stack, out_shardings=shardings)(merged)
     return merged, report
 
 
@@ -98,8 +94,8 @@ def _read(source: Path) -> tuple[Any, Serving | None]:
             raise
         model = open_model(source)  # warns, and takes a checkpoint
         return model.params, model.serving
-    known = (path / model_folder.TASKS).is_file()
-    return params, model_folder.load_serving(path) if known else None
+    known = (path / TASKS_FILE).is_file()
+    return params, load_serving(path) if known else None
 
 
 def _matcher(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
@@ -115,6 +111,7 @@ def _report(
     theirs: Mapping[Any, Any],
     options: InitFrom,
     wanted: Callable[[str], bool],
+    optional: tuple[str, ...],
 ) -> Report:
     allowed = _matcher(options.allow_missing, ())
     loaded, initialised, missing, wrong_shape = [], [], [], []
@@ -132,8 +129,8 @@ def _report(
     unknown = ["/".join(path) for path in offered if path not in ours]
     unused = ["/".join(path) for path in theirs if path not in offered]
     # A source may have heads that this run has no use for; anything else unknown is a mistake.
-    unexpected = [name for name in unknown if not name.startswith("heads/")]
-    unused += [name for name in unknown if name.startswith("heads/")]
+    unexpected = [name for name in unknown if not name.startswith(optional)]
+    unused += [name for name in unknown if name.startswith(optional)]
     names = ["/".join(path) for path in ours]
     return Report(
         loaded=tuple(loaded),
@@ -146,20 +143,24 @@ def _report(
     )
 
 
-def _check_inputs(path: str, source: Serving, run: Serving, asked: set[str]) -> None:
+def _check_inputs(path: str, known: Inputs, source: Serving, run: Serving, asked: set[str]) -> None:
     """Weights of words, answers, regions and task tokens mean nothing under other inputs.
 
     Raises:
       ValueError: says what differs, and how to go on.
     """
-    words = "trunk/text_embedding/word/embedding"
-    if words in asked and source.tokenizer.lower_case != run.tokenizer.lower_case:
+
+    def reads(prefix: str) -> bool:
+        return bool(prefix) and any(name.startswith(prefix) for name in asked)
+
+    words = known.words
+    if reads(words) and source.tokenizer.lower_case != run.tokenizer.lower_case:
         raise ValueError(
             f"{path}: trained with lower_case {source.tokenizer.lower_case}, the data were built "
             f"with {run.tokenizer.lower_case}: build them as the source's were, or exclude "
             f"{words!r} in init_from"
         )
-    if words in asked:
+    if reads(words):
         pieces = source.tokenizer.vocabulary, run.tokenizer.vocabulary
         how = inputs_record.difference(*pieces, "word piece")
         if how:
@@ -168,17 +169,18 @@ def _check_inputs(path: str, source: Serving, run: Serving, asked: set[str]) -> 
                 f"build the data with its vocabulary, or exclude {words!r} in init_from"
             )
     for head, answers in run.answers.items():
-        if any(name.startswith(f"heads/{head}/") for name in asked):
+        prefix = known.answers.format(head=head)
+        if reads(prefix):
             how = inputs_record.difference(source.answers.get(head, ()), answers, "answer")
             if how:
                 raise ValueError(
                     f"{path}: the answers of its {head!r} head are not those of the data: {how}; "
-                    f"put its {model_folder.answers_file(head)} into the data folder, or exclude "
-                    f"'heads/{head}/.*' in init_from"
+                    f"put its {answers_file(head)} into the data folder, or exclude "
+                    f"'{prefix}.*' in init_from"
                 )
     before, now = source.preprocessing, run.preprocessing
-    regions = "trunk/visual_embedding/"
-    if any(name.startswith(regions) for name in asked):
+    regions = known.regions
+    if reads(regions):
         for key in ("image_descriptor", "boxes"):
             was, given = getattr(before, key), getattr(now, key)
             if was != given:
@@ -195,7 +197,7 @@ def _check_inputs(path: str, source: Serving, run: Serving, asked: set[str]) -> 
                 before.region_source,
                 now.region_source,
             )
-    if any(name.startswith("trunk/text_embedding/task/") for name in asked):
+    if reads(known.task_ids):
         rows = {task.name: task.task_id for task in source.tasks}
         for task in run.tasks:
             row = rows.get(task.name, task.task_id)
@@ -203,5 +205,5 @@ def _check_inputs(path: str, source: Serving, run: Serving, asked: set[str]) -> 
                 raise ValueError(
                     f"{path}: task {task.name} has row {row} of its task tokens, here "
                     f"{task.task_id}: set config.task.{task_key(task.name)}.task_token={row}, or "
-                    "exclude 'trunk/text_embedding/task/.*' in init_from"
+                    f"exclude '{known.task_ids}.*' in init_from"
                 )

@@ -12,11 +12,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from twelve_in_one.checkpoints import model_folder, weights
-from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.checkpoints import weights
 from twelve_in_one.data import trained_on
+from twelve_in_one.data.serving import (
+    PREPROCESSING_FILE,
+    TASKS_FILE,
+    WORDS_FILE,
+    Serving,
+    answers_file,
+    load_serving,
+    serving_texts,
+)
 from twelve_in_one.data.stored.preprocessing import Preprocessing, check_same, other_stores
-from twelve_in_one.models.two_stream.config import TwoStreamConfig, from_json, to_json
+from twelve_in_one.systems.base import System
 
 _log = logging.getLogger(__name__)
 INPUTS, MODEL = "inputs", "model"
@@ -31,25 +39,25 @@ class Record:
       path: folder of the files.
       preprocessing: lengths and regions.
       serving: all of it; None in workdirs of earlier versions that have no model folder.
-      model: the model's config, None likewise; `scan_layers` may be another than the run's.
+      system: the model, None likewise; its layout may be another than the run's.
     """
 
     path: Path
     preprocessing: Preprocessing
     serving: Serving | None = None
-    model: TwoStreamConfig | None = None
+    system: System | None = None
 
 
-def write(workdir: str | os.PathLike[str], serving: Serving, model: TwoStreamConfig) -> None:
+def write(workdir: str | os.PathLike[str], serving: Serving, system: System) -> None:
     """Notes the inputs of a run; each file is there complete or not at all."""
     folder = Path(workdir) / INPUTS
     folder.mkdir(parents=True, exist_ok=True)
     if serving.trained_on is not None:
         trained_on.write(folder / trained_on.FILE, serving.trained_on)
-    texts = model_folder.serving_texts(serving)
-    tasks = texts.pop(model_folder.TASKS)
+    texts = serving_texts(serving)
+    tasks = texts.pop(TASKS_FILE)
     # The last one, by which `read` knows that the others are there.
-    texts |= {weights.CONFIG: to_json(model), model_folder.TASKS: tasks}
+    texts |= {weights.CONFIG: system.to_json(), TASKS_FILE: tasks}
     for name, text in texts.items():
         temporary = folder / f".{name}.partial"
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -63,15 +71,14 @@ def read(workdir: str | os.PathLike[str]) -> Record | None:
       ValueError: a file is missing or damaged; names it.
     """
     for folder in (Path(workdir) / INPUTS, Path(workdir) / MODEL):
-        if (folder / model_folder.TASKS).is_file():
-            serving = model_folder.load_serving(folder)
-            path = folder / weights.CONFIG
+        if (folder / TASKS_FILE).is_file():
+            serving = load_serving(folder)
             try:
-                model = from_json(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{path}: {error}") from error
-            return Record(folder, serving.preprocessing, serving, model)
-    path = Path(workdir) / model_folder.PREPROCESSING
+                system = weights.read_system(folder)
+            except OSError as error:
+                raise ValueError(f"{folder / weights.CONFIG}: {error}") from error
+            return Record(folder, serving.preprocessing, serving, system)
+    path = Path(workdir) / PREPROCESSING_FILE
     if not path.is_file():
         return None
     try:
@@ -117,7 +124,7 @@ def differences(known: Serving, offered: Serving, path: Path, where: Path) -> li
       where: the data folder of the latter.
     """
     found = []
-    name = model_folder.WORDS
+    name = WORDS_FILE
     words = difference(known.tokenizer.vocabulary, offered.tokenizer.vocabulary, "word piece")
     if words:
         found.append(
@@ -142,7 +149,7 @@ def answers_differ(
     head: str, known: Serving, offered: Serving, path: Path, where: Path
 ) -> list[str]:
     """How the answers of a head differ, with the fix: a sentence, or none."""
-    name = model_folder.answers_file(head)
+    name = answers_file(head)
     how = difference(known.answers.get(head, ()), offered.answers.get(head, ()), "answer")
     if not how:
         return []

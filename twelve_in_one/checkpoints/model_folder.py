@@ -1,72 +1,26 @@
 """A trained model as a folder that needs nothing else: weights, vocabularies, tasks, preprocessing.
 
     params/ config.json files.json      see `weights.py`
-    preprocessing.json                  what was done to the inputs
-    tasks.json                          the tasks that it was trained on, with their shapes
-    vocab.txt                           word pieces
-    answers-HEAD.json                   answers, or labels of one's own, of the heads that have any
-    trained_on.npz                      examples and images that it has seen, see `data.trained_on`
+    preprocessing.json tasks.json vocab.txt answers-HEAD.json trained_on.npz
+                                        see `data.serving`
 
 It is what training leaves behind, what predictions load, and what can be sent to somebody.
 """
 
-import dataclasses
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from twelve_in_one.checkpoints import weights
 from twelve_in_one.data import trained_on
-from twelve_in_one.data.encode.text import Tokenizer, load_tokenizer
-from twelve_in_one.data.formats.files import read_json, read_text
-from twelve_in_one.data.stored.preprocessing import Preprocessing, answers_sha256
-from twelve_in_one.data.stored.records import DataError
-from twelve_in_one.data.trained_on import TrainedOn
-from twelve_in_one.models.two_stream.config import TwoStreamConfig
-from twelve_in_one.tasks.own import ANSWER_HEADS
-from twelve_in_one.tasks.task import VERDICTS, Task
-from twelve_in_one.tasks.twelve import TWELVE
-
-PREPROCESSING, TASKS, WORDS = "preprocessing.json", "tasks.json", "vocab.txt"
-
-
-@dataclasses.dataclass(frozen=True)
-class Serving:
-    """What it takes to give the model an input and to read its output.
-
-    Attributes:
-      tasks: that it was trained on, with the lengths that were used.
-      tokenizer: of its texts.
-      answers: head -> answers in the order of its labels, of heads that have answers.
-      preprocessing: what was done to the inputs.
-      trained_on: examples and images that it has seen; None if nobody noted it.
-    """
-
-    tasks: tuple[Task, ...]
-    tokenizer: Tokenizer
-    answers: Mapping[str, tuple[str, ...]]
-    preprocessing: Preprocessing
-    trained_on: TrainedOn | None = dataclasses.field(default=None, compare=False)
-
-    def task(self, name: str) -> Task:
-        """The task called `name`.
-
-        Raises:
-          ValueError: the model was not trained on it.
-        """
-        for task in self.tasks:
-            if task.name == name:
-                return task
-        known = ", ".join(task.name for task in self.tasks)
-        raise ValueError(f"the model was not trained on {name!r}, but on {known}")
+from twelve_in_one.data.serving import Serving, answers_file, load_serving, serving_texts
+from twelve_in_one.systems.base import System
 
 
 def save(
     directory: str | os.PathLike[str],
     params: Any,
-    config: TwoStreamConfig,
+    system: System,
     serving: Serving,
     *,
     overwrite: bool = False,
@@ -75,38 +29,26 @@ def save(
 
     Args:
       directory: to make.
-      params: nested dict of arrays in the layout of `config`.
-      config: of the model.
+      params: nested dict of arrays in the layout of `system`.
+      system: the model.
       serving: the rest.
       overwrite: replace an existing folder.
 
     Raises:
       FileExistsError: the directory exists and `overwrite` is False.
-      ValueError: the parameters do not fit `config`.
+      ValueError: the parameters do not fit `system`.
       OSError: it cannot be written; names it.
     """
     texts: dict[str, str | bytes] = dict(serving_texts(serving))
     if serving.trained_on is not None:
         texts[trained_on.FILE] = trained_on.to_bytes(serving.trained_on)
-    weights.save_params(directory, params, config, texts=texts, overwrite=overwrite)
-
-
-def serving_texts(serving: Serving) -> dict[str, str]:
-    """{file name: content} of everything but the weights and what was trained on."""
-    texts = {
-        PREPROCESSING: serving.preprocessing.to_json(),
-        TASKS: json.dumps([dataclasses.asdict(task) for task in serving.tasks], indent=2),
-        WORDS: "\n".join(serving.tokenizer.vocabulary),
-    }
-    for head, answers in serving.answers.items():
-        texts[answers_file(head)] = json.dumps(answers, ensure_ascii=False, indent=0)
-    return texts
+    weights.save_params(directory, params, system, texts=texts, overwrite=overwrite)
 
 
 def load(
     directory: str | os.PathLike[str], *, shardings: Any = None, scan_layers: bool = False
-) -> tuple[Any, TwoStreamConfig, Serving]:
-    """Reads what `save` wrote: parameters, config and `Serving`.
+) -> tuple[Any, System, Serving]:
+    """Reads what `save` wrote: parameters, system and `Serving`.
 
     Args:
       directory: the folder.
@@ -117,77 +59,12 @@ def load(
       ValueError: not such a folder, damaged, or inconsistent; names the file.
     """
     serving = load_serving(directory)
-    params, config, _ = weights.load_params(directory, shardings=shardings, scan_layers=scan_layers)
-    for head, size in config.num_answers.items():
-        if len(serving.answers.get(head, ())) > size:
+    params, system, _ = weights.load_params(directory, shardings=shardings, scan_layers=scan_layers)
+    for task in serving.tasks:
+        answers, size = serving.answers.get(task.head, ()), system.sizes(task).get("num_labels")
+        if size is not None and len(answers) > size:
             raise ValueError(
-                f"{Path(directory) / answers_file(head)}: {len(serving.answers[head])} answers, "
-                f"the model has {size} labels"
+                f"{Path(directory) / answers_file(task.head)}: {len(answers)} answers, the model "
+                f"has {size} labels"
             )
-    return params, config, serving
-
-
-def load_serving(directory: str | os.PathLike[str]) -> Serving:
-    """Everything but the weights.
-
-    Raises:
-      ValueError: a file is missing or damaged; names it.
-    """
-    folder = Path(directory)
-    texts = {}
-    for name in (PREPROCESSING, TASKS):
-        try:
-            texts[name] = read_text(folder / name)
-        except DataError as error:
-            raise ValueError(f"{error}; a model folder is what training saves as model/") from error
-    try:
-        preprocessing = Preprocessing.from_json(texts[PREPROCESSING])
-    except ValueError as error:
-        raise ValueError(f"{folder / PREPROCESSING}: {error}") from error
-    try:
-        tasks = tuple(_task(raw) for raw in json.loads(texts[TASKS]))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / TASKS}: {error}") from error
-    tokenizer = load_tokenizer(folder / WORDS, lower_case=preprocessing.lower_case)
-    if tokenizer.sha256 != preprocessing.vocab_sha256:
-        raise ValueError(
-            f"{folder / WORDS} is not the vocabulary that the weights were trained with: its hash "
-            f"is {tokenizer.sha256[:12]}..., {PREPROCESSING} says {preprocessing.vocab_sha256[:12]}"
-        )
-    answers = {}
-    heads = {task.head: task.kind for task in tasks if task.head not in VERDICTS}
-    for head in dict.fromkeys((*ANSWER_HEADS, *heads)):
-        path = folder / answers_file(head)
-        if path.is_file():
-            answers[head] = _read_answers(path, preprocessing.answers_sha256.get(head))
-        elif heads.get(head) in ("answer", "verdict"):
-            raise ValueError(f"{path} is missing, and {TASKS} has tasks that answer")
-    seen = trained_on.read(folder / trained_on.FILE)
-    return Serving(tasks, tokenizer, answers, preprocessing, seen)
-
-
-def _task(raw: Any) -> Task:
-    task = Task(**raw)
-    for name, value in dataclasses.asdict(task).items():
-        kind = type(getattr(TWELVE[0], name))
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} should be {kind.__name__}, got {value!r}")
-    return task
-
-
-def answers_file(head: str) -> str:
-    """Name of the file of a head's answers."""
-    return f"answers-{head}.json"
-
-
-def _read_answers(path: Path, sha256: str | None) -> tuple[str, ...]:
-    answers = read_json(path, list)
-    if not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"{path}: should be a list of answers")
-    if sha256 is not None and answers_sha256(answers) != sha256:
-        raise ValueError(
-            f"{path} does not hold the answers that the weights were trained with, in their order: "
-            f"its hash is {answers_sha256(answers)[:12]}..., {PREPROCESSING} says {sha256[:12]}; "
-            "put the original file back"
-        )
-    return tuple(answers)
+    return params, system, serving

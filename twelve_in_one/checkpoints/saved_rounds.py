@@ -35,6 +35,7 @@ class Progress:
       scores: task -> last validation score.
       window: what has been summed since the last line of the log.
       seconds: time spent training, over all restarts.
+      frozen: hash of the parameters that are not trained, see `frozen.py`; "" if all are.
     """
 
     round: int
@@ -43,6 +44,7 @@ class Progress:
     scores: Mapping[str, float]
     window: Mapping[str, Any]
     seconds: float
+    frozen: str = ""
 
     @property
     def mean_score(self) -> float | None:

@@ -1,7 +1,8 @@
 """Checkpoints of a run: everything that a restarted job needs to go on as if nothing had happened.
 
-One checkpoint holds the arrays (`steps.TrainState`) and `Progress`: positions in the data, the
-stop-and-go controllers, scores, what has been logged of a window that is still open, and timers.
+One checkpoint holds the arrays of a train state (a named tuple) and `Progress`: positions in the
+data, the stop-and-go controllers, scores, what has been logged of a window that is still open, and
+timers.
 Orbax writes it in the background and gives it its name only when it is complete, so that a job may
 be killed at any moment.
 """
@@ -16,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import flax.linen as nn
 import jax
 
-from twelve_in_one.checkpoints import weights
+from twelve_in_one.checkpoints import frozen, weights
 from twelve_in_one.checkpoints.saved_rounds import (  # noqa: F401  (to others all this is one thing)
     CHECKPOINTS,
     PROGRESS,
@@ -30,7 +32,7 @@ from twelve_in_one.checkpoints.saved_rounds import (  # noqa: F401  (to others a
     read_progress,
     set_aside,
 )
-from twelve_in_one.checkpoints.trees import check_shapes, flatten
+from twelve_in_one.checkpoints.trees import check_shapes, flatten, merge, unflatten
 from twelve_in_one.checkpoints.weights import (
     DamagedError,
     await_stragglers,
@@ -39,9 +41,8 @@ from twelve_in_one.checkpoints.weights import (
 )
 from twelve_in_one.config import check
 from twelve_in_one.config.settings import CheckpointOptions, RunConfig
-from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.parallel import processes
-from twelve_in_one.training.steps import TrainState
+from twelve_in_one.systems.base import System
 
 CONFIG, MODEL = "config.json", "model"
 _STATE = "state"
@@ -114,7 +115,7 @@ class Checkpoints:
             with self._writing():
                 self._manager.close()
 
-    def save(self, state: TrainState, progress: Progress) -> None:
+    def save(self, state: Any, progress: Progress) -> None:
         """Begins to write a checkpoint; the state may be donated as soon as this returns.
 
         Raises:
@@ -162,7 +163,7 @@ class Checkpoints:
         """Round of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def restore_newest(self, abstract: TrainState) -> tuple[TrainState, Progress] | None:
+    def restore_newest(self, abstract: Any) -> tuple[Any, Progress] | None:
         """The newest checkpoint that can be read; None if there is none at all.
 
         Warns of newer ones that are damaged, and puts them into `checkpoints/damaged`, where they
@@ -187,12 +188,12 @@ class Checkpoints:
             self._manager.reload()
         return restored
 
-    def restore(self, round: int, abstract: TrainState) -> tuple[TrainState, Progress]:
+    def restore(self, round: int, abstract: Any) -> tuple[Any, Progress]:
         """Reads a checkpoint, on any number of devices.
 
         Args:
           round: of the checkpoint.
-          abstract: tree of `jax.ShapeDtypeStruct` with shardings.
+          abstract: train state of `jax.ShapeDtypeStruct` with shardings.
 
         Raises:
           DamagedError: it cannot be read.
@@ -218,18 +219,18 @@ class Checkpoints:
             except Exception:
                 await_stragglers(path)
                 raise
-        return TrainState(**restored[_STATE]), progress
+        return type(abstract)(**restored[_STATE]), progress
 
 
 def restore_params(
-    workdir: str | os.PathLike[str], round: int, config: TwoStreamConfig, shardings: Any = None
+    workdir: str | os.PathLike[str], round: int, system: System, shardings: Any = None
 ) -> Any:
     """The parameters of a checkpoint, without the optimizer's copies.
 
     Args:
       workdir: of the run.
       round: one of `all_rounds`.
-      config: of the model, in the layout that was trained (`scan_layers`).
+      system: the model, in the layout that was trained.
       shardings: tree of the parameters' shardings; NumPy arrays if None.
 
     Raises:
@@ -238,10 +239,27 @@ def restore_params(
     """
     path = Path(os.path.abspath(workdir)) / CHECKPOINTS / str(round) / _STATE
     stored = stored_arrays(path)["params"]
-    check_shapes(weights.expected_shapes(config), flatten(stored), str(path))
-    target = {"params": stored}
-    wanted = None if shardings is None else {"params": shardings}
-    return weights.restore_tree(path, target, wanted, partial=True)["params"]
+    known = read_progress(workdir, round).frozen
+    rest: Any = {}
+    if known:
+        missing = [p for p in weights.expected_shapes(system) if p not in flatten(stored)]
+        abstract = nn.unbox(system.abstract())
+        if shardings is not None:
+            abstract = jax.tree.map(
+                lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+                abstract,
+                shardings,
+            )
+        lacking = {path: leaf for path, leaf in flatten(abstract).items() if path in missing}
+        place = shardings is not None
+        rest = frozen.read(workdir, unflatten(lacking), known, place=place)
+    check_shapes(weights.expected_shapes(system), flatten(merge(stored, rest)), str(path))
+    target, wanted = {"params": stored}, None
+    if shardings is not None:
+        there = flatten(stored)
+        kept = {path: where for path, where in flatten(shardings).items() if path in there}
+        wanted = {"params": unflatten(kept)}
+    return merge(weights.restore_tree(path, target, wanted, partial=True)["params"], rest)
 
 
 def write_config(workdir: str | os.PathLike[str], config: Any) -> None:

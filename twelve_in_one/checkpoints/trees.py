@@ -1,6 +1,7 @@
 """Trees of parameters by their paths, and whether one has the shapes that another calls for."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +24,34 @@ def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
             node = node.setdefault(key, {})
         node[path[-1]] = leaf
     return tree
+
+
+def split(
+    tree: Mapping[str, Any], patterns: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The leaves whose "/"-joined path matches none of the patterns (`re.fullmatch`), and the rest.
+
+    Raises:
+      ValueError: a pattern matches nothing.
+    """
+    flat = flatten(tree)
+    compiled = [re.compile(pattern) for pattern in patterns]
+    matched = {path: [p.fullmatch("/".join(path)) is not None for p in compiled] for path in flat}
+    for i, pattern in enumerate(patterns):
+        if not any(found[i] for found in matched.values()):
+            first = ", ".join("/".join(path) for path in list(flat)[:3])
+            raise ValueError(f"{pattern!r} matches no parameter; they are called {first}, ...")
+    apart = {path: leaf for path, leaf in flat.items() if any(matched[path])}
+    kept = {path: leaf for path, leaf in flat.items() if path not in apart}
+    return unflatten(kept), unflatten(apart)
+
+
+def merge(tree: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `split`: leaves of both."""
+    both = dict(tree)
+    for key, value in other.items():
+        both[key] = merge(both[key], value) if key in both else value
+    return both
 
 
 def check_shapes(

@@ -6,7 +6,6 @@ any device count, sharding and value of `scan_layers` can restore them.
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -24,10 +23,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from twelve_in_one import systems
 from twelve_in_one.checkpoints.trees import check_shapes, flatten, unflatten
-from twelve_in_one.models.two_stream.config import TwoStreamConfig, from_json, to_json
-from twelve_in_one.models.two_stream.encoder import stack_layers, unstack_layers
-from twelve_in_one.models.two_stream.trunk import abstract_params
+from twelve_in_one.systems.base import System
 
 PARAMS, UNUSED, CONFIG, FILES = "params", "unused", "config.json", "files.json"
 _STRAGGLER_SECONDS, _STRAGGLER_CHECKS = 0.5, 60
@@ -45,7 +43,7 @@ def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
 def save_params(
     directory: str | os.PathLike[str],
     params: Any,
-    config: TwoStreamConfig,
+    system: System,
     unused: Mapping[str, np.ndarray] | None = None,
     *,
     texts: Mapping[str, str | bytes] | None = None,
@@ -57,33 +55,32 @@ def save_params(
 
     Args:
       directory: the directory to make.
-      params: nested dict of arrays in the layout of `config`, stacked if `config.scan_layers`.
-      config: the model's config.
+      params: nested dict of arrays in the layout of `system`.
+      system: the model.
       unused: {released name: array}, see `convert.state_dict.Loaded`.
       texts: {file name: content} of files to put beside; texts get a newline at their end.
       overwrite: replace an existing directory.
 
     Raises:
       FileExistsError: the directory exists and `overwrite` is False.
-      ValueError: the parameters do not fit `config`.
+      ValueError: the parameters do not fit `system`.
     """
-    check_shapes(expected_shapes(config), flatten(params), f"cannot write {directory}")
-    if config.scan_layers:
-        params = unstack_layers(config, params)
-        config = dataclasses.replace(config, scan_layers=False)
+    check_shapes(expected_shapes(system), flatten(params), f"cannot write {directory}")
+    if system.scanned:
+        params, system = system.unstack(params), system.with_layout(False)
     with replacing(directory, overwrite=overwrite) as temporary:
         if jax.process_index() == 0:
             temporary.mkdir()
-            (temporary / CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
+            (temporary / CONFIG).write_text(system.to_json() + "\n", encoding="utf-8")
             for name, text in (texts or {}).items():
                 content = text if isinstance(text, bytes) else f"{text}\n".encode()
                 (temporary / name).write_bytes(content)
         _sync("made")
-        _save_tree(temporary / PARAMS, params, directory)
+        save_tree(temporary / PARAMS, params, directory)
         if unused:
             # Orbax joins the keys of nested dicts with dots, as the released names are.
             nested = unflatten({tuple(name.split(".")): unused[name] for name in unused})
-            _save_tree(temporary / UNUSED, nested, directory)
+            save_tree(temporary / UNUSED, nested, directory)
         if jax.process_index() == 0:
             listing = json.dumps(_file_sizes(temporary), indent=2, sort_keys=True)
             (temporary / FILES).write_text(listing + "\n", encoding="utf-8")
@@ -91,7 +88,7 @@ def save_params(
 
 def load_params(
     directory: str | os.PathLike[str], *, shardings: Any = None, scan_layers: bool = False
-) -> tuple[Any, TwoStreamConfig, dict[str, np.ndarray]]:
+) -> tuple[Any, System, dict[str, np.ndarray]]:
     """Reads what `save_params` wrote.
 
     Args:
@@ -101,8 +98,8 @@ def load_params(
       scan_layers: return the scanned layout.
 
     Returns:
-      The parameters, their config (whose `scan_layers` is the one asked for), and the entries of a
-      converted state dict that our model has no use for.
+      The parameters, their system (in the layout asked for), and the entries of a converted state
+      dict that our model has no use for.
 
     Raises:
       DamagedError: damaged, or not copied whole; names it.
@@ -113,25 +110,36 @@ def load_params(
         raise ValueError(
             f"{directory} is not a checkpoint directory: it should hold {CONFIG} and {PARAMS}/"
         )
-    try:
-        config = from_json((directory / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{directory / CONFIG}: {error}") from error
+    system = read_system(directory)
     _check_files(directory)
     stored = stored_arrays(directory / PARAMS)
-    check_shapes(expected_shapes(config), flatten(stored), str(directory))
+    check_shapes(expected_shapes(system), flatten(stored), str(directory))
     unused = {}
     if (directory / UNUSED).is_dir():
         tree = restore_tree(directory / UNUSED, stored_arrays(directory / UNUSED))
         unused = {".".join(path): array for path, array in flatten(tree).items()}
     if not scan_layers:
-        return restore_tree(directory / PARAMS, stored, shardings), config, unused
+        return restore_tree(directory / PARAMS, stored, shardings), system, unused
     # Stacked on the host: a stacked array has no counterpart on disk that could go to its devices.
     params = restore_tree(directory / PARAMS, stored)
-    params = jax.tree.map(np.asarray, stack_layers(config, params))
+    params = jax.tree.map(np.asarray, system.stack(params))
     if shardings is not None:
         params = jax.tree.map(_place, params, shardings)
-    return params, dataclasses.replace(config, scan_layers=True), unused
+    return params, system.with_layout(True), unused
+
+
+def read_system(directory: str | os.PathLike[str]) -> System:
+    """The model whose parameters are in a folder, unrolled.
+
+    Raises:
+      OSError: there is no config.
+      ValueError: it cannot be read; names it.
+    """
+    path = Path(directory) / CONFIG
+    try:
+        return systems.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -228,9 +236,9 @@ def _sync(stage: str) -> None:
         multihost_utils.sync_global_devices(f"checkpoint {stage}")
 
 
-def expected_shapes(config: TwoStreamConfig) -> Mapping[tuple[str, ...], tuple[int, ...]]:
+def expected_shapes(system: System) -> Mapping[tuple[str, ...], tuple[int, ...]]:
     """{path: shape} of a model's parameters."""
-    abstract = nn.unbox(abstract_params(config))
+    abstract = nn.unbox(system.abstract())
     return {path: leaf.shape for path, leaf in flatten(abstract).items()}
 
 
@@ -269,7 +277,18 @@ class _Borrowed(np.ndarray):
         return self
 
 
-def _save_tree(path: Path, tree: Any, destination: str | os.PathLike[str]) -> None:
+def save_tree(path: Path, tree: Any, destination: str | os.PathLike[str]) -> None:
+    """Writes arrays at `path` with Orbax.
+
+    Args:
+      path: to make.
+      tree: nested dict of arrays.
+      destination: what is being written, for the error.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+
     def borrowed(leaf: Any) -> Any:
         return leaf.view(_Borrowed) if isinstance(leaf, np.ndarray) else leaf
 

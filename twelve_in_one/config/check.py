@@ -13,41 +13,27 @@ import ml_collections
 
 from twelve_in_one.config.paths import expand
 from twelve_in_one.config.settings import (
-    DATA_DECIDES,
+    ConfigError,
     OwnTaskOptions,
     RunConfig,
+    SystemOptions,
     TaskOptions,
-    TaskRun,
     task_key,
 )
-from twelve_in_one.models.two_stream.config import (
-    ALL_HEADS,
-    StreamConfig,
-    TwoStreamConfig,
-    from_dict,
-)
+from twelve_in_one.systems import SYSTEMS
+from twelve_in_one.systems.base import System
 from twelve_in_one.tasks import own
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TASKS
 
-_MAY_BE_ZERO = (
-    *DATA_DECIDES,
-    "position_offset",
-    "num_tasks",
-    "num_frozen_layers",
-)
-_MAY_BE_NEGATIVE = ("answer_bias",)
 
+@dataclasses.dataclass(frozen=True)
+class TaskRun:
+    """A task with its shapes as they are used in a run, and its options."""
 
-class ConfigError(ValueError):
-    """Everything that is wrong with a config."""
-
-    def __init__(self, errors: Sequence[str]):
-        super().__init__(
-            f"{len(errors)} error{'s' * (len(errors) > 1)} in the config:\n"
-            + "\n".join(f"  {error}" for error in errors)
-        )
-        self.errors = tuple(errors)
+    task: Task
+    options: TaskOptions
 
 
 def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
@@ -62,10 +48,14 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
         raise ConfigError([f"a config is a dict of settings, got {raw!r}"])
     errors: list[str] = []
     tasks = _task_names(raw.get("tasks"), _own_names(raw.get("task")), errors)
+    options = _section(SystemOptions, raw.get("system", {}), "system", errors)
+    system = SYSTEMS[options.name] if options and options.name in SYSTEMS else None
+    if options and system is None:
+        errors.append(f"system.name: {options.name!r}{_near(options.name, SYSTEMS)}")
     checked = {
         "tasks": tasks,
         "task": _task_options(raw.get("task"), tasks, errors),
-        "model": _model_fields(raw.get("model"), errors),
+        "model": {} if system is None else _model_fields(system, raw.get("model"), errors),
     }
     run = _section(RunConfig, {**raw, **checked}, "", errors)
     _check_patterns(raw, errors)
@@ -90,44 +80,6 @@ def loss_scales(runs: Sequence[TaskRun]) -> dict[str, float]:
     positive = [r.options.learning_rate for r in runs if r.options.learning_rate > 0]
     lowest = min(positive, default=1.0)
     return {r.task.name: r.options.loss_scale or r.options.learning_rate / lowest for r in runs}
-
-
-def resolve_model(
-    fields: Mapping[str, Any],
-    *,
-    vocab_size: int,
-    answers: Mapping[str, int],
-    region_feature_dim: int,
-    own_heads: tuple[tuple[str, int, int], ...] = (),
-) -> TwoStreamConfig:
-    """The model's config with the sizes that the data decides where the config says 0.
-
-    Args:
-      fields: `RunConfig.model`.
-      vocab_size: word pieces of the data.
-      answers: head -> number of answers in the data.
-      region_feature_dim: F of the data's regions; 0 if it has none.
-      own_heads: of tasks on data sets of the user's own.
-
-    Raises:
-      ConfigError: a size that the config gives does not fit the data.
-    """
-    found = {
-        "vocab_size": vocab_size,
-        "num_vqa_answers": answers.get("vqa", 0),
-        "num_gqa_answers": answers.get("gqa", 0),
-        "region_feature_dim": region_feature_dim,
-    }
-    errors = []
-    resolved = {**fields, "own_heads": own_heads}
-    for name, size in found.items():
-        given = fields[name]
-        resolved[name] = given or max(size, 1)
-        if given and size and (given < size or (name == "region_feature_dim" and given != size)):
-            errors.append(f"model.{name} is {given}, the data has {size}; 0 takes that of the data")
-    if errors:
-        raise ConfigError(errors)
-    return from_dict(resolved)
 
 
 def _task_run(task: Task, options: TaskOptions) -> TaskRun:
@@ -201,21 +153,18 @@ def _how_own(name: Any) -> str:
     return f"; a data set of your own needs task.{name}.like, and jsonl or hf"
 
 
-def _model_fields(raw: Any, errors: list[str]) -> dict[str, Any]:
-    """Fields of `TwoStreamConfig`, with 0 for what the data decides."""
-    values = _values(TwoStreamConfig, raw, "model", errors)
+def _model_fields(system: type[System], raw: Any, errors: list[str]) -> dict[str, Any]:
+    """Fields of the system's config, with 0 for what the data decides."""
+    values = _values(system.config_type, raw, "model", errors, system)
     if values is None:
         return {}
+    decided = {name: value for name, value in values.items() if name in system.data_decides}
     try:
-        model = from_dict(
-            {name: value or 1 if name in DATA_DECIDES else value for name, value in values.items()}
-        )
+        made = system.from_fields(values | {name: value or 1 for name, value in decided.items()})
     except ValueError as error:
         errors.append(f"model: {error}")
         return {}
-    return dataclasses.asdict(model) | {
-        name: values[name] for name in DATA_DECIDES if name in values
-    }
+    return dataclasses.asdict(made.config) | decided
 
 
 def _section(cls: type, raw: Any, path: str, errors: list[str]) -> Any:
@@ -224,8 +173,13 @@ def _section(cls: type, raw: Any, path: str, errors: list[str]) -> Any:
     return None if values is None else cls(**values)
 
 
-def _values(cls: type, raw: Any, path: str, errors: list[str]) -> dict[str, Any] | None:
-    """`raw` as arguments of the dataclass `cls`, or None; errors are added to the list."""
+def _values(
+    cls: type, raw: Any, path: str, errors: list[str], system: type[System] | None = None
+) -> dict[str, Any] | None:
+    """`raw` as arguments of the dataclass `cls`, or None; errors are added to the list.
+
+    Of a system's config, whose fields carry no limits, sections stay dicts.
+    """
     if not isinstance(raw, Mapping):
         errors.append(f"{path}: should be a section, got {raw!r}")
         return None
@@ -241,23 +195,27 @@ def _values(cls: type, raw: Any, path: str, errors: list[str]) -> dict[str, Any]
         if name not in raw:
             if field.default is dataclasses.MISSING:
                 errors.append(f"{prefix}{name}: missing")
-        elif cls is TwoStreamConfig and hints[name] is StreamConfig:
-            values[name] = _values(StreamConfig, raw[name], f"{prefix}{name}", errors)
+        elif system is not None and dataclasses.is_dataclass(hints[name]):
+            values[name] = _values(hints[name], raw[name], f"{prefix}{name}", errors, system)
         elif dataclasses.is_dataclass(hints[name]):
             values[name] = _section(hints[name], raw[name], f"{prefix}{name}", errors)
         else:
-            values[name] = _value(raw[name], cls, field, hints[name], f"{prefix}{name}", errors)
+            low = field.metadata.get("low") if system is None else _low(system, name, hints[name])
+            values[name] = _value(raw[name], field, hints[name], low, f"{prefix}{name}", errors)
     return None if len(errors) > count else values
 
 
+def _low(system: type[System], name: str, hint: Any) -> float | None:
+    """The least value of a field of a system's config."""
+    zero = name in (*system.data_decides, *system.may_be_zero)
+    return None if name in system.may_be_negative else {int: 0 if zero else 1, float: 0.0}.get(hint)
+
+
 def _value(
-    value: Any, cls: type, field: dataclasses.Field, hint: Any, path: str, errors: list[str]
+    value: Any, field: dataclasses.Field, hint: Any, low: Any, path: str, errors: list[str]
 ) -> Any:
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
-    low, high, choices = (field.metadata.get(limit) for limit in ("low", "high", "choices"))
-    if cls in (TwoStreamConfig, StreamConfig):  # whose fields carry no limits
-        lows = {int: 0 if field.name in _MAY_BE_ZERO else 1, float: 0.0}
-        low = None if field.name in _MAY_BE_NEGATIVE else lows.get(kind)
+    high, choices = (field.metadata.get(limit) for limit in ("high", "choices"))
     if kind is typing.Literal:
         kind, choices = type(inner[0]), inner
     if kind is tuple and isinstance(value, (list, tuple)):
@@ -288,18 +246,15 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 def _check_together(run: RunConfig, errors: list[str]) -> None:
     """What only several settings together can get wrong."""
-    model = run.model
-    positions = model["max_positions"] - model["position_offset"]
+    tasks = {name: _task_of(name, options) for name, options in run.task.items()}
     for name, options in run.task.items():
         path = f"task.{task_key(name)}"
-        if options.max_tokens > positions:
-            errors.append(f"{path}.max_tokens: {options.max_tokens}, the model has {positions}")
         if options.batch_size % options.accumulate:
             errors.append(
                 f"{path}.accumulate: {options.accumulate} does not divide the batch size "
                 f"{options.batch_size}"
             )
-        chooses = _task_of(name, options).kind == "choice"
+        chooses = KINDS[tasks[name].kind].choices
         if chooses != (options.num_choices > 0):
             errors.append(
                 f"{path}.num_choices: {options.num_choices}, but {name} chooses among "
@@ -310,16 +265,9 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
                 f"{path}.detected_slots: {options.detected_slots} leaves no room for annotated "
                 f"boxes in max_regions {options.max_regions}"
             )
-    for task in (_task_of(name, run.task[name]) for name in run.tasks):
-        for head in task.heads:
-            if head in ALL_HEADS and head not in model["heads"]:
-                errors.append(f"model.heads: lacks {head!r}, which {task.name} reads")
-        rows, token = model["num_tasks"], run.task[task.name].task_token
-        if token and 0 < rows <= token:
-            path = f"task.{task_key(task.name)}.task_token"
-            errors.append(f"{path}: {token}, model.num_tasks has {rows} rows")
-        if not token and 0 < rows <= task.task_id:
-            errors.append(f"model.num_tasks: {rows} rows, {task.name} is number {task.task_id}")
+    errors += SYSTEMS[run.system.name].misfits(
+        run.model, {task_key(name): (tasks[name], run.task[name]) for name in run.tasks}
+    )
     unknown = [name for name in run.schedule.order if name not in run.tasks]
     if unknown or len(set(run.schedule.order)) < len(run.schedule.order):
         errors.append(f"schedule.order: {run.schedule.order} should name tasks of the run, once")
@@ -327,7 +275,7 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
         errors.append(f"schedule.temperature: should be above 0, got {run.schedule.temperature}")
     if run.optimizer.warmup_share > 1:
         errors.append(f"optimizer.warmup_share: a share up to 1, got {run.optimizer.warmup_share}")
-    if run.optimizer.official_unreached != "step" and model["scan_layers"]:
+    if run.optimizer.official_unreached != "step" and run.model.get("scan_layers"):
         errors.append(
             "optimizer.official_unreached: a stacked layer cannot be left out: needs "
             "model.scan_layers to be False"

@@ -12,12 +12,12 @@ from typing import Any
 import ml_collections
 
 from twelve_in_one.config.settings import (
-    DATA_DECIDES,
     OwnTaskOptions,
     PretrainingOptions,
     task_key,
 )
 from twelve_in_one.models.two_stream.config import PRETRAINING_HEADS, named_size
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.tasks.own import LIKES
 from twelve_in_one.tasks.twelve import TASKS, TWELVE
 
@@ -161,6 +161,7 @@ def get_config(
             weight_decay=0.01,
             head_learning_rate=5.0,
             groups=(),
+            frozen=(),
             clip_norm=0.0,
             on_nonfinite="raise",
             official_schedule=False,
@@ -242,7 +243,7 @@ def use_world(
     config.model.max_positions = 128
     if "conceptual_captions" in config.tasks:
         config.model.visual_target = 1  # regions of the world come without classes
-    for size in DATA_DECIDES:
+    for size in Vilbert.data_decides:
         config.model[size] = 0
     for stream in (config.model.text, config.model.visual):
         stream.dropout_rate = stream.attention_dropout_rate = 0.0

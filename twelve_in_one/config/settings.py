@@ -5,12 +5,19 @@ iteration).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from twelve_in_one.tasks.task import Task
 
-# Sizes of the model that may be 0: as the data has them.
-DATA_DECIDES = ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim")
+class ConfigError(ValueError):
+    """Everything that is wrong with a config."""
+
+    def __init__(self, errors: Sequence[str]):
+        super().__init__(
+            f"{len(errors)} error{'s' * (len(errors) > 1)} in the config:\n"
+            + "\n".join(f"  {error}" for error in errors)
+        )
+        self.errors = tuple(errors)
 
 
 def task_key(name: str) -> str:
@@ -208,6 +215,8 @@ class OptimizerOptions:
       step_factor: by this.
       head_learning_rate: multiplier of the heads whose released names start with "vil_".
       groups: (pattern, learning rate multiplier, weight decay) that go before the default groups.
+      frozen: patterns of "/"-joined names of parameters that are not trained, beside those that the
+        system never trains: no gradients, no moments, and no part in the norm; stored once.
       clip_norm: global norm that gradients are cut to; 0 does not.
       on_nonfinite: "raise", or "skip" the update and count it.
       official_schedule: the released code's: after the first update of a round the others have the
@@ -229,6 +238,7 @@ class OptimizerOptions:
     weight_decay: float = _at_least(0.0, 0.01)
     head_learning_rate: float = _at_least(0.0, 1.0)
     groups: tuple[Any, ...] = ()
+    frozen: tuple[str, ...] = ()
     clip_norm: float = _at_least(0.0, 0.0)
     on_nonfinite: str = dataclasses.field(default="raise", metadata={"choices": ("raise", "skip")})
     official_schedule: bool = False
@@ -368,6 +378,17 @@ class ParallelOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class SystemOptions:
+    """Which of the systems is trained.
+
+    Attributes:
+      name: one of `systems.SYSTEMS`.
+    """
+
+    name: str = "vilbert"
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """All settings of a run.
 
@@ -375,8 +396,8 @@ class RunConfig:
       seed: of parameters, order, negatives and dropout.
       tasks: names of the tasks, in the order of a round.
       task: options of each.
-      model: fields of `TwoStreamConfig`; vocab_size, num_vqa_answers, num_gqa_answers and
-        region_feature_dim may be 0: as the data has it.
+      model: fields of the system's config; those that the data decides may be 0 (of `vilbert`
+        vocab_size, num_vqa_answers, num_gqa_answers and region_feature_dim).
       compilation_cache: folder for compiled programs, so that a restart need not compile; "" keeps
         none, "auto" takes the user's cache folder.
       data: see `DataOptions`; the others likewise.
@@ -396,11 +417,4 @@ class RunConfig:
     log: LogOptions
     parallel: ParallelOptions
     pretraining: PretrainingOptions = PretrainingOptions()
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskRun:
-    """A task with its shapes as they are used in a run, and its options."""
-
-    task: Task
-    options: TaskOptions
+    system: SystemOptions = SystemOptions()

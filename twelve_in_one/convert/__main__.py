@@ -13,14 +13,15 @@ import jax
 import numpy as np
 
 from twelve_in_one.checkpoints import weights
+from twelve_in_one.checkpoints.report import Report, StateDictError
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.convert import files, names
 from twelve_in_one.convert.bert import from_bert
-from twelve_in_one.convert.report import Report, StateDictError
 from twelve_in_one.convert.source import Source, choose_config, open_source
 from twelve_in_one.convert.state_dict import Loaded, from_state_dict, to_state_dict
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.models.two_stream.reference_config import from_reference, load, to_reference
+from twelve_in_one.systems.vilbert import Vilbert
 
 _PROGRESS_SECONDS = 2.0
 _KIND_NAMES = {
@@ -159,7 +160,9 @@ def _write(
     start = time.monotonic()
     print(f"writing {destination} ...", file=sys.stderr)
     if to == "ours":
-        weights.save_params(destination, loaded.params, config, loaded.unused, overwrite=overwrite)
+        weights.save_params(
+            destination, loaded.params, Vilbert(config), loaded.unused, overwrite=overwrite
+        )
     else:
         tensors = to_state_dict(config, loaded.params, loaded.unused, release=True)
         if to == "bin":

@@ -16,8 +16,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from twelve_in_one.checkpoints.report import Report, StateDictError, nearest_names
 from twelve_in_one.checkpoints.trees import flatten, unflatten
-from twelve_in_one.convert.report import Report, StateDictError, nearest_names
 from twelve_in_one.models.vit import ViTConfig, abstract_params, resize_positions
 
 _BLOCK = "Transformer/encoderblock_{}/"

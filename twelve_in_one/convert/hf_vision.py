@@ -15,10 +15,10 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from twelve_in_one.checkpoints.report import Report, StateDictError, nearest_names
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.convert.big_vision import Loaded
 from twelve_in_one.convert.files import CONFIG_FILE, SAFETENSORS_FILE, read_state_dict
-from twelve_in_one.convert.report import Report, StateDictError, nearest_names
 from twelve_in_one.models.vit import ViTConfig, abstract_params, resize_positions
 
 _ACTIVATIONS = {

@@ -18,6 +18,7 @@ from twelve_in_one.models.two_stream.config import (
     SIZES,
     TwoStreamConfig,
 )
+from twelve_in_one.systems.vilbert import Vilbert
 
 Kind = Literal["checkpoint", "two_stream", "bert"]
 _OFFICIAL_SIZE = "base_6l"  # of both files that were released
@@ -55,7 +56,10 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """
     path = Path(path)
     if weights.is_checkpoint(path):
-        params, config, unused = weights.load_params(path)
+        params, system, unused = weights.load_params(path)
+        if not isinstance(system, Vilbert):
+            raise ValueError(f"{path} holds a model of {system.name}, which has no released names")
+        config = system.config
         return Source("checkpoint", path, dict(to_state_dict(config, params, unused)), config)
     if path.is_dir():
         found = [path / name for name in _FILES if (path / name).is_file()]

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from twelve_in_one.checkpoints.report import Report, StateDictError, nearest_names
 from twelve_in_one.checkpoints.trees import Path, check_shapes, flatten, unflatten
 from twelve_in_one.convert.names import TIED_DECODER, WORD_TABLE, Entry, table
-from twelve_in_one.convert.report import Report, StateDictError, nearest_names
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
 
 # Index buffers that newer versions of the BERT code save; they hold arange(positions).

@@ -286,8 +286,8 @@ def build_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
     Raises:
       DataError: see the readers, the region stores and `BuildInputs`.
     """
-    from twelve_in_one.data.builders import BUILDERS
     from twelve_in_one.data.builders.base import build_with
+    from twelve_in_one.data.builders.twelve import BUILDERS
 
     inputs = _build_inputs(name, args)
     return build_with(BUILDERS[name], inputs, args.data_dir, overwrite=args.overwrite)

@@ -29,8 +29,10 @@ from twelve_in_one.data.encode import text
 from twelve_in_one.data.formats.files import read_json
 from twelve_in_one.data.own_inputs import read_all, regions_of
 from twelve_in_one.data.own_spec import OWN, Spec, made_of, sources
+from twelve_in_one.data.serving import load_serving
 from twelve_in_one.data.stored.reader import built_folder, read_build_info, region_names
 from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.own import ANSWER_HEADS, own_task
 from twelve_in_one.tasks.task import Task
 
@@ -102,9 +104,8 @@ def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:
 
 
 def _lent(spec: Spec) -> Any:
-    from twelve_in_one.checkpoints import model_folder
 
-    return model_folder.load_serving(spec.lends) if spec.lends else None
+    return load_serving(spec.lends) if spec.lends else None
 
 
 def _write_answers(
@@ -112,11 +113,9 @@ def _write_answers(
 ) -> list[str]:
     """Answers or labels of a task's own head, or of the head of the twelve that it shares."""
     path = folder / f"answers-{task.head}.json"
-    if task.kind == "verdict":
-        if options.labels:
-            answers.write_vocabulary(path, options.labels)
-        return []
-    if task.kind != "answer":
+    if options.labels:
+        answers.write_vocabulary(path, options.labels)
+    if KINDS[task.kind].noun != "answer":
         return []
     if options.answers in ANSWER_HEADS:
         names = lent.answers.get(task.head) if lent else None
@@ -142,15 +141,10 @@ def _write_answers(
 
 def _one_sided(name: str, task: Task, found: Found) -> list[str]:
     """Says so if all training records want the same, which nobody can learn from."""
-    annotations = found.splits["train"].annotations
-    if task.kind == "verdict":
-        wanted = {(annotation.label,) for annotation in annotations}
-    elif task.kind == "answer":
-        wanted = {annotation.answers for annotation in annotations}
-    else:
-        return []
-    what = "label" if task.kind == "verdict" else "answer"
-    return [f"{name}: all training records have the same {what}"] if len(wanted) == 1 else []
+    noun = KINDS[task.kind].noun
+    annotations = found.splits["train"].annotations if noun else ()
+    wanted = {(annotation.label, annotation.answers) for annotation in annotations}
+    return [f"{name}: all training records have the same {noun}"] if len(wanted) == 1 else []
 
 
 def _write_words(folder: Path, spec: Spec, found: Mapping[str, Found], lent: Any) -> str:

@@ -15,6 +15,7 @@ from twelve_in_one.data.formats.files import RecordError
 from twelve_in_one.data.own_spec import PIXELS, Spec, sources
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.own import own_task
 from twelve_in_one.tasks.task import VERDICTS, Task
 
@@ -76,7 +77,7 @@ def _rules(task: Task, options: OwnTaskOptions, written: Path) -> Rules:
     sizes = _file_size if options.features in PIXELS else _store_size(options.features)
     return Rules(
         task.kind,
-        task.rows_per_example if task.kind == "verdict" else 1,
+        task.rows_per_example if KINDS[task.kind].noun else 1,
         picture,
         functools.cache(lambda name: sizes(picture(name), name)),
         options.labels or VERDICTS.get(task.head, ()),

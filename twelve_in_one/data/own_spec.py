@@ -10,7 +10,9 @@ from twelve_in_one.config.settings import OwnTaskOptions, RunConfig, TaskOptions
 from twelve_in_one.data.builders import finish, region_inputs
 from twelve_in_one.data.builders.sources import Source
 from twelve_in_one.data.formats.files import read_json
+from twelve_in_one.data.serving import TASKS_FILE, load_serving
 from twelve_in_one.data.stored.records import AnnotationSet, DataError
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.own import ANSWER_HEADS, own_task
 
 OWN = "own.json"
@@ -108,21 +110,17 @@ def _features(run: RunConfig, options: OwnTaskOptions) -> str:
 
 def _lender(run: RunConfig) -> Any:
     """`Serving` of the model that the run begins with; None where there is none."""
-    from twelve_in_one.checkpoints import model_folder
-
     path = _model_folder(run)
-    return model_folder.load_serving(path) if path else None
+    return load_serving(path) if path else None
 
 
 def _model_folder(run: RunConfig) -> Path | None:
     """The model folder that a run begins with; None where it is a bare checkpoint, or nothing."""
-    from twelve_in_one.checkpoints import model_folder
-
     if not run.init_from.path:
         return None
     path = Path(run.init_from.path)
     path = path / "model" if (path / "model").is_dir() else path
-    return path if (path / model_folder.TASKS).is_file() else None
+    return path if (path / TASKS_FILE).is_file() else None
 
 
 def spec_of(run: RunConfig) -> Spec:
@@ -231,7 +229,7 @@ def sources(spec: Spec) -> dict[str, Source]:
             "",
             _no_reader,
             scores_annotated_boxes=options.candidates == "annotated",
-            keeps_texts=task.kind == "match",
+            keeps_texts=KINDS[task.kind].ranked,
         )
     return named
 

@@ -27,6 +27,7 @@ from twelve_in_one.data.stored.order import (
 )
 from twelve_in_one.data.stored.reader import SplitReader
 from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
 
 _ORDER, _DRAW = 0, 1  # what a seed is for
@@ -227,7 +228,7 @@ class TaskStream:
         image, which = selection.locate(number)
         record = selection.reader.record(int(selection.records[image]))
         annotation = record.annotations[which]
-        if self.encoding.task.kind != "match":
+        if not KINDS[self.encoding.task.kind].ranked:
             return Example(record, annotation)
         # Evaluation draws the same negatives whenever it is run.
         rng = selection.rng(epoch, number)

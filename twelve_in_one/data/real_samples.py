@@ -247,8 +247,8 @@ def _build(
     args: argparse.Namespace, real: RealSet, hashes: Mapping[str, str], regions: RegionInputs
 ) -> dict[str, Any]:
     """Builds a dataset; where no more than the files that are held out has changed, again."""
-    from twelve_in_one.data.builders import BUILDERS
     from twelve_in_one.data.builders.base import BuildInputs, build_with
+    from twelve_in_one.data.builders.twelve import BUILDERS
 
     def read(folder: Path, split: str) -> AnnotationSet:
         return real.splits[split]

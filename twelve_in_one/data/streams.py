@@ -26,6 +26,7 @@ from twelve_in_one.data.stored.reader import (
 )
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.trained_on import TrainedOn
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import VERDICTS, Task, label_names
 
 
@@ -184,7 +185,8 @@ def open_stream(
     if folder.trained_on is not None and not training:
         reader, records, seen = _unseen(folder, task.name, source.domain, reader, records)
     pool = None  # without region features there is nothing to be near in
-    if task.kind == "match" and training and reader.index.feature_dim:
+    kind = KINDS[task.kind]
+    if kind.ranked and training and reader.index.feature_dim:
         # What is stored is of all images that are clean without a user's own.
         if folder.clean is None or max_examples or folder.own:
             pool = nearest_pool(reader.index.mean_features[records])
@@ -202,11 +204,11 @@ def open_stream(
         seen=seen,
     )
     width = reader.index.feature_dim if feature_dim is None else feature_dim
-    if task.kind == "pretraining":
+    if kind.pretrains:
         options = pretraining_options or {}
         return PretrainingStream(selection, task, folder.tokenizer, width, **options)
     answers: tuple[str, ...] = ()
-    if task.kind in ("answer", "verdict"):
+    if kind.noun:
         try:
             answers = label_names(task, folder.answers)
         except ValueError as error:

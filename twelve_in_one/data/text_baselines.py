@@ -22,6 +22,7 @@ from twelve_in_one.data.pipeline import TaskStream
 from twelve_in_one.data.stored.reader import built_folder, has_split
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.streams import DataFolder, open_folder, open_stream
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.metrics.boxes import is_right
 from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TWELVE
@@ -67,7 +68,7 @@ class Table:
 
 def tabulate(stream: TaskStream, max_examples: int) -> Table:
     """The first examples of a stream, by the code that makes its batches."""
-    task = stream.task
+    task, kind = stream.task, KINDS[stream.task.kind]
     texts: list[str] = []
     scores, possible = [], []
     selection = stream.selection
@@ -76,7 +77,7 @@ def tabulate(stream: TaskStream, max_examples: int) -> Table:
         rows = batch["_mask"]
         tokens = batch["tokens"][rows].reshape(int(rows.sum()), -1, task.max_tokens)
         decode = stream.encoding.tokenizer.decode
-        if task.kind == "match":
+        if kind.ranked:
             # Each option is scored on its own, as a model does.
             texts += [decode(option) for example in tokens for option in example]
             scores.append(np.tile(np.eye(2)[[1, 0, 0, 0]], (len(tokens), 1)))
@@ -85,12 +86,12 @@ def tabulate(stream: TaskStream, max_examples: int) -> Table:
         texts += [decode(example[0]) for example in tokens]
         targets = batch["targets"][rows]
         mask = np.ones_like(targets, bool)
-        if task.kind == "region":
+        if kind.protocols:
             targets, mask = is_right(targets), batch["region_mask"][rows]
             if stream.encoding.candidates == "annotated":  # the whole picture is none of them
                 mask = mask & (np.arange(mask.shape[1]) > 0)
                 targets = targets & mask
-        elif task.kind == "choice":
+        elif kind.choices:
             mask = batch["choice_mask"][rows]
             targets = np.eye(targets.shape[1])[np.where(mask, targets, -1).argmax(axis=1)]
         scores.append(targets.astype(np.float32))
@@ -100,10 +101,10 @@ def tabulate(stream: TaskStream, max_examples: int) -> Table:
 
 def blind_scores(task: Task, train: Table, test: Table) -> Blind:
     """Fits on `train`, scores on `test`."""
-    if task.kind == "match":
+    if KINDS[task.kind].ranked:
         return _blind_match(task, train, test)
     used = train.scores.sum(axis=0)
-    occurs = (used > 0) & test.possible if task.kind == "answer" else test.possible
+    occurs = (used > 0) & test.possible if KINDS[task.kind].noun == "answer" else test.possible
     chance = (test.scores * occurs).sum(axis=1) / np.maximum(occurs.sum(axis=1), 1)
     order = np.argsort(-used, kind="stable")
     labels = train.scores.argmax(axis=1)

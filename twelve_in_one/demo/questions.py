@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twelve_in_one.checkpoints.model_folder import Serving
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.predict.pictures import picture
 from twelve_in_one.predict.predictor import Predictor
 from twelve_in_one.predict.results import Ranking, Result

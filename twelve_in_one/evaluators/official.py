@@ -14,12 +14,13 @@ Figures are in percent, but for ranks and GQA's distribution. What cannot be com
 the file that it would take.
 """  # noqa: E501
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twelve_in_one.data.official import OfficialRecords
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import Outcome
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.metrics import gqa, vqa
 from twelve_in_one.tasks.task import Task
 
@@ -42,7 +43,7 @@ def figures(
     Args:
       task: that was evaluated.
       predictions: of it.
-      summary: from `evaluation.summarise` or `ranking.summarise`.
+      summary: from `rows.summarise` or `retrieval.summarise`.
       words: label -> answer, of kind "answer".
       records: what the program knows of the examples, of kind "answer".
       expected: whether the dataset has such a program, so that records that are not there are
@@ -57,39 +58,73 @@ def figures(
     Raises:
       ValueError: the records are not those of the examples.
     """
-    if task.kind == "pretraining" or summary["score"] is None:
+    if summary["score"] is None or task.kind not in _FIGURES:
         return None
-    if isinstance(predictions, Ranking):
-        found = _ranks(summary["metrics"])
-        return _result("retrieval", "R@1", found, summary["examples"])
-    if task.kind == "answer":
-        if records is None:
-            return _without_records() if expected else None
-        answers = {
-            example_id: (words or {}).get(int(label), "")
-            for example_id, label in zip(
-                predictions.example_ids, predictions.prediction, strict=True
-            )
-        }
-        unknown = answers.keys() - records.records.keys()
-        if unknown:
-            raise ValueError(
-                f"{task.name}: the official records lack {len(unknown)} of {len(answers)} "
-                f"examples, the first {min(unknown)}: run the build again with --overwrite"
-            )
-        known = {example_id: records.records[example_id] for example_id in answers}
-        return (_vqa if records.program == "vqa" else _gqa)(answers, known)
-    found = {"accuracy": 100 * summary["metrics"]["accuracy"]}
-    program = "multiple choice"
-    if task.kind == "region":
-        program = f"REFER, IoU > 0.5, {summary['protocol']} boxes"
-        found["oracle"] = 100 * summary["metrics"]["oracle_recall"]
-    elif "consistency" in summary["metrics"]:
-        program = "NLVR2 evaluation"
-        found["consistency"] = 100 * summary["metrics"]["consistency"]
-    elif task.kind == "verdict":
-        program = task.title
+    if KINDS[task.kind].noun == "answer" and records is None:
+        return _without_records() if expected else None
+    return _FIGURES[task.kind](task, predictions, summary, words or {}, records)
+
+
+def _ranked(
+    task: Task, predictions: Ranking, summary: Mapping[str, Any], *_: Any
+) -> dict[str, Any]:
+    return _result("retrieval", "R@1", _ranks(summary["metrics"]), summary["examples"])
+
+
+def _answered(
+    task: Task,
+    predictions: Outcome,
+    summary: Mapping[str, Any],
+    words: Mapping[int, str],
+    records: OfficialRecords,
+) -> dict[str, Any]:
+    pairs = zip(predictions.example_ids, predictions.prediction, strict=True)
+    answers = {example_id: words.get(int(label), "") for example_id, label in pairs}
+    unknown = answers.keys() - records.records.keys()
+    if unknown:
+        raise ValueError(
+            f"{task.name}: the official records lack {len(unknown)} of {len(answers)} "
+            f"examples, the first {min(unknown)}: run the build again with --overwrite"
+        )
+    known = {example_id: records.records[example_id] for example_id in answers}
+    return (_vqa if records.program == "vqa" else _gqa)(answers, known)
+
+
+def _located(
+    task: Task, predictions: Outcome, summary: Mapping[str, Any], *_: Any
+) -> dict[str, Any]:
+    program = f"REFER, IoU > 0.5, {summary['protocol']} boxes"
+    return _shares(program, summary, accuracy="accuracy", oracle="oracle_recall")
+
+
+def _chosen(
+    task: Task, predictions: Outcome, summary: Mapping[str, Any], *_: Any
+) -> dict[str, Any]:
+    return _shares("multiple choice", summary, accuracy="accuracy")
+
+
+def _judged(
+    task: Task, predictions: Outcome, summary: Mapping[str, Any], *_: Any
+) -> dict[str, Any]:
+    if "consistency" in summary["metrics"]:
+        names = {"accuracy": "accuracy", "consistency": "consistency"}
+        return _shares("NLVR2 evaluation", summary, **names)
+    return _shares(task.title, summary, accuracy="accuracy")
+
+
+def _shares(program: str, summary: Mapping[str, Any], **figures: str) -> dict[str, Any]:
+    """Figures in percent: name -> the measure that it is."""
+    found = {name: 100 * summary["metrics"][measure] for name, measure in figures.items()}
     return _result(program, "accuracy", found, summary["examples"])
+
+
+_FIGURES: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "answer": _answered,
+    "verdict": _judged,
+    "match": _ranked,
+    "region": _located,
+    "choice": _chosen,
+}
 
 
 def _result(

@@ -1,8 +1,7 @@
 """Retrieval over all candidates: the score of every caption with every image, and the ranks.
 
-The model runs on blocks of captions times images (`all_pairs`), in which layers before the first
-connection run once a caption and once an image. Letters: M captions, N images, C and I those of a
-block.
+The model runs on blocks of captions times images (`System.pair_scores`). Letters: M captions, N
+images, C and I those of a block.
 """
 
 import collections
@@ -11,19 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from twelve_in_one.data.encode.retrieval import RetrievalSet
-from twelve_in_one.models.two_stream.config import TwoStreamConfig
-from twelve_in_one.models.two_stream.trunk import TwoStreamModel
-from twelve_in_one.parallel.sharding import DATA, constrain, max_in_flight
+from twelve_in_one.parallel.sharding import DATA, max_in_flight
 from twelve_in_one.tasks.metrics import retrieval as metrics
-from twelve_in_one.tasks.task import Task
 
-_CAPTIONS = ("tokens", "token_mask")
-_IMAGES = ("regions", "boxes", "region_mask")
 # COCO's 5,000 test images are often reported as five sets of the size of Flickr30k's.
 _FOLD = 1000
 
@@ -47,32 +40,6 @@ class Ranking:
     scores: np.ndarray
 
 
-def make_pair_step(config: TwoStreamConfig, task: Task) -> PairStep:
-    """Scores of a block, as a function of (params, captions, images, task_id), to be jitted.
-
-    Captions are the first C rows of tokens and token_mask, images I rows of regions, boxes and
-    region_mask; the result is float32[C, I]. Within `sharding.use` every device holds all of it.
-    """
-    model = TwoStreamModel(config)
-
-    def pair_step(
-        params: Any, captions: Mapping[str, Any], images: Mapping[str, Any], task_id: Any
-    ) -> jax.Array:
-        out, _ = model.apply(
-            {"params": params},
-            **captions,
-            **images,
-            task_id=task_id,
-            heads=(task.head,),
-            all_pairs=True,
-        )
-        # [C * I] -> [C, I], captions the slow axis
-        scores = out[task.head].reshape(len(captions["tokens"]), -1).astype(jnp.float32)
-        return constrain(scores, None, None)
-
-    return pair_step
-
-
 def rank(
     step: PairStep,
     params: Any,
@@ -89,7 +56,7 @@ def rank(
     devices belong to, and every process gets all scores: M * N * 4 bytes on the host.
 
     Args:
-      step: from `make_pair_step`, compiled; every device holds all of what it returns.
+      step: from `System.pair_scores`, compiled; every device holds all of what it returns.
       params: of the model, on the devices.
       candidates: the same on every process.
       mesh: that the parameters lie on.
@@ -98,7 +65,7 @@ def rank(
       images: of a block, likewise.
       progress: called with the scores that are done and those that there are.
     """
-    num_captions, num_images = len(candidates.tokens), len(candidates.regions)
+    num_captions, num_images = len(candidates.caption_ids), len(candidates.image_ids)
     sizes = ((captions, num_captions), (images, num_images))
     blocks = [_block_size(size, total, mesh.shape[DATA]) for size, total in sizes]
     scores = np.empty((num_captions, num_images), np.float32)
@@ -117,8 +84,8 @@ def rank(
             progress(done, scores.size)
 
     # Images take far more memory than captions, so that each block of them is sent once.
-    for columns, image_block in _blocks(candidates, _IMAGES, blocks[1], mesh):
-        for rows, caption_block in _blocks(candidates, _CAPTIONS, blocks[0], mesh):
+    for columns, image_block in _blocks(candidates.images, num_images, blocks[1], mesh):
+        for rows, caption_block in _blocks(candidates.captions, num_captions, blocks[0], mesh):
             block = step(params, caption_block, image_block, task_id)
             with jax.transfer_guard_device_to_host("allow"):  # which takes this for an accident
                 block.copy_to_host_async()
@@ -190,16 +157,15 @@ def _block_size(size: int, total: int, multiple: int) -> int:
 
 
 def _blocks(
-    candidates: RetrievalSet, keys: tuple[str, ...], size: int, mesh: Mesh
+    arrays: Mapping[str, np.ndarray], total: int, size: int, mesh: Mesh
 ) -> Iterator[tuple[slice, dict[str, jax.Array]]]:
     """Rows in blocks of one size, the last filled up with zeros, each with its rows' place."""
-    total = len(getattr(candidates, keys[0]))
     sharding = NamedSharding(mesh, PartitionSpec(DATA))
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))
         placed = {}
-        for key in keys:
-            part = getattr(candidates, key)[rows]
+        for key, array in arrays.items():
+            part = array[rows]
             if len(part) < size:
                 filler = np.zeros((size - len(part), *part.shape[1:]), part.dtype)
                 part = np.concatenate([part, filler])

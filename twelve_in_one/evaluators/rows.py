@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twelve_in_one.models.two_stream.config import TwoStreamConfig
-from twelve_in_one.models.two_stream.trunk import TwoStreamModel
 from twelve_in_one.parallel import processes, sharding
+from twelve_in_one.parallel.placement import HOST_ONLY
+from twelve_in_one.systems.base import System
+from twelve_in_one.tasks.kinds import KINDS, Candidates, Kind
 from twelve_in_one.tasks.losses import Sums
-from twelve_in_one.tasks.metrics.boxes import is_right
-from twelve_in_one.tasks.task import Task, task_loss, trunk_inputs
+from twelve_in_one.tasks.task import Task
 
 Batch = Mapping[str, Any]
 EvalStep = Callable[[Any, Any], "EvalOutput"]
@@ -74,61 +74,39 @@ class Outcome:
         return len(self.example_ids)
 
 
-def make_eval_step(config: TwoStreamConfig, task: Task) -> EvalStep:
+def make_eval_step(system: System, task: Task) -> EvalStep:
     """Predictions of one batch without dropout, as a function of (params, batch), to be jitted.
 
     Within `sharding.use` every device holds all of the output, so that every process can read it.
 
     Args:
-      config: the model.
+      system: the model.
       task: the task the batches belong to; static, so that only its head is compiled.
     """
-    model = TwoStreamModel(config)
+    judge, kind = system.judge(task), KINDS[task.kind]
 
     def eval_step(params: Any, batch: Batch) -> EvalOutput:
-        inputs = trunk_inputs(task, batch)
-        out, _ = model.apply({"params": params}, **inputs, heads=task.heads)
-        out = {head: scores.astype(jnp.float32) for head, scores in out.items()}
-        rows = (sharding.constrain(x, None) for x in _judged(task, out[task.head], batch))
-        return EvalOutput(task_loss(task, out, batch), *rows)
+        sums, candidates = judge(params, batch)
+        rows = (sharding.constrain(x, None) for x in _judged(kind, candidates, batch["_mask"]))
+        return EvalOutput(sums, *rows)
 
     return eval_step
 
 
 def _judged(
-    task: Task, logits: jax.Array, batch: Batch
+    kind: Kind, candidates: Candidates, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Prediction, score, confidence and oracle of every row; see `EvalOutput`."""
-    mask = batch["_mask"]
-    targets = batch["is_misaligned"] if task.kind == "pretraining" else batch["targets"]
-    real = None
-    if task.kind == "pretraining":
-        credit = jax.nn.one_hot(targets, 2)
-    elif task.kind == "match":
-        logits = logits.reshape(-1, task.rows_per_example)  # [B * k] -> [B, k]
-        credit = jax.nn.one_hot(targets, task.rows_per_example)
-    elif task.kind == "region":
-        real = batch["region_mask"]
-        credit = is_right(targets) & real
-    elif task.kind == "choice":
-        choices = batch["choices"]
-        real = jnp.take_along_axis(batch["region_mask"], choices, axis=1) & batch["choice_mask"]
-        logits = jnp.take_along_axis(logits, choices, axis=1)
-        right = jnp.argmax(jnp.where(real, targets, -jnp.inf), axis=1)
-        credit = jax.nn.one_hot(right, targets.shape[1])
-    else:
-        credit = targets
-    # [B, C] logits and credit of the candidates
+    logits, credit, real = candidates
     if real is not None:
         logits = jnp.where(real, logits, -jnp.inf)
     credit = jnp.where(mask[:, None], credit, 0).astype(jnp.float32)
     best = jnp.argmax(logits, axis=1).astype(jnp.int32)
-    if task.kind == "match":  # the right option comes first: of those scored alike another is taken
+    if kind.right_first:  # of candidates that are scored alike another is taken
         others = jnp.where(credit > 0, -jnp.inf, logits)
         wrong = jnp.argmax(others, axis=1).astype(jnp.int32)
         best = jnp.where(jnp.max(logits, axis=1) > jnp.max(others, axis=1), best, wrong)
-    softmax = task.kind in ("match", "pretraining")
-    probability = jax.nn.softmax(logits) if softmax else jax.nn.sigmoid(logits)
+    probability = jax.nn.softmax(logits) if kind.softmax else jax.nn.sigmoid(logits)
 
     def chosen(values: jax.Array) -> jax.Array:
         return jnp.take_along_axis(values, best[:, None], axis=1)[:, 0]
@@ -185,7 +163,7 @@ def evaluate_stream(
 
     for number, batch in enumerate(stream):
         rows = len(batch["example_id"])
-        inputs = {key: value for key, value in batch.items() if key != "example_id"}
+        inputs = {key: value for key, value in batch.items() if key != HOST_ONLY}
         if max_examples:
             first = (number * hosts + host) * rows
             inputs["_mask"] = inputs["_mask"] & (first + np.arange(rows) < max_examples)
@@ -286,43 +264,17 @@ def summarise(
       {"score", "metric", "loss", "examples", "metrics": {name: value}}, and "protocol" (the
       candidates) of kind "region". Without answers, score and loss are None.
     """
+    kind = KINDS[task.kind]
     result = {"score": None, "metric": "accuracy", "loss": None, "examples": outcome.examples}
     if not answered:
         return result | {"metrics": {}}
-    result |= {"score": _mean(outcome.score), "loss": outcome.loss}
-    further: dict[str, float] = {}
-    if task.kind == "pretraining":
-        for head, (loss, score) in zip(task.heads, outcome.parts, strict=True):
-            further |= {f"{head}_loss": loss, f"{head}_score": score}
-        result |= {"score": further["masked_language_score"], "metric": "masked words"}
-        return result | {"metrics": further}
-    if task.kind == "match":
-        result["metric"] = f"{task.rows_per_example}-way accuracy"
-    elif task.kind == "region":
-        result["metric"] = "accuracy" if candidates == "detected" else f"accuracy, {candidates}"
+    further = kind.further(task, outcome)
+    score = outcome.parts[0][1] if outcome.parts else _mean(outcome.score)
+    result |= {"score": score, "metric": kind.metric(task, candidates), "loss": outcome.loss}
+    if kind.protocols:
         result["protocol"] = candidates
-        further["oracle_recall"] = _mean(outcome.oracle)
-    elif task.kind == "answer":
-        result["metric"] = "soft accuracy"
-        further["vocabulary_recall"] = _mean(outcome.oracle)
-    elif task.name == "nlvr2":
-        further["consistency"] = _consistency(outcome)
-    return result | {"metrics": {"accuracy": result["score"]} | further}
+    return result | {"metrics": further if outcome.parts else {"accuracy": score} | further}
 
 
 def _mean(values: np.ndarray) -> float:
     return float(np.mean(values, dtype=np.float64))
-
-
-def _consistency(outcome: Outcome) -> float:
-    """Share of sentences of NLVR2 that are judged rightly of all their pairs of pictures.
-
-    An identifier is split-number-pair-sentence; the sentence is what remains without the pair
-    (NLVR2's evaluation script).
-    """
-    right: dict[tuple[str, ...], bool] = {}
-    for example_id, score in zip(outcome.example_ids, outcome.score, strict=True):
-        parts = example_id.split("-")
-        sentence = (*parts[:-2], parts[-1])
-        right[sentence] = right.get(sentence, True) and score == 1
-    return sum(right.values()) / len(right)

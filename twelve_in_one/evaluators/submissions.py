@@ -34,6 +34,7 @@ from twelve_in_one.data.stored.records import Annotation
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import Outcome
 from twelve_in_one.parallel import processes
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.metrics.boxes import iou
 from twelve_in_one.tasks.metrics.retrieval import text_to_image_ranks
 from twelve_in_one.tasks.task import names_of_labels
@@ -84,11 +85,12 @@ def render(stream: TaskStream, split: str, predictions: Outcome | Ranking) -> st
         check_complete(where, predictions.caption_ids, selection.num_examples)
         return _json_lines(_ranked(predictions))
     check_complete(where, predictions.example_ids, selection.num_examples)
-    if task.kind in ("answer", "verdict"):
+    kind = KINDS[task.kind]
+    if kind.noun:
         names = names_of_labels(task, stream.encoding.answers)
         rows = _named(where, predictions, names)
     else:
-        describe = _chosen_box if task.kind == "region" else _chosen_choice
+        describe = _chosen_choice if kind.choices else _chosen_box
         return _json_lines(_located(where, stream.encoding, selection, predictions, describe))
     if task.name == "vqa":
         numbers = ((_number(where, row["id"]), row["label"]) for row in rows)
@@ -99,9 +101,8 @@ def render(stream: TaskStream, split: str, predictions: Outcome | Ranking) -> st
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows((row["id"], row["label"]) for row in rows)
         return text.getvalue()
-    name = "answer" if task.kind == "answer" else "label"
     return _json_lines(
-        {name if key == "label" else key: x for key, x in row.items()} for row in rows
+        {kind.noun if key == "label" else key: x for key, x in row.items()} for row in rows
     )
 
 

@@ -22,21 +22,20 @@ from twelve_in_one.data.pipeline import AllTrainedOn, Stream, as_dataset
 from twelve_in_one.evaluators import official, retrieval, rows
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import EvalStep, Outcome
-from twelve_in_one.models.two_stream.config import TwoStreamConfig
-from twelve_in_one.models.two_stream.trunk import count_parameters
 from twelve_in_one.parallel import sharding
+from twelve_in_one.parallel.placement import Placement
+from twelve_in_one.systems.base import System
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
-from twelve_in_one.training.programs import Placement
 
 Progress = Callable[[str, int, int], None]
 _BLIND = ("chance", "majority", "words")
-# Without the picture all images of retrieval are equal; pretraining has no questions.
-_WITHOUT_BASELINES = ("match", "pretraining")
 _LARGE_MATRIX = 100 << 20  # bytes of scores that are worth a line
 _PEEKED = 100  # records; a test's answers are public or not, whatever single examples lack
 
 
 def evaluate_task(
+    system: System,
     placement: Placement,
     params: Any,
     stream: Stream,
@@ -51,6 +50,7 @@ def evaluate_task(
     """Scores one split of one task. With several processes, all of them call this alike.
 
     Args:
+      system: the model.
       placement: where the parameters lie.
       params: of the model.
       stream: the split, not for training; this process's rows.
@@ -63,7 +63,7 @@ def evaluate_task(
       progress: called with a name, how much is done and how much there is.
 
     Returns:
-      What `evaluation.summarise` or `ranking.summarise` says, with "official", see
+      What `rows.summarise` or `retrieval.summarise` says, with "official", see
       `official.figures`; and the predictions.
 
     Raises:
@@ -71,20 +71,21 @@ def evaluate_task(
       ValueError: the model's outputs are not finite.
     """
     task, selection = stream.task, stream.selection
+    kind = KINDS[task.kind]
     report: Progress = progress or (lambda name, done, total: None)
     with sharding.use(placement.mesh, placement.layout):
-        if task.kind == "match":
+        if kind.ranked:
             candidates = read_retrieval_set(
                 stream,
                 max_captions=max_examples,
                 progress=functools.partial(report, f"{name} images"),
             )
-            count, size = len(candidates.tokens), len(candidates.regions)
+            count, size = len(candidates.caption_ids), len(candidates.image_ids)
             pairs = f"{name} pairs"
             if 4 * count * size > _LARGE_MATRIX:
                 pairs += f" ({count:,} x {size:,}, {4 * count * size / 2**20:,.0f} MB)"
             ranked = retrieval.rank(
-                _pair_step(placement.model, _nameless(task), placement.mesh, placement.layout),
+                _pair_step(system, _nameless(task), placement.mesh, placement.layout),
                 params,
                 candidates,
                 placement.mesh,
@@ -99,9 +100,7 @@ def evaluate_task(
             total = min(total, max_examples)
         batches = as_dataset(stream, stop=-(-total // selection.batch_size), prefetch=prefetch)
         if compiled is None:
-            compiled = _eval_step(
-                placement.model, _nameless(task), placement.mesh, placement.layout
-            )
+            compiled = _eval_step(system, _nameless(task), placement.mesh, placement.layout)
         outcome = rows.evaluate_stream(
             compiled,
             params,
@@ -113,7 +112,7 @@ def evaluate_task(
     summary = rows.summarise(
         task,
         outcome,
-        candidates=stream.encoding.candidates if task.kind == "region" else "detected",
+        candidates=stream.encoding.candidates if kind.protocols else "detected",
         answered=has_answers(stream),
     )
     return summary | {"official": _official(stream, outcome, summary)}, outcome
@@ -122,7 +121,7 @@ def evaluate_task(
 def _official(stream: Stream, outcome: Outcome, summary: Mapping[str, Any]) -> Any:
     """See `official.figures`; answers are looked up where there are any."""
     task = stream.task
-    if task.kind != "answer":
+    if KINDS[task.kind].noun != "answer":
         return official.figures(task, outcome, summary)
     source = SOURCES.get(task.name)
     return official.figures(
@@ -140,7 +139,7 @@ def has_answers(stream: Stream) -> bool:
 
     That no target is above 0 does not tell: all answers may be outside the vocabulary.
     """
-    if stream.task.kind not in ("answer", "verdict"):
+    if not KINDS[stream.task.kind].noun:
         return True
     reader = stream.selection.reader
     first = (reader.record(int(position)) for position in stream.selection.records[:_PEEKED])
@@ -152,6 +151,7 @@ def has_answers(stream: Stream) -> bool:
 
 
 def evaluate_all(
+    system: System,
     placement: Placement,
     params: Any,
     splits: Mapping[str, Sequence[str]],
@@ -168,6 +168,7 @@ def evaluate_all(
     """Scores several tasks, one after the other.
 
     Args:
+      system: the model.
       placement: where the parameters lie.
       params: of the model.
       splits: task name -> its splits to score.
@@ -209,6 +210,7 @@ def evaluate_all(
             if cut.num_cut:
                 cut_texts.append(str(cut))
             part, predictions = evaluate_task(
+                system,
                 placement,
                 params,
                 stream,
@@ -223,7 +225,7 @@ def evaluate_all(
             if stream.selection.seen is not None:
                 seen = dataclasses.asdict(stream.selection.seen)
                 part["trained_on"] = seen | {"unknown": list(seen["unknown"])}
-            if baselines and part["score"] is not None and task.kind not in _WITHOUT_BASELINES:
+            if baselines and part["score"] is not None and KINDS[task.kind].blind:
                 part |= {key: baselines(task, split)[key] for key in _BLIND}
             parts[split] = part
             if keep:
@@ -247,7 +249,7 @@ def evaluate_all(
         "unscored": unscored,
         "trained_on_only": seen_only,
         "cut_texts": cut_texts,
-        "parameters": count_parameters(placement.model),
+        "parameters": system.num_parameters,
         "seconds": time.perf_counter() - start,
     }
 
@@ -286,12 +288,12 @@ def _nameless(task: Task) -> Task:
 # Jitted functions are kept: a job that follows another evaluates the same tasks again and again.
 # They are not for another mesh or layout than the one that they were compiled under.
 @functools.lru_cache(maxsize=32)
-def _eval_step(config: TwoStreamConfig, task: Task, mesh: Mesh, layout: str) -> Any:
+def _eval_step(system: System, task: Task, mesh: Mesh, layout: str) -> Any:
     del mesh, layout
-    return jax.jit(rows.make_eval_step(config, task))
+    return jax.jit(rows.make_eval_step(system, task))
 
 
 @functools.lru_cache(maxsize=32)
-def _pair_step(config: TwoStreamConfig, task: Task, mesh: Mesh, layout: str) -> Any:
+def _pair_step(system: System, task: Task, mesh: Mesh, layout: str) -> Any:
     del mesh, layout
-    return jax.jit(retrieval.make_pair_step(config, task))
+    return jax.jit(system.pair_scores(task))

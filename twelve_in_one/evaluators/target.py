@@ -9,24 +9,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one.checkpoints import inputs_record, model_folder, state, weights
+from twelve_in_one.checkpoints import inputs_record, state, weights
 from twelve_in_one.checkpoints.inputs_record import Record
-from twelve_in_one.checkpoints.model_folder import Serving
 from twelve_in_one.config import check, defaults
-from twelve_in_one.config.settings import EvaluationOptions, PretrainingOptions, RunConfig, TaskRun
-from twelve_in_one.data import own_spec, streams, trained_on
+from twelve_in_one.config.check import TaskRun
+from twelve_in_one.config.settings import EvaluationOptions, PretrainingOptions, RunConfig
+from twelve_in_one.data import own_spec, run_inputs, streams, trained_on
 from twelve_in_one.data.pipeline import Stream
+from twelve_in_one.data.serving import Serving, answers_file, load_serving
 from twelve_in_one.data.stored.preprocessing import Preprocessing, check_same, other_stores
 from twelve_in_one.data.stored.reader import has_split, open_split
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.streams import DataFolder
 from twelve_in_one.data.trained_on import TrainedOn
-from twelve_in_one.models.two_stream.config import TwoStreamConfig, from_json
 from twelve_in_one.parallel import sharding
+from twelve_in_one.parallel.placement import Placement
+from twelve_in_one.systems.base import System
 from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TASKS
-from twelve_in_one.training import inputs
-from twelve_in_one.training.programs import Placement
 
 REPORTED = "reported"  # the splits that the paper's tables are about
 _WITHOUT_RUN = EvaluationOptions(0, 0, 0, retrieval_captions=8, retrieval_images=500)
@@ -43,7 +43,7 @@ class Subject:
       reported: task name -> splits that are scored at the end of a run.
       candidates: task name -> "detected" or "annotated".
       folder: of the data.
-      model: the model's config.
+      system: the model.
       preprocessing: what was done to its inputs; None where a run has not saved it yet.
       options: sizes of blocks and batches.
       pretraining: what pretraining hides.
@@ -60,7 +60,7 @@ class Subject:
     reported: Mapping[str, tuple[str, ...]]
     candidates: Mapping[str, str]
     folder: DataFolder
-    model: TwoStreamConfig
+    system: System
     preprocessing: Preprocessing | None
     options: EvaluationOptions
     pretraining: PretrainingOptions = PretrainingOptions()
@@ -98,21 +98,20 @@ def of_workdir(
     if record is not None and record.serving is not None:
         _check_words_and_answers(str(workdir), record, folder)
         folder = dataclasses.replace(folder, answers=record.serving.answers)
-        scanned = config.model.get("scan_layers", False)
-        model = dataclasses.replace(record.model, scan_layers=scanned)
+        system = record.system.with_layout(config.model.get("scan_layers", False))
     else:
         notes.append(f"{workdir} did not note its answers, which are taken to be {folder.path}'s")
         dim = _feature_dim(folder, {task.task.name: task.options.train_split for task in tasks})
-        model = inputs.model_of(config.model, folder, shapes, dim)
+        system = run_inputs.system_of(config, folder, shapes, dim)
     subject = Subject(
         name=str(workdir),
         tasks=shapes,
         reported={task.task.name: task.options.test_splits for task in tasks},
         candidates={task.task.name: task.options.candidates for task in tasks},
         folder=dataclasses.replace(
-            folder, trained_on=_trained_on(workdir, config, tasks, record, model, notes)
+            folder, trained_on=_trained_on(workdir, config, tasks, record, system, notes)
         ),
-        model=model,
+        system=system,
         preprocessing=None if record is None else record.preprocessing,
         options=config.evaluation,
         pretraining=config.pretraining,
@@ -139,16 +138,18 @@ def _trained_on(
     config: RunConfig,
     tasks: Sequence[TaskRun],
     record: Record | None,
-    model: TwoStreamConfig,
+    system: System,
     notes: list[str],
 ) -> TrainedOn:
     """What a run has seen, as it noted it, or as it would see it now if it noted nothing."""
     if record is not None and record.serving is not None and record.serving.trained_on is not None:
         return record.serving.trained_on
     try:
-        data = inputs.open_data(config, workdir)
+        data = run_inputs.open_data(config, workdir)
         seen = trained_on.of_streams(
-            inputs.open_task(config, data, task, task.options.train_split, model, training=True)
+            run_inputs.open_task(
+                config, data, task, task.options.train_split, system, training=True
+            )
             for task in tasks
         )
     except DataError:
@@ -166,11 +167,11 @@ def of_model(path: Path, data_dir: Path, features: str) -> Subject:
     Raises:
       ValueError: no such folder, or it or the data is damaged.
     """
-    serving = model_folder.load_serving(path)
-    model = from_json((path / weights.CONFIG).read_text(encoding="utf-8"))
+    serving = load_serving(path)
+    system = weights.read_system(path)
     folder = streams.open_folder(data_dir, features)
     notes = [
-        f"{folder.path / model_folder.answers_file(head)} is not used, but the answers of {path}: "
+        f"{folder.path / answers_file(head)} is not used, but the answers of {path}: "
         f"{inputs_record.difference(answers, folder.answers[head], 'answer')}"
         for head, answers in serving.answers.items()
         if folder.answers.get(head, answers) != answers
@@ -188,7 +189,7 @@ def of_model(path: Path, data_dir: Path, features: str) -> Subject:
         candidates={},
         # Labels are the model's; answers that it does not know count as wrong.
         folder=dataclasses.replace(folder, answers=serving.answers, trained_on=seen),
-        model=model,
+        system=system,
         preprocessing=serving.preprocessing,
         options=_WITHOUT_RUN,
         notes=tuple(notes),
@@ -208,7 +209,8 @@ def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, A
         return []
     folder = subject.folder
     found = _feature_dim(folder, {name: wanted[0] for name, wanted in splits.items()})
-    offered = streams.preprocessing_of(folder, tasks, found or subject.model.region_feature_dim)
+    known = subject.system.sizes(tasks[0]).get("feature_dim", 0)
+    offered = streams.preprocessing_of(folder, tasks, found or known)
     try:
         check_same(subject.preprocessing, offered)
     except ValueError as error:
@@ -268,6 +270,9 @@ def open_stream(
     multiple = placement.mesh.shape[sharding.DATA]
     feature_dtype = {"feature_dtype": np.dtype(subject.feature_dtype).type}
     options: dict[str, object] = dict(feature_dtype)
+    sizes = subject.system.sizes(task)
+    pretraining = sizes.pop("pretraining_options", {})
+    pretraining |= run_inputs.pretraining_options(subject.pretraining, training=False)
     if task.name in subject.candidates:
         options["candidates"] = subject.candidates[task.name]
     return streams.open_stream(
@@ -276,15 +281,13 @@ def open_stream(
         split,
         batch_size=-(-size // multiple) * multiple,
         training=False,
-        feature_dim=subject.model.region_feature_dim,
-        num_labels=subject.model.num_answers.get(task.head),
         host=jax.process_index(),
         num_hosts=jax.process_count(),
         cache_bytes=subject.cache_megabytes << 20,
         removed=removed,
         encoding_options=options,
-        pretraining_options=feature_dtype
-        | inputs.pretraining_options(subject.pretraining, subject.model, training=False),
+        pretraining_options=feature_dtype | pretraining,
+        **sizes,
     )
 
 

@@ -21,6 +21,7 @@ from twelve_in_one.experiments.grid import Training
 from twelve_in_one.experiments.runner import Runner
 from twelve_in_one.logs import metrics_writer
 from twelve_in_one.mixing import plan
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.twelve import TWELVE
 
 TITLES = {
@@ -194,7 +195,7 @@ def convergence_order(
             raise ValueError(f"no validation of {name} in the history of the run of all tasks")
         # Retrieval validates among a few images, but is tested among all of them.
         rows = _TASKS[name].rows_per_example
-        chance = 1 / rows if _TASKS[name].kind == "match" else entry.get("chance") or 0.0
+        chance = 1 / rows if KINDS[_TASKS[name].kind].ranked else entry.get("chance") or 0.0
         converged[name] = _crossing(curve, chance)
     return tuple(sorted(converged, key=lambda name: converged[name]))
 

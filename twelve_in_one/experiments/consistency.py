@@ -203,9 +203,9 @@ def judge(workdir: Path, name: str) -> list[Judged]:
     """
     subject, _ = of_workdir(workdir)
     (task,) = (task for task in subject.tasks if task.name == name)
-    placement = Placement.make(subject.model, subject.layout, subject.model_axis)
+    placement = Placement.make(subject.system.abstract(), subject.layout, subject.model_axis)
     params, _, _ = model_folder.load(
-        workdir / state.MODEL, shardings=placement.params, scan_layers=subject.model.scan_layers
+        workdir / state.MODEL, shardings=placement.params, scan_layers=subject.system.scanned
     )
     asks = name == QUESTIONS
     splits = ("train",)
@@ -216,7 +216,12 @@ def judge(workdir: Path, name: str) -> list[Judged]:
     for split in splits:
         stream = open_stream(subject, placement, task, split, removed=asks)
         _, outcome = suite.evaluate_task(
-            placement, params, stream, options=subject.options, prefetch=subject.prefetch
+            subject.system,
+            placement,
+            params,
+            stream,
+            options=subject.options,
+            prefetch=subject.prefetch,
         )
         right = dict(zip(outcome.example_ids, outcome.score > 0.5, strict=True))
         found += [

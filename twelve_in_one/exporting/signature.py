@@ -8,39 +8,11 @@ from typing import Any
 
 import jax
 
-from twelve_in_one.models.two_stream.config import ALL_HEADS, TwoStreamConfig
+from twelve_in_one.systems.base import Function, Shape, System
 from twelve_in_one.tasks.task import Task
 
 PARAMS, SIGNATURE, README, EXAMPLE = "params.safetensors", "signature.json", "README.md", "run.py"
-Shape = tuple[int | str, ...]
 
-_LETTERS = {
-    "b": "examples",
-    "2*b": "rows: left and right image of each pair in turn, both with the sentence",
-    "m": "captions",
-    "n": "images",
-}
-_INPUTS = {
-    "tokens": "word pieces of vocab.txt: [CLS] text [SEP], then padding",
-    "token_mask": "true where no padding",
-    "regions": "features; region 0 is the mean of the image's regions",
-    "boxes": "x1/W, y1/H, x2/W, y2/H, share of the image's area; of region 0: 0, 0, 1, 1, 1",
-    "region_mask": "true where no padding",
-    "task_id": "the number in task_ids",
-}
-_OUTPUTS = {
-    "answer": "scores of answers-{head}.json in its order; columns beyond it have no answer",
-    "verdict": "scores of the verdicts",
-    "match": "how well each caption fits each image",
-    "region": "scores of the regions, also of padding",
-    "choice": "scores of the regions, also of padding and of those that are no choice",
-    "pretraining": "scores of whether the text belongs to the image",
-}
-_VERDICTS = {
-    "image_pair": ("false", "true"),
-    "three_way": ("contradiction", "neutral", "entailment"),
-    "alignment": ("aligned", "swapped"),
-}
 _README = """\
 # Exported model
 
@@ -73,9 +45,11 @@ class Artefact:
 
     Attributes:
       tasks: that it serves; they agree in all but names and task ids.
+      function: what it computes.
     """
 
     tasks: tuple[Task, ...]
+    function: Function
 
     @property
     def head(self) -> str:
@@ -85,32 +59,15 @@ class Artefact:
     def file(self) -> str:
         return f"{self.tasks[0].name}.jaxexport"
 
-    @property
-    def all_pairs(self) -> bool:
-        """Whether every text is scored against every image."""
-        return self.tasks[0].kind == "match"
 
-    def inputs(self, config: TwoStreamConfig) -> dict[str, tuple[Shape, str]]:
-        """{name: (shape, dtype)}, with letters for sizes that may be any."""
-        task = self.tasks[0]
-        texts = images = "b" if task.rows_per_example == 1 else f"{task.rows_per_example}*b"
-        if self.all_pairs:
-            texts, images = "m", "n"
-        inputs: dict[str, tuple[Shape, str]] = {
-            "tokens": ((texts, task.max_tokens), "int32"),
-            "token_mask": ((texts, task.max_tokens), "bool"),
-            "regions": ((images, task.max_regions, config.region_feature_dim), "float32"),
-            "boxes": ((images, task.max_regions, 5), "float32"),
-            "region_mask": ((images, task.max_regions), "bool"),
-        }
-        return inputs | ({"task_id": ((), "int32")} if config.num_tasks else {})
-
-
-def artefacts(tasks: Sequence[Task], heads: Sequence[str] | None = None) -> tuple[Artefact, ...]:
+def artefacts(
+    system: System, tasks: Sequence[Task], heads: Sequence[str] | None = None
+) -> tuple[Artefact, ...]:
     """The functions that serve the tasks; tasks that agree in head and lengths share one.
 
     Args:
-      tasks: of a model.
+      system: the model.
+      tasks: of it.
       heads: only these; None takes all that the tasks read.
 
     Raises:
@@ -129,60 +86,57 @@ def artefacts(tasks: Sequence[Task], heads: Sequence[str] | None = None) -> tupl
             groups.setdefault(key, []).append(task)
     if not groups:
         raise ValueError(f"nothing to export: tasks {[t.name for t in tasks]}, heads {heads}")
-    return tuple(Artefact(tuple(group)) for group in groups.values())
+    return tuple(Artefact(tuple(group), system.function(group[0])) for group in groups.values())
 
 
-def entry(
-    artefact: Artefact, config: TwoStreamConfig, output_shape: Shape, difference: float
-) -> dict[str, Any]:
+def entry(artefact: Artefact, output_shape: Shape, difference: float) -> dict[str, Any]:
     """What the signature says of one function.
 
     Args:
       artefact: the function.
-      config: of the model.
       output_shape: with letters.
       difference: the largest that the check found.
     """
-    own_labels = artefact.head not in ALL_HEADS
-    output = {
+    function = artefact.function
+    output: dict[str, Any] = {
         "shape": list(output_shape),
         "dtype": "float32",
-        "meaning": _OUTPUTS["answer" if own_labels else artefact.tasks[0].kind].format(
-            head=artefact.head
-        ),
+        "meaning": function.meaning,
     }
-    if artefact.head in _VERDICTS:
-        output["columns"] = list(_VERDICTS[artefact.head])
+    if function.columns:
+        output["columns"] = list(function.columns)
     return {
         "file": artefact.file,
         "head": artefact.head,
         "task_ids": {task.name: task.task_id for task in artefact.tasks},
         "inputs": {
-            name: {"shape": list(shape), "dtype": dtype, "meaning": _INPUTS[name]}
-            for name, (shape, dtype) in artefact.inputs(config).items()
+            name: {"shape": list(item.shape), "dtype": item.dtype, "meaning": item.meaning}
+            for name, item in function.inputs.items()
         },
         "output": output,
         "largest_difference": difference,
     }
 
 
-def write(folder: Path, entries: Sequence[Mapping[str, Any]], platforms: Sequence[str]) -> None:
+def write(
+    folder: Path,
+    entries: Sequence[Mapping[str, Any]],
+    letters: Mapping[str, str],
+    platforms: Sequence[str],
+) -> None:
     """Writes the three files.
 
     Args:
       folder: that exists.
       entries: of `entry`.
+      letters: what the letters in shapes mean.
       platforms: that the functions are for.
     """
-    shapes = [item["output"]["shape"] for item in entries]
-    shapes += [shape for item in entries for shape in _shapes(item["inputs"]).values()]
-    used = {size for shape in shapes for size in shape}
-    letters = {letter: meaning for letter, meaning in _LETTERS.items() if letter in used}
     signature = {
         "jax": jax.__version__,
         "platforms": list(platforms),
         "params": PARAMS,
-        "letters": letters,
+        "letters": dict(letters),
         "artefacts": list(entries),
     }
     readme = _README.format(

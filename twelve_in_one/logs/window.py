@@ -10,8 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one.models.two_stream.config import PRETRAINING_HEADS
-from twelve_in_one.training.steps import TaskMetrics
+from twelve_in_one.tasks.losses import Sums
 
 # Of what is finite, but for "updates", which counts all. The first three are lists of three numbers
 # where the loss has three parts.
@@ -21,22 +20,35 @@ _FIELDS = ("loss", "score", "count", "grad_norm", "finite", "updates")
 class LogWindow:
     """Sums by task."""
 
-    def __init__(self, tasks: Sequence[str], saved: Mapping[str, Any] | None = None):
-        """Begins empty, or where `to_json` left off."""
-        self._totals = {task: dict.fromkeys(_FIELDS, 0.0) for task in tasks}
+    def __init__(self, parts: Mapping[str, Sequence[str]], saved: Mapping[str, Any] | None = None):
+        """Begins empty, or where `to_json` left off.
+
+        Args:
+          parts: task -> names of the parts of its loss, none if it has one.
+          saved: what `to_json` gave.
+        """
+        self._parts = parts
+        self._totals = {task: dict.fromkeys(_FIELDS, 0.0) for task in parts}
         for task, totals in (saved or {}).items():
             self._totals[task].update({name: _number(value) for name, value in totals.items()})
-        self._pending: list[tuple[str, int, TaskMetrics]] = []
+        self._pending: list[tuple[str, int, Sums, Any]] = []
 
-    def add(self, task: str, step: int, metrics: TaskMetrics) -> None:
-        """Notes what one update reports; nothing is fetched."""
-        self._pending.append((task, step, metrics))
+    def add(self, task: str, step: int, sums: Sums, grad_norm: Any) -> None:
+        """Notes what one update reports; nothing is fetched.
+
+        Args:
+          task: that was trained.
+          step: number of the update.
+          sums: loss and score, without the loss scale.
+          grad_norm: float32[] global norm of the gradient, before clipping.
+        """
+        self._pending.append((task, step, sums, grad_norm))
 
     def settle(self) -> list[str]:
         """Fetches what is pending; returns a line for every gradient that is not finite."""
-        fetched = jax.device_get([metrics for *_, metrics in self._pending])
+        fetched = jax.device_get([numbers for _, _, *numbers in self._pending])
         bad = []
-        for (task, step, _), (sums, norm) in zip(self._pending, fetched, strict=True):
+        for (task, step, *_), (sums, norm) in zip(self._pending, fetched, strict=True):
             totals = self._totals[task]
             totals["updates"] += 1
             if not (np.isfinite(norm) and np.all(np.isfinite(sums.loss))):
@@ -72,7 +84,7 @@ class LogWindow:
             found["loss"][task], found["score"][task] = float(losses.sum()), float(scores[0])
             found["grad_norm"][task] = float(totals["grad_norm"] / totals["finite"])
             if len(losses) > 1:
-                for part, loss, score in zip(PRETRAINING_HEADS, losses, scores, strict=True):
+                for part, loss, score in zip(self._parts[task], losses, scores, strict=True):
                     found["loss"][f"{task}/{part}"] = float(loss)
                     found["score"][f"{task}/{part}"] = float(score)
         return found

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from twelve_in_one.checkpoints.model_folder import Serving
 from twelve_in_one.data.encode.examples import (
     Encoding,
     Example,
@@ -19,6 +18,7 @@ from twelve_in_one.data.encode.examples import (
     encode_inputs,
     encode_texts,
 )
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.image_rows import LoadedRecord
 from twelve_in_one.data.stored.records import Annotation, Regions
 from twelve_in_one.predict.forward import Forward, Maps

@@ -17,7 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.models.two_stream.trunk import TwoStreamModel, abstract_params
 from twelve_in_one.parallel.sharding import DATA, make_mesh, param_shardings, replicated, use
-from twelve_in_one.tasks.task import TRUNK_KEYS, Task, trunk_inputs
+from twelve_in_one.systems.vilbert import TRUNK_KEYS, trunk_inputs
+from twelve_in_one.tasks.task import Task
 
 Maps = dict[str, np.ndarray]
 _PREFIX = "attention/"

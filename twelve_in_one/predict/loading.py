@@ -9,11 +9,10 @@ import jax
 
 from twelve_in_one.checkpoints import model_folder, weights
 from twelve_in_one.checkpoints.saved_rounds import all_rounds
-from twelve_in_one.models.two_stream.config import from_json
-from twelve_in_one.models.two_stream.trunk import abstract_params
 from twelve_in_one.parallel.sharding import make_mesh, param_shardings
 from twelve_in_one.predict.engine import Progress, silent
 from twelve_in_one.predict.predictor import Predictor
+from twelve_in_one.systems.vilbert import Vilbert
 
 
 def load(
@@ -53,23 +52,27 @@ def load(
             + "holds no trained model; pass a model folder, or a workdir with model/ in it"
         )
     try:
-        config = from_json((folder / weights.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        system = weights.read_system(folder)
+    except OSError as error:
         raise ValueError(f"{folder / weights.CONFIG}: {error}") from error
+    if not isinstance(system, Vilbert):
+        raise ValueError(
+            f"{folder} holds a model of {system.name}, which answers no questions here"
+        )
     mesh = make_mesh(model=model, devices=jax.local_devices() if devices is None else devices)
-    shardings = param_shardings(abstract_params(config), mesh, layout)
+    shardings = param_shardings(system.abstract(), mesh, layout)
     try:
-        params, config, serving = model_folder.load(folder, shardings=shardings)
+        params, system, serving = model_folder.load(folder, shardings=shardings)
     except weights.DamagedError:
         if not all_rounds(path):
             raise
-        from twelve_in_one.export import open_model  # for this alone
+        from twelve_in_one.checkpoints.open_model import open_model  # for this alone
 
-        params, config, serving, _ = open_model(path)  # warns, and takes a checkpoint of the run
+        params, system, serving, _ = open_model(path)  # warns, and takes a checkpoint of the run
         params = jax.device_put(params, shardings)
     return Predictor(
         params,
-        config,
+        system.config,
         serving,
         extractor=extractor,
         layout=layout,

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one.checkpoints.model_folder import Serving
 from twelve_in_one.data.encode.examples import Example
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.image_rows import LoadedRecord
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.predict.arguments import boxes_of_each, chosen_mask, is_list, paired

@@ -18,6 +18,7 @@ from twelve_in_one.data.stored.records import Annotation, DataError
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import Outcome
 from twelve_in_one.report.pictures import Box, ExamplePicture
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.metrics.boxes import iou
 from twelve_in_one.tasks.task import names_of_labels
 
@@ -65,8 +66,8 @@ def example_pictures(
       ValueError: the predictions are of another stream or kind of task.
     """
     selection, encoding = stream.selection, stream.encoding
-    ranked = isinstance(predictions, Ranking)
-    if ranked != (encoding.task.kind == "match"):
+    ranked, kind = isinstance(predictions, Ranking), KINDS[encoding.task.kind]
+    if ranked != kind.ranked:
         raise ValueError(
             f"{encoding.task.name}: predictions of kind {encoding.task.kind!r} are of type "
             f"{'Outcome' if ranked else 'Ranking'}, these are of type {type(predictions).__name__}"
@@ -82,8 +83,7 @@ def example_pictures(
         else:
             photos = _photos(selection, selection.locate(number)[0])
             fields = _answered(encoding, example, predictions, number)
-        has_boxes = encoding.task.kind in ("region", "choice")
-        images = [_pixels(files, photo, has_boxes) for photo in photos]
+        images = [_pixels(files, photo, kind.located) for photo in photos]
         fields["boxes"] = _fitted(fields.get("boxes", ()), photos[0].size, images[0])
         made.append(
             ExamplePicture(
@@ -152,16 +152,17 @@ def _answered(
     chosen = int(outcome.prediction[number])
     right = bool(outcome.score[number] > _RIGHT)
     confidence = f"({outcome.confidence[number]:.2f})"
-    if task.kind in ("answer", "verdict"):
+    kind = KINDS[task.kind]
+    if kind.noun:
         words = names_of_labels(task, encoding.answers)
-        if task.kind == "answer":
+        if kind.noun == "answer":
             known, expected = bool(annotation.answers), _best_answers(annotation)
         else:
             known, expected = annotation.label in words, words.get(annotation.label, "")
         # A head may have more labels than there are answers.
         answer = f"{words.get(chosen, f'label {chosen}, which is no answer')} {confidence}"
         return {"answer": answer, "expected": expected, "right": right if known else None}
-    if task.kind == "region":
+    if kind.protocols:
         batch, (rows,) = encode_inputs(encoding, [example], 1)
         candidates, role = rows[batch["region_mask"][0]], "region"
         overlap = iou(candidates, np.asarray(annotation.box, np.float32))

@@ -5,11 +5,12 @@ import re
 
 from twelve_in_one.config.settings import OwnTaskOptions
 from twelve_in_one.models.two_stream.config import RESERVED_HEADS
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TASKS, TWELVE
 
 # Choices among boxes have no form of record yet.
-LIKES = tuple(task.name for task in TWELVE if task.kind != "choice")
+LIKES = tuple(task.name for task in TWELVE if not KINDS[task.kind].choices)
 ANSWER_HEADS = ("vqa", "gqa")
 
 
@@ -20,9 +21,10 @@ def own_task(name: str, options: OwnTaskOptions) -> Task:
     """
     like = TASKS[options.like]
     head = like.head
-    if like.kind == "answer":
+    noun = KINDS[like.kind].noun
+    if noun == "answer":
         head = options.answers if options.answers in ANSWER_HEADS else name
-    elif like.kind == "verdict" and options.labels:
+    elif noun == "label" and options.labels:
         head = name
     return dataclasses.replace(like, name=name, title=options.title or name, head=head)
 
@@ -37,7 +39,7 @@ def wrong(name: str, options: OwnTaskOptions) -> list[str]:
     if options.like not in LIKES:
         errors.append(f".like: {options.like!r} is none of {', '.join(LIKES)}")
         return errors
-    like = TASKS[options.like]
+    noun = KINDS[TASKS[options.like].kind].noun
     if bool(options.jsonl) == bool(options.hf):
         errors.append(
             ".jsonl: name a file of records, or a Hugging Face dataset as hf; one of the two"
@@ -46,9 +48,9 @@ def wrong(name: str, options: OwnTaskOptions) -> list[str]:
         errors.append(".val_jsonl, test_jsonl: go with jsonl, which is not given")
     if options.val_share + options.test_share >= 1:
         errors.append(".val_share: with test_share leaves nothing to train on")
-    if options.answers and like.kind != "answer":
+    if options.answers and noun != "answer":
         errors.append(f".answers: {options.like} has none")
-    if options.labels and like.kind != "verdict":
+    if options.labels and noun != "label":
         errors.append(f".labels: {options.like} has none")
     names = [str(label).casefold() for label in options.labels]
     if len(names) == 1 or len(set(names)) < len(names):

@@ -20,14 +20,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
-from twelve_in_one.models.two_stream.config import PRETRAINING_HEADS
-from twelve_in_one.tasks import losses, pretraining
+from twelve_in_one.tasks import kinds
+from twelve_in_one.tasks.kinds import KINDS
+from twelve_in_one.tasks.losses import Sums
 
-Kind = Literal["answer", "verdict", "match", "region", "choice", "pretraining"]
 Group = Literal["G1", "G2", "G3", "G4", "pretraining"]
-TRUNK_KEYS = ("tokens", "token_mask", "regions", "boxes", "region_mask")
 # Labels of the heads of kind "verdict" that the released code has, in their order.
 VERDICTS: Mapping[str, tuple[str, ...]] = {
     "image_pair": ("False", "True"),
@@ -63,7 +61,7 @@ class Task:
     group: Group
     task_id: int
     head: str
-    kind: Kind
+    kind: kinds.Name
     rows_per_example: int
     max_tokens: int
     max_regions: int
@@ -75,7 +73,7 @@ class Task:
     @property
     def heads(self) -> tuple[str, ...]:
         """All output heads it reads."""
-        return PRETRAINING_HEADS if self.kind == "pretraining" else (self.head,)
+        return KINDS[self.kind].heads or (self.head,)
 
 
 def label_names(task: Task, answers: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -100,43 +98,17 @@ def names_of_labels(task: Task, answers: Mapping[str, int]) -> dict[int, str]:
     return dict(enumerate(fixed)) if fixed else {label: name for name, label in answers.items()}
 
 
-def trunk_inputs(task: Task, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The batch as rows of the trunk: [B, k, ...] unfolded to [B * k, ...], and the task id."""
-    inputs = {key: batch[key] for key in TRUNK_KEYS}
-    if task.rows_per_example > 1:
-        inputs = {key: x.reshape(-1, *x.shape[2:]) for key, x in inputs.items()}
-    return inputs | {"task_id": batch["task_id"]}
-
-
-def task_loss(
-    task: Task, outputs: Mapping[str, jax.Array], batch: Mapping[str, Any]
-) -> losses.Sums:
+def task_loss(task: Task, outputs: Mapping[str, jax.Array], batch: Mapping[str, Any]) -> Sums:
     """Loss and score of a batch.
 
     Args:
       task: the task the batch belongs to.
-      outputs: output of each of `task.heads` for the rows of `trunk_inputs`.
+      outputs: output of each of `task.heads` for the rows of the batch.
       batch: see the module docstring.
     """
-    if task.kind == "pretraining":
-        return pretraining.loss(outputs, batch)
-    logits, targets, mask = outputs[task.head], batch["targets"], batch["_mask"]
-    if task.kind == "answer":
-        return losses.answer_loss(logits, targets, mask)
-    if task.kind == "verdict":
-        return losses.verdict_loss(logits, targets, mask)
-    if task.kind == "match":
-        # [B * k] -> [B, k]
-        return losses.match_loss(logits.reshape(-1, task.rows_per_example), targets, mask)
-    if task.kind == "region":
-        return losses.region_loss(logits, targets, batch["region_mask"], mask)
-    choices = batch["choices"]
-    real = jnp.take_along_axis(batch["region_mask"], choices, axis=1) & batch["choice_mask"]
-    return losses.choice_loss(logits, targets, choices, real, mask)
+    return KINDS[task.kind].loss(task, outputs, batch)
 
 
 def task_count(task: Task, batch: Mapping[str, Any]) -> jax.Array:
     """What the loss of a batch is divided by: `Sums.count` of `task_loss`, known before it."""
-    if task.kind == "pretraining":
-        return pretraining.counts(batch)
-    return jnp.sum(batch["_mask"], dtype=jnp.float32)
+    return kinds.batch_count(KINDS[task.kind], batch)

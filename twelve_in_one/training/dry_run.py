@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from twelve_in_one.checkpoints import trees
 from twelve_in_one.config import check
 from twelve_in_one.logs import profiling
 from twelve_in_one.logs.stopwatch import duration
 from twelve_in_one.mixing import plan, stop_and_go
-from twelve_in_one.models.two_stream.trunk import count_parameters
 from twelve_in_one.optim import param_groups
+from twelve_in_one.parallel.placement import HOST_ONLY
 from twelve_in_one.training import programs
 from twelve_in_one.training.job import Job
 
@@ -20,7 +21,11 @@ _PLANNED_ROUNDS, _REPEATS = 2000, 3
 
 
 def describe(
-    job: Job, compiled: programs.Programs, table: Sequence[programs.Program], abstract: Any
+    job: Job,
+    compiled: programs.Programs,
+    table: Sequence[programs.Program],
+    abstract: Any,
+    frozen: Any,
 ) -> str:
     """The text. Runs every program a few times on real batches, and changes nothing on disk."""
     from twelve_in_one.data.cut_texts import count_cut
@@ -33,8 +38,8 @@ def describe(
         ("texts", "\n".join(str(count_cut(stream)) for stream in job.train_streams.values())),
         ("parameters", param_groups.describe(abstract.params, job.groups)),
         ("programs", programs.compile_list(table)),
-        ("memory", _memory(job, table, abstract)),
-        ("time", _time(job, compiled, abstract, batches)),
+        ("memory", _memory(job, table, abstract, frozen)),
+        ("time", _time(job, compiled, abstract, frozen, batches)),
     )
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections)
 
@@ -48,7 +53,7 @@ def _shapes(job: Job, batches: Any) -> str:
     for run in job.tasks:
         task, batch = run.task, batches[run.task.name]
         shape = f"{task.batch_size * task.rows_per_example}x{task.max_tokens}x{task.max_regions}"
-        size = sum(x.nbytes for name, x in batch.items() if name != "example_id")
+        size = sum(x.nbytes for name, x in batch.items() if name != HOST_ONLY)
         rows.append(
             f"{task.name:10}  {task.batch_size:9,}  {shape:>14}  "
             f"{task.batch_size // run.options.accumulate:11,}  {scales[task.name]:10g}  "
@@ -57,7 +62,7 @@ def _shapes(job: Job, batches: Any) -> str:
     return "\n".join(rows)
 
 
-def _memory(job: Job, table: Sequence[programs.Program], abstract: Any) -> str:
+def _memory(job: Job, table: Sequence[programs.Program], abstract: Any, frozen: Any) -> str:
     def a_device(tree: Any) -> int:
         return sum(
             leaf.dtype.itemsize * int(jnp.prod(jnp.array(leaf.sharding.shard_shape(leaf.shape))))
@@ -67,18 +72,22 @@ def _memory(job: Job, table: Sequence[programs.Program], abstract: Any) -> str:
     state, params = a_device(abstract), a_device(abstract.params)
     largest = max((p.memory.get("temporaries", 0) for p in table), default=0)
     lines = [
-        f"{count_parameters(job.placement.model):,} parameters on mesh "
+        f"{job.system.num_parameters:,} parameters on mesh "
         f"{dict(job.placement.mesh.shape)}, layout {job.placement.layout}",
         f"state {profiling.format_bytes(state)} a device, of which parameters "
         f"{profiling.format_bytes(params)}; gradients as much again as these",
+        f"parameters that are not trained {profiling.format_bytes(a_device(frozen))}: no gradients "
+        "and no moments",
         f"largest temporaries of a program {profiling.format_bytes(largest)}",
     ]
     return "\n".join(lines)
 
 
-def _time(job: Job, compiled: programs.Programs, abstract: Any, batches: Any) -> str:
+def _time(job: Job, compiled: programs.Programs, abstract: Any, frozen: Any, batches: Any) -> str:
     """Measures every step, and counts how often the plan calls for it if nothing stops."""
-    state = programs.random_state(job.placement, job.optimizer, abstract, job.run.seed)
+    state, rest = programs.random_state(
+        job.system, job.optimizer, abstract, job.run.seed, job.frozen, frozen
+    )
     key = job.placement.everywhere(jax.random.key(job.run.seed))
     flags = [job.placement.everywhere(jnp.bool_(value)) for value in (False, True)]
     expected = plan.expected_updates(job.schedule)
@@ -92,15 +101,19 @@ def _time(job: Job, compiled: programs.Programs, abstract: Any, batches: Any) ->
         seconds = []
         for _ in range(_REPEATS + 1):  # the first one warms up
             start = time.perf_counter()
-            gradient, _ = compiled.grad[name](state.params, state.step, batch, key)
-            state = compiled.update(state, gradient, *flags)
+            if compiled.update is None:
+                state, _ = compiled.grad[name](state, batch, key, rest)
+            else:
+                gradient, _ = compiled.grad[name](state.params, state.step, batch, key, rest)
+                state = compiled.update(state, gradient, *flags)
             jax.block_until_ready(state)
             seconds.append(time.perf_counter() - start)
         stream = job.val_streams[name]
         eval_batch = job.placement.place(stream.batch(0))
-        jax.block_until_ready(compiled.evaluate[name](state.params, eval_batch))
+        params = trees.merge(state.params, rest)
+        jax.block_until_ready(compiled.evaluate[name](params, eval_batch))
         start = time.perf_counter()
-        jax.block_until_ready(compiled.evaluate[name](state.params, eval_batch))
+        jax.block_until_ready(compiled.evaluate[name](params, eval_batch))
         limit = job.run.evaluation.max_validation_examples
         num_batches = stream.selection.num_batches
         if limit:

@@ -14,7 +14,7 @@ from twelve_in_one.checkpoints import state
 from twelve_in_one.evaluators import suite, target
 from twelve_in_one.logs import metrics_writer
 from twelve_in_one.report.write import FILE as REPORT
-from twelve_in_one.training import programs, steps
+from twelve_in_one.training import programs
 from twelve_in_one.training.job import Job
 from twelve_in_one.training.loop import Position
 
@@ -55,7 +55,7 @@ class Results(dict[str, Any]):
 def finish(
     job: Job,
     compiled: programs.Programs,
-    train_state: steps.TrainState,
+    params: Any,
     position: Position,
     updates: Mapping[str, int],
     writer: metrics_writer.MetricsWriter,
@@ -65,7 +65,7 @@ def finish(
     Args:
       job: the run.
       compiled: its programs.
-      train_state: at its end.
+      params: of the model, at its end.
       position: likewise.
       updates: task name -> batches trained on.
       writer: of the run.
@@ -76,12 +76,11 @@ def finish(
     Raises:
       OSError: a file cannot be written.
     """
-    from twelve_in_one.data import own
+    from twelve_in_one.data import own, run_inputs
     from twelve_in_one.data.builders import report
     from twelve_in_one.report.examples import example_pictures, pictures_of
-    from twelve_in_one.training import inputs
 
-    run, model = job.run, job.placement.model
+    run = job.run
     tasks = {task.task.name: task for task in job.tasks}
     data = dataclasses.replace(
         job.data,
@@ -91,7 +90,7 @@ def finish(
     splits = {}
     for name, task in tasks.items():
         wanted = task.options.test_splits
-        splits[name] = inputs.splits_of(job.data, task, wanted)
+        splits[name] = run_inputs.splits_of(job.data, task, wanted)
         missing = set(wanted) - set(splits[name])
         if missing:
             _log.warning("%s: not built, and left out: %s", name, ", ".join(sorted(missing)))
@@ -119,15 +118,16 @@ def finish(
         candidates = {name: task.options.candidates for name, task in tasks.items()}
         baselines = target.baselines_of(data, candidates, limit)
     found = suite.evaluate_all(
+        job.system,
         job.placement,
-        train_state.params,
+        params,
         splits,
-        lambda name, split: inputs.open_task(
+        lambda name, split: run_inputs.open_task(
             run,
             data,
             tasks[name],
             split,
-            model,
+            job.system,
             training=False,
             batch_size=run.evaluation.batch_size or None,
         ),

@@ -8,13 +8,18 @@ from typing import Any
 
 import jax
 
-from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.checkpoints import state
 from twelve_in_one.config import check
-from twelve_in_one.config.settings import RunConfig, TaskRun
+from twelve_in_one.config.check import TaskRun
+from twelve_in_one.config.settings import ConfigError, RunConfig
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.mixing import plan, stop_and_go
 from twelve_in_one.optim import adamw, param_groups, schedules
 from twelve_in_one.optim.adafactor import adafactor
 from twelve_in_one.parallel import processes
+from twelve_in_one.parallel.placement import Placement
+from twelve_in_one.systems.base import System
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.training import programs
 
 _log = logging.getLogger(__name__)
@@ -28,8 +33,9 @@ class Job:
     workdir: Path
     tasks: tuple[TaskRun, ...]
     data: Any  # data.streams.DataFolder
-    serving: model_folder.Serving
-    placement: programs.Placement
+    serving: Serving
+    system: System
+    placement: Placement
     groups: tuple[param_groups.ParamGroup, ...]
     optimizer: Any
     rate: schedules.Schedule
@@ -42,6 +48,16 @@ class Job:
     def names(self) -> tuple[str, ...]:
         return tuple(task.task.name for task in self.tasks)
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of parameters that are not trained."""
+        return (*self.system.frozen, *self.run.optimizer.frozen)
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Task -> names of the parts of its loss, none if it has one."""
+        return {run.task.name: self.system.objective((run.task,)).parts for run in self.tasks}
+
 
 def open_job(run: RunConfig, workdir: Path) -> Job:
     """Data, devices and plan of a run; nothing is compiled yet.
@@ -49,7 +65,8 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
     Raises:
       ValueError: settings and data do not fit each other, or data or `init_from` is missing.
     """
-    from twelve_in_one.training import inputs, prepare
+    from twelve_in_one.data import run_inputs
+    from twelve_in_one.training import prepare
 
     source = run.init_from.path
     if source and not Path(source).exists() and not (workdir / state.CHECKPOINTS).exists():
@@ -58,20 +75,20 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         prepare.prepare(run, workdir)
     processes.barrier("data prepared")
     tasks = check.task_runs(run)
-    data = inputs.open_data(run, workdir)
+    data = run_inputs.open_data(run, workdir)
     shapes = [task.task for task in tasks]
-    model = inputs.model_of(run.model, data, shapes, inputs.feature_dim(data, tasks))
+    system = run_inputs.system_of(run, data, shapes, run_inputs.feature_dim(data, tasks))
     streams: list[dict[str, Any]] = []
     for training in (True, False):
         size = None if training else run.evaluation.batch_size or None
         streams.append(
             {
-                task.task.name: inputs.open_task(
+                task.task.name: run_inputs.open_task(
                     run,
                     data,
                     task,
                     task.options.train_split if training else task.options.val_split,
-                    model,
+                    system,
                     training=training,
                     batch_size=size,
                 )
@@ -83,21 +100,20 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         for name, stream in streams[0].items()
     )
     schedule, controller = _schedule(run, planned)
-    groups = param_groups.two_stream(
-        head_learning_rate=run.optimizer.head_learning_rate,
-        weight_decay=run.optimizer.weight_decay,
-        official_decayed_norms=run.optimizer.official_decayed_norms,
-        extra=[param_groups.ParamGroup(*group) for group in run.optimizer.groups],
-    )
+    groups = system.groups(run.optimizer)
     rate, optimizer = _optimizer(run, groups)
     return Job(
         run,
         workdir,
         tasks,
         data,
-        inputs.serving_of(data, tasks, model.region_feature_dim),
-        programs.Placement.make(
-            model, run.parallel.layout, run.parallel.model, devices=run.parallel.devices
+        run_inputs.serving_of(data, tasks, system),
+        system,
+        Placement.make(
+            system.abstract(),
+            run.parallel.layout,
+            run.parallel.model,
+            devices=run.parallel.devices,
         ),
         groups,
         optimizer,
@@ -120,7 +136,7 @@ def _schedule(
 
 def advances_within_round(run: RunConfig) -> bool:
     """Whether the learning rate changes within a round, as of the released task training."""
-    pretrains = any(task.task.kind == "pretraining" for task in check.task_runs(run))
+    pretrains = any(KINDS[task.task.kind].pretrains for task in check.task_runs(run))
     return run.optimizer.official_schedule and not pretrains
 
 
@@ -163,14 +179,31 @@ def _optimizer(
     )
 
 
-def compile_job(job: Job, abstract: Any) -> tuple[programs.Programs, tuple[programs.Program, ...]]:
-    """All programs of the run, from its `programs.abstract_state`, and the compile list."""
+def abstract_of(job: Job) -> tuple[Any, Any]:
+    """`programs.abstract_state` and `programs.abstract_frozen` of a run.
+
+    Raises:
+      ConfigError: a pattern of parameters that are not to be trained matches none.
+    """
+    try:
+        state = programs.abstract_state(job.system, job.placement, job.optimizer, job.frozen)
+    except ValueError as error:
+        raise ConfigError([f"optimizer.frozen: {error}"]) from error
+    return state, programs.abstract_frozen(job.system, job.placement, job.frozen)
+
+
+def compile_job(
+    job: Job, state: Any, frozen: Any
+) -> tuple[programs.Programs, tuple[programs.Program, ...]]:
+    """All programs of the run, from its `abstract_of`, and the compile list."""
     return programs.compile_all(
+        job.system,
         job.placement,
         job.tasks,
         check.loss_scales(job.tasks),
         job.optimizer,
-        abstract,
+        state,
+        frozen,
         {name: stream.batch(0) for name, stream in job.train_streams.items()},
         {name: stream.batch(0) for name, stream in job.val_streams.items()},
         clip_norm=job.run.optimizer.clip_norm,

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from twelve_in_one.checkpoints import init_from, state
+from twelve_in_one.checkpoints import frozen, init_from, state, trees
 from twelve_in_one.evaluators import rows
 from twelve_in_one.logs import metrics_writer, profiling
 from twelve_in_one.logs.stopwatch import Clock, duration
@@ -37,12 +37,16 @@ class Position:
     scores: dict[str, float]
     window: LogWindow
     seconds: float
+    frozen: str = ""  # hash of the parameters that are not trained
 
 
 def begin(
-    job: Job, checkpoints: state.Checkpoints, abstract: Any
-) -> tuple[steps.TrainState, Position, dict[str, int]]:
-    """Where the run begins: workdir, else init_from, else random weights; and batches used.
+    job: Job, checkpoints: state.Checkpoints, abstract: Any, abstract_frozen: Any
+) -> tuple[steps.TrainState, Any, Position, dict[str, int]]:
+    """Where the run begins: workdir, else init_from, else random weights.
+
+    Returns:
+      The state, the parameters that are not trained, where the run is, and batches used.
 
     Raises:
       ValueError: the checkpoint is of another run.
@@ -64,20 +68,28 @@ def begin(
             )
         _log.info("resumed at round %d from %s", newest, job.workdir)
         controllers = stop_and_go.from_json(progress.controllers, job.names)
-        window = LogWindow(job.names, progress.window)
+        window = LogWindow(job.parts, progress.window)
         position = Position(newest, controllers, dict(progress.scores), window, progress.seconds)
-        return train_state, position, dict(progress.positions)
-    train_state = programs.random_state(job.placement, job.optimizer, abstract, job.run.seed)
+        rest: Any = {}
+        if progress.frozen:
+            rest = frozen.read(job.workdir, abstract_frozen, progress.frozen, place=True)
+            position.frozen = progress.frozen
+        return train_state, rest, position, dict(progress.positions)
+    train_state, rest = programs.random_state(
+        job.system, job.optimizer, abstract, job.run.seed, job.frozen, abstract_frozen
+    )
     if job.run.init_from.path:
-        params, report = init_from.load(
-            job.run.init_from, train_state.params, job.placement.model, job.serving
-        )
-        train_state = train_state._replace(params=params)
+        params = trees.merge(train_state.params, rest)
+        params, report = init_from.load(job.run.init_from, params, job.system, job.serving)
+        trained, rest = trees.split(params, job.frozen)
+        train_state = train_state._replace(params=trained)
         _log.info("weights from %s\n%s", job.run.init_from.path, report)
     else:
         _log.info("random weights, seed %d", job.run.seed)
-    position = Position(0, stop_and_go.init(job.names), {}, LogWindow(job.names), 0.0)
-    return train_state, position, dict.fromkeys(job.names, 0)
+    position = Position(0, stop_and_go.init(job.names), {}, LogWindow(job.parts), 0.0)
+    if job.frozen:
+        position.frozen = frozen.write(job.workdir, rest)
+    return train_state, rest, position, dict.fromkeys(job.names, 0)
 
 
 def validate(job: Job, compiled: programs.Programs, params: Any, name: str) -> dict[str, Any]:
@@ -100,13 +112,14 @@ def run_rounds(
     job: Job,
     compiled: programs.Programs,
     train_state: steps.TrainState,
+    rest: Any,
     position: Position,
     mixture: Any,
     checkpoints: state.Checkpoints,
     writer: metrics_writer.MetricsWriter,
     stop: processes.StopRequest,
 ) -> tuple[steps.TrainState, bool]:
-    """The training loop; `position` and `mixture` go along.
+    """The training loop; `position` and `mixture` go along, `rest` is what is not trained.
 
     Returns:
       The state, and whether the run is complete: False if it was asked to stop, and has saved.
@@ -120,9 +133,12 @@ def run_rounds(
         run.log.profile_start, run.log.profile_rounds, job.workdir / metrics_writer.EVENTS
     )
     clock = Clock(position.round, position.seconds)
-    updates = _Updates(job, compiled, mixture, position.window, clock)
+    updates = _Updates(job, compiled, rest, mixture, position.window, clock)
     saved = position.round if checkpoints.latest() == position.round else -1
     plan: collections.deque[tuple[str, ...]] = collections.deque()
+
+    def whole(train_state: steps.TrainState) -> Any:
+        return trees.merge(train_state.params, rest)
 
     def save() -> None:
         nonlocal saved
@@ -149,7 +165,7 @@ def run_rounds(
             due = task_plan.validations(job.schedule, number)
             if due:
                 with clock.pause():
-                    _validate_all(job, compiled, train_state.params, due, position, writer)
+                    _validate_all(job, compiled, whole(train_state), due, position, writer)
             if number in job.schedule.official_resets:
                 position.controllers = stop_and_go.reset(position.controllers)
             if (
@@ -169,9 +185,15 @@ class _Updates:
     """Updates on the batches of a mixture. Nothing in here waits for a number from the devices."""
 
     def __init__(
-        self, job: Job, compiled: programs.Programs, mixture: Any, window: LogWindow, clock: Clock
+        self,
+        job: Job,
+        compiled: programs.Programs,
+        rest: Any,
+        mixture: Any,
+        window: LogWindow,
+        clock: Clock,
     ):
-        self._job, self._compiled, self._mixture = job, compiled, mixture
+        self._job, self._compiled, self._rest, self._mixture = job, compiled, rest, mixture
         self._window, self._clock = window, clock
         everywhere = job.placement.everywhere
         self._key = everywhere(jax.random.key(job.run.seed))
@@ -186,7 +208,12 @@ class _Updates:
         with jax.transfer_guard(self._job.run.parallel.transfer_guard):
             for i, name in enumerate(names):
                 last = i == len(names) - 1
-                gradient = self._gradient(train_state, name)
+                found = self._run(train_state, name)
+                if compiled.update is None:
+                    train_state = found
+                    self._wait(train_state)
+                    continue
+                gradient = found
                 if compiled.add is None:
                     train_state = compiled.update(
                         train_state, gradient, self._flag[i > 0], self._flag[last]
@@ -197,28 +224,37 @@ class _Updates:
                         train_state = compiled.update(
                             train_state, total, self._flag[False], self._flag[True]
                         )
-                if not self._most_ahead:
-                    jax.block_until_ready(train_state.step)
-                elif len(self._ahead) > self._most_ahead:
-                    jax.block_until_ready(self._ahead.popleft())
+                self._wait(train_state)
         return train_state
+
+    def _wait(self, train_state: steps.TrainState) -> None:
+        """Until no more programs are waiting on the devices than may."""
+        if not self._most_ahead:
+            jax.block_until_ready(train_state.step)
+        elif len(self._ahead) > self._most_ahead:
+            jax.block_until_ready(self._ahead.popleft())
 
     def _starved(self) -> bool:
         return not self._ahead or self._ahead[-1].is_ready()
 
-    def _gradient(self, train_state: steps.TrainState, name: str) -> steps.Gradient:
+    def _run(self, train_state: steps.TrainState, name: str) -> Any:
+        """The gradient of the task's next batch; of a run of one task, the state after it."""
         with self._clock.waiting(self._starved):
             batch = self._mixture.next(name)
         with profiling.annotate(name, self.done):
-            gradient, metrics = self._compiled.grad[name](
-                train_state.params, train_state.step, self._job.placement.place(batch), self._key
-            )
-        self._window.add(name, self.done, metrics)
+            step, placed = self._compiled.grad[name], self._job.placement.place(batch)
+            if self._compiled.update is None:
+                found, metrics = step(train_state, placed, self._key, self._rest)
+            else:
+                found, metrics = step(
+                    train_state.params, train_state.step, placed, self._key, self._rest
+                )
+        self._window.add(name, self.done, metrics.sums, metrics.grad_norm)
         if self._most_ahead:
             self._ahead.append(metrics.grad_norm)  # unlike the state it is not donated
         self._clock.examples += self._job.train_streams[name].selection.batch_size
         self.done += 1
-        return gradient
+        return found
 
 
 def _progress(position: Position, positions: Mapping[str, int]) -> state.Progress:
@@ -229,6 +265,7 @@ def _progress(position: Position, positions: Mapping[str, int]) -> state.Progres
         position.scores,
         position.window.to_json(),
         position.seconds,
+        position.frozen,
     )
 
 

@@ -3,7 +3,6 @@
 Tasks that differ in nothing but their id and data share a program; the update is the same for all.
 """
 
-import dataclasses
 import itertools
 import os
 import time
@@ -11,82 +10,36 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from twelve_in_one.config.settings import TaskRun
-from twelve_in_one.evaluators import rows as evaluation
+from twelve_in_one.checkpoints import trees
+from twelve_in_one.config.check import TaskRun
+from twelve_in_one.evaluators import rows
 from twelve_in_one.logs import profiling
-from twelve_in_one.models.two_stream.config import TwoStreamConfig
-from twelve_in_one.models.two_stream.trunk import abstract_params, init_params
 from twelve_in_one.parallel import sharding
+from twelve_in_one.parallel.placement import HOST_ONLY, Batch, Placement
+from twelve_in_one.systems.base import System
 from twelve_in_one.training import steps
-
-Batch = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Devices of a run and what lies where on them.
-
-    Attributes:
-      mesh: with axes (data, model).
-      layout: one of `sharding.LAYOUTS`.
-      model: the model's config.
-      params: tree of the parameters' shardings.
-    """
-
-    mesh: Mesh
-    layout: str
-    model: TwoStreamConfig
-    params: Any
-
-    @classmethod
-    def make(
-        cls, model: TwoStreamConfig, layout: str, model_axis: int, *, devices: int = 0
-    ) -> "Placement":
-        """Over all devices, or the first `devices` of them.
-
-        Raises:
-          ValueError: `model_axis` does not divide their number, or there are not so many.
-        """
-        found = jax.devices()
-        if devices and (devices > len(found) or jax.process_count() > 1):
-            raise ValueError(
-                f"parallel.devices is {devices}: there are {len(found)}, and it is for one process"
-            )
-        mesh = sharding.make_mesh(model=model_axis, devices=found[: devices or None])
-        params = sharding.param_shardings(abstract_params(model), mesh, layout)
-        return cls(mesh, layout, model, params)
-
-    def place(self, batch: Batch) -> dict[str, jax.Array]:
-        """This process's rows of a batch as global arrays, without what only the host reads."""
-        arrays = {name: value for name, value in batch.items() if name != "example_id"}
-        # Meant; but of several processes the guard takes this for a slip.
-        with jax.transfer_guard_host_to_device("allow"):
-            return sharding.shard_batch(arrays, self.mesh)
-
-    def everywhere(self, value: Any) -> Any:
-        """Copies of host values on every device."""
-        return jax.device_put(value, sharding.replicated(self.mesh))
 
 
 class Programs(NamedTuple):
     """Compiled functions of a run; see `steps` and `evaluation` for their arguments.
 
     Attributes:
-      grad: task name -> gradient step.
+      grad: task name -> gradient step; of a run of one task, gradient and update.
       add: sum of two gradients; None where every task has its own update.
-      update: update step.
+      update: update step; None for a run of one task.
       evaluate: task name -> evaluation step.
     """
 
     grad: Mapping[str, Callable[..., Any]]
     add: Callable[..., Any] | None
-    update: Callable[..., Any]
+    update: Callable[..., Any] | None
     evaluate: Mapping[str, Callable[..., Any]]
 
 
@@ -104,13 +57,26 @@ class Program(NamedTuple):
     memory: Mapping[str, int]
 
 
-def abstract_state(placement: Placement, optimizer: optax.GradientTransformation) -> Any:
-    """`steps.TrainState` of shapes with shardings; the optimizer's copies lie as the parameters."""
+def abstract_state(
+    system: System,
+    placement: Placement,
+    optimizer: optax.GradientTransformation,
+    frozen: Sequence[str] = (),
+) -> Any:
+    """`steps.TrainState` of shapes with shardings; the optimizer's copies lie as the parameters.
+
+    Args:
+      system: that is trained.
+      placement: of the run.
+      optimizer: of the run.
+      frozen: patterns of parameters that are not trained, see `trees.split`.
+    """
 
     def make(key: jax.Array) -> steps.TrainState:
-        return steps.init_state(init_params(placement.model, key), optimizer)
+        return steps.init_state(trees.split(system.init(key), frozen)[0], optimizer)
 
     state = jax.eval_shape(make, jax.random.key(0))
+    shardings, _ = trees.split(placement.params, frozen)
     whole = sharding.replicated(placement.mesh)
 
     def like_param(leaf: Any, param: Any, where: NamedSharding) -> Any:
@@ -125,12 +91,19 @@ def abstract_state(placement: Placement, optimizer: optax.GradientTransformation
         like_param,
         state.opt_state,
         state.params,
-        placement.params,
+        shardings,
         transform_non_params=other,
     )
-    params = jax.tree.map(like_param, state.params, state.params, placement.params)
+    params = jax.tree.map(like_param, state.params, state.params, shardings)
     counters = (other(leaf) for leaf in (state.step, state.clock, state.skipped))
     return steps.TrainState(*counters, params, opt_state)
+
+
+def abstract_frozen(system: System, placement: Placement, frozen: Sequence[str]) -> Any:
+    """Shapes with shardings of the parameters that are not trained."""
+    _, params = trees.split(nn.unbox(system.abstract()), frozen)
+    _, shardings = trees.split(placement.params, frozen)
+    return jax.tree.map(_abstract, params, shardings)
 
 
 def shardings_of(tree: Any) -> Any:
@@ -139,22 +112,40 @@ def shardings_of(tree: Any) -> Any:
 
 
 def random_state(
-    placement: Placement, optimizer: optax.GradientTransformation, state: Any, seed: int
-) -> steps.TrainState:
-    """A first state, drawn where it will lie."""
+    system: System,
+    optimizer: optax.GradientTransformation,
+    state: Any,
+    seed: int,
+    frozen: Sequence[str] = (),
+    abstract: Any = None,
+) -> tuple[steps.TrainState, Any]:
+    """A first state and the parameters that are not trained, drawn where they will lie.
 
-    def make(key: jax.Array) -> steps.TrainState:
-        return steps.init_state(init_params(placement.model, key), optimizer)
+    Args:
+      system: that is trained.
+      optimizer: of the run.
+      state: from `abstract_state`.
+      seed: of the run.
+      frozen: patterns of parameters that are not trained.
+      abstract: from `abstract_frozen`; nothing if None.
+    """
 
-    return jax.jit(make, out_shardings=shardings_of(state))(jax.random.key(seed))
+    def make(key: jax.Array) -> tuple[steps.TrainState, Any]:
+        trained, rest = trees.split(system.init(key), frozen)
+        return steps.init_state(trained, optimizer), rest
+
+    where = shardings_of((state, abstract or {}))
+    return jax.jit(make, out_shardings=where)(jax.random.key(seed))
 
 
 def compile_all(
+    system: System,
     placement: Placement,
     tasks: Sequence[TaskRun],
     scales: Mapping[str, float],
     optimizer: optax.GradientTransformation,
     state: Any,
+    frozen: Any,
     batches: Mapping[str, Batch],
     eval_batches: Mapping[str, Batch],
     *,
@@ -166,11 +157,13 @@ def compile_all(
     """Compiles everything that a run executes more than once.
 
     Args:
+      system: that is trained.
       placement: of the run.
       tasks: of the run.
       scales: task name -> factor on its loss.
       optimizer: of the run.
       state: from `abstract_state`.
+      frozen: from `abstract_frozen`.
       batches: task name -> a training batch of this process, for its shapes.
       eval_batches: task name -> an evaluation batch likewise.
       clip_norm: see `steps.make_update_step`.
@@ -181,13 +174,11 @@ def compile_all(
     whole = sharding.replicated(placement.mesh)
     key = _abstract(jax.eval_shape(lambda: jax.random.key(0)), whole)
     flag = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
-    grads = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        state.params,
-        placement.params,
-    )
-    gradient = steps.Gradient(grads, flag)
-    grads_out = steps.Gradient(placement.params, whole)
+    gradient = steps.Gradient(state.params, flag)
+    grads_out = shardings_of(gradient)
+    everything = trees.merge(state.params, frozen)
+    alone = len(tasks) == 1
+    train = "update" if alone else "gradient"
 
     def update() -> Any:
         step = steps.make_update_step(
@@ -202,32 +193,41 @@ def compile_all(
 
     def grad(run: TaskRun) -> Any:
         name = run.task.name
-        step = steps.make_grad_step(
-            placement.model,
-            run.task,
-            loss_scale=scales[name],
-            accumulate=run.options.accumulate,
-        )
+        batch = _specs(placement, batches[name])
+        options = dict(loss_scale=scales[name], accumulate=run.options.accumulate)
+        objective = system.objective((run.task,))
+        if alone:
+            both = steps.make_train_step(
+                objective,
+                optimizer,
+                clip_norm=clip_norm,
+                official_schedule=official_schedule,
+                **options,
+            )
+            where = (shardings_of(state), whole)
+            jitted = jax.jit(both, donate_argnums=0, out_shardings=where)
+            return jitted.lower(state, batch, key, frozen)
+        step = steps.make_grad_step(objective, **options)
         jitted = jax.jit(step, out_shardings=(grads_out, whole))
-        return jitted.lower(state.params, state.step, _specs(placement, batches[name]), key)
+        return jitted.lower(state.params, state.step, batch, key, frozen)
 
     def evaluate(run: TaskRun) -> Any:
-        step = evaluation.make_eval_step(placement.model, run.task)
+        step = rows.make_eval_step(system, run.task)
         jitted = jax.jit(step, out_shardings=whole)
-        return jitted.lower(state.params, _specs(placement, eval_batches[run.task.name]))
+        return jitted.lower(everything, _specs(placement, eval_batches[run.task.name]))
 
-    jobs: dict[Any, tuple[str, Callable[[], Any]]] = {"update": ("update", update)}
-    if fused:
+    jobs: dict[Any, tuple[str, Callable[[], Any]]] = {} if alone else {"update": ("update", update)}
+    if fused and not alone:
         jobs["add"] = ("sum of gradients", add)
     keys: dict[tuple[str, str], Any] = {}
     for kind, source, lower in (
-        ("gradient", batches, grad),
+        (train, batches, grad),
         ("evaluation", eval_batches, evaluate),
     ):
         for run in tasks:
             name = run.task.name
-            own = (scales[name], run.options.accumulate) if kind == "gradient" else ()
-            program = (kind, *own, *_signature(run, source[name]))
+            own = () if lower is evaluate else (scales[name], run.options.accumulate)
+            program = (kind, *own, system.objective((run.task,)).key, *_shapes(source[name]))
             keys[kind, name] = program
             label = jobs[program][0] + f", {name}" if program in jobs else f"{kind} of {name}"
             jobs.setdefault(program, (label, lambda lower=lower, run=run: lower(run)))
@@ -235,9 +235,9 @@ def compile_all(
     compiled, table = _compile(placement, jobs, log)
     return (
         Programs(
-            {run.task.name: compiled[keys["gradient", run.task.name]] for run in tasks},
+            {run.task.name: compiled[keys[train, run.task.name]] for run in tasks},
             compiled.get("add"),
-            compiled["update"],
+            compiled.get("update"),
             {run.task.name: compiled[keys["evaluation", run.task.name]] for run in tasks},
         ),
         table,
@@ -281,15 +281,14 @@ def _compile(
     return compiled, tuple(result[1] for result in results)
 
 
-def _signature(run: TaskRun, batch: Batch) -> tuple[Any, ...]:
-    arrays = {name: np.asarray(x) for name, x in batch.items() if name != "example_id"}
-    shapes = sorted((name, x.shape, str(x.dtype)) for name, x in arrays.items())
-    return (run.task.head, run.task.kind, run.task.rows_per_example, *shapes)
+def _shapes(batch: Batch) -> list[tuple[Any, ...]]:
+    arrays = {name: np.asarray(x) for name, x in batch.items() if name != HOST_ONLY}
+    return sorted((name, x.shape, str(x.dtype)) for name, x in arrays.items())
 
 
 def _specs(placement: Placement, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
     """Global shapes of a batch of which this process holds its rows."""
-    rows = NamedSharding(placement.mesh, PartitionSpec(sharding.DATA))
+    split = NamedSharding(placement.mesh, PartitionSpec(sharding.DATA))
     whole = sharding.replicated(placement.mesh)
 
     def one(value: Any) -> jax.ShapeDtypeStruct:
@@ -297,9 +296,9 @@ def _specs(placement: Placement, batch: Batch) -> dict[str, jax.ShapeDtypeStruct
         if value.ndim == 0:
             return jax.ShapeDtypeStruct((), value.dtype, sharding=whole)
         shape = (value.shape[0] * jax.process_count(), *value.shape[1:])
-        return jax.ShapeDtypeStruct(shape, value.dtype, sharding=rows)
+        return jax.ShapeDtypeStruct(shape, value.dtype, sharding=split)
 
-    return {name: one(value) for name, value in batch.items() if name != "example_id"}
+    return {name: one(value) for name, value in batch.items() if name != HOST_ONLY}
 
 
 def _abstract(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:

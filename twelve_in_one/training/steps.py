@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from twelve_in_one.models.two_stream.config import TwoStreamConfig
-from twelve_in_one.models.two_stream.trunk import TwoStreamModel
+from twelve_in_one.checkpoints import trees
 from twelve_in_one.optim import adamw, schedules
+from twelve_in_one.systems.base import Objective
 from twelve_in_one.tasks.losses import Sums
-from twelve_in_one.tasks.task import Task, task_count, task_loss, trunk_inputs
 
 Batch = Mapping[str, Any]
 
@@ -68,63 +67,60 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
     return TrainState(*counters, params, optimizer.init(params))
 
 
-def batch_sums(
-    config: TwoStreamConfig, task: Task, params: Any, batch: Batch, dropout_key: Any = None
-) -> Sums:
-    """Loss and score of `batch`; computes the heads of `task` and no other.
-
-    Args:
-      config: the model.
-      task: the task `batch` belongs to.
-      params: the model's parameters.
-      batch: see `tasks.base`.
-      dropout_key: turns dropout on; None evaluates.
-    """
-    model = TwoStreamModel(config)
-    inputs = trunk_inputs(task, batch)
-    out, _ = model.apply({"params": params}, **inputs, heads=task.heads, dropout_key=dropout_key)
-    return task_loss(task, out, batch)
-
-
 def make_grad_step(
-    config: TwoStreamConfig, task: Task, *, loss_scale: float = 1.0, accumulate: int = 1
-) -> Callable[[Any, jax.Array, Batch, jax.Array], tuple[Gradient, TaskMetrics]]:
-    """Gradient of one batch of `task`, to be jitted.
+    objective: Objective, *, loss_scale: float = 1.0, accumulate: int = 1
+) -> Callable[..., tuple[Gradient, TaskMetrics]]:
+    """Gradient of one batch, to be jitted.
 
     Args:
-      config: the model.
-      task: the task; static, so that only its head is compiled.
+      objective: what is trained; static, so that only what it needs is compiled.
       loss_scale: factor on the mean loss (the released code scales it by the task's learning rate
         over the smallest one).
       accumulate: parts that the batch is cut into, one after the other, to need less memory. The
         gradient is that of the whole batch: of one task, where the released code mixes tasks.
 
     Returns:
-      A function of (params, step, batch, key). Dropout keys are `key` folded with step and task, so
-      that a resumed run draws the same masks.
+      A function of (params, step, batch, key, frozen): the gradient is that of `params`, `frozen`
+      are the others, if there are any. Dropout keys are `key` folded with step and task, so that a
+      resumed run draws the same masks.
+
+    Raises:
+      ValueError: the objective's batches cannot be cut.
     """
+    counted = objective.count
+    if accumulate > 1 and counted is None:
+        raise ValueError(
+            "accumulate: every row's loss depends on the others of its batch, which cannot be cut"
+        )
 
     def part_gradient(
-        params: Any, batch: Batch, key: jax.Array, count: jax.Array
+        params: Any, frozen: Any, batch: Batch, key: jax.Array, count: jax.Array | None
     ) -> tuple[Any, Sums]:
         def loss(params: Any) -> tuple[jax.Array, Sums]:
-            sums = batch_sums(config, task, params, batch, key)
-            return loss_scale * jnp.sum(sums.loss / jnp.maximum(count, 1)), sums
+            sums = objective.loss(trees.merge(params, frozen), batch, key)
+            divisor = sums.count if count is None else count
+            return loss_scale * jnp.sum(sums.loss / jnp.maximum(divisor, 1)), sums
 
         return jax.grad(loss, has_aux=True)(params)
 
     def grad_step(
-        params: Any, step: jax.Array, batch: Batch, key: jax.Array
+        params: Any, step: jax.Array, batch: Batch, key: jax.Array, frozen: Any = None
     ) -> tuple[Gradient, TaskMetrics]:
-        key = jax.random.fold_in(jax.random.fold_in(key, step), batch["task_id"])
-        count = task_count(task, batch)
-        if accumulate == 1:
-            grads, sums = part_gradient(params, batch, key, count)
+        frozen = frozen or {}
+        key = jax.random.fold_in(key, step)
+        if not jnp.ndim(batch["task_id"]):  # rows of a mixed batch have one each
+            key = jax.random.fold_in(key, batch["task_id"])
+        if counted is None:
+            grads, sums = part_gradient(params, frozen, batch, key, None)
+        elif accumulate == 1:
+            grads, sums = part_gradient(params, frozen, batch, key, counted(batch))
         else:
+            count = counted(batch)
 
             def add(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
                 number, rows = part
-                new = part_gradient(params, rows | scalars, jax.random.fold_in(key, number), count)
+                part_key = jax.random.fold_in(key, number)
+                new = part_gradient(params, frozen, rows | scalars, part_key, count)
                 return jax.tree.map(jnp.add, total, new), None
 
             scalars = {name: x for name, x in batch.items() if not jnp.ndim(x)}
@@ -202,35 +198,28 @@ def make_update_step(
 
 
 def make_train_step(
-    config: TwoStreamConfig,
-    task: Task,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
     loss_scale: float = 1.0,
     accumulate: int = 1,
     clip_norm: float = 0.0,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, TaskMetrics]]:
-    """Gradient and update in one function of (state, batch, key), with a clock of its own.
+    official_schedule: bool = False,
+) -> Callable[..., tuple[TrainState, TaskMetrics]]:
+    """Gradient and update in one function of (state, batch, key, frozen).
 
-    For a single task; a run of several compiles the update once and not with every task.
+    For a run of one stream, whose every update is the first and the last of its round; a run of
+    several compiles the update once and not with every stream. Gradients then need no memory of
+    their own between two programs.
     """
-    gradient_of = make_grad_step(config, task, loss_scale=loss_scale, accumulate=accumulate)
-    update = make_update_step(optimizer, clip_norm=clip_norm)
+    gradient_of = make_grad_step(objective, loss_scale=loss_scale, accumulate=accumulate)
+    update = make_update_step(optimizer, clip_norm=clip_norm, official_schedule=official_schedule)
     false, true = jnp.bool_(False), jnp.bool_(True)
 
     def train_step(
-        state: TrainState, batch: Batch, key: jax.Array
+        state: TrainState, batch: Batch, key: jax.Array, frozen: Any = None
     ) -> tuple[TrainState, TaskMetrics]:
-        gradient, metrics = gradient_of(state.params, state.step, batch, key)
+        gradient, metrics = gradient_of(state.params, state.step, batch, key, frozen)
         return update(state, gradient, false, true), metrics
 
     return train_step
-
-
-def make_eval_step(config: TwoStreamConfig, task: Task) -> Callable[[Any, Batch], Sums]:
-    """Loss and score of one batch without dropout, as a function of (params, batch)."""
-
-    def eval_step(params: Any, batch: Batch) -> Sums:
-        return batch_sums(config, task, params, batch)
-
-    return eval_step

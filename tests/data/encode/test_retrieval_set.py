@@ -35,11 +35,11 @@ def test_rows_are_those_of_the_batches(open_test, name):
     }
     ids = np.concatenate([batch["example_id"][batch["_mask"]] for batch in batches])
     assert found.caption_ids == tuple(ids)
-    assert found.regions.dtype == np.float16
+    assert found.images["regions"].dtype == np.float16
     for key in ("tokens", "token_mask"):
-        np.testing.assert_array_equal(getattr(found, key), expected[key])
+        np.testing.assert_array_equal(found.captions[key], expected[key])
     for key in ("regions", "boxes", "region_mask"):
-        np.testing.assert_array_equal(getattr(found, key)[found.image_of_caption], expected[key])
+        np.testing.assert_array_equal(found.images[key][found.image_of_caption], expected[key])
     assert found.task_id == TASKS[name].task_id
 
 
@@ -57,7 +57,7 @@ def test_every_process_reads_all(open_test, host):
     found = read_retrieval_set(open_test(host=host, num_hosts=2))
     whole = read_retrieval_set(open_test())
     assert found.caption_ids == whole.caption_ids
-    np.testing.assert_array_equal(found.regions, whole.regions)
+    np.testing.assert_array_equal(found.images["regions"], whole.images["regions"])
 
 
 @pytest.mark.parametrize("limit", [1, 5, 6, 10**6])
@@ -67,7 +67,7 @@ def test_a_limit_keeps_images_whole(open_test, limit):
     found = read_retrieval_set(open_test(), max_captions=limit)
     count = min(-(-limit // 5), len(whole.image_ids))
     assert found.image_ids == whole.image_ids[:count]
-    assert len(found.regions) == count and len(found.tokens) == 5 * count
+    assert len(found.images["regions"]) == count and len(found.captions["tokens"]) == 5 * count
     assert found.image_of_caption.tolist() == sorted(list(range(count)) * 5)
 
 

@@ -366,7 +366,7 @@ def test_case_is_kept_on_demand():
 def test_training_is_deterministic():
     assert text.train_tokenizer(CORPUS, 60) == text.train_tokenizer(iter(CORPUS[::-1]), 60)
     code = (
-        "from twelve_in_one.data import text\n"
+        "from twelve_in_one.data.encode import text\n"
         "corpus = [f'{a}{b} {b}{a}' for a in 'abcdefgh' for b in 'stuvwxyz']\n"
         "print(text.Tokenizer(text.train_tokenizer(corpus, 70)).sha256)"
     )

@@ -38,7 +38,7 @@ from twelve_in_one.data.stored.records import (
     DataError,
     Skipped,
 )
-from twelve_in_one.tasks.task import Kind
+from twelve_in_one.tasks.kinds import KINDS, Name
 
 SPLITS = ("train", "val", "test")
 # Names that people give to these splits.
@@ -92,7 +92,7 @@ class Rules:
       max_skipped_share: of unusable records; more is an error.
     """
 
-    kind: Kind
+    kind: Name
     images: int
     picture: Callable[[str], Path | None]
     size_of: Callable[[str], tuple[int, int] | None] = lambda name: None
@@ -226,17 +226,18 @@ class _Reader:
         number = place.rpartition(" ")[2]
         number = f"{role}-{number}" if role else number  # files of several splits count alike
         example_id = number if record.get("id") is None else files.text_id(record, "id")
-        if rules.kind == "match":
+        kind = KINDS[rules.kind]
+        if kind.ranked:
             captions = jsonl_fields.captions(record)
             ids = [f"{example_id}#{i}" for i in range(len(captions))]
             ids = ids if len(captions) > 1 else [example_id]
             return tuple(Annotation(i, key, text) for i, text in zip(ids, captions, strict=True))
         text = jsonl_fields.text(record, _KEYS[rules.kind][0])
         answered = role != "test"
-        if rules.kind == "answer":
+        if kind.noun == "answer":
             answers, scores = jsonl_fields.answers(record, needed=answered)
             return (Annotation(example_id, key, text, answers, scores),)
-        if rules.kind == "verdict":
+        if kind.noun == "label":
             label = jsonl_fields.label(record, rules.labels, needed=answered)
             return (Annotation(example_id, key, text, label=label),)
         return (Annotation(example_id, key, text, box=self._box(record, images[0])),)
@@ -314,7 +315,7 @@ class _Reader:
                     f"{len(self._images):,} pictures; mark some with 'split', name val_jsonl, or "
                     "change val_share and test_share"
                 )
-        if self._rules.kind == "match" and len(splits["train"].images) < 2:
+        if KINDS[self._rules.kind].ranked and len(splits["train"].images) < 2:
             raise DataError(
                 "captions are told apart from those of other pictures: name two at least"
             )

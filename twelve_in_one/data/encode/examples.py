@@ -15,6 +15,7 @@ from twelve_in_one.data.builders.answers import soft_targets
 from twelve_in_one.data.encode.text import Tokenizer
 from twelve_in_one.data.stored.image_rows import ImageRows, LoadedRecord
 from twelve_in_one.data.stored.records import Annotation, DataError
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.metrics.boxes import iou, region_target
 from twelve_in_one.tasks.task import Task
 
@@ -74,7 +75,7 @@ def encode_batch(encoding: Encoding, examples: Sequence[Example], batch_size: in
         of another model, ...); names the task and the example.
     """
     batch, pixel_boxes = encode_inputs(encoding, examples, batch_size)
-    return batch | _targets(encoding, examples, pixel_boxes, batch_size)
+    return batch | _TARGETS[encoding.task.kind](encoding, examples, pixel_boxes, batch_size)
 
 
 def encode_inputs(
@@ -147,7 +148,7 @@ def _empty_regions(encoding: Encoding, num_rows: int) -> Batch:
 
 
 def _texts(task: Task, example: Example) -> list[str]:
-    if task.kind == "match":
+    if KINDS[task.kind].ranked:
         return [text for _, text in example.options]
     return [example.annotation.text] * task.rows_per_example
 
@@ -160,7 +161,7 @@ def _put_regions(encoding: Encoding, examples: Sequence[Example], batch: Batch) 
     for i, example in enumerate(examples):
         rows = slice(i * k, (i + 1) * k)
         targets = [batch[key][rows] for key in ("regions", "boxes", "region_mask")]
-        if task.kind == "match":
+        if KINDS[task.kind].ranked:
             images = [record.images[0] for record, _ in example.options]
         else:
             images = list(example.record.images)
@@ -184,13 +185,14 @@ def _put_annotated(
 ) -> np.ndarray:
     """Adds annotated boxes behind the detected regions; float32[R, 4] pixel boxes of all rows."""
     task, annotated = encoding.task, example.record.annotated
+    kind = KINDS[task.kind]
     detected = example.record.images[-1]
     boxes = np.zeros((task.max_regions, 4), np.float32)
-    if task.kind == "choice":
+    if kind.choices:
         start, end = task.detected_slots, min(end, task.detected_slots)
-    elif task.kind == "region" and encoding.candidates == "annotated":
+    elif kind.protocols and encoding.candidates == "annotated":
         start = end = 1
-    elif task.kind == "region" and encoding.training and annotated.features.shape[1]:
+    elif kind.protocols and encoding.training and annotated.features.shape[1]:
         start = end
     else:  # among them boxes without features, which were never meant as rows
         boxes[:end] = detected.boxes[:end]
@@ -203,7 +205,7 @@ def _put_annotated(
         raise _error(encoding, example, "annotated boxes without region features")
     stop = _put(targets, 0, annotated, start)
     boxes[start:stop] = annotated.boxes[: stop - start]
-    if task.kind == "choice" and stop - start < len(annotated):
+    if kind.choices and stop - start < len(annotated):
         raise _error(
             encoding,
             example,
@@ -227,32 +229,46 @@ def _put(targets: Sequence[np.ndarray], row: int, image: ImageRows, start: int) 
     return stop
 
 
-def _targets(
+def _answer_targets(
     encoding: Encoding, examples: Sequence[Example], pixel_boxes: list[np.ndarray], batch_size: int
 ) -> Batch:
-    task = encoding.task
-    if task.kind == "match":
-        return {"targets": np.zeros(batch_size, np.int32)}
-    if task.kind == "choice":
-        return _choice_targets(encoding, examples, pixel_boxes, batch_size)
-    width = task.max_regions if task.kind == "region" else encoding.num_labels
+    width = encoding.num_labels
     targets = np.zeros((batch_size, width), np.float32)
     for i, example in enumerate(examples):
-        annotation = example.annotation
-        if task.kind == "answer":
-            try:
-                targets[i] = soft_targets(
-                    annotation.answers, annotation.scores, encoding.answers, width
-                )
-            except ValueError as error:
-                raise _error(encoding, example, str(error)) from error
-        elif task.kind == "verdict":
-            if not -1 <= annotation.label < width:
-                raise _error(encoding, example, f"label {annotation.label} of {width} classes")
-            if annotation.label >= 0:
-                targets[i, annotation.label] = 1.0
-        else:
-            targets[i] = _overlap(encoding, example, pixel_boxes[i])
+        given = example.annotation
+        try:
+            targets[i] = soft_targets(given.answers, given.scores, encoding.answers, width)
+        except ValueError as error:
+            raise _error(encoding, example, str(error)) from error
+    return {"targets": targets}
+
+
+def _verdict_targets(
+    encoding: Encoding, examples: Sequence[Example], pixel_boxes: list[np.ndarray], batch_size: int
+) -> Batch:
+    width = encoding.num_labels
+    targets = np.zeros((batch_size, width), np.float32)
+    for i, example in enumerate(examples):
+        label = example.annotation.label
+        if not -1 <= label < width:
+            raise _error(encoding, example, f"label {label} of {width} classes")
+        if label >= 0:
+            targets[i, label] = 1.0
+    return {"targets": targets}
+
+
+def _match_targets(
+    encoding: Encoding, examples: Sequence[Example], pixel_boxes: list[np.ndarray], batch_size: int
+) -> Batch:
+    return {"targets": np.zeros(batch_size, np.int32)}
+
+
+def _region_targets(
+    encoding: Encoding, examples: Sequence[Example], pixel_boxes: list[np.ndarray], batch_size: int
+) -> Batch:
+    targets = np.zeros((batch_size, encoding.task.max_regions), np.float32)
+    for i, example in enumerate(examples):
+        targets[i] = _overlap(encoding, example, pixel_boxes[i])
     return {"targets": targets}
 
 
@@ -262,7 +278,7 @@ def _overlap(encoding: Encoding, example: Example, boxes: np.ndarray) -> np.ndar
         raise _error(encoding, example, "no box")
     real = boxes.any(axis=1)
     overlap = np.where(real, iou(boxes, np.asarray(example.annotation.box, np.float32)), 0)
-    cut = encoding.training or encoding.task.kind == "choice"
+    cut = encoding.training or KINDS[encoding.task.kind].choices
     return region_target(overlap) if cut else overlap
 
 
@@ -290,6 +306,16 @@ def _choice_targets(
         choices[i, :count], mask[i, :count] = rows, True
         targets[i, :count] = _overlap(encoding, example, pixel_boxes[i])[rows]
     return {"choices": choices, "choice_mask": mask, "targets": targets}
+
+
+# By kind of task; see `tasks/task.py`.
+_TARGETS = {
+    "answer": _answer_targets,
+    "verdict": _verdict_targets,
+    "match": _match_targets,
+    "region": _region_targets,
+    "choice": _choice_targets,
+}
 
 
 def _check_features(encoding: Encoding, example: Example, image: ImageRows) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from twelve_in_one.data.encode.examples import Example, encode_images, encode_texts
+from twelve_in_one.data.encode.examples import Batch, Example, encode_images, encode_texts
 from twelve_in_one.data.pipeline import TaskStream
+from twelve_in_one.tasks.kinds import KINDS
 
 _CHUNK = 64  # images that are encoded at a time, between two lines of progress
 
@@ -21,23 +22,18 @@ class RetrievalSet:
     """Captions and images in stored order, encoded as in the batches of their task.
 
     Attributes:
-      tokens: int32[M, T].
-      token_mask: bool[M, T].
+      captions: tokens int32[M, T] and token_mask bool[M, T].
+      images: regions float[N, R, F], of the encoding's dtype; boxes float32[N, R, 5] and
+        region_mask bool[N, R].
       image_of_caption: int64[M], row of the image that a caption describes.
-      regions: float[N, R, F], of the encoding's dtype.
-      boxes: float32[N, R, 5].
-      region_mask: bool[N, R].
       task_id: int32[].
       caption_ids: M example ids.
       image_ids: N image ids.
     """
 
-    tokens: np.ndarray
-    token_mask: np.ndarray
+    captions: Batch
+    images: Batch
     image_of_caption: np.ndarray
-    regions: np.ndarray
-    boxes: np.ndarray
-    region_mask: np.ndarray
     task_id: np.ndarray
     caption_ids: tuple[str, ...]
     image_ids: tuple[str, ...]
@@ -63,10 +59,10 @@ def read_retrieval_set(
       ValueError: the stream is of another kind of task.
     """
     selection, encoding = stream.selection, stream.encoding
-    if encoding.task.kind != "match":
+    if not KINDS[encoding.task.kind].ranked:
         raise ValueError(
             f"{encoding.task.name} has no captions to rank images for: it is of kind "
-            f"{encoding.task.kind!r}, not 'match'"
+            f"{encoding.task.kind!r}, which is not ranked"
         )
     counts = selection.reader.index.counts[selection.records]
     records = selection.records
@@ -90,8 +86,8 @@ def read_retrieval_set(
         if progress:
             progress(start + len(chunk), len(records))
     return RetrievalSet(
-        **encode_texts(encoding, texts, len(texts)),
-        **images,
+        captions=encode_texts(encoding, texts, len(texts)),
+        images=images,
         image_of_caption=np.array(image_of_caption, np.int64),
         task_id=np.int32(encoding.task.task_id),
         caption_ids=tuple(caption_ids),

@@ -1,20 +1,21 @@
 """The streams of a run, as its config asks for them. Trainer and evaluator share this."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from twelve_in_one.checkpoints.model_folder import Serving
-from twelve_in_one.config.check import resolve_model
-from twelve_in_one.config.settings import PretrainingOptions, RunConfig, TaskRun
+from twelve_in_one.config.check import TaskRun
+from twelve_in_one.config.settings import PretrainingOptions, RunConfig
 from twelve_in_one.data import own_spec
 from twelve_in_one.data.pipeline import Stream
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.reader import has_split, open_split
 from twelve_in_one.data.streams import DataFolder, open_folder, open_stream, preprocessing_of
-from twelve_in_one.models.two_stream.config import ALL_HEADS, TwoStreamConfig
+from twelve_in_one.models.two_stream.config import ALL_HEADS
+from twelve_in_one.systems import SYSTEMS
+from twelve_in_one.systems.base import Facts, System
 from twelve_in_one.tasks.task import Task, label_names
 
 
@@ -51,13 +52,13 @@ def feature_dim(folder: DataFolder, tasks: tuple[TaskRun, ...]) -> int:
     return max(sizes, default=0)
 
 
-def model_of(
-    fields: Mapping[str, Any], folder: DataFolder, tasks: Sequence[Task], feature_dim: int
-) -> TwoStreamConfig:
-    """The model's config with the sizes that the data decides, and heads of the user's own.
+def system_of(
+    run: RunConfig, folder: DataFolder, tasks: Sequence[Task], feature_dim: int
+) -> System:
+    """The system of a run with the sizes that the data decides, and heads of the user's own.
 
     Args:
-      fields: `RunConfig.model`.
+      run: the settings.
       folder: of the data.
       tasks: that the model learns.
       feature_dim: F of the data's regions; 0 if it has none.
@@ -71,13 +72,13 @@ def model_of(
         if task.head not in ALL_HEADS:
             labels = len(label_names(task, folder.answers))
             heads.append((task.head, labels, task.rows_per_example))
-    return resolve_model(
-        fields,
+    facts = Facts(
         vocab_size=folder.tokenizer.vocab_size,
         answers={head: len(answers) for head, answers in folder.answers.items()},
-        region_feature_dim=feature_dim,
+        feature_dim=feature_dim,
         own_heads=tuple(heads),
     )
+    return SYSTEMS[run.system.name].resolve(run.model, facts)
 
 
 def open_task(
@@ -85,7 +86,7 @@ def open_task(
     folder: DataFolder,
     task: TaskRun,
     split: str,
-    model: TwoStreamConfig,
+    system: System,
     *,
     training: bool,
     batch_size: int | None = None,
@@ -97,7 +98,7 @@ def open_task(
       folder: from `open_data`.
       task: one of the run's.
       split: of it.
-      model: whose sizes the batches have.
+      system: whose sizes the batches have.
       training: shuffled and endless, or once in stored order.
       batch_size: B over all processes; that of the task if None.
 
@@ -106,14 +107,15 @@ def open_task(
     """
     limit = task.options.max_train_examples if training else 0
     feature_dtype = np.dtype(run.data.feature_dtype).type
+    sizes = system.sizes(task.task)
+    options = sizes.pop("pretraining_options", {})
+    options |= pretraining_options(run.pretraining, training=training)
     return open_stream(
         folder,
         task.task,
         split,
         batch_size=batch_size or task.task.batch_size,
         training=training,
-        feature_dim=model.region_feature_dim,
-        num_labels=model.num_answers.get(task.task.head),
         seed=run.seed,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
@@ -123,19 +125,15 @@ def open_task(
             "candidates": task.options.candidates,
             "feature_dtype": feature_dtype,
         },
-        pretraining_options=pretraining_options(run.pretraining, model, training=training)
-        | {"feature_dtype": feature_dtype},
+        pretraining_options=options | {"feature_dtype": feature_dtype},
+        **sizes,
     )
 
 
-def pretraining_options(
-    options: PretrainingOptions, model: TwoStreamConfig, *, training: bool
-) -> dict[str, object]:
+def pretraining_options(options: PretrainingOptions, *, training: bool) -> dict[str, object]:
     """Fields of `PretrainingStream`; see `PretrainingOptions` for what differs in validation."""
     all_labels = options.official_validation and options.objective == 1 and not training
     return {
-        "num_classes": model.num_region_classes,
-        "visual_target": model.visual_target,
         "objective": 0 if all_labels else options.objective,
         "overlap_iou": options.overlap_iou,
         "official_overlap": options.official_overlap,
@@ -144,10 +142,11 @@ def pretraining_options(
     }
 
 
-def serving_of(folder: DataFolder, tasks: tuple[TaskRun, ...], feature_dim: int) -> Serving:
+def serving_of(folder: DataFolder, tasks: tuple[TaskRun, ...], system: System) -> Serving:
     """What goes with the weights of a model that learnt these tasks from this folder."""
     shapes = tuple(task.task for task in tasks)
     heads = {task.head for task in shapes}
     answers = {head: answers for head, answers in folder.answers.items() if head in heads}
-    preprocessing = preprocessing_of(folder, shapes, feature_dim)
+    dim = system.sizes(shapes[0]).get("feature_dim", 0)
+    preprocessing = preprocessing_of(folder, shapes, dim)
     return Serving(shapes, folder.tokenizer, answers, preprocessing)

@@ -1,0 +1,62 @@
+"""Devices of a run, and what lies where on them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from twelve_in_one.parallel import sharding
+
+Batch = Mapping[str, Any]
+HOST_ONLY = "example_id"  # what no device sees of a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Devices of a run and what lies where on them.
+
+    Attributes:
+      mesh: with axes (data, model).
+      layout: one of `sharding.LAYOUTS`.
+      params: tree of the parameters' shardings.
+    """
+
+    mesh: Mesh
+    layout: str
+    params: Any
+
+    @classmethod
+    def make(
+        cls, abstract_params: Any, layout: str, model_axis: int, *, devices: int = 0
+    ) -> "Placement":
+        """Over all devices, or the first `devices` of them.
+
+        Args:
+          abstract_params: shapes with logical axis names, as `System.abstract` gives them.
+          layout: one of `sharding.LAYOUTS`.
+          model_axis: devices along the mesh's model axis.
+          devices: how many; 0 takes all.
+
+        Raises:
+          ValueError: `model_axis` does not divide their number, or there are not so many.
+        """
+        found = jax.devices()
+        if devices and (devices > len(found) or jax.process_count() > 1):
+            raise ValueError(
+                f"parallel.devices is {devices}: there are {len(found)}, and it is for one process"
+            )
+        mesh = sharding.make_mesh(model=model_axis, devices=found[: devices or None])
+        return cls(mesh, layout, sharding.param_shardings(abstract_params, mesh, layout))
+
+    def place(self, batch: Batch) -> dict[str, jax.Array]:
+        """This process's rows of a batch as global arrays, without what only the host reads."""
+        arrays = {name: value for name, value in batch.items() if name != HOST_ONLY}
+        # Meant; but of several processes the guard takes this for a slip.
+        with jax.transfer_guard_host_to_device("allow"):
+            return sharding.shard_batch(arrays, self.mesh)
+
+    def everywhere(self, value: Any) -> Any:
+        """Copies of host values on every device."""
+        return jax.device_put(value, sharding.replicated(self.mesh))

@@ -1,0 +1,38 @@
+"""The systems that the package trains, each a model with what the trainer must know of it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from twelve_in_one.systems.base import System
+from twelve_in_one.systems.vilbert import Vilbert
+
+SYSTEMS: Mapping[str, type[System]] = {"vilbert": Vilbert}
+
+
+def from_json(text: str) -> System:
+    """What `System.to_json` wrote; what was written before there were several is `Vilbert`.
+
+    Raises:
+      ValueError: not a JSON object, an unknown system or version, or fields that do not fit.
+    """
+    raw = json.loads(text)
+    if not isinstance(raw, dict):
+        raise ValueError(f"a model config is a JSON object, got {type(raw).__name__}")
+    return from_dict(raw)
+
+
+def from_dict(raw: Mapping[str, Any]) -> System:
+    """See `from_json`."""
+    name, version = raw.get("system", Vilbert.name), raw.get("version", 1)
+    if name not in SYSTEMS:
+        raise ValueError(
+            f"system {name!r} is none of {', '.join(SYSTEMS)}; is the package too old?"
+        )
+    system = SYSTEMS[name]
+    if not isinstance(version, int) or version > system.version:
+        raise ValueError(
+            f"version {version!r} of {name}, this package knows {system.version}: use a newer one"
+        )
+    fields = {key: value for key, value in raw.items() if key not in ("system", "version")}
+    return system.from_fields(fields)

@@ -1,0 +1,251 @@
+"""What trainer, evaluators, checkpoints and export know of a model.
+
+A `System` is a model with its config, frozen and hashable: it makes parameters, says what one
+program trains (`Objective`), how rows are judged, and which inputs its parameters depend on.
+Batches and parameters are opaque to everybody else, but for the batch keys `task_id`, `_mask` and
+`example_id` (see `tasks/task.py`).
+"""
+
+import abc
+import dataclasses
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from twelve_in_one.optim.param_groups import ParamGroup
+from twelve_in_one.tasks.kinds import Candidates
+from twelve_in_one.tasks.losses import Sums
+from twelve_in_one.tasks.task import Task
+
+Params = Any
+Batch = Mapping[str, Any]
+Shape = tuple[int | str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What one program trains.
+
+    Attributes:
+      key: streams whose objectives have equal keys, and batches of equal shapes, share a program.
+      parts: names of what the loss consists of, where that is more than one thing: losses of a
+        task, or the tasks of a mixed batch. The sums then are of shape [parts].
+      loss: (params, batch, dropout key or None) -> sums of loss and score.
+      count: batch -> `Sums.count`, known before the loss, so that a batch may be cut into parts;
+        None if it cannot be cut, as every row's loss depends on the others.
+    """
+
+    key: Hashable
+    parts: tuple[str, ...]
+    loss: Callable[[Params, Batch, jax.Array | None], Sums]
+    count: Callable[[Batch], jax.Array] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the data say about the sizes of a model.
+
+    Attributes:
+      vocab_size: word pieces.
+      answers: head -> how many answers or labels there are.
+      feature_dim: F of the regions; 0 if there are none.
+      own_heads: (name, labels, rows an example) of heads for data sets of the user's own.
+    """
+
+    vocab_size: int
+    answers: Mapping[str, int]
+    feature_dim: int = 0
+    own_heads: tuple[tuple[str, int, int], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Which parameters know which inputs: with other inputs they mean nothing.
+
+    Each is a prefix of "/"-joined names; "" if no parameter does. "{head}" stands for a head.
+    """
+
+    words: str = ""
+    regions: str = ""
+    task_ids: str = ""
+    answers: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedInput:
+    """One input of an exported function: shape with letters for free sizes, dtype and meaning."""
+
+    shape: Shape
+    dtype: str
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """A function to export: the scores of tasks that agree in head and lengths, without dropout.
+
+    Attributes:
+      inputs: by name.
+      letters: what the letters in shapes mean.
+      meaning: of the scores.
+      columns: names of the scores' columns, if they are known to everybody.
+      params: prefixes of the "/"-joined names of the parameters that it takes.
+      scores: (params, inputs) -> float32 scores.
+      plain: the same without its short cuts, which it is checked against.
+      noise: (sizes of the letters) -> inputs drawn at random, with padding.
+    """
+
+    inputs: Mapping[str, ExportedInput]
+    letters: Mapping[str, str]
+    meaning: str
+    columns: tuple[str, ...]
+    params: tuple[str, ...]
+    scores: Callable[[Params, Batch], jax.Array]
+    plain: Callable[[Params, Batch], jax.Array]
+    noise: Callable[[Mapping[str, int]], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class System(abc.ABC):
+    """A model with its config.
+
+    Attributes:
+      config: a frozen dataclass, written to JSON as it is.
+    """
+
+    config: Any
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    config_type: ClassVar[type]
+    # Fields of the config that may be 0: as the data has them; and others that may be, or below it.
+    data_decides: ClassVar[tuple[str, ...]] = ()
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
+    may_be_negative: ClassVar[tuple[str, ...]] = ()
+    inputs: ClassVar[Inputs] = Inputs()
+    # Parameters of a source that a model may have no use for, as prefixes of "/"-joined names.
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    # From settings.
+
+    @classmethod
+    @abc.abstractmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """The system of a config as nested dicts; lists do for tuples.
+
+        Raises:
+          ValueError: unknown or missing fields, or inconsistent sizes.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def resolve(cls, fields: Mapping[str, Any], facts: Facts) -> Self:
+        """The same with the sizes that the data decides where the fields say 0.
+
+        Raises:
+          ConfigError: a size that the fields give does not fit the data.
+        """
+
+    @classmethod
+    def misfits(cls, fields: Mapping[str, Any], tasks: Mapping[str, tuple[Task, Any]]) -> list[str]:
+        """What of the settings cannot be had together, each "SETTING: what".
+
+        Args:
+          fields: of the config.
+          tasks: key in `config.task` -> the task and its `TaskOptions`.
+        """
+        return []
+
+    # Parameters.
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array) -> Params:
+        """Random parameters: a nested dict of arrays, in the layout that runs."""
+
+    @abc.abstractmethod
+    def abstract(self) -> Params:
+        """Shapes and logical axis names of all parameters (`nn.LogicallyPartitioned`), cached."""
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the parameters are."""
+        return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(self.abstract())))
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns (`re.fullmatch`) of "/"-joined names that are never trained."""
+        return ()
+
+    @abc.abstractmethod
+    def groups(self, options: Any) -> tuple[ParamGroup, ...]:
+        """Rates and decay by parameter, of `config.settings.OptimizerOptions`."""
+
+    # Layouts: on disk all models are unrolled.
+
+    @property
+    def scanned(self) -> bool:
+        """Whether repeated layers are stacked."""
+        return False
+
+    def with_layout(self, scanned: bool) -> Self:
+        """The same model in a layout."""
+        if scanned:
+            raise ValueError(f"{self.name} has no scanned layout")
+        return self
+
+    def stack(self, params: Params) -> Params:
+        """Parameters (or a tree like them) of the unrolled layout in the scanned one."""
+        raise ValueError(f"{self.name} has no scanned layout")
+
+    def unstack(self, params: Params) -> Params:
+        """The inverse of `stack`."""
+        raise ValueError(f"{self.name} has no scanned layout")
+
+    def for_inference(self) -> Self:
+        """Without what only training is for; unrolled."""
+        return self.with_layout(False)
+
+    # What it computes.
+
+    @abc.abstractmethod
+    def objective(self, tasks: Sequence[Task]) -> Objective:
+        """What a stream trains: of one task, or a mixed one of several.
+
+        Raises:
+          ValueError: these tasks cannot share a batch.
+        """
+
+    @abc.abstractmethod
+    def judge(self, task: Task) -> Callable[[Params, Batch], tuple[Sums, Candidates]]:
+        """(params, batch) -> loss and score, and what every row's prediction is chosen from."""
+
+    def pair_scores(self, task: Task) -> Callable[[Params, Batch, Batch, jax.Array], jax.Array]:
+        """(params, C queries, I items, task id) -> float32[C, I], of tasks whose kind is `ranked`.
+
+        Raises:
+          ValueError: the system has no such tasks.
+        """
+        raise ValueError(f"{self.name} does not rank")
+
+    @abc.abstractmethod
+    def sizes(self, task: Task) -> dict[str, Any]:
+        """What a task's batches have from the model: arguments of `data.streams.open_stream`."""
+
+    def function(self, task: Task) -> Function:
+        """What is exported to serve a task, and others of its head and lengths.
+
+        Raises:
+          ValueError: the system has nothing to export.
+        """
+        raise ValueError(f"{self.name} has no functions to export")
+
+    # On disk.
+
+    def to_json(self) -> str:
+        """The text that `systems.from_json` reads."""
+        raw = {"system": self.name, "version": self.version, **dataclasses.asdict(self.config)}
+        return json.dumps(raw, indent=2, sort_keys=True)
