@@ -277,7 +277,10 @@ def test_pictures_that_cannot_be_kept(few, photos, tmp_path):
     builder = _build("snli_ve", tmp_path, tmp_path / "data", regions=regions, max_skipped_share=0.5)
     skipped = {skip.record: skip.reason for skip in builder.reports["train"].skipped}
     assert skipped.keys() == {"of b", "of d"}
-    assert "b.gif: a web page" in skipped["of b"] and "no picture" in skipped["of d"]
+    assert (
+        "b.gif: cannot be read as an image: it is a web page" in skipped["of b"]
+        and "no picture" in skipped["of d"]
+    )
     other = with_pictures(_regions_of({"a": 3}), photos)
     with pytest.raises(DataError, match="image a: regions given .* 10 x 10 .* picture has 30 x 20"):
         make_record("a", [AnnotatedImage("a")], (), other)

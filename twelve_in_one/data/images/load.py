@@ -66,10 +66,9 @@ def load_bytes(
             return rgb_array(picture, upright=upright)
     except DataError:
         raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"{where}: {_no_image(data)}; replace it") from error
     except Exception as error:  # decoders fail on strangers' bytes with whatever they trip over
-        raise DataError(f"{where}: cannot be read as an image: {error}; replace it") from error
+        why = _no_image(data) if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{where}: cannot be read as an image: {why}; replace it") from error
 
 
 def is_usable_size(width: int, height: int, min_side: int = MIN_SIDE) -> bool:
@@ -81,9 +80,9 @@ def _no_image(data: bytes) -> str:
     """Says what a file is that is no image."""
     begin = data[:_SHOWN_BYTES]
     if not begin:
-        return "empty"
-    page = begin.lstrip()[:1] == b"<"
-    return f"{'a web page' if page else 'not an image'}: it begins with {begin!r}"
+        return "it is empty"
+    page = begin.lstrip().lower().startswith((b"<!doctype html", b"<html"))
+    return f"it {'is a web page and ' if page else ''}begins with {begin!r}"
 
 
 def orientation(file: Path | BinaryIO) -> int:
