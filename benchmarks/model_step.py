@@ -53,6 +53,13 @@ SHAPES = ("vqa", "vgqa", "coco", "refcoco", "visual7w", "guesswhat", "nlvr2", "s
 LAUNCHER = Path(__file__).resolve().parents[1] / "launch" / "cpu.sh"
 
 
+def restart_with_allocator(keep: bool) -> None:
+    """Restarts this process under `launch/cpu.sh`, on Linux and unless `keep`; see above."""
+    if sys.platform == "linux" and not keep and "MALLOC_MMAP_MAX_" not in os.environ:
+        sys.stdout.flush()
+        os.execv(LAUNCHER, [str(LAUNCHER), sys.executable, *sys.orig_argv[1:]])
+
+
 def seconds(function: Callable[[], Any], repeats: int) -> list[float]:
     """Wall seconds of each of `repeats` calls, after one that is not counted."""
     jax.block_until_ready(function())
@@ -164,9 +171,7 @@ def main() -> None:
     )
     parser.add_argument("--keep_allocator", action="store_true", help="do not restart, see above")
     args = parser.parse_args()
-    if sys.platform == "linux" and not args.keep_allocator and "MALLOC_MMAP_MAX_" not in os.environ:
-        sys.stdout.flush()
-        os.execv(LAUNCHER, [str(LAUNCHER), sys.executable, *sys.orig_argv[1:]])
+    restart_with_allocator(args.keep_allocator)
     shapes = SHAPES if args.shapes == "all" else args.shapes.split(",")
     tasks = {task.name: task for task in TWELVE}
     if unknown := [name for name in shapes if name not in tasks]:

@@ -365,11 +365,11 @@ def test_safetensors_come_back_through_convert(tmp_path, model_dir, config, para
         assert (out / name).read_bytes() == (model_dir / name).read_bytes()
     assert load_serving(out) == serving
     assert convert([str(out), str(back), "--config", str(out / "two_stream_config.json")]) == 0
-    loaded, loaded_config, _ = model_folder.checkpoint.load_params(back)
+    loaded, loaded_config, _ = model_folder.weights.load_params(back)
     assert_same(loaded, params)
     assert loaded_config == Vilbert(config)
     assert convert([str(out), str(tmp_path / "plain")]) == 0  # with the released keys alone
-    assert_same(model_folder.checkpoint.load_params(tmp_path / "plain")[0], params)
+    assert_same(model_folder.weights.load_params(tmp_path / "plain")[0], params)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ EXTRAS = {
         "tokenizers",
     ),
     "demo": ("gradio",),
+    "onnx": ("onnx",),
 }
 
 

@@ -160,7 +160,7 @@ def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(
 def test_what_orbax_raises_becomes_one_error(tmp_path, config, params, caplog):
     objects = dict(params, trunk=np.array([object()]))
     with pytest.raises(OSError, match="model cannot be written: "):
-        weights._save_tree(tmp_path / "params", objects, "model")
+        weights.save_tree(tmp_path / "params", objects, "model")
     assert not [record for record in caplog.records if "orbax" in record.pathname]
 
 

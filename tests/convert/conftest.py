@@ -1,7 +1,8 @@
-"""Random released state dicts."""
+"""Random released state dicts, and arrays recorded from Hugging Face's models."""
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,3 +40,16 @@ def assert_same() -> Callable[[StateDict, StateDict], None]:
             assert ours[name].tobytes() == array.tobytes(), name
 
     return check
+
+
+@pytest.fixture(scope="session")
+def hf_recorded() -> Callable[[str], StateDict]:
+    """Reads `tests/reference/NAME.npz`: `hf_recorded("hf_vision")`."""
+
+    @functools.cache
+    def read(name: str) -> StateDict:
+        path = Path(__file__).parents[1] / "reference" / f"{name}.npz"
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+    return read

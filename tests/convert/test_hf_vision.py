@@ -4,8 +4,8 @@
 from transformers 5.24 and torch 2.13 in float32.
 """
 
+import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,14 +16,12 @@ from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.convert import hf_vision
 from twelve_in_one.models.vit import ViT
 
-RECORDED = Path(__file__).parents[1] / "reference" / "hf_vision.npz"
 FAMILIES = ("vit", "siglip", "clip", "dinov2", "dinov2_with_registers")
 
 
 @pytest.fixture(scope="module")
-def recorded():
-    with np.load(RECORDED, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+def recorded(hf_recorded):
+    return hf_recorded("hf_vision")
 
 
 def _model(recorded, name):
@@ -49,10 +47,15 @@ def test_outputs_are_those_of_the_original(recorded, name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_there_and_back_computes_the_same(recorded, name):
+def test_there_and_back_computes_the_same(recorded, name, tmp_path):
     settings, tensors = _model(recorded, name)
     loaded = hf_vision.from_hf(settings, tensors)
-    back = hf_vision.to_hf(hf_vision.family_of(settings), loaded.config, loaded.params)
+    family = hf_vision.family_of(settings)
+    hf_vision.write(tmp_path / "model", family, loaded.config, loaded.params)
+    written = hf_vision.read(tmp_path / "model")
+    assert written.config == loaded.config
+    jax.tree.map(np.testing.assert_array_equal, written.params, loaded.params)
+    back = hf_vision.to_hf(family, loaded.config, loaded.params)
     assert {k: v.shape for k, v in back.items()} == {
         k: v.shape for k, v in tensors.items() if k != "embeddings.mask_token"
     }
@@ -113,3 +116,6 @@ def test_models_of_another_form_are_refused(recorded):
     loaded = hf_vision.from_hf(*_model(recorded, "dinov2_with_registers"))
     with pytest.raises(ValueError, match="not of the form of a siglip model"):
         hf_vision.to_hf("siglip", loaded.config, loaded.params)
+    oblong = dataclasses.replace(loaded.config, image_size=(8, 16))
+    with pytest.raises(ValueError, match="one image_size, not 8 x 16"):
+        hf_vision.settings_of("dinov2", oblong)

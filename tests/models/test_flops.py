@@ -4,10 +4,12 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from twelve_in_one.models.flops import forward_flops
+from twelve_in_one.models import vit
+from twelve_in_one.models.flops import forward_flops, vit_forward_flops
 from twelve_in_one.models.two_stream.config import ALL_HEADS
 from twelve_in_one.models.two_stream.trunk import TwoStreamModel, abstract_params
 
@@ -20,6 +22,9 @@ def product_flops(jaxpr):
             (contracted, _), _ = eqn.params["dimension_numbers"]
             summed = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
             total += 2 * math.prod(eqn.outvars[0].aval.shape) * summed
+        if eqn.primitive.name == "conv_general_dilated":
+            *kernel, _ = eqn.invars[1].aval.shape  # outputs come last
+            total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel)
         for inner in jaxprs_in_params(eqn.params):
             total += product_flops(inner)
     return total
@@ -45,3 +50,19 @@ def test_every_product_is_counted(tiny_config, random_batch, fields):
     counted = product_flops(jax.make_jaxpr(run)(nn.unbox(abstract_params(config))).jaxpr)
     ours = rows * forward_flops(config, tokens, regions, config.heads)
     assert counted == pytest.approx(ours, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(pool="class", class_token=True, num_registers=2, representation=True),
+        dict(pool="attention"),
+        dict(pool="none", window=2, global_layers=(1,)),
+    ],
+)
+def test_every_product_of_a_vit_is_counted(fields):
+    config = vit.ViTConfig(12, 3, 3, 20, image_size=(8, 12), patch_size=2, num_classes=5, **fields)
+    images = jnp.zeros((4, *config.image_size, 3))
+    params = nn.unbox(vit.abstract_params(config))
+    run = jax.make_jaxpr(lambda p: vit.ViT(config).apply({"params": p}, images))(params)
+    assert product_flops(run.jaxpr) == 4 * vit_forward_flops(config)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from twelve_in_one.models import vit
+from twelve_in_one.models import pre_norm, vit
 from twelve_in_one.models.layers import attend
 from twelve_in_one.models.vit import ViT, ViTConfig, named_vit
 
@@ -67,16 +67,16 @@ def test_scanned_blocks_give_the_same_numbers_and_gradients(remat):
         return jnp.sum(jnp.sin(ViT(config).apply({"params": params}, images, key)[1]["logits"]))
 
     value, gradient = jax.jit(jax.value_and_grad(lambda p: loss(config, p)))(params)
-    stacked = vit.stack_blocks(config, params)
+    stacked = pre_norm.stack_blocks(config, params)
     other, stacked_gradient = jax.jit(jax.value_and_grad(lambda p: loss(scanned, p)))(stacked)
     np.testing.assert_allclose(other, value, rtol=1e-6)
-    restored = vit.unstack_blocks(config, stacked_gradient)
+    restored = pre_norm.unstack_blocks(config, stacked_gradient)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), restored, gradient)
 
 
 def test_stacking_is_undone_by_unstacking():
     params = _params(TINY)
-    back = vit.unstack_blocks(TINY, vit.stack_blocks(TINY, params))
+    back = pre_norm.unstack_blocks(TINY, pre_norm.stack_blocks(TINY, params))
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
@@ -97,11 +97,11 @@ def test_windows_confine_attention(global_layers):
 
 def test_windows_are_cut_and_joined_by_rows_and_columns():
     grid = np.arange(4 * 6).reshape(1, 24, 1)
-    windows = np.asarray(vit.split_windows(jnp.asarray(grid), (4, 6), 2))
+    windows = np.asarray(pre_norm.split_windows(jnp.asarray(grid), (4, 6), 2))
     assert windows.shape == (6, 4, 1)
     np.testing.assert_array_equal(windows[1, :, 0], [2, 3, 8, 9])
     np.testing.assert_array_equal(windows[3, :, 0], [12, 13, 18, 19])
-    np.testing.assert_array_equal(vit.join_windows(jnp.asarray(windows), (4, 6), 2), grid)
+    np.testing.assert_array_equal(pre_norm.join_windows(jnp.asarray(windows), (4, 6), 2), grid)
 
 
 def test_all_windows_global_is_plain_attention():
@@ -197,3 +197,34 @@ def test_positions_are_resized_between_their_corners(old, new):
     np.testing.assert_allclose(
         vit.resize_positions(table, old, new), expected.reshape(-1, 6), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(("old", "new"), [((3, 4), (5, 7)), ((5, 4), (3, 2))])
+def test_positions_are_resized_as_in_pytorch(old, new):
+    torch = pytest.importorskip("torch")
+    table = np.random.default_rng(0).normal(size=(old[0] * old[1], 6)).astype(np.float32)
+    grid = torch.tensor(table.astype(np.float64)).reshape(1, *old, 6).permute(0, 3, 1, 2)
+    resize = torch.nn.functional.interpolate
+    expected = resize(grid, size=new, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+    ours = vit.resize_positions(table, old, new, "bicubic")
+    np.testing.assert_allclose(ours, expected.reshape(-1, 6).numpy(), atol=1e-6)
+
+
+def test_positions_are_resized_as_in_jax():
+    table = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    expected = jax.image.resize(table.reshape(5, 4, 6), (3, 7, 6), "bilinear")
+    ours = vit.resize_positions(table, (5, 4), (3, 7), "resize")
+    np.testing.assert_array_equal(ours, expected.reshape(-1, 6))
+
+
+def test_larger_patches_give_the_same_embeddings_of_larger_pictures():
+    """A picture enlarged with its patches: every patch is the old one, resized bilinearly."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(4, 4, 3, 5)).astype(np.float32)
+    patch = rng.normal(size=(4, 4, 3)).astype(np.float32)
+    larger = jax.image.resize(patch, (6, 6, 3), "bilinear", antialias=False)
+    resized = vit.resize_patches(kernel, 6)
+    assert resized.shape == (6, 6, 3, 5)
+    ours, expected = (np.tensordot(p, k, 3) for p, k in ((larger, resized), (patch, kernel)))
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    np.testing.assert_allclose(vit.resize_patches(kernel, 4), kernel, atol=1e-6)

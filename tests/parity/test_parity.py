@@ -4,14 +4,20 @@ import json
 import os
 import pickle
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 from reference.recorded import COPIES
 from reference.two_stream import Reference
 
 from twelve_in_one.convert import names
+from twelve_in_one.convert.two_tower import to_big_vision
+from twelve_in_one.models import two_tower
 from twelve_in_one.models.two_stream.config import ALL_HEADS, PRETRAINING_HEADS
 from twelve_in_one.models.two_stream.reference_config import to_reference
+from twelve_in_one.models.two_tower import TextTowerConfig, TwoTower, TwoTowerConfig
+from twelve_in_one.models.vit import ViTConfig
 from twelve_in_one.parity.__main__ import compare, main
 from twelve_in_one.parity.fixture import load_fixture, relative
 from twelve_in_one.parity.outputs import PADDED_SCORE
@@ -225,5 +231,41 @@ def test_relative_error_is_of_the_largest_value():
 @pytest.mark.parametrize("name", ["bv_vit_tiny.npz", "siglip_tiny.npz"])
 @pytest.mark.parametrize("flags", [[], ["--scan_layers", "--remat", "full"]])
 def test_vision_transformers_equal_big_visions(shared_dir, capsys, name, flags):
-    assert main([str(shared_dir / "fixtures" / name), *flags]) == 0
-    assert "FAIL" not in capsys.readouterr().out
+    path = shared_dir / "fixtures" / name
+    assert main([str(path), *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "FAIL" not in printed
+    if name.startswith("siglip"):
+        with np.load(path, allow_pickle=False) as archive:
+            kinds = ("out", "loss", "grad", "old_expect")
+            stored = [n for n in archive.files if n.split("/")[0] in kinds]
+            stored += [f"grad_norm/sigmoid/{n}" for n in archive["grad_norm_names"]]
+        assert len(stored) == 117
+        compared = {line.split()[-1] for line in printed.splitlines() if " ok " in line}
+        assert compared == set(stored)
+
+
+def test_two_towers_of_another_form(tmp_path, capsys):
+    """A linear map behind pictures, other pools; and an array that is not known is named."""
+    config = TwoTowerConfig(
+        ViTConfig(8, 1, 2, 12, image_size=(8, 4), patch_size=4, pool="mean", num_classes=6),
+        TextTowerConfig(6, 1, 3, 10, vocab_size=9, max_tokens=3, pool="mean", out_dim=6),
+        bias=None,
+    )
+    params = nn.unbox(two_tower.init_params(config, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    images, tokens = (
+        rng.normal(size=(2, 8, 4, 3)).astype(np.float32),
+        np.array([[1, 2, 8], [0] * 3]),
+    )
+    vectors, _ = TwoTower(config).apply({"params": params}, images, tokens)
+    facts = dict(image=[8, 4], img=dict(pool_type="gap"), txt=dict(pool_type="gap"))
+    arrays = {f"param/{k}": v for k, v in to_big_vision(config, params).items()}
+    arrays |= {"in/image": images, "in/text": tokens, "config_json": np.array(json.dumps(facts))}
+    arrays |= {"out/zimg": vectors.image, "out/ztxt": vectors.text}
+    np.savez(tmp_path / "towers.npz", **arrays)
+    assert main([str(tmp_path / "towers.npz")]) == 0
+    assert "2 comparisons, 0 beyond" in capsys.readouterr().out
+    np.savez(tmp_path / "towers.npz", **arrays, **{"out/zing": vectors.image})
+    assert main([str(tmp_path / "towers.npz")]) == 1
+    assert "towers.npz: out/zing: no such output" in capsys.readouterr().err

@@ -99,6 +99,19 @@ def region_contrast(x, i):
     return cross_entropy(logits, 0), logits.argmax() == 0
 
 
+def sigmoid_contrast(x, i):
+    own = x["logits"][i][ROWS]
+    loss = sum(bce(x["logits"][i, j], float(i == j)) for j in np.flatnonzero(ROWS))
+    return loss, x["logits"][i, i] == own.max()
+
+
+def softmax_contrast(x, i):
+    place = np.flatnonzero(ROWS).tolist().index(i)
+    _, right = sigmoid_contrast(x, i)
+    ways = [cross_entropy(z[i][ROWS], place) for z in (x["logits"], x["logits"].T)]
+    return sum(ways) / 2, right
+
+
 def distributions():
     """With exact zeros, where p log p needs care."""
     p = uniform(B, R, L) * (RNG.uniform(size=(B, R, L)) > 0.3)
@@ -127,6 +140,7 @@ _ZERO_ROW = one_hot(B, L)
 _ZERO_ROW[1] = 0  # a row without gold label
 _PER_ROW = dict(logits=~ROWS, targets=~ROWS)
 _PADDED_REGIONS = ~(REGIONS & ROWS[:, None])
+_PAIRS = ~(ROWS[:, None] & ROWS)
 _READ = np.zeros((B, R), bool)
 for _i, _m in np.argwhere(CHOICE_MASK & ROWS[:, None]):
     _READ[_i, CHOICES[_i, _m]] = True
@@ -185,6 +199,14 @@ CASES = {
         losses.alignment_loss, match,
         dict(logits=normal(B, 2), labels=RNG.integers(0, 2, B).astype(np.int32), mask=ROWS),
         dict(logits=~ROWS), ROWS,
+    ),
+    "sigmoid_contrast": Case(
+        losses.sigmoid_contrast_loss, sigmoid_contrast,
+        dict(logits=normal(B, B), mask=ROWS), dict(logits=_PAIRS), ROWS,
+    ),
+    "softmax_contrast": Case(
+        losses.softmax_contrast_loss, softmax_contrast,
+        dict(logits=normal(B, B), mask=ROWS), dict(logits=_PAIRS), ROWS,
     ),
 }  # fmt: skip
 
@@ -284,8 +306,8 @@ def test_bfloat16_logits_are_summed_in_float32(case):
     np.testing.assert_allclose(ours.loss, expected.loss, rtol=1e-6)
 
 
-# A contrast's negatives index the whole batch.
-@pytest.mark.parametrize("name", [name for name in CASES if name != "masked_region_contrast"])
+# A contrast is with the whole batch.
+@pytest.mark.parametrize("name", [name for name in CASES if not name.endswith("contrast")])
 def test_parts_add_up(name):
     """Sums of two halves are those of the whole."""
     case = CASES[name]

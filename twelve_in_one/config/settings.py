@@ -204,8 +204,9 @@ class OptimizerOptions:
     """How gradients become updates; see `optim` and `schedules`.
 
     Attributes:
-      name: "adamw", "radam", or "adafactor" (big_vision's; of the numbers below it takes `b1`, and
-        its decay follows the schedule but not the base rate).
+      name: "adamw", "radam", "adafactor" (big_vision's; its decay follows the schedule but not the
+        base rate), "sgd" (its decay is added to gradients) or "nesterov" (SGD with a look ahead).
+        Of the numbers below the last three take `b1` alone, as momentum.
       update: "in_turn", one update a task (the paper), or "fused", one a round from the sum of the
         gradients of its tasks, for meshes that a batch of one task cannot fill.
       learning_rate: base rate.
@@ -225,7 +226,7 @@ class OptimizerOptions:
         whose ends its two schedulers overwrite each other; 0 leaves that out.
     """
 
-    name: str = _one_of("adamw", "radam", "adafactor")
+    name: str = _one_of("adamw", "radam", "adafactor", "sgd", "nesterov")
     update: str = _one_of("in_turn", "fused")
     learning_rate: float = _at_least(0.0)
     schedule: str = _one_of("linear", "cosine", "step", "constant")

@@ -1,7 +1,8 @@
 """Vision Transformers of big_vision (`.npz`) to our parameters and back.
 
-Reads today's layout, scanned and unrolled, the old one of the AugReg files, SigLIP's image tower,
-whole training states, and bfloat16, which NumPy saves as two bytes without a meaning.
+Reads today's layout, scanned and unrolled, the old ones of the AugReg files and of text towers with
+two position tables, whole training states, and bfloat16, which NumPy saves as two bytes without a
+meaning. Files of two towers (SigLIP) are read by `two_tower.py`, with the names of here.
 """
 
 import dataclasses
@@ -16,11 +17,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from twelve_in_one.checkpoints.report import Report, StateDictError, nearest_names
+from twelve_in_one.checkpoints.report import Report, StateDictError
 from twelve_in_one.checkpoints.trees import flatten, unflatten
+from twelve_in_one.convert.entries import Path as ParamPath
+from twelve_in_one.convert.entries import match
+from twelve_in_one.models.two_tower import TextTowerConfig
 from twelve_in_one.models.vit import ViTConfig, abstract_params, resize_positions
 
-_BLOCK = "Transformer/encoderblock_{}/"
+_BLOCK = "encoderblock_{}/"
+_VIT_BLOCKS, _TEXT_BLOCKS = "Transformer/", "Encoder_0/"
 # Theirs below a block or a pooling head, and ours.
 _ATTENTION = {
     f"MultiHeadDotProductAttention_0/{name}/{leaf}": ("attention", name, leaf)
@@ -49,18 +54,21 @@ _OLD_MODULES = {
     "MlpBlock_3": "MlpBlock_0",
 }
 _OLD_POSITIONS = "Transformer/posembed_input/pos_embedding"
+_OLD_TEXT_POSITIONS = "Encoder_0/pos_embedding"
+# What other poolings or classes read is known, though a model has no use for it.
+OPTIONAL = r"cls|head/.*|pre_logits/.*|MAPHead_0/.*"
 
 
 class Loaded(NamedTuple):
     """A model as it was found.
 
     Attributes:
-      config: its sizes, and the pooling that it comes with.
+      config: its sizes, and the pooling that it comes with; of a `ViT` or a `TwoTower`.
       params: nested dict of float32 arrays, unrolled.
       report: what happened to every entry.
     """
 
-    config: ViTConfig
+    config: Any
     params: dict[str, Any]
     report: Report
 
@@ -94,13 +102,14 @@ def modern_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Parameters of any of big_vision's layouts under the names of today's, unrolled.
 
     The AugReg files' position table has a first row for the class token: it is added to the token.
+    Old text towers add two position tables: their sum is one.
     """
     result: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
-        scanned = re.fullmatch(r"(Transformer/)encoderblock/(.+)", name)
+        scanned = re.fullmatch(r"(Transformer/|Encoder_0/)encoderblock/(.+)", name)
         if scanned:
             for i, layer in enumerate(array):
-                result[_BLOCK.format(i) + scanned[2]] = layer
+                result[scanned[1] + _BLOCK.format(i) + scanned[2]] = layer
             continue
         parts = [_OLD_MODULES.get(part, part) for part in name.split("/")]
         result["/".join(parts)] = array
@@ -110,25 +119,50 @@ def modern_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             result["cls"] = np.asarray(result["cls"], np.float32) + table[:, :1]
             table = table[:, 1:]
         result["pos_embedding"] = table
+    if _OLD_TEXT_POSITIONS in result and "pos_embedding" in result:
+        table = np.asarray(result.pop(_OLD_TEXT_POSITIONS), np.float32)
+        result["pos_embedding"] = np.asarray(result["pos_embedding"], np.float32) + table
     return result
 
 
-def _names(config: ViTConfig) -> dict[str, tuple[str, ...]]:
+def _block_names(above: str, num_layers: int) -> dict[str, ParamPath]:
+    return {
+        above + _BLOCK.format(i) + theirs: (f"block_{i}", *ours)
+        for i in range(num_layers)
+        for theirs, ours in _IN_BLOCK.items()
+    } | _norm(f"{above}encoder_norm", "final_norm")
+
+
+def _linear(theirs: str, ours: str) -> dict[str, ParamPath]:
+    return {f"{theirs}/{leaf}": (ours, leaf) for leaf in ("kernel", "bias")}
+
+
+def names(config: ViTConfig) -> dict[str, ParamPath]:
     """{their name: our path} of all that a model has."""
-    names = {f"embedding/{leaf}": ("patch_embedding", leaf) for leaf in ("kernel", "bias")}
-    names["pos_embedding"] = ("position",)
+    found: dict[str, ParamPath] = _linear("embedding", "patch_embedding")
+    found["pos_embedding"] = ("position",)
     if config.class_token:
-        names["cls"] = ("class_token",)
-    for i in range(config.num_layers):
-        names |= {_BLOCK.format(i) + k: (f"block_{i}", *v) for k, v in _IN_BLOCK.items()}
-    names |= _norm("Transformer/encoder_norm", "final_norm")
+        found["cls"] = ("class_token",)
+    found |= _block_names(_VIT_BLOCKS, config.num_layers)
     if config.pool == "attention":
-        names |= {f"MAPHead_0/{k}": ("attention_pool", *v) for k, v in _IN_POOL.items()}
+        found |= {f"MAPHead_0/{k}": ("attention_pool", *v) for k, v in _IN_POOL.items()}
     if config.representation:
-        names |= {f"pre_logits/{leaf}": ("representation", leaf) for leaf in ("kernel", "bias")}
+        found |= _linear("pre_logits", "representation")
     if config.num_classes:
-        names |= {f"head/{leaf}": ("classifier", leaf) for leaf in ("kernel", "bias")}
-    return names
+        found |= _linear("head", "classifier")
+    return found
+
+
+def text_names(config: TextTowerConfig) -> dict[str, ParamPath]:
+    """{their name: our path} of all that a text tower has."""
+    found: dict[str, ParamPath] = {"Embed_0/embedding": ("token", "embedding")}
+    found["pos_embedding"] = ("position",)
+    found |= _block_names(_TEXT_BLOCKS, config.num_layers)
+    if config.pool == "attention":
+        found |= {f"MAPHead_0/{k}": ("attention_pool", *v) for k, v in _IN_POOL.items()}
+    if config.out_dim:
+        found |= _linear("head", "projection")
+    return found
 
 
 def config_of(arrays: Mapping[str, np.ndarray], **fields: Any) -> ViTConfig:
@@ -137,15 +171,9 @@ def config_of(arrays: Mapping[str, np.ndarray], **fields: Any) -> ViTConfig:
     Raises:
       ValueError: arrays that tell too little, or fields that do not fit them.
     """
-    needed = ("embedding/kernel", "pos_embedding", _BLOCK.format(0) + "MlpBlock_0/Dense_0/kernel")
-    missing = [name for name in needed if name not in arrays]
-    if missing:
-        raise ValueError(f"not a ViT of big_vision: there is no {', no '.join(missing)}")
+    _need(arrays, "ViT", "embedding/kernel", "pos_embedding")
+    sizes = _sizes(arrays, "ViT", _VIT_BLOCKS)
     patch, _, _, width = arrays["embedding/kernel"].shape
-    query = arrays[_BLOCK.format(0) + "MultiHeadDotProductAttention_0/query/kernel"]
-    depth = 1 + max(
-        int(match[1]) for name in arrays if (match := re.match(_BLOCK.format(r"(\d+)"), name))
-    )
     patches = arrays["pos_embedding"].shape[-2]
     side = round(patches**0.5)
     if side * side != patches and "image_size" not in fields:
@@ -160,7 +188,75 @@ def config_of(arrays: Mapping[str, np.ndarray], **fields: Any) -> ViTConfig:
     )
     found |= fields
     found.setdefault("class_token", found["pool"] == "class")
-    return ViTConfig(width, depth, query.shape[1], arrays[needed[2]].shape[-1], **found)
+    return ViTConfig(width, *sizes, **found)
+
+
+def text_config_of(arrays: Mapping[str, np.ndarray], **fields: Any) -> TextTowerConfig:
+    """The config of a text tower under today's names; `fields` are what the caller knows better.
+
+    Raises:
+      ValueError: arrays that tell too little, or fields that do not fit them.
+    """
+    _need(arrays, "text tower", "Embed_0/embedding", "pos_embedding")
+    sizes = _sizes(arrays, "text tower", _TEXT_BLOCKS)
+    vocab_size, width = arrays["Embed_0/embedding"].shape
+    found = dict(
+        vocab_size=vocab_size,
+        max_tokens=arrays["pos_embedding"].shape[-2],
+        pool="attention" if "MAPHead_0/probe" in arrays else "last",
+        out_dim=arrays["head/kernel"].shape[-1] if "head/kernel" in arrays else 0,
+    )
+    return TextTowerConfig(width, *sizes, **(found | fields))
+
+
+def _need(arrays: Mapping[str, np.ndarray], what: str, *needed: str) -> None:
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise ValueError(f"not a {what} of big_vision: there is no {', no '.join(missing)}")
+
+
+def _sizes(arrays: Mapping[str, np.ndarray], what: str, above: str) -> tuple[int, int, int]:
+    """Layers, heads and feed-forward width of the blocks below `above`."""
+    first = above + _BLOCK.format(0)
+    query, up = f"{first}MultiHeadDotProductAttention_0/query/kernel", "MlpBlock_0/Dense_0/kernel"
+    _need(arrays, what, query, first + up)
+    numbered = re.compile(re.escape(above) + _BLOCK.format(r"(\d+)"))
+    depth = 1 + max(int(found[1]) for name in arrays if (found := numbered.match(name)))
+    return depth, arrays[query].shape[1], arrays[first + up].shape[-1]
+
+
+def resized(
+    found: Mapping[str, np.ndarray], image_size: tuple[int, int] | None
+) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
+    """Arrays under today's names, positions resized to pictures of `image_size`; a note of it.
+
+    Raises:
+      ValueError: the positions' grid is no square and not that of `image_size` either.
+    """
+    if image_size is None or not {"pos_embedding", "embedding/kernel"} <= set(found):
+        return found, ()
+    patch, table = found["embedding/kernel"].shape[0], np.asarray(found["pos_embedding"])
+    old, new = table.shape[-2], tuple(size // patch for size in image_size)
+    side = round(old**0.5)
+    if old == new[0] * new[1]:
+        odd = side * side == old and new[0] != new[1]
+        return found, (f"positions taken for {new[0]} x {new[1]} patches",) if odd else ()
+    if side * side != old:
+        raise ValueError(f"{old} positions are no square: they cannot be resized to {new}")
+    table = resize_positions(table.reshape(old, -1), (side, side), new)
+    note = f"positions resized from {side} x {side} to {new[0]} x {new[1]} patches"
+    return {**found, "pos_embedding": table[None]}, (note,)
+
+
+def to_ours(path: ParamPath, arrays: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """One parameter; tables, class token, probe and scalars have a leading 1 in big_vision.
+
+    Raises:
+      ValueError: an array of another shape.
+    """
+    if arrays[0].shape not in (shape, (1, *shape)):
+        raise ValueError(arrays[0].shape)
+    return arrays[0].reshape(shape)
 
 
 def from_big_vision(
@@ -187,51 +283,20 @@ def from_big_vision(
       ValueError: not a ViT.
     """
     taken = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
-    found = modern_names(taken)
-    notes = []
-    if image_size is not None and "pos_embedding" in found and "embedding/kernel" in found:
-        patch, table = found["embedding/kernel"].shape[0], np.asarray(found["pos_embedding"])
-        old, new = table.shape[-2], tuple(size // patch for size in image_size)
-        if old != new[0] * new[1]:
-            side = round(old**0.5)
-            if side * side != old:
-                raise ValueError(f"{old} positions are no square: they cannot be resized to {new}")
-            resized = resize_positions(table.reshape(old, -1), (side, side), new)
-            found["pos_embedding"] = resized[None]
-            notes.append(f"positions resized from {side} x {side} to {new[0]} x {new[1]} patches")
+    found, notes = resized(modern_names(taken), image_size)
     if image_size is not None:
         fields["image_size"] = image_size
     config = config_of(found, **fields)
-    names = _names(config)
     unrolled = dataclasses.replace(config, scan_layers=False)
-    shapes = flatten(nn.unbox(abstract_params(unrolled)))
-    loaded, missing, wrong, params = [], [], [], {}
-    for name, path in names.items():
-        shape = shapes[path].shape
-        if name not in found:
-            missing.append(name)
-            continue
-        array = np.asarray(found[name])
-        # Position table, class token and probe have a leading 1 there.
-        if array.shape not in (shape, (1, *shape)):
-            wrong.append((name, str(array.shape), str(shape)))
-            continue
-        params[path] = array.astype(np.float32).reshape(shape)
-        loaded.append(name)
-    unknown = [name for name in found if name not in names]
-    # What other poolings or classes read is known, though this model has no use for it.
-    optional = r"cls|head/.*|pre_logits/.*|MAPHead_0/.*"
-    patterns = [re.compile(p) for p in (*allow_unexpected, optional)]
-    unexpected = [n for n in unknown if not any(p.fullmatch(n) for p in patterns)]
-    report = Report(
-        loaded=tuple(loaded),
-        missing=tuple(missing),
-        unexpected=tuple(unexpected),
-        wrong_shape=tuple(wrong),
-        unused=tuple(n for n in unknown if n not in unexpected),
-        notes=tuple(notes),
-        nearest=nearest_names(missing, unexpected) | nearest_names(unexpected, names),
+    shapes = {k: v.shape for k, v in flatten(nn.unbox(abstract_params(unrolled))).items()}
+    params, report = match(
+        {path: (name,) for name, path in names(config).items()},
+        found,
+        shapes,
+        to_ours,
+        unneeded=(*allow_unexpected, OPTIONAL),
     )
+    report = dataclasses.replace(report, notes=notes)
     if not report.ok:
         raise StateDictError(report)
     return Loaded(config, unflatten(params), report)
@@ -243,11 +308,24 @@ def to_big_vision(config: ViTConfig, params: Mapping[str, Any]) -> dict[str, np.
     Raises:
       ValueError: a model that big_vision's ViT cannot hold (registers, a norm before the blocks).
     """
+    check_form(config)
+    return with_leading_ones(names(config), params)
+
+
+def check_form(config: ViTConfig) -> None:
+    """Raises a ValueError for a model that big_vision's ViT cannot hold."""
     if config.num_registers or config.pre_norm or not config.patch_bias:
         raise ValueError("big_vision's ViT has no registers, no norm before its blocks and a bias")
+
+
+def with_leading_ones(
+    table: Mapping[str, ParamPath], params: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Parameters under their names; tables, class tokens, probes, scalars with a leading 1."""
     flat = flatten(params)
-    result = {name: np.asarray(flat[path]) for name, path in _names(config).items()}
-    for name in ("pos_embedding", "cls", "MAPHead_0/probe"):
-        if name in result:
-            result[name] = result[name][None]
-    return result
+    lead = {"position", "class_token", "probe"}
+    arrays = {name: (path, np.asarray(flat[path])) for name, path in table.items()}
+    return {
+        name: array[None] if path[-1] in lead or not array.ndim else array
+        for name, (path, array) in arrays.items()
+    }

@@ -103,12 +103,23 @@ def write_safetensors(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes `model.safetensors` and `config.json`, in the released code's names and keys.
+    """`write_folder` of a two-stream model, in the released code's names and keys."""
+    write_folder(directory, tensors, to_reference(config), overwrite=overwrite)
+
+
+def write_folder(
+    directory: str | os.PathLike[str],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes `model.safetensors` and `config.json`.
 
     Args:
       directory: the directory to make.
       tensors: (name, array) in order; only the copies needed to make them contiguous are held.
-      config: the model.
+      settings: the content of config.json.
       overwrite: replace an existing directory.
 
     Raises:
@@ -122,7 +133,7 @@ def write_safetensors(
             save_file(_contiguous(tensors), file, metadata={"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"{directory}: cannot be written: {_first_line(error)}") from error
-        text = json.dumps(to_reference(config), indent=2, sort_keys=True)
+        text = json.dumps(settings, indent=2, sort_keys=True)
         (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         file.chmod((temporary / CONFIG_FILE).stat().st_mode)  # the library's file is private
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from twelve_in_one.models.two_stream.config import StreamConfig, TwoStreamConfig
+from twelve_in_one.models.vit import ViTConfig
 
 
 def _self_attention_layer(stream: StreamConfig, length: int) -> int:
@@ -59,3 +60,20 @@ def forward_flops(
     if config.dynamic_attention:
         total += config.visual.num_layers * 2 * 2 * config.text.hidden_dim * visual
     return total + sum(_head(config, head, length, num_regions) for head in heads)
+
+
+def vit_forward_flops(config: ViTConfig) -> int:
+    """FLOPs of the products, patch embedding included, of one image's forward through a ViT."""
+    width, patches = config.hidden_dim, config.grid[0] * config.grid[1]
+    length = patches + config.class_token + config.num_registers
+    macs = patches * 3 * config.patch_size**2 * width
+    for layer in range(config.num_layers):
+        windowed = config.window and layer not in config.global_layers
+        read = config.window**2 if windowed else length
+        macs += length * width * (4 * width + 2 * read + 2 * config.mlp_dim)
+    if config.pool == "attention":
+        # Keys and values of all tokens; query, output and feed-forward block of the probe.
+        macs += 2 * length * width**2 + 2 * length * width + 2 * width * (width + config.mlp_dim)
+    rows = length if config.pool == "none" else 1
+    macs += rows * width * (width * config.representation + config.num_classes)
+    return 2 * macs

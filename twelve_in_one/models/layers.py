@@ -9,6 +9,7 @@ Shape letters: see `models/config.py`.
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Literal
 
@@ -20,6 +21,7 @@ from twelve_in_one.models.two_stream.config import Numerics, StreamConfig
 from twelve_in_one.parallel.sharding import constrain
 
 Array = jax.Array
+_log = logging.getLogger(__name__)
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -114,6 +116,11 @@ def attention_kernel(dtype: str | jnp.dtype) -> Literal["cudnn", "einsum"]:
     return "cudnn" if half and jax.default_backend() == "gpu" else "einsum"
 
 
+@functools.cache  # once a process
+def _say_fused() -> None:
+    _log.info("attention: cuDNN's fused kernel (jax.nn.dot_product_attention)")
+
+
 def attend(
     query: Array,
     key: Array,
@@ -134,13 +141,14 @@ def attend(
       dropout_rate: on the probabilities, without renormalisation.
       dropout_key: key of the dropout, or None.
       with_probabilities: return them. Without, and without dropout, the device's fused kernel is
-        used where there is one (`attention_kernel`).
+        used where there is one (`attention_kernel`), and the log says so.
 
     Returns:
       context [B, Q, N, H], and the probabilities before dropout, float32[B, N, Q, K], or None.
     """
     dropped = dropout_key is not None and dropout_rate > 0.0
     if not with_probabilities and not dropped and attention_kernel(query.dtype) == "cudnn":
+        _say_fused()
         fused = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
         return fused, None
     # [B, Q, N, H] x [B, K, N, H] -> [B, N, Q, K]

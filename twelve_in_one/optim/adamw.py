@@ -1,7 +1,11 @@
 """AdamW and RAdam with parameter groups, and clipping.
 
 AdamW follows Loshchilov and Hutter, RAdam Liu et al., by default; the `official_*` options give the
-released code's variants (pytorch-transformers 1.x) step for step.
+released code's variants (pytorch-transformers 1.x) step for step; see `official`.
+
+Both are one transformation and no chain of optax's: `optax.scale_by_adam` corrects its moments by
+1 - b^t as float32 gives it, which costs the first updates three digits, and has neither rates nor
+decays by group. Their state is saved with a run, so it also has to stay what it is.
 
 The learning rate may be a schedule of a *clock* that the caller keeps, since one round of several
 tasks takes several updates (see `schedules`): `update(grads, state, params, clock=rounds)`. Without
@@ -21,16 +25,16 @@ For one that may have been made without a clock, `optax.with_extra_args_support`
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from twelve_in_one.optim import official
 from twelve_in_one.optim.param_groups import ParamGroup, assign
 
 Params = Any
-Unreached = Literal["step", "skip", "skip_until_touched"]
 
 
 def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, jax.Array]:
@@ -75,7 +79,7 @@ def adamw(
     official_no_bias_correction: bool = False,
     official_uncorrected_eps: bool = False,
     official_decay_after_update: bool = False,
-    official_unreached: Unreached = "step",
+    official_unreached: official.Unreached = "step",
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW with parameter groups (Loshchilov and Hutter).
 
@@ -94,12 +98,7 @@ def adamw(
       official_no_bias_correction: use the raw moments, as the released code does.
       official_uncorrected_eps: add `eps` to the root of the raw second moment and correct the sum.
       official_decay_after_update: decay the updated parameter and not the old one.
-      official_unreached: parameters without gradient in an update (another task's head). "step"
-        treats them like any other: momentum and decay go on. "skip" leaves parameter and moments
-        alone (torch >= 2, gradients set to None). "skip_until_touched" does so only until a first
-        gradient arrives (the torch of the released code, gradients zero-filled). A gradient that
-        is zero in every element counts as none; parameters must be unrolled, not scanned, for
-        layers to be told apart.
+      official_unreached: see `official.leave_unreached`.
 
     Returns:
       An optax transformation; `update` needs `params` and takes `clock`, int32[].
@@ -117,7 +116,7 @@ def adamw(
         def rule(mu: jax.Array, nu: jax.Array, param: jax.Array, group: ParamGroup) -> jax.Array:
             lr = rate * group.learning_rate
             if official_uncorrected_eps:
-                root = (jnp.sqrt(nu) + eps) / jnp.sqrt(correct2)
+                root = official.uncorrected_root(nu, correct2, eps)
             else:
                 root = jnp.sqrt(nu / correct2) + eps
             step = -lr * (mu / correct1) / root
@@ -126,7 +125,8 @@ def adamw(
 
         return rule
 
-    return _optimizer(learning_rate, groups, b1, b2, make_rule, official_unreached)
+    optimizer = _optimizer(learning_rate, groups, b1, b2, make_rule)
+    return official.leave_unreached(optimizer, official_unreached)
 
 
 def radam(
@@ -147,9 +147,7 @@ def radam(
       learning_rate, groups, b1, b2: as of `adamw`.
       eps: added to the root of the raw second moment.
       official_shared_step_size: every step takes the learning rate of the first of `groups` that
-        is not frozen, and only decay the parameter's own: the released code computes the step size
-        once an update, for its first group. That is the word embedding's; to have it first here
-        pass it as `param_groups.two_stream(extra=...)`.
+        is not frozen, and only decay the parameter's own; see `official.shared_multiplier`.
 
     Returns:
       As `adamw`.
@@ -157,7 +155,7 @@ def radam(
     Raises:
       ValueError: `b1` or `b2` is not within [0, 1).
     """
-    shared = next((g.learning_rate for g in groups if g.learning_rate), 0.0)
+    shared = official.shared_multiplier(groups)
 
     def make_rule(rate: Any, count: jax.Array) -> _Rule:
         rectified, scale = _rectification(b2, count)
@@ -184,21 +182,16 @@ def _optimizer(
     b1: float,
     b2: float,
     make_rule: Callable[[Any, jax.Array], _Rule],
-    unreached: Unreached = "step",
 ) -> optax.GradientTransformationExtraArgs:
     """Keeps the moments; `make_rule` of rate and update count (from 1) turns them into updates."""
     for name, value in (("b1", b1), ("b2", b2)):
         if not 0 <= value < 1:
             raise ValueError(f"{name}={value} must be at least 0 and below 1")
-    if unreached not in get_args(Unreached):
-        raise ValueError(f"official_unreached={unreached!r}: known are {get_args(Unreached)}")
-    skipping = unreached != "step"
 
     def init(params: Params) -> AdamWState:
         assign(params, groups)  # fail before training rather than at the first update
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))  # no shared buffers
-        touched = jax.tree.map(lambda _: jnp.zeros((), bool), params) if skipping else ()
-        return AdamWState(jnp.zeros((), jnp.int32), mu, nu, touched)
+        return AdamWState(jnp.zeros((), jnp.int32), mu, nu, ())
 
     def update(
         grads: Params,
@@ -224,19 +217,7 @@ def _optimizer(
             return rule(mu, nu, param, group), mu, nu
 
         updates, mu, nu = _map3(one, grads, state.mu, state.nu, params, assign(params, groups))
-        touched = state.touched
-        if skipping:
-            active = jax.tree.map(lambda grad: jnp.any(grad != 0), grads)
-            if unreached == "skip_until_touched":
-                active = touched = jax.tree.map(jnp.logical_or, active, touched)
-
-            def keep(on: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-                return jnp.where(on, new, old)
-
-            updates = jax.tree.map(lambda on, new: jnp.where(on, new, 0), active, updates)
-            mu = jax.tree.map(keep, active, mu, state.mu)
-            nu = jax.tree.map(keep, active, nu, state.nu)
-        return updates, AdamWState(count, mu, nu, touched)
+        return updates, AdamWState(count, mu, nu, state.touched)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

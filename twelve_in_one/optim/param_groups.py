@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from twelve_in_one.optim import official
+
 Params = Any
 
 
@@ -48,11 +50,6 @@ class ParamGroup:
 # and those of a user's own data sets: all but these.
 VIL_HEADS = r"heads/(?!region_score/|token_score/|masked_|alignment/).*"
 _NO_DECAY = r".*/(bias|scale|masked_language_bias)"
-# The released rule spares names that contain "bias" or "LayerNorm.weight", which misses the two
-# norms of a connection ("LayerNorm1", "LayerNorm2") and the classifiers' ("logit_fc.2").
-_OFFICIAL_DECAYED_NORMS = (
-    r".*/connection_\d+/(text|visual)_norm/scale|heads/(vqa|gqa|image_pair)/norm/scale"
-)
 
 
 def two_stream(
@@ -72,7 +69,7 @@ def two_stream(
     """
     decays = [(_NO_DECAY, 0.0), (".*", weight_decay)]
     if official_decayed_norms:
-        decays.insert(0, (_OFFICIAL_DECAYED_NORMS, weight_decay))
+        decays.insert(0, (official.DECAYED_NORMS, weight_decay))
     heads = [ParamGroup(rf"(?={VIL_HEADS}$)({p})", head_learning_rate, d) for p, d in decays]
     return (*extra, *heads, *(ParamGroup(p, 1.0, d) for p, d in decays))
 

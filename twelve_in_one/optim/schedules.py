@@ -10,91 +10,16 @@ schedule can be printed or plotted without one, in float64:
     optimizer = optim.adamw(lambda clock: 2e-5 * factor(clock), groups)
     updates, state = optimizer.update(grads, state, params, clock=rounds)
 
-The `official_*` options give what the released code does differently; see `make`.
+The `official_*` options give what the released code does differently; see `make` and `official`.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from twelve_in_one.optim import official
+from twelve_in_one.optim.curves import Clock, Schedule, constant, cosine, linear, step
 
-Clock = Any  # int, or an integer array of NumPy or JAX
-Schedule = Callable[[Clock], Any]
 Kind = Literal["constant", "linear", "cosine", "step"]
-
-
-def constant(warmup: float = 0.0) -> Schedule:
-    """Linear warm-up from 0, then 1.
-
-    Args:
-      warmup: rounds until the factor is 1; need not be whole. The first round has factor 0 unless
-        it is 0.
-    """
-
-    def factor(clock: Clock) -> Any:
-        # Without a warm-up the ramp begins at 1.
-        return _numpy(clock).minimum(1.0, (clock + (warmup == 0)) / max(1.0, warmup))
-
-    return factor
-
-
-def linear(total: int, warmup: float = 0.0) -> Schedule:
-    """Linear warm-up from 0 to 1, then linear decay to 0 at `total` (that of the paper's run)."""
-    up, rest = constant(warmup), max(1.0, total - warmup)
-
-    def factor(clock: Clock) -> Any:
-        xp = _numpy(clock)
-        return xp.minimum(up(clock), xp.maximum(0.0, (total - clock) / rest))
-
-    return factor
-
-
-def cosine(total: int, warmup: float = 0.0) -> Schedule:
-    """Linear warm-up from 0 to 1, then half a cosine wave to 0 at `total`."""
-    up, rest = constant(warmup), max(1.0, total - warmup)
-
-    def factor(clock: Clock) -> Any:
-        xp = _numpy(clock)
-        progress = xp.clip((clock - warmup) / rest, 0.0, 1.0)
-        return up(clock) * (0.5 + 0.5 * xp.cos(math.pi * progress))
-
-    return factor
-
-
-def step(boundaries: Sequence[int], decay: float = 0.2, warmup: float = 0.0) -> Schedule:
-    """Linear warm-up from 0 to 1, times `decay` for every boundary that the clock has reached."""
-    up = constant(warmup)
-    return lambda clock: up(clock) * _stairs(clock, boundaries, decay)
-
-
-def official_rewritten_step(
-    boundaries: Sequence[int], decay: float, warmup: float, epoch_rounds: int
-) -> Schedule:
-    """`step` as the released code runs it ("mannul").
-
-    Warm-up and decay are two schedulers there that overwrite each other's rate: the warm-up after
-    every round that began within it, the decay at the start and at every epoch's end. So the first
-    round, and the first of every epoch within the warm-up, run without warm-up; and a boundary
-    within the warm-up or an epoch takes effect at the first epoch's end after it.
-
-    Args:
-      boundaries: see `step`.
-      decay: see `step`.
-      warmup: see `constant`.
-      epoch_rounds: rounds in an epoch of the training loop.
-    """
-    up, warm = constant(warmup), math.ceil(warmup)
-
-    def factor(clock: Clock) -> Any:
-        epoch_start = clock // epoch_rounds * epoch_rounds
-        decay_wrote_last = (clock == epoch_start) | (epoch_start >= warm)
-        return _where(decay_wrote_last, _stairs(epoch_start, boundaries, decay), up(clock))
-
-    return factor
 
 
 def update_clock(
@@ -141,7 +66,7 @@ def make(
       official_advance_within_round: the schedule advances after the first update of a round, the
         others have the next round's factor; clocks must be those of `update_clock`. A factor that
         changes at an epoch's end still does so for the whole round.
-      official_epoch_rounds: of kind "step": see `official_rewritten_step`.
+      official_epoch_rounds: of kind "step": see `official.rewritten_step`.
 
     Raises:
       ValueError: a value out of range, or given for another kind.
@@ -157,24 +82,16 @@ def make(
         "linear": lambda: linear(total, warmup),
         "cosine": lambda: cosine(total, warmup),
         "step": lambda: (
-            official_rewritten_step(boundaries, decay, warmup, official_epoch_rounds)
+            official.rewritten_step(boundaries, decay, warmup, official_epoch_rounds)
             if official_epoch_rounds is not None
             else step(boundaries, decay, warmup)
         ),
     }[kind]()
     if official_advance_before_update:
-        return lambda clock: first(clock + 1)
-    if not official_advance_within_round:
-        return first
-    up = constant(warmup)
-
-    def later(rounds: Clock) -> Any:
-        if kind == "linear":
-            return first(rounds + 1)
-        # The others leave only the warm-up to the scheduler that advances within a round.
-        return _where(rounds < warmup, up(rounds + 1), first(rounds))
-
-    return lambda clock: _where(clock % 2 == 1, later(clock // 2), first(clock // 2))
+        return official.advance_before_update(first)
+    if official_advance_within_round:
+        return official.advance_within_round(first, warmup, all_of_it=kind == "linear")
+    return first
 
 
 def _check(
@@ -205,17 +122,3 @@ def _check(
         raise ValueError(f"decay={decay} must be above 0 and at most 1")
     if epoch_rounds is not None and epoch_rounds < 1:
         raise ValueError(f"official_epoch_rounds={epoch_rounds}: an epoch has at least one round")
-
-
-def _stairs(clock: Clock, boundaries: Sequence[int], decay: float) -> Any:
-    return decay ** sum(_where(clock >= boundary, 1.0, 0.0) for boundary in boundaries)
-
-
-def _numpy(clock: Clock) -> ModuleType:
-    return jnp if isinstance(clock, jax.Array) else np
-
-
-def _where(condition: Any, yes: Any, no: Any) -> Any:
-    if isinstance(condition, jax.Array):
-        return jnp.where(condition, yes, no)
-    return np.where(condition, yes, no)[()]  # a scalar, where the clock is one

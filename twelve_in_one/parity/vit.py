@@ -1,8 +1,8 @@
 """Compares the Vision Transformer with arrays recorded from big_vision.
 
-Handles files with a ViT under `param/` (all poolings at once), and SigLIP's with an image tower
-under `param/img/`. Their layout: `param/*`, `in/image`, `out/POOL/*`, and, where a file has them,
-the scanned and the AugReg layouts of the same weights, resized positions, losses and gradients.
+Handles files with a ViT under `param/` (all poolings at once). Their layout: `param/*`, `in/image`,
+`out/POOL/*`, and, where a file has them, the scanned and the AugReg layouts of the same weights,
+resized positions, losses and gradients.
 """
 
 import functools
@@ -16,23 +16,23 @@ import numpy as np
 
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.convert import big_vision
-from twelve_in_one.models.vit import ViT, ViTConfig, resize_positions, stack_blocks, unstack_blocks
+from twelve_in_one.models.pre_norm import stack_blocks, unstack_blocks
+from twelve_in_one.models.vit import ViT, ViTConfig, resize_positions
 from twelve_in_one.parity.fixture import Check, absolute, relative
 
 Arrays = Mapping[str, np.ndarray]
 Load = Callable[..., big_vision.Loaded]
 TOKENS_ATOL = 5e-5
-POOLED_ATOL = 3e-5
 GRADIENT_RTOL = 5e-5
 # A key's bias moves no output (the softmax does not see it): its gradient is rounding alone.
 KEY_BIAS_ATOL = 1e-5
-_POOLS = {"tok": "class", "gap": "mean", "map": "attention", "0": "first", "none": "none"}
+POOLS = {"tok": "class", "gap": "mean", "map": "attention", "0": "first", "none": "none"}
 _PARTS = {"sa": "attention", "+sa": "after_attention", "mlp": "mlp", "+mlp": "after_mlp"}
 
 
 def is_vit(arrays: Arrays) -> bool:
     """Whether a fixture is of this kind."""
-    return "param/embedding/kernel" in arrays or "param/img/embedding/kernel" in arrays
+    return "param/embedding/kernel" in arrays
 
 
 def compare(arrays: Arrays, **overrides: Any) -> Iterator[Check]:
@@ -47,28 +47,19 @@ def compare(arrays: Arrays, **overrides: Any) -> Iterator[Check]:
     """
     facts = json.loads(str(arrays["config_json"]))
     size = tuple(facts["image"])
-    if "param/img/embedding/kernel" in arrays:
-        params = _below(arrays, "param/")
-        loaded = big_vision.from_big_vision(params, prefix="img/", image_size=size, **overrides)
-        tokens, aux = _run(loaded, arrays["in/image"])
-        yield absolute("out/img/encoded", tokens, arrays["out/img/encoded"], POOLED_ATOL)
-        pooled = aux["pooled"]
-        yield absolute("out/img/head_input", pooled, arrays["out/img/head_input"], POOLED_ATOL)
-        unit = pooled / (jnp.linalg.norm(pooled, axis=1, keepdims=True) + 1e-8)
-        yield absolute("out/zimg", unit, arrays["out/zimg"], 3e-6)
-        return
-    params = _below(arrays, "param/")
+    params = below(arrays, "param/")
     load = functools.partial(_load, image_size=size, **overrides)
-    for theirs, pool in _POOLS.items():
+    for theirs, pool in POOLS.items():
         yield from _compare_outputs(load(params, pool), arrays, f"out/{theirs}/")
     yield from _compare_outputs(load(params, "mean"), arrays, "out/")
     yield from _compare_layouts(arrays, load)
     yield from _compare_resizing(arrays, load)
     for theirs in ("gap", "map"):
-        yield from _compare_gradients(load(params, _POOLS[theirs]), arrays, theirs)
+        yield from _compare_gradients(load(params, POOLS[theirs]), arrays, theirs)
 
 
-def _below(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
+def below(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    """The entries that begin with `prefix`, without it."""
     return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
 
 
@@ -110,7 +101,7 @@ def _compare_outputs(loaded: big_vision.Loaded, arrays: Arrays, where: str) -> I
 
 def _compare_layouts(arrays: Arrays, load: Load) -> Iterator[Check]:
     """The tanh layer, tiny embeddings (which show the norms' epsilon), scanned and old layouts."""
-    params = _below(arrays, "param/")
+    params = below(arrays, "param/")
     if "out/tok_rep/logits" in arrays:
         _, aux = _run(load(params, "class", representation=True), arrays["in/image"])
         for theirs, ours in (("pre_logits", "representation"), ("logits", "logits")):
@@ -121,14 +112,14 @@ def _compare_layouts(arrays: Arrays, load: Load) -> Iterator[Check]:
         small = {k: v * np.float32(2**-8) if k in tiny else v for k, v in params.items()}
         tokens, _ = _run(load(small, "mean"), arrays["in/image"])
         yield absolute("out/small/encoded", tokens, arrays["out/small/encoded"], TOKENS_ATOL)
-    scanned = _below(arrays, "scan_param/")
+    scanned = below(arrays, "scan_param/")
     if scanned:
         rest = {k: v for k, v in params.items() if "encoderblock" not in k}
         ours = flatten(load(rest | scanned, "mean").params)
         same = flatten(load(params, "mean").params)
         worst = max(float(np.max(np.abs(ours[path] - same[path]))) for path in same)
         yield Check("scan_param", worst, 0.0, "abs")
-    old = _below(arrays, "augreg_param/")
+    old = below(arrays, "augreg_param/")
     if old:
         loaded = load(old, "class")
         cls, positions = loaded.params["class_token"], loaded.params["position"]
@@ -139,7 +130,7 @@ def _compare_layouts(arrays: Arrays, load: Load) -> Iterator[Check]:
         for name, value in (("encoded", tokens), ("logits", aux["logits"])):
             where = f"out/augreg/{name}"
             yield absolute(where, value, arrays[where], TOKENS_ATOL)
-    for name, raw in _below(arrays, "bf16_param/").items():
+    for name, raw in below(arrays, "bf16_param/").items():
         wide = big_vision.plain(raw).astype(np.float32)
         yield absolute(f"bf16_expect/{name}", wide, arrays[f"bf16_expect/{name}"], 0.0)
 
@@ -153,7 +144,7 @@ def _compare_resizing(arrays: Arrays, load: Load) -> Iterator[Check]:
         new = round(arrays[name].shape[1] ** 0.5)
         ours = resize_positions(old, (side, side), (new, new))
         yield absolute(name, ours, arrays[name][0], 1e-6)
-    images, params = arrays["in/image_resized_grid"], _below(arrays, "param/")
+    images, params = arrays["in/image_resized_grid"], below(arrays, "param/")
     loaded = load(
         params | {"pos_embedding": arrays["resize/old"]}, "mean", image_size=images.shape[1:3]
     )
@@ -182,7 +173,7 @@ def _compare_gradients(loaded: big_vision.Loaded, arrays: Arrays, theirs: str) -
         gradient = unstack_blocks(config, gradient)
     yield absolute(f"loss/{theirs}", value, arrays[f"loss/{theirs}"], TOKENS_ATOL)
     ours = big_vision.to_big_vision(config, gradient)
-    for name, expected in _below(arrays, f"grad/{theirs}/").items():
+    for name, expected in below(arrays, f"grad/{theirs}/").items():
         label = f"grad/{theirs}/{name}"
         if name.endswith("key/bias"):
             yield absolute(label, ours[name], expected, KEY_BIAS_ATOL)

@@ -8,6 +8,8 @@ so they add exactly nothing, never a NaN, and their logits get a gradient of exa
 Reductions follow the released code (its `LoadLosses` and `ForwardModelsTrain`): the answer, region
 and choice losses are summed over classes, the pair and three-way losses averaged over them.
 
+Contrastive losses compare every row with every other, so their batches cannot be cut in parts.
+
 Letters: B rows, L labels, R regions, M choices, S text positions, F feature size, K negatives.
 """
 
@@ -18,6 +20,8 @@ import jax.numpy as jnp
 import optax
 
 Array = jax.Array
+
+_MASKED_LOGIT = -1e9
 
 
 class Sums(NamedTuple):
@@ -251,3 +255,45 @@ def alignment_loss(logits: Array, labels: Array, mask: Array) -> Sums:
       mask: bool[B].
     """
     return match_loss(logits, labels, mask)
+
+
+# --------------------------------------------------------------------------------- contrast
+
+
+def sigmoid_contrast_loss(logits: Array, mask: Array) -> Sums:
+    """Which text is of which picture, a sigmoid for every pair (Zhai et al. 2023, SigLIP).
+
+    Summed over the texts of a picture. The score is 1 where a picture's own text stands out.
+
+    Args:
+      logits: float[B, B], pictures by texts, those of one index belonging together; temperature
+        and bias are in them.
+      mask: bool[B], False for pairs that take no part, as pictures or as texts.
+    """
+    logits = _keep(logits, mask[:, None] & mask[None])
+    own = jnp.eye(len(mask), dtype=jnp.float32)
+    loss = optax.sigmoid_binary_cross_entropy(logits, own)
+    loss = jnp.sum(_keep(loss, mask[None]), axis=-1)
+    return _sum(loss, _own_stands_out(logits, mask), mask)
+
+
+def softmax_contrast_loss(logits: Array, mask: Array) -> Sums:
+    """Which text is of which picture and which picture of which text: softmax cross-entropy (CLIP).
+
+    The mean of both directions, of which a bias changes neither; arguments and score are those of
+    `sigmoid_contrast_loss`.
+    """
+    loss = 0.5 * (one_way_contrast(logits, mask) + one_way_contrast(logits.T, mask))
+    return _sum(loss, _own_stands_out(_keep(logits, mask[:, None] & mask[None]), mask), mask)
+
+
+def one_way_contrast(logits: Array, mask: Array) -> Array:
+    """float32[B], cross-entropy of each row's own column among those of `mask`; see above."""
+    pairs = mask[:, None] & mask[None]
+    # A finite score for columns that take no part: a row without any stays free of NaN.
+    logits = jnp.where(pairs, _keep(logits, pairs), _MASKED_LOGIT)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(len(mask)))
+
+
+def _own_stands_out(logits: Array, mask: Array) -> Array:
+    return _stands_out(jnp.where(mask[None], logits, -jnp.inf), jnp.arange(len(mask)))

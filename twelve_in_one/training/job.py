@@ -16,6 +16,7 @@ from twelve_in_one.data.serving import Serving
 from twelve_in_one.mixing import plan, stop_and_go
 from twelve_in_one.optim import adamw, param_groups, schedules
 from twelve_in_one.optim.adafactor import adafactor
+from twelve_in_one.optim.sgd import sgd
 from twelve_in_one.parallel import processes
 from twelve_in_one.parallel.placement import Placement
 from twelve_in_one.systems.base import System
@@ -163,6 +164,9 @@ def _optimizer(
 
     if options.name == "adafactor":
         return rate, adafactor(options.learning_rate, factor, groups, momentum=options.b1)
+    if options.name in ("sgd", "nesterov"):
+        nesterov = options.name == "nesterov"
+        return rate, sgd(rate, groups, momentum=options.b1, nesterov=nesterov)
     numbers = dict(b1=options.b1, b2=options.b2, eps=options.eps)
     if options.name == "radam":
         return rate, adamw.radam(
