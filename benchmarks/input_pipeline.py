@@ -1,7 +1,8 @@
 """How fast batches are made, beside how fast the machine reads, all in one run.
 
     python benchmarks/input_pipeline.py
-    python benchmarks/input_pipeline.py --images 200 --stream_images 0   # a minute
+    python benchmarks/input_pipeline.py --world_images 200 --stream_images 0   # a minute
+    python benchmarks/input_pipeline.py --images   # pictures instead, see image_pipeline.py
 
 Builds the twelve datasets of a generated world with random region features of the paper's size (100
 regions of 2,048 numbers, which do not compress), then measures:
@@ -27,6 +28,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import image_pipeline
 import numpy as np
 import psutil
 import tensorflow_datasets as tfds
@@ -269,7 +271,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=1000, help="pictures of the world")
+    parser.add_argument("--images", action="store_true", help="decoding pictures, and no more")
+    parser.add_argument("--folder", type=local_path, help="of class folders, for --images")
+    parser.add_argument("--world_images", type=int, default=1000, help="pictures of the world")
     parser.add_argument("--batch_size", type=int, default=16, help="examples a batch")
     parser.add_argument("--seconds", type=float, default=5.0, help="of streaming, each task")
     parser.add_argument("--stream_images", type=int, default=40_000, help="0 leaves this part out")
@@ -277,12 +281,18 @@ def main() -> None:
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        if args.images:
+            photos = args.folder or Path(scratch) / "photos"
+            if args.folder is None:
+                image_pipeline.make_photos(photos)
+            image_pipeline.run(photos, args.seconds)
+            return
         if args.stream_images:
             folder = Path(scratch) / "stream"
             folder.mkdir()
             stream_more_than_memory(folder, args.stream_images, args.batch_size)
         raw, data_dir = Path(scratch) / "raw", Path(scratch) / "data"
-        make(raw, args.images, 0, os.cpu_count() or 1, log)
+        make(raw, args.world_images, 0, os.cpu_count() or 1, log)
         build_all(raw, data_dir)
         all_files = [path for task in TWELVE for path in record_files(data_dir, task.name)]
         peak = sequential_rate(all_files)

@@ -26,7 +26,7 @@ from twelve_in_one.data.encode.text import SPECIALS, load_tokenizer, with_capita
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.records import write_shard
 from twelve_in_one.data.stored.index import read_index
-from twelve_in_one.data.stored.reader import built_folder
+from twelve_in_one.data.stored.reader import built_folder, open_split
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.streams import open_folder, open_stream, preprocessing_of
 from twelve_in_one.tasks.twelve import TWELVE
@@ -341,6 +341,25 @@ def test_several_jobs(small_world, tmp_path, run_build):
     }
     one, two = (built_folder(tmp_path / name, "nlvr2", "none") for name in ("one", "two"))
     _assert_same_records(one, two)
+
+
+def test_pictures_in_the_records(small_world, tmp_path, run_build):
+    options = ("--features", "none", "--images")
+    images = small_world.raw / "images"
+    outcome = run_build("nlvr2", small_world.raw, tmp_path, *options, f"keep:{images}")
+    assert outcome.code == 0 and "encoded again" not in outcome.out, outcome.err
+    built = built_folder(tmp_path, "nlvr2", "none")
+    assert json.loads((built / "build.json").read_text())["made_of"]["images"] == "keep"
+    reader = open_split(built, "val")
+    files = {path.stem: path.read_bytes() for path in (images / "nlvr2").rglob("*.*")}
+    for position, pair in enumerate(reader.index.image_ids.tolist()):
+        kept = [picture.data for picture in reader.record(position).pictures]
+        assert kept == [files[image_id] for image_id in pair]
+    again = run_build("nlvr2", small_world.raw, tmp_path, *options, "keep")
+    assert again.code == 0 and again.out.count("  was there\n") == 3
+    refused = run_build("nlvr2", small_world.raw, tmp_path, *options, str(images))
+    assert refused.code == 1
+    assert "built from with --images keep; pass --overwrite" in refused.err
 
 
 def test_one_split_alone(nlvr2, census):

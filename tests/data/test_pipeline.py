@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from reference.memory_split import TOKENIZER, memory_split, text_of
 
+from twelve_in_one.data import pipeline
 from twelve_in_one.data.encode.examples import Encoding
 from twelve_in_one.data.encode.pretraining import PretrainingStream
 from twelve_in_one.data.mixture import Mixture
@@ -85,6 +86,24 @@ def test_every_example_once_an_epoch(batch_size, records):
     assert [sorted(epoch) for epoch in epochs] == [wanted] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert stream.selection.num_batches == -(-len(wanted) // batch_size)
+
+
+def test_sets_too_large_for_a_permutation(monkeypatch):
+    """Each host goes through shards of its own, each example once an epoch."""
+    monkeypatch.setattr(pipeline, "_SHARD_RECORDS", 2)
+    options = {"batch_size": 6, "num_hosts": 2, "permuted_examples": 26}
+    seen = []
+    for host in (0, 1):
+        rows = _stream(host=host, **options).selection.rows
+        found = [row for batch in range(12) for row in rows(batch)]
+        own = [number for epoch, number in found if epoch == 0]
+        assert len(set(own)) == len(own)
+        assert sorted(number for epoch, number in found if epoch == 1) == sorted(own)
+        assert own != sorted(own)
+        seen += own
+    assert sorted(seen) == list(range(27))
+    with pytest.raises(DataError, match="memory/train: 4 shards cannot be divided among 6 hosts"):
+        _stream(**options | {"num_hosts": 6})
 
 
 def test_order_does_not_depend_on_the_batch_size():

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from twelve_in_one.data.builders.sources import SOURCES
-from twelve_in_one.data.regions import extractor
 from twelve_in_one.data.streams import open_folder, open_stream
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import Outcome
@@ -376,7 +375,7 @@ def test_only_what_is_shown_is_read(stream_of, small_world, monkeypatch):
         loaded.append(path)
         return np.zeros((128, 160, 3), np.uint8)
 
-    monkeypatch.setattr(extractor, "load_image", load_image)
+    monkeypatch.setattr("twelve_in_one.data.images.load.load_image", load_image)
     watched = dataclasses.replace(
         stream,
         selection=dataclasses.replace(

@@ -84,7 +84,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="what the features of stores are called; datasets that are trained together share it, "
         f"whatever stores they come from; default {region_inputs.STORED}",
     )
-    parser.add_argument("--images", type=local_path, help="pictures; default RAW/images")
+    parser.add_argument(
+        "--images",
+        type=_pictures_option,
+        default=(False, None),
+        help="pictures; default RAW/images. keep, or keep:PATH, puts them into the records, beside "
+        "the regions or, with --features none, instead: the files' own bytes, but what is no "
+        "upright RGB or grey picture of eight bits is encoded again without loss",
+    )
     parser.add_argument(
         "--num_regions", type=int, help="most regions from pixels, default 16, or from photos, 36"
     )
@@ -113,7 +120,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="only read everything and report what is wrong; exit code 1 if anything is",
     )
     args = parser.parse_args(argv)
-    args.images = args.images or args.manual_dir / "images"
+    args.keep_images, pictures = args.images
+    args.images = pictures or args.manual_dir / "images"
     args.features = ",".join(args.features or ["pixels"])
     args.annotated_features = ",".join(args.annotated_features or []) or None
     for name in ("jobs", "num_regions"):
@@ -133,6 +141,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if not 0 <= args.max_skipped_share <= 1:
         parser.error(f"--max_skipped_share must be from 0 to 1, got {args.max_skipped_share}")
     return args
+
+
+def _pictures_option(text: str) -> tuple[bool, Path | None]:
+    """Whether pictures are kept, and where they are."""
+    keep, _, path = text.partition(":")
+    if keep == "keep":
+        return True, local_path(path) if path else None
+    return False, local_path(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -212,6 +228,19 @@ def _names(args: argparse.Namespace) -> list[str]:
 
 def _regions(
     args: argparse.Namespace, source: Source, *, overwrite: bool = False
+) -> region_inputs.RegionInputs:
+    """Regions of the images of a dataset, and the pictures themselves where they are kept."""
+    inputs = _only_regions(args, source, overwrite)
+    if not args.keep_images:
+        return inputs
+    pictures, left_out = region_inputs.picture_files(args.images / source.domain)
+    known = {skip.file for skip in inputs.unreadable}
+    unreadable = (*inputs.unreadable, *(skip for skip in left_out if skip.file not in known))
+    return region_inputs.with_pictures(dataclasses.replace(inputs, unreadable=unreadable), pictures)
+
+
+def _only_regions(
+    args: argparse.Namespace, source: Source, overwrite: bool
 ) -> region_inputs.RegionInputs:
     if args.features == "none":
         return region_inputs.no_regions()

@@ -9,7 +9,7 @@ evaluation covers every example once and fills the last batch up (`_mask`).
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,13 +17,21 @@ import numpy as np
 from twelve_in_one.data.encode.examples import Batch, Encoding, Example, encode_batch
 from twelve_in_one.data.encode.negatives import draw_negatives
 from twelve_in_one.data.encode.text import Tokenizer
-from twelve_in_one.data.stored.order import epoch_order, host_rows
+from twelve_in_one.data.stored.order import (
+    BLOCK_CHUNKS,
+    CHUNK_RECORDS,
+    PERMUTED_EXAMPLES,
+    TrainingOrder,
+    epoch_order,
+    host_rows,
+)
 from twelve_in_one.data.stored.reader import SplitReader
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
 
 _ORDER, _DRAW = 0, 1  # what a seed is for
+_SHARD_RECORDS = CHUNK_RECORDS * BLOCK_CHUNKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +79,7 @@ class Selection:
       host: which of the hosts this is.
       num_hosts: how many there are; each fills an equal part of every batch.
       order_options: of `epoch_order`.
+      permuted_examples: see `TrainingOrder`.
       domain: collection that the images come from.
       seen: how much of the split was trained on; None in training, and where nobody looked.
     """
@@ -85,11 +94,16 @@ class Selection:
     order_options: Mapping[str, int] = dataclasses.field(default_factory=dict)
     domain: str = ""
     seen: Seen | None = None
+    permuted_examples: int = PERMUTED_EXAMPLES
 
     def __post_init__(self) -> None:
         host_rows(self.batch_size, self.host, self.num_hosts)
         if not self.num_examples:
             raise DataError(f"{self.reader.name}: no example takes part")
+        try:
+            _ = self.training and self._order.shards
+        except ValueError as error:
+            raise DataError(f"{self.reader.name}: {error}") from error
 
     @functools.cached_property
     def first_example(self) -> np.ndarray:
@@ -112,13 +126,20 @@ class Selection:
         return self.batch_size // self.num_hosts
 
     @functools.cached_property
-    def _order(self) -> Callable[[int], np.ndarray]:
-        """Epoch -> order. Two are kept, for batches that span the border between epochs."""
-        return functools.lru_cache(maxsize=2)(self._compute_order)
-
-    def _compute_order(self, epoch: int) -> np.ndarray:
+    def _order(self) -> TrainingOrder:
         counts = self.reader.index.counts[self.records]
-        return epoch_order(counts, (_ORDER, *self.seed, epoch), **self.order_options)
+        seed = (_ORDER, *self.seed)
+        return TrainingOrder(
+            np.add.reduceat(counts, np.arange(0, len(counts), _SHARD_RECORDS)),
+            self.batch_size,
+            lambda epoch: epoch_order(counts, (*seed, epoch), **self.order_options),
+            seed,
+            self.host,
+            self.num_hosts,
+            self.permuted_examples,
+            # As many records as a block of `epoch_order` has are in memory.
+            -(-_SHARD_RECORDS * self.num_examples // len(counts)),
+        )
 
     def rows(self, batch: int) -> list[tuple[int, int]]:
         """(epoch, example number) of this host's rows of a batch; fewer at the end of evaluation.
@@ -126,14 +147,14 @@ class Selection:
         Raises:
           IndexError: beyond the end of an evaluation.
         """
+        if self.training:
+            epochs, numbers = self._order.rows(batch)
+            return list(zip(epochs.tolist(), numbers.tolist(), strict=True))
+        if batch >= self.num_batches:
+            raise IndexError(f"{self.reader.name}: batch {batch} of {self.num_batches}")
         rows = host_rows(self.batch_size, self.host, self.num_hosts)
         positions = batch * self.batch_size + np.arange(rows.start, rows.stop)
-        if not self.training:
-            if batch >= self.num_batches:
-                raise IndexError(f"{self.reader.name}: batch {batch} of {self.num_batches}")
-            return [(0, int(position)) for position in positions if position < self.num_examples]
-        places = [divmod(int(position), self.num_examples) for position in positions]
-        return [(epoch, int(self._order(epoch)[offset])) for epoch, offset in places]
+        return [(0, int(position)) for position in positions if position < self.num_examples]
 
     def locate(self, number: int) -> tuple[int, int]:
         """(position in `records`, position among its annotations) of an example."""
@@ -239,6 +260,8 @@ def as_dataset(
     """
     import tensorflow as tf
 
+    if hasattr(stream, "as_dataset"):  # of pictures, which are decoded outside Python
+        return stream.as_dataset(start=start, stop=stop, prefetch=prefetch)
     selection = stream.selection
     if stop is None:
         stop = np.iinfo(np.int64).max if selection.training else selection.num_batches

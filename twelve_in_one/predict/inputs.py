@@ -239,15 +239,17 @@ def _name(image: Image) -> str:
 
 def _pixels(image: Image) -> np.ndarray:
     """uint8[H, W, 3] of a picture."""
-    library = _library()
+    _library()
+    from PIL import Image as pillow
+
+    from twelve_in_one.data.images.load import load_image, rgb_array
+
     if isinstance(image, np.ndarray):
         return image
     if isinstance(image, str | Path):
-        return library.load_image(Path(image))
-    from PIL import Image as pillow
-
+        return load_image(Path(image))
     if isinstance(image, pillow.Image):
-        return library.rgb_array(image)
+        return rgb_array(image)
     raise ValueError(
         f"an image is a path, a PIL image, uint8[H, W, 3] or Regions, got {type(image).__name__}"
     )

@@ -216,7 +216,7 @@ def _pixels(files: Mapping[str, Path], photo: _Photo, has_boxes: bool) -> np.nda
             beside = next(iter(files.values()))
             _log.warning("no picture of image %s among those like %s", image_id, beside)
         return None
-    from twelve_in_one.data.regions.extractor import load_image, means_stored  # needs pillow
+    from twelve_in_one.data.images.load import load_image, means_stored  # needs pillow
 
     path = files[image_id]
     try:

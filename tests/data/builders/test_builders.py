@@ -9,13 +9,19 @@ import re
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
+from twelve_in_one.data.builders.assemble import make_record
 from twelve_in_one.data.builders.base import BuildInputs, made_of
-from twelve_in_one.data.builders.region_inputs import RegionInputs, no_regions
+from twelve_in_one.data.builders.region_inputs import RegionInputs, no_regions, with_pictures
 from twelve_in_one.data.builders.sources import SOURCES
 from twelve_in_one.data.builders.twelve import BUILDERS
+from twelve_in_one.data.images.built import images_of
+from twelve_in_one.data.images.load import load_image
+from twelve_in_one.data.images.pipeline import decode
 from twelve_in_one.data.stored import schema
 from twelve_in_one.data.stored.index import read_index
+from twelve_in_one.data.stored.reader import open_split, read_build_info
 from twelve_in_one.data.stored.records import (
     AnnotatedImage,
     Annotation,
@@ -198,3 +204,87 @@ def test_images_without_regions_with_the_reasons_that_are_known(small_world, cen
         ),
     ):
         _build("snli_ve", small_world.raw, tmp_path, regions=regions)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three pictures: as they are kept, of a kind that is not, and one that is to be turned."""
+    y, x = np.mgrid[:20, :30]
+    picture = Image.fromarray(np.stack([8 * x, 12 * y, 100 + x], axis=-1).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = {"a": tmp_path / "a.jpg", "b": tmp_path / "b.gif", "c": tmp_path / "c.jpg"}
+    for image_id, path in found.items():
+        picture.save(path, **({"exif": exif} if image_id == "c" else {}))
+    return found
+
+
+def _pictures(builder):
+    """Image id -> the picture and the size that are stored."""
+    source = tfds.builder_from_directory(str(builder.data_path)).as_data_source(split="train")
+    records = [schema.record_of(example, "x") for example in source]
+    return {record.record_id: (record.pictures, record.sizes.tolist()) for record in records}
+
+
+def test_pictures_are_kept_beside_annotations(few, photos, tmp_path):
+    few(*"abc")
+    regions = with_pictures(no_regions(), photos)
+    builder = _build("snli_ve", tmp_path, tmp_path / "data", regions=regions)
+    found = _pictures(builder)
+    assert found["a"][0][0].data == photos["a"].read_bytes()
+    assert {key: sizes for key, (_, sizes) in found.items()} == {
+        "a": [[30, 20]],
+        "b": [[30, 20]],
+        "c": [[20, 30]],
+    }
+    for image_id, ((picture,), _) in found.items():
+        np.testing.assert_array_equal(decode(picture.data), load_image(photos[image_id]))
+    assert builder.reports["train"].notes == (
+        "2 pictures were encoded again as PNG, without loss (GIF of mode P: 1; JPEG of mode RGB, "
+        "turned as its EXIF data say: 1)",
+    )
+    info = read_build_info(builder.data_path)
+    assert info["made_of"]["images"] == "keep"
+    assert "images" not in made_of(BuildInputs(tmp_path, no_regions()))
+    # What is trained on and what is built from hold the same texts.
+    reader = open_split(builder.data_path, "train")
+    images = images_of(reader)
+    assert sorted(images.read(i).example_id for i in range(3)) == ["of a", "of b", "of c"]
+    assert images.is_checked and images.read(0).text == "text"
+    assert reader.record(0).num_bytes > len(images.read(0).data)
+    plain = _build("snli_ve", tmp_path, tmp_path / "without", regions=no_regions())
+    assert all(not pictures for pictures, _ in _pictures(plain).values())
+    with pytest.raises(DataError, match="hold no pictures; build them with --images keep"):
+        images_of(open_split(plain.data_path, "train"))
+
+
+def test_pictures_lie_in_the_frame_of_the_boxes(few, photos, tmp_path):
+    found = AnnotatedImage("c", width=30, height=20, box_ids=(1,), boxes=((1.0, 1.0, 9.0, 9.0),))
+    inputs = with_pictures(no_regions(), photos)
+    record = make_record("c", [found], (), inputs)
+    assert record.sizes.tolist() == [[30, 20]]
+    assert record.pictures[0].data == photos["c"].read_bytes()
+    pixels = load_image(photos["c"], upright=False)
+    np.testing.assert_array_equal(decode(record.pictures[0].data), pixels)
+
+
+def test_pictures_that_cannot_be_kept(few, photos, tmp_path):
+    few(*"abcd")
+    regions = with_pictures(no_regions(), photos)
+    with pytest.raises(DataError, match=r"lack 1 of 4 images, the first: d; .*d \(there is no pi"):
+        _build("snli_ve", tmp_path, tmp_path / "data", regions=regions)
+    photos["b"].write_text("<html>")
+    builder = _build("snli_ve", tmp_path, tmp_path / "data", regions=regions, max_skipped_share=0.5)
+    skipped = {skip.record: skip.reason for skip in builder.reports["train"].skipped}
+    assert skipped.keys() == {"of b", "of d"}
+    assert (
+        "b.gif: cannot be read as an image: it is a web page" in skipped["of b"]
+        and "no picture" in skipped["of d"]
+    )
+    other = with_pictures(_regions_of({"a": 3}), photos)
+    with pytest.raises(DataError, match="image a: regions given .* 10 x 10 .* picture has 30 x 20"):
+        make_record("a", [AnnotatedImage("a")], (), other)
+    photos["a"].unlink()
+    assert regions.stamp("a") != with_pictures(no_regions(), {"a": photos["c"]}).stamp("a")
+    with pytest.raises(DataError, match="a.jpg: no such file"):
+        make_record("a", [AnnotatedImage("a")], (), regions)

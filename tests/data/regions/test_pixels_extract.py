@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from twelve_in_one.data.images.load import load_image
 from twelve_in_one.data.regions import extract
-from twelve_in_one.data.regions.extractor import PixelExtractor, load_image
+from twelve_in_one.data.regions.extractor import PixelExtractor
 from twelve_in_one.data.regions.records import RecordStore
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.world.render import render

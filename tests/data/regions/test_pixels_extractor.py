@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from twelve_in_one.data.images.load import load_image, means_stored, orientation, rgb_array
 from twelve_in_one.data.regions.descriptor import lab_from_rgb
-from twelve_in_one.data.regions.extractor import (
-    PixelExtractor,
-    load_image,
-    means_stored,
-    orientation,
-    rgb_array,
-)
+from twelve_in_one.data.regions.extractor import PixelExtractor
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.metrics.boxes import iou_matrix
 from twelve_in_one.world.render import render

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from twelve_in_one.data.stored.order import epoch_order, host_rows
+from twelve_in_one.data.stored.order import ShardOrder, epoch_order, host_rows
 
 COUNTS = {
     "none": [],
@@ -114,3 +114,70 @@ def test_order_is_that_of_a_loop():
     wanted = [number for _, _, number in sorted(examples)]
     got = epoch_order(counts, seed, chunk_records=2, block_chunks=3)
     np.testing.assert_array_equal(got, wanted)
+
+
+SIZES = (7, 0, 13, 5, 1, 9, 11, 4)
+
+
+def _whole(order, epochs):
+    n = order.num_examples
+    found = np.stack(order.locate(np.arange(epochs * n)), axis=1)
+    return found.reshape(epochs, n, 3)
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2, 3])
+@pytest.mark.parametrize("window", [1, 6, 1000])
+def test_shards_and_windows_hold_each_example_once(num_hosts, window):
+    everything = {(shard, index) for shard, size in enumerate(SIZES) for index in range(size)}
+    for epoch in range(3):
+        seen = []
+        for host in range(num_hosts):
+            found = _whole(ShardOrder(SIZES, (4, 2), window, host, num_hosts), 3)[epoch]
+            assert (found[:, 0] == epoch).all()
+            seen += [tuple(row) for row in found[:, 1:].tolist()]
+        assert len(seen) == len(everything) and set(seen) == everything
+
+
+def test_shards_are_resumed_anywhere():
+    order = ShardOrder(SIZES, (1,), 8)
+    found = _whole(order, 2).reshape(-1, 3)
+    again = ShardOrder(SIZES, (1,), 8)
+    for start in (99, 50, 3, 49, 0):  # backwards, too, and over the border between epochs
+        got = np.stack(again.locate(np.arange(start, start + 1)), axis=1)
+        np.testing.assert_array_equal(got, found[start : start + 1])
+    mixed = np.array([60, 2, 99, 2])
+    np.testing.assert_array_equal(np.stack(again.locate(mixed), axis=1), found[mixed])
+
+
+def test_shards_and_windows_are_in_a_new_order_each_epoch():
+    first, second = _whole(ShardOrder(SIZES, (1,), 8), 2)
+    assert not np.array_equal(first[:, 1:], second[:, 1:])
+    other = _whole(ShardOrder(SIZES, (2,), 8), 1)[0]
+    assert not np.array_equal(first[:, 1:], other[:, 1:])
+    unmixed = _whole(ShardOrder(SIZES, (1,), 1), 1)[0]
+    # Without a window, shards are read one after the other, and from front to back.
+    assert (np.diff(unmixed[:, 1]) != 0).sum() == len([size for size in SIZES if size]) - 1
+    assert (first[:, 1:] != unmixed[:, 1:]).any(axis=1).mean() > 0.5
+    # An example moves within its window only.
+    place = {tuple(row): i for i, row in enumerate(unmixed[:, 1:].tolist())}
+    assert all(place[tuple(row)] // 8 == i // 8 for i, row in enumerate(first[:, 1:].tolist()))
+
+
+def test_shards_are_divided_evenly():
+    orders = [ShardOrder((100, 1, 1, 50, 50, 98), (0,), 8, host, 3) for host in range(3)]
+    assert [order.num_examples for order in orders] == [100, 100, 100]
+
+
+def test_shards_of_a_huge_set_cost_no_more_than_a_window():
+    order = ShardOrder((10_000_000,) * 500, (0,), 1024)
+    _, shards, indices = order.locate(np.array([0, 4_999_999_999, 5_000_000_000]))
+    assert ((shards >= 0) & (shards < 500) & (indices >= 0) & (indices < 10_000_000)).all()
+
+
+def test_shards_that_cannot_be_divided():
+    with pytest.raises(ValueError, match="2 shards cannot be divided among 3 hosts"):
+        ShardOrder((4, 0, 5), (0,), 8, 0, 3)
+    with pytest.raises(ValueError, match="host 2 of 2"):
+        ShardOrder((4, 5), (0,), 8, 2, 2)
+    with pytest.raises(ValueError, match="window"):
+        ShardOrder((4, 5), (0,), 0)

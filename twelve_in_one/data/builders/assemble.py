@@ -5,7 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from twelve_in_one.data.builders.region_inputs import NO_REGIONS, RegionInputs, missing_images
+from twelve_in_one.data.builders.region_inputs import (
+    NO_PICTURE,
+    NO_REGIONS,
+    RegionInputs,
+    missing_images,
+)
 from twelve_in_one.data.builders.sources import Source
 from twelve_in_one.data.regions.checks import normalised
 from twelve_in_one.data.stored.records import (
@@ -14,6 +19,7 @@ from twelve_in_one.data.stored.records import (
     AnnotationSet,
     DataError,
     MissingFile,
+    Picture,
     Regions,
 )
 from twelve_in_one.data.stored.schema import Record
@@ -116,9 +122,10 @@ def make_record(
     features = _features(key, [found.features for found in regions])
     single = images[0] if len(images) == 1 else AnnotatedImage(key)
     given = inputs.annotated(single)
+    pictures, picture_sizes = _pictures(images, regions, inputs)
     sizes = [
-        _size(image, found, given if image is single else None, inputs)
-        for image, found in zip(images, regions, strict=True)
+        _size(image, found, given if image is single else None, picture_size, inputs)
+        for image, found, picture_size in zip(images, regions, picture_sizes, strict=True)
     ]
     own_size = (given.width, given.height) if all((given.width, given.height)) else sizes[0]
     boxes = np.asarray(single.boxes, np.float32).reshape(-1, 4)
@@ -143,7 +150,35 @@ def make_record(
         annotated_features=annotated,
         annotated_size=np.array(own_size, np.int32),
         annotations=annotations,
+        pictures=pictures,
     )
+
+
+def _pictures(
+    images: list[AnnotatedImage], regions: list[Regions], inputs: RegionInputs
+) -> tuple[tuple[Picture, ...], list[tuple[int, int]]]:
+    """The pictures to keep, turned as the boxes mean them, and their sizes; () and zeros if none.
+
+    Raises:
+      DataError: a picture is missing or cannot be read.
+    """
+    if inputs.pictures is None:
+        return (), [(0, 0)] * len(images)
+    from twelve_in_one.data.images.encoded import picture_of
+    from twelve_in_one.data.images.load import means_stored, read_file
+
+    found, sizes = [], []
+    for image, detected in zip(images, regions, strict=True):
+        path = inputs.pictures.get(image.image_id)
+        if path is None:
+            raise DataError(f"image {image.image_id}: {NO_PICTURE}")
+        stated = (image.width, image.height)
+        size = stated if all(stated) else (detected.width, detected.height)
+        upright = not means_stored(path, size, bool(image.boxes))
+        picture, size = picture_of(read_file(path), str(path), upright=upright)
+        found.append(picture)
+        sizes.append(size)
+    return tuple(found), sizes
 
 
 def _check_annotated_boxes(
@@ -156,7 +191,11 @@ def _check_annotated_boxes(
 
 
 def _size(
-    image: AnnotatedImage, detected: Regions, annotated: Regions | None, inputs: RegionInputs
+    image: AnnotatedImage,
+    detected: Regions,
+    annotated: Regions | None,
+    picture: tuple[int, int],
+    inputs: RegionInputs,
 ) -> tuple[int, int]:
     """Width and height: of the file that the regions come from, else as annotated.
 
@@ -169,6 +208,7 @@ def _size(
     }
     if annotated is not None:
         stated["annotated regions are of"] = (annotated.width, annotated.height)
+    stated["the picture has"] = picture
     known = {who: size for who, size in stated.items() if all(size)}
     if not known:
         if image.box_ids:

@@ -1,5 +1,6 @@
 """What the builders of all datasets share: annotations and regions become one record an image."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -114,7 +115,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         return tfds.core.DatasetInfo(
             builder=self,
             description=inspect.getdoc(type(self)),
-            features=schema.features_dict(),
+            features=schema.features_dict(self.inputs.regions.pictures is not None),
             # The generator shuffles, so that the index, written along, knows the order.
             disable_shuffling=True,
         )
@@ -148,6 +149,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         grouped = list(annotations.by_image())
         rng = np.random.default_rng(_STORED_ORDER_SEED)
         rows = _IndexRows(self.source.keeps_texts)
+        converted: collections.Counter[str] = collections.Counter()
         for done, position in enumerate(rng.permutation(len(grouped))):
             key, examples = grouped[position]
             self.inputs.progress(split, done, len(grouped))
@@ -158,6 +160,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             except DataError as error:
                 skipped += [Skipped(split, x.example_id, str(error)) for x in examples]
                 continue
+            converted.update(x.converted for x in record.pictures if x.converted)
             yield len(rows) - 1, schema.example_of(record)
         self.inputs.progress(split, len(grouped), len(grouped))
         total = len(annotations.annotations) + len(annotations.skipped)
@@ -181,7 +184,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             tuple(skipped),
             time.perf_counter() - start,
             rows.num_empty,
-            notes_of(annotations, self.inputs.regions),
+            (*notes_of(annotations, self.inputs.regions), *_converted_note(converted)),
         )
 
     def _require_regions(self, split: str, annotations: AnnotationSet) -> None:
@@ -203,7 +206,19 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 def made_of(inputs: BuildInputs) -> dict[str, Any]:
     """What tells whether a built dataset is up to date."""
     made = {"features": inputs.regions.describes, "files": dict(inputs.file_hashes)}
-    return made | ({"official_sizes": True} if inputs.regions.official_sizes else {})
+    if inputs.regions.official_sizes:
+        made["official_sizes"] = True
+    if inputs.regions.pictures is not None:
+        made["images"] = "keep"
+    return made
+
+
+def _converted_note(converted: collections.Counter[str]) -> tuple[str, ...]:
+    """Says how many pictures are not the files' own bytes."""
+    if not converted:
+        return ()
+    kinds = "; ".join(f"{kind}: {count:,}" for kind, count in sorted(converted.items()))
+    return (f"{converted.total():,} pictures were encoded again as PNG, without loss ({kinds})",)
 
 
 def build_with(
@@ -301,6 +316,8 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
         return f"region features {there['features']}, not {here['features']}"
     if there.get("official_sizes") != here.get("official_sizes"):
         return f"{'with' if 'official_sizes' in there else 'without'} --official_sizes"
+    if there.get("images") != here.get("images"):
+        return f"{'with' if 'images' in there else 'without'} --images keep"
     files = [there["files"], here["files"]]
     changed = sorted(
         file for file in files[0] | files[1] if files[0].get(file) != files[1].get(file)

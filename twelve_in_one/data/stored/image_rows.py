@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from twelve_in_one.data.regions.rows import region_rows
-from twelve_in_one.data.stored.records import Annotation, DataError, Regions
+from twelve_in_one.data.stored.records import Annotation, DataError, Picture, Regions
 from twelve_in_one.data.stored.schema import Record
 
 # Pixels, as `regions.checks` allows; what is further out belongs to a picture of another size.
@@ -47,17 +47,19 @@ class LoadedRecord:
       annotated: rows of the annotated boxes (of single images).
       box_ids: int64[G].
       annotations: of the record.
+      pictures: of each image, not decoded; () of data that were built without.
     """
 
     images: tuple[ImageRows, ...]
     annotated: ImageRows
     box_ids: np.ndarray
     annotations: tuple[Annotation, ...]
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the arrays take."""
-        return sum(
+        """Memory that the arrays and pictures take."""
+        return sum(len(picture.data) for picture in self.pictures) + sum(
             getattr(rows, field.name).nbytes
             for rows in (*self.images, self.annotated)
             for field in dataclasses.fields(rows)
@@ -106,7 +108,9 @@ def load(record: Record, where: str) -> LoadedRecord:
         record.annotated_boxes,
         np.zeros((len(record.box_ids), 0), np.float16),
     )
-    return LoadedRecord(tuple(images), annotated, record.box_ids, record.annotations)
+    return LoadedRecord(
+        tuple(images), annotated, record.box_ids, record.annotations, record.pictures
+    )
 
 
 def image_rows(regions: Regions) -> ImageRows:

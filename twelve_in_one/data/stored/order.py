@@ -7,12 +7,22 @@ has. The whole order is a pure function of (seed, epoch), so a run resumes at ex
 and every host computes the same one.
 """
 
+import dataclasses
+import functools
+import heapq
+from collections.abc import Callable
+
 import numpy as np
 
 # 16 records of 100 regions are 6.5 MB, long enough a read for a disk; 64 chunks of them, 420 MB,
 # are what a block keeps in memory at most.
 CHUNK_RECORDS = 16
 BLOCK_CHUNKS = 64
+# Of `ShardOrder`: pictures are read one by one, so that only their places are held in memory.
+WINDOW = 1 << 16
+# A permutation of so many numbers takes 32 MB and a fifth of a second an epoch.
+PERMUTED_EXAMPLES = 1 << 22
+_SHARDS, _WINDOWS = 0, 1  # what a seed is for
 
 
 def epoch_order(
@@ -56,3 +66,164 @@ def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
         raise ValueError(f"batch size {batch_size} does not divide among {num_hosts} hosts")
     rows = batch_size // num_hosts
     return slice(host * rows, (host + 1) * rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardOrder:
+    """The order of a set that is too large for a permutation of all its examples, as arithmetic.
+
+    Each epoch puts the shards of a host in a new order, one behind the other, and mixes the
+    examples of each window of that sequence: an example's place is a function of (seed, epoch,
+    position), so a run resumes at any position, and no more than a few shards are read at a time.
+    Each host owns some of the shards and goes through these alone.
+
+    Attributes:
+      sizes: examples of each shard, of all hosts.
+      seed: ints that the order depends on.
+      window: examples that are mixed.
+      host: which of the hosts this is.
+      num_hosts: how many there are.
+    """
+
+    sizes: tuple[int, ...]
+    seed: tuple[int, ...]
+    window: int = WINDOW
+    host: int = 0
+    num_hosts: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.host < self.num_hosts:
+            raise ValueError(f"host {self.host} of {self.num_hosts}")
+        if self.window < 1:
+            raise ValueError(f"window must be positive, is {self.window}")
+        filled = sum(size > 0 for size in self.sizes)
+        if filled < self.num_hosts:
+            raise ValueError(
+                f"{filled} shards cannot be divided among {self.num_hosts} hosts; write the set in "
+                "more shards"
+            )
+
+    @functools.cached_property
+    def shards(self) -> np.ndarray:
+        """int64[], the shards of this host, ascending.
+
+        The largest first, each to the host with the fewest examples so far.
+        """
+        hosts = [(0, host) for host in range(self.num_hosts)]
+        own = []
+        for shard in np.argsort(-np.array(self.sizes), kind="stable").tolist():
+            count, host = heapq.heappop(hosts)
+            heapq.heappush(hosts, (count + self.sizes[shard], host))
+            if host == self.host:
+                own.append(shard)
+        return np.sort(np.array(own, np.int64))
+
+    @functools.cached_property
+    def num_examples(self) -> int:
+        """Examples an epoch of this host."""
+        return int(np.array(self.sizes, np.int64)[self.shards].sum())
+
+    def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where examples lie.
+
+        Args:
+          positions: int64[n], counted from 0 over all epochs of this host.
+
+        Returns:
+          int64[n] each: epoch, shard and index within the shard.
+        """
+        epochs, offsets = np.divmod(np.asarray(positions, np.int64), self.num_examples)
+        windows, places = np.divmod(offsets, self.window)
+        shards, indices = np.empty_like(offsets), np.empty_like(offsets)
+        for epoch, window in sorted(set(zip(epochs.tolist(), windows.tolist(), strict=True))):
+            rows = (epochs == epoch) & (windows == window)
+            mixed = self._in_window(epoch, window)[places[rows]] + window * self.window
+            visited, starts = self._visits(epoch)
+            visit = np.searchsorted(starts, mixed, side="right") - 1
+            shards[rows], indices[rows] = visited[visit], mixed - starts[visit]
+        return epochs, shards, indices
+
+    @functools.cached_property
+    def _visits(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        """Epoch -> shards in their order, and where each begins."""
+
+        def visits(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+            rng = np.random.default_rng((_SHARDS, *self.seed, epoch))
+            visited = rng.permutation(self.shards)
+            sizes = np.array(self.sizes, np.int64)[visited]
+            return visited, np.cumsum(sizes) - sizes
+
+        return functools.lru_cache(maxsize=2)(visits)
+
+    @functools.cached_property
+    def _in_window(self) -> Callable[[int, int], np.ndarray]:
+        """(epoch, window) -> the order within; a few are kept for neighbouring batches."""
+
+        def in_window(epoch: int, window: int) -> np.ndarray:
+            rng = np.random.default_rng((_WINDOWS, *self.seed, epoch, window))
+            return rng.permutation(min(self.window, self.num_examples - window * self.window))
+
+        return functools.lru_cache(maxsize=4)(in_window)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOrder:
+    """Which examples the batches of a training hold, epoch after epoch without a partial batch.
+
+    Attributes:
+      sizes: examples of each shard of the set, whose examples are numbered shard by shard.
+      batch_size: of all hosts together.
+      permutation: epoch -> int64[E], the order of a set that is shuffled as a whole.
+      seed: ints that `ShardOrder` depends on.
+      host: which of the hosts this is.
+      num_hosts: how many there are; each fills an equal part of every batch.
+      permuted_examples: a set of more is shuffled by shards and windows (`ShardOrder`), each host
+        going through its own shards; a smaller one as a whole, by all hosts together.
+      window: of `ShardOrder`.
+    """
+
+    sizes: np.ndarray
+    batch_size: int
+    permutation: Callable[[int], np.ndarray]
+    seed: tuple[int, ...]
+    host: int = 0
+    num_hosts: int = 1
+    permuted_examples: int = PERMUTED_EXAMPLES
+    window: int = WINDOW
+
+    @functools.cached_property
+    def first_of_shard(self) -> np.ndarray:
+        """int64[shards + 1], number of the first example of each shard, and the end."""
+        return np.concatenate([[0], np.cumsum(np.asarray(self.sizes, np.int64))])
+
+    @functools.cached_property
+    def shards(self) -> ShardOrder | None:
+        """The order of a set that is too large for a permutation.
+
+        Raises:
+          ValueError: its shards do not divide among the hosts.
+        """
+        if self.first_of_shard[-1] <= self.permuted_examples:
+            return None
+        sizes = tuple(np.asarray(self.sizes).tolist())
+        return ShardOrder(sizes, self.seed, self.window, self.host, self.num_hosts)
+
+    @functools.cached_property
+    def _epoch(self) -> Callable[[int], np.ndarray]:
+        """Epoch -> order. Two are kept, for batches that span the border between epochs."""
+        return functools.lru_cache(maxsize=2)(self.permutation)
+
+    def rows(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch and example number, int64[] each, of this host's rows of a batch."""
+        rows = host_rows(self.batch_size, self.host, self.num_hosts)
+        if self.shards is not None:
+            count = rows.stop - rows.start
+            epochs, shards, indices = self.shards.locate(batch * count + np.arange(count))
+            return epochs, self.first_of_shard[shards] + indices
+        positions = batch * self.batch_size + np.arange(rows.start, rows.stop)
+        epochs, offsets = np.divmod(positions, self.first_of_shard[-1])
+        numbers = np.empty_like(offsets)
+        for epoch in np.unique(epochs).tolist():
+            of_epoch = epochs == epoch
+            numbers[of_epoch] = self._epoch(epoch)[offsets[of_epoch]]
+        return epochs, numbers

@@ -139,6 +139,19 @@ class AnnotationSet:
             yield image_id, tuple(annotations)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Picture:
+    """An encoded picture that `images.pipeline.decode` reads.
+
+    Attributes:
+      data: a JPEG or PNG file.
+      converted: what the file was ("GIF of mode P"), where its own bytes would not do; else "".
+    """
+
+    data: bytes
+    converted: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Regions:
     """Regions that a detector found in an image, without the global region.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from twelve_in_one.data.stored.records import Annotation, DataError
+from twelve_in_one.data.stored.records import Annotation, DataError, Picture
 
 _MATRICES = ("boxes", "features", "class_probs", "annotated_boxes", "annotated_features")
 
@@ -38,6 +38,7 @@ class Record:
       annotated_size: int32[2], width and height in which the annotated boxes are placed; another
         than that of the image only with `RegionInputs.official_sizes`.
       annotations: in the order of their files.
+      pictures: K encoded pictures, in the frame of the boxes; () of data built without.
     """
 
     record_id: str
@@ -53,18 +54,21 @@ class Record:
     annotated_features: np.ndarray
     annotated_size: np.ndarray
     annotations: tuple[Annotation, ...]
+    pictures: tuple[Picture, ...] = ()
 
 
-def features_dict() -> Any:
-    """The `tfds.features.FeaturesDict` of a record, the same for all datasets."""
+def features_dict(pictures: bool = False) -> Any:
+    """The `tfds.features.FeaturesDict` of a record, with encoded pictures or without."""
     import tensorflow_datasets as tfds
 
     def numbers(dtype: type) -> Any:
         # As raw bytes, which cost nothing to decode, and flat: the number of rows is known.
         return tfds.features.Tensor(shape=(None,), dtype=dtype, encoding="bytes")
 
+    files = {"pictures": tfds.features.Sequence(tfds.features.Text())} if pictures else {}
     return tfds.features.FeaturesDict(
-        {
+        files
+        | {
             "record_id": tfds.features.Text(),
             "image_ids": tfds.features.Sequence(tfds.features.Text()),
             "coco_ids": tfds.features.Tensor(shape=(None,), dtype=np.int64),
@@ -98,8 +102,10 @@ def example_of(record: Record) -> dict[str, Any]:
     example = {
         field.name: getattr(record, field.name)
         for field in dataclasses.fields(record)
-        if field.name != "annotations"
+        if field.name not in ("annotations", "pictures")
     }
+    if record.pictures:
+        example["pictures"] = [picture.data for picture in record.pictures]
     for name in _MATRICES:
         example[name] = example[name].reshape(-1)
     example["image_ids"] = list(record.image_ids)
@@ -150,8 +156,8 @@ def record_of(example: Mapping[str, Any], where: str) -> Record:
     rows = {name: num_regions for name in ("boxes", "features", "class_probs")}
     rows |= {name: len(example["box_ids"]) for name in ("annotated_boxes", "annotated_features")}
     try:
-        for name in ("coco_ids", "sizes", "num_regions"):
-            if len(example[name]) != len(example["image_ids"]):
+        for name in ("coco_ids", "sizes", "num_regions", "pictures"):
+            if name in example and len(example[name]) != len(example["image_ids"]):
                 raise ValueError(
                     f"{len(example[name])} {name} of {len(example['image_ids'])} images"
                 )
@@ -160,6 +166,7 @@ def record_of(example: Mapping[str, Any], where: str) -> Record:
             record_id=record_id,
             image_ids=tuple(image_id.decode() for image_id in example["image_ids"]),
             annotations=annotations,
+            pictures=tuple(map(Picture, example.get("pictures", ()))),
             **{name: example[name] for name in ("coco_ids", "sizes", "num_regions", "box_ids")},
             # Datasets that were built before it was stored have one size.
             annotated_size=example.get("annotated_size", example["sizes"][0]),

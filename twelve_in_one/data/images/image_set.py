@@ -1,0 +1,80 @@
+"""A set of encoded pictures with labels or texts, wherever it comes from."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from twelve_in_one.data.stored.records import DataError, Skipped
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageExample:
+    """One picture, not decoded.
+
+    Attributes:
+      data: bytes of an image file.
+      example_id: unique within the set; errors name the example by it.
+      label: number of its class, -1 where there is none.
+      text: a caption, "" where there is none.
+    """
+
+    data: bytes
+    example_id: str
+    label: int = -1
+    text: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Random access to pictures, which are numbered shard by shard.
+
+    Attributes:
+      name: for messages: path or name.
+      shard_sizes: examples of each shard. A shard lies in one file, or is a part of the set that
+        holds about what the whole holds.
+      read: number -> example, from any thread.
+      labels: names of the classes, in the order of their numbers; () where there are none.
+      is_checked: whether all bytes are known to be such as `pipeline.decode` reads: a built
+        dataset's are.
+      skipped: what the set names, but cannot be used.
+    """
+
+    name: str
+    shard_sizes: tuple[int, ...]
+    read: Callable[[int], ImageExample]
+    labels: tuple[str, ...] = ()
+    is_checked: bool = False
+    skipped: tuple[Skipped, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.num_examples:
+            raise DataError(f"{self.name}: holds no example")
+
+    @property
+    def num_examples(self) -> int:
+        """How many there are."""
+        return int(self.first_of_shard[-1])
+
+    @functools.cached_property
+    def first_of_shard(self) -> np.ndarray:
+        """int64[shards + 1], number of the first example of each shard, and the end."""
+        return np.concatenate([[0], np.cumsum(np.array(self.shard_sizes, np.int64))])
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """(shard, index within it) of an example.
+
+        Raises:
+          IndexError: there is no such example.
+        """
+        if not 0 <= number < self.num_examples:
+            raise IndexError(f"{self.name}: example {number} of {self.num_examples}")
+        shard = int(np.searchsorted(self.first_of_shard, number, side="right")) - 1
+        return shard, number - int(self.first_of_shard[shard])
+
+
+def even_shards(count: int, shard_size: int) -> tuple[int, ...]:
+    """Sizes of shards of a set that has none of its own, the last one perhaps smaller."""
+    whole, rest = divmod(count, shard_size)
+    return (shard_size,) * whole + ((rest,) if rest else ())

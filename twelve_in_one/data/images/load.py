@@ -1,0 +1,158 @@
+"""Image files of strangers as pixels: the one way in, for training, evaluation and prediction.
+
+Of animations the first picture is taken, grey pictures get three equal channels, transparent ones a
+white background, and whatever else has no sRGB pixels of eight bits gets them, or an error that
+says why not.
+"""
+
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from twelve_in_one.data.stored.records import DataError
+
+MIN_SIDE = 16  # pixels; of anything smaller no regions can be told apart
+MAX_PIXELS = 64_000_000  # decoded, that is 192 MB
+_ORIENTATION, _FIRST_QUARTER_TURN = 0x0112, 5  # EXIF tag, and its least value that turns by 90°
+_SHOWN_BYTES = 16
+
+
+def load_image(path: Path, *, upright: bool = True, min_side: int = MIN_SIDE) -> np.ndarray:
+    """An image file as uint8[H, W, 3], sRGB.
+
+    Of animations the first picture is taken; colours are those of `rgb_array`.
+
+    Args:
+      path: of the file.
+      upright: turned as its EXIF data say, or as it is stored.
+      min_side: least pixels of a side.
+
+    Raises:
+      DataError: missing, no image, truncated, smaller or larger than can be used, or of values in
+        no known range.
+    """
+    return load_bytes(read_file(path), str(path), upright=upright, min_side=min_side)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+      DataError: it is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | IsADirectoryError)
+        why = "no such file" if missing else f"cannot be read: {error}"
+        raise DataError(f"{path}: {why}") from error
+
+
+def load_bytes(
+    data: bytes, where: str, *, upright: bool = True, min_side: int = MIN_SIDE
+) -> np.ndarray:
+    """As `load_image`, of the bytes of a file; `where` begins the error's message."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            width, height = picture.size
+            if not is_usable_size(width, height, min_side):
+                raise DataError(
+                    f"{where}: {width} x {height} pixels; sides must have {min_side} pixels at "
+                    f"least, all together {MAX_PIXELS:,} at most: leave it out or resize it"
+                )
+            return rgb_array(picture, upright=upright)
+    except DataError:
+        raise
+    except Exception as error:  # decoders fail on strangers' bytes with whatever they trip over
+        why = _no_image(data) if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{where}: cannot be read as an image: {why}; replace it") from error
+
+
+def is_usable_size(width: int, height: int, min_side: int = MIN_SIDE) -> bool:
+    """Whether `load_image` takes pictures of this size."""
+    return min(width, height) >= min_side and width * height <= MAX_PIXELS
+
+
+def _no_image(data: bytes) -> str:
+    """Says what a file is that is no image."""
+    begin = data[:_SHOWN_BYTES]
+    if not begin:
+        return "it is empty"
+    page = begin.lstrip().lower().startswith((b"<!doctype html", b"<html"))
+    return f"it {'is a web page and ' if page else ''}begins with {begin!r}"
+
+
+def orientation(file: Path | BinaryIO) -> int:
+    """How EXIF data say that a picture is to be turned, 1 (as it is) to 8; 1 where they do not.
+
+    From 5 on, width and height are exchanged.
+    """
+    try:
+        with Image.open(file) as picture:
+            value = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # see `load_image`, which says what is wrong
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def means_stored(path: Path, size: tuple[int, int], has_boxes: bool) -> bool:
+    """Whether what others state of a picture is about the file as it is stored, not as it is seen.
+
+    The frame whose size they state is meant. Where both frames have the same size, as after half a
+    turn or in a mirror, or none is stated, boxes are of the stored one: annotation tools ignore
+    EXIF data.
+
+    Args:
+      path: of the file.
+      size: stated width and height, 0 where unknown.
+      has_boxes: whether there are boxes.
+    """
+    if (turned := orientation(path)) == 1:
+        return False
+    with Image.open(path) as picture:
+        stored = picture.size
+    upright = stored[::-1] if turned >= _FIRST_QUARTER_TURN else stored
+    if stored != upright and size in (stored, upright):
+        return size == stored
+    return has_boxes
+
+
+def rgb_array(picture: Image.Image, *, upright: bool = True) -> np.ndarray:
+    """A picture as uint8[H, W, 3], sRGB.
+
+    Grey pictures get three equal channels, transparent ones a white background. Whole numbers up to
+    255 are taken as they are, up to 65,535 they lose the lower eight bits; fractions are from 0 to
+    1, or to 255.
+
+    Args:
+      picture: of any mode.
+      upright: turned as its EXIF data say, or as it is stored.
+
+    Raises:
+      ValueError: numbers in no such range.
+    """
+    if upright:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith(("I", "F")):
+        return np.repeat(_grey(np.asarray(picture))[..., None], 3, axis=-1)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return np.array(picture.convert("RGB"))
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    """uint8[H, W] of numbers whose range tells what white is."""
+    low, high = values.min(), values.max()
+    whole = values.dtype.kind in "iu"
+    if low >= 0 and high <= 255:
+        scale = 1 if whole or high > 1 else 255
+        return np.rint(values * scale).astype(np.uint8)
+    if whole and low >= 0 and high <= 65_535:
+        return (values.astype(np.int64) >> 8).astype(np.uint8)
+    known = "0 to 255 or 65535" if whole else "0 to 1 or 255"
+    raise ValueError(f"values from {low:g} to {high:g} are not {known}: convert it to 8 bits")

@@ -1,0 +1,91 @@
+"""In which order the examples of a set of pictures come."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from twelve_in_one.data.images.image_set import ImageSet
+from twelve_in_one.data.stored.order import PERMUTED_EXAMPLES, WINDOW, TrainingOrder, host_rows
+from twelve_in_one.data.stored.records import DataError
+
+_ORDER = 0  # what a seed is for
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSelection:
+    """In which order the examples of a set come.
+
+    Attributes:
+      images: the set.
+      batch_size: of all hosts together.
+      training: shuffled anew every epoch and without end; otherwise in stored order, once.
+      seed: ints that the order and every example's random draws depend on.
+      host: which of the hosts this is.
+      num_hosts: how many there are; each fills an equal part of every batch.
+      permuted_examples: see `TrainingOrder`.
+      window: see `TrainingOrder`.
+    """
+
+    images: ImageSet
+    batch_size: int
+    training: bool
+    seed: tuple[int, ...] = (0,)
+    host: int = 0
+    num_hosts: int = 1
+    permuted_examples: int = PERMUTED_EXAMPLES
+    window: int = WINDOW
+
+    def __post_init__(self) -> None:
+        host_rows(self.batch_size, self.host, self.num_hosts)
+        try:
+            _ = self.training and self._order.shards
+        except ValueError as error:
+            raise DataError(f"{self.images.name}: {error}") from error
+
+    @property
+    def num_examples(self) -> int:
+        """Examples an epoch, of all hosts together."""
+        return self.images.num_examples
+
+    @property
+    def num_batches(self) -> int:
+        """Batches an epoch, the last one counted in full."""
+        return -(-self.num_examples // self.batch_size)
+
+    @property
+    def num_rows(self) -> int:
+        """B, rows of a batch that this host fills."""
+        return self.batch_size // self.num_hosts
+
+    @functools.cached_property
+    def _order(self) -> TrainingOrder:
+        return TrainingOrder(
+            np.array(self.images.shard_sizes, np.int64),
+            self.batch_size,
+            lambda epoch: np.random.default_rng((_ORDER, *self.seed, epoch)).permutation(
+                self.num_examples
+            ),
+            (_ORDER, *self.seed),
+            self.host,
+            self.num_hosts,
+            self.permuted_examples,
+            self.window,
+        )
+
+    def rows(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch and example number, int64[n] each, of this host's rows of a batch.
+
+        n is B, or less at the end of an evaluation.
+
+        Raises:
+          IndexError: beyond the end of an evaluation.
+        """
+        if self.training:
+            return self._order.rows(batch)
+        if batch >= self.num_batches:
+            raise IndexError(f"{self.images.name}: batch {batch} of {self.num_batches}")
+        rows = host_rows(self.batch_size, self.host, self.num_hosts)
+        positions = batch * self.batch_size + np.arange(rows.start, rows.stop)
+        positions = positions[positions < self.num_examples]
+        return np.zeros_like(positions), positions

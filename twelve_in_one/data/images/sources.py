@@ -1,0 +1,121 @@
+"""Opens pictures wherever they come from, as a set and as a stream of batches."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from twelve_in_one.data.images.catalogue import open_catalogue
+from twelve_in_one.data.images.class_folders import open_class_folders
+from twelve_in_one.data.images.image_set import ImageSet
+from twelve_in_one.data.images.pipeline import Preprocess
+from twelve_in_one.data.images.selection import ImageSelection
+from twelve_in_one.data.images.stream import (
+    MAX_UNREADABLE_SHARE,
+    ImageStream,
+    try_some,
+)
+from twelve_in_one.data.images.tar import open_tar
+from twelve_in_one.data.images.tfrecord import open_tfrecord
+from twelve_in_one.data.images.tsv import open_tsv
+from twelve_in_one.data.stored.order import PERMUTED_EXAMPLES, WINDOW
+from twelve_in_one.data.stored.records import DataError
+
+Open = Callable[[str, Sequence[str] | None], ImageSet]
+
+_KINDS: dict[str, Open] = {
+    "folder": lambda place, labels: open_class_folders(Path(place), labels),
+    "tfds": open_catalogue,
+    "tar": open_tar,
+    "tsv": open_tsv,
+    "tfrecord": open_tfrecord,
+}
+
+
+def open_images(source: str | Path, labels: Sequence[str] | None = None) -> ImageSet:
+    """Opens a set of pictures.
+
+    Args:
+      source: a folder of class folders, also as "folder:PATH"; "tfds:NAME[SPLIT]" of the TFDS
+        catalogue; "tar:FILES" of webdataset; "tsv:FILE" or "tsv:FILE,FOLDER"; "tfrecord:FILES".
+      labels: names of the classes in the order of their numbers; None for those of the source.
+
+    Raises:
+      DataError: see the modules of the kinds.
+    """
+    kind, colon, place = str(source).partition(":")
+    if colon and kind in _KINDS:
+        return _KINDS[kind](place, labels)
+    path = Path(source)
+    if path.is_dir():
+        return open_class_folders(path, labels)
+    raise DataError(
+        f"{source}: no such folder; other kinds of pictures are {', '.join(_KINDS)}, with a colon "
+        "and the place behind it"
+    )
+
+
+def recipe(size: int, *, training: bool, flip: bool = True) -> Preprocess:
+    """The usual recipe: a random box, flipped or not, to train on; the middle to evaluate."""
+    if training:
+        return Preprocess(size, random_crop=True, flip=flip)
+    return Preprocess(size, short_side=round(size * 256 / 224))
+
+
+def open_image_stream(
+    source: str | Path | ImageSet,
+    *,
+    size: int,
+    batch_size: int,
+    training: bool,
+    seed: int | tuple[int, ...] = 0,
+    host: int = 0,
+    num_hosts: int = 1,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    num_labels: int | None = None,
+    task_id: int = 0,
+    permuted_examples: int = PERMUTED_EXAMPLES,
+    window: int = WINDOW,
+    max_unreadable_share: float = MAX_UNREADABLE_SHARE,
+) -> ImageStream:
+    """Batches of pictures with labels.
+
+    Args:
+      source: see `open_images`, or a set.
+      size: side of the pictures that the model takes, in pixels.
+      batch_size: of all hosts together.
+      training: shuffled and endless, or once in stored order.
+      seed: of the order and of what is random about a picture; differs from task to task.
+      host: which of the hosts this is.
+      num_hosts: how many there are.
+      preprocess: what becomes of a picture; None for `recipe`.
+      labels: names of the classes that the model knows, in their order; None for those of `source`.
+      num_labels: width of one-hot targets; None for as many as there are classes, 0 for numbers.
+      task_id: stated in every row.
+      permuted_examples: see `ImageSelection`.
+      window: see `ImageSelection`.
+      max_unreadable_share: of pictures that cannot be read, of a few that are tried; more is an
+        error.
+
+    Raises:
+      DataError: the source cannot be opened, most of it cannot be read, or it has more classes than
+        the model.
+      ValueError: the batch does not divide among the hosts, or `preprocess` makes another size.
+    """
+    images = source if isinstance(source, ImageSet) else open_images(source, labels)
+    if not images.is_checked:
+        try_some(images, max_unreadable_share)
+    preprocess = preprocess or recipe(size, training=training)
+    if preprocess.size != size:
+        raise ValueError(f"preprocess makes pictures of {preprocess.size} pixels, not {size}")
+    selection = ImageSelection(
+        images,
+        batch_size,
+        training,
+        (seed,) if isinstance(seed, int) else seed,
+        host,
+        num_hosts,
+        permuted_examples,
+        window,
+    )
+    width = len(images.labels) if num_labels is None else num_labels
+    return ImageStream(selection, preprocess, width, task_id)
