@@ -28,6 +28,7 @@ from twelve_in_one.models.two_stream.trunk import TwoStreamModel
 from twelve_in_one.predict import __main__ as command
 from twelve_in_one.predict import forward
 from twelve_in_one.predict.wording import describe, lines
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.tasks.twelve import TWELVE
 from twelve_in_one.training.steps import TrainState
 
@@ -85,6 +86,10 @@ def pixel_parts(parts):
         region_source="pixels",
         image_descriptor=PixelExtractor(5).name,
     )
+
+
+def save(path, params, config, serving):
+    model_folder.save(path, params, Vilbert(config), serving)
 
 
 @pytest.fixture(scope="module")
@@ -492,7 +497,7 @@ def test_texts_of_unknown_words_are_told(model, images):
 
 
 def test_a_workdir_or_its_model_is_loaded(pixel_parts, pictures, pixel_model, tmp_path):
-    model_folder.save(tmp_path / "model", *pixel_parts)
+    save(tmp_path / "model", *pixel_parts)
     for path in (tmp_path, tmp_path / "model"):
         loaded = predict.load(path, devices=jax.devices()[:1])
         same(loaded.answer(pictures[0], "word1"), pixel_model.answer(pictures[0], "word1"))
@@ -500,7 +505,7 @@ def test_a_workdir_or_its_model_is_loaded(pixel_parts, pictures, pixel_model, tm
 
 def test_a_workdir_whose_model_is_damaged(pixel_parts, pictures, pixel_model, tmp_path, caplog):
     """A checkpoint of the run does instead; without one the damaged folder is named."""
-    model_folder.save(tmp_path / "model", *pixel_parts)
+    save(tmp_path / "model", *pixel_parts)
     truncate_arrays(tmp_path / "model")
     for path in (tmp_path, tmp_path / "model"):
         refused(f"{tmp_path / 'model'} is damaged", lambda path=path: predict.load(path))
@@ -544,7 +549,7 @@ def test_regions_and_no_image_are_drawn_blank(model, images):
 @pytest.fixture(scope="module")
 def workdir(pixel_parts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("workdir")
-    model_folder.save(folder / "model", *pixel_parts)
+    save(folder / "model", *pixel_parts)
     return folder
 
 
@@ -744,7 +749,7 @@ def test_tasks_of_ones_own(parts, random_params, images, tmp_path):
     model_folder.save(
         tmp_path / "model",
         random_params(config),
-        config,
+        Vilbert(config),
         dataclasses.replace(serving, tasks=tasks, answers=answers),
     )
     loaded = predict.load(tmp_path, devices=jax.devices()[:1], max_batch=2)

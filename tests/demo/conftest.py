@@ -14,6 +14,7 @@ from twelve_in_one.data.regions.descriptor import FEATURE_DIM
 from twelve_in_one.data.regions.extractor import PixelExtractor
 from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.preprocessing import Preprocessing
+from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.tasks.twelve import TWELVE
 
 TASKS = tuple(
@@ -60,7 +61,8 @@ def predictor(demo_parts):
 @pytest.fixture(scope="session")
 def model_path(demo_parts, tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "model"
-    model_folder.save(path, *demo_parts)
+    params, config, serving = demo_parts
+    model_folder.save(path, params, Vilbert(config), serving)
     return path
 
 
