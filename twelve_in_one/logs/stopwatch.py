@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 
-class Clock:
+class Stopwatch:
     """Time spent training, in which devices waited for data, and not training (validation)."""
 
     def __init__(self, first_round: int, before: float):

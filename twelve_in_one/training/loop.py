@@ -16,7 +16,7 @@ import jax
 from twelve_in_one.checkpoints import frozen, init_from, state, trees
 from twelve_in_one.evaluators import rows
 from twelve_in_one.logs import metrics_writer, profiling
-from twelve_in_one.logs.stopwatch import Clock, duration
+from twelve_in_one.logs.stopwatch import Stopwatch, duration
 from twelve_in_one.logs.window import LogWindow
 from twelve_in_one.mixing import plan as task_plan
 from twelve_in_one.mixing import stop_and_go
@@ -132,8 +132,8 @@ def run_rounds(
     profile = profiling.ProfileWindow(
         run.log.profile_start, run.log.profile_rounds, job.workdir / metrics_writer.EVENTS
     )
-    clock = Clock(position.round, position.seconds)
-    updates = _Updates(job, compiled, rest, mixture, position.window, clock)
+    stopwatch = Stopwatch(position.round, position.seconds)
+    updates = _Updates(job, compiled, rest, mixture, position.window, stopwatch)
     saved = position.round if checkpoints.latest() == position.round else -1
     plan: collections.deque[tuple[str, ...]] = collections.deque()
 
@@ -145,7 +145,7 @@ def run_rounds(
         if saved == position.round:
             return
         _settle(job, position)
-        position.seconds = clock.total()
+        position.seconds = stopwatch.total()
         checkpoints.save(train_state, _progress(position, mixture.positions))
         saved = position.round
 
@@ -161,10 +161,10 @@ def run_rounds(
             position.round = number + 1
             stopping = stop.agreed(number)
             if position.round % run.log.every_rounds == 0 or position.round == total:
-                _log_training(job, train_state, position, clock, updates.done, writer)
+                _log_training(job, train_state, position, stopwatch, updates.done, writer)
             due = task_plan.validations(job.schedule, number)
             if due:
-                with clock.pause():
+                with stopwatch.pause():
                     _validate_all(job, compiled, whole(train_state), due, position, writer)
             if number in job.schedule.official_resets:
                 position.controllers = stop_and_go.reset(position.controllers)
@@ -173,7 +173,7 @@ def run_rounds(
                 or position.round == total
                 or (position.round % run.checkpoint.every_rounds == 0)
             ):
-                with clock.pause():
+                with stopwatch.pause():
                     save()
             if stopping and position.round < total:
                 _log.info("stopped at round %d (%s)", position.round, stop.reason or "asked")
@@ -191,10 +191,10 @@ class _Updates:
         rest: Any,
         mixture: Any,
         window: LogWindow,
-        clock: Clock,
+        stopwatch: Stopwatch,
     ):
         self._job, self._compiled, self._rest, self._mixture = job, compiled, rest, mixture
-        self._window, self._clock = window, clock
+        self._window, self._stopwatch = window, stopwatch
         everywhere = job.placement.everywhere
         self._key = everywhere(jax.random.key(job.run.seed))
         self._flag = {value: everywhere(jax.numpy.bool_(value)) for value in (False, True)}
@@ -239,7 +239,7 @@ class _Updates:
 
     def _run(self, train_state: steps.TrainState, name: str) -> Any:
         """The gradient of the task's next batch; of a run of one task, the state after it."""
-        with self._clock.waiting(self._starved):
+        with self._stopwatch.waiting(self._starved):
             batch = self._mixture.next(name)
         with profiling.annotate(name, self.done):
             step, placed = self._compiled.grad[name], self._job.placement.place(batch)
@@ -252,7 +252,7 @@ class _Updates:
         self._window.add(name, self.done, metrics.sums, metrics.grad_norm)
         if self._most_ahead:
             self._ahead.append(metrics.grad_norm)  # unlike the state it is not donated
-        self._clock.examples += self._job.train_streams[name].selection.batch_size
+        self._stopwatch.examples += self._job.train_streams[name].selection.batch_size
         self.done += 1
         return found
 
@@ -285,14 +285,14 @@ def _log_training(
     job: Job,
     train_state: steps.TrainState,
     position: Position,
-    clock: Clock,
+    stopwatch: Stopwatch,
     updates: int,
     writer: metrics_writer.MetricsWriter,
 ) -> None:
     _settle(job, position)
     means, rounds = position.window.means(), position.round
     done, skipped = (int(x) for x in jax.device_get((train_state.clock, train_state.skipped)))
-    now = clock.lap(rounds)
+    now = stopwatch.lap(rounds)
     last_clock = schedules.update_clock(
         max(done - 1, 0), official_advance_within_round=advances_within_round(job.run)
     )
