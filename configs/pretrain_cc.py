@@ -34,16 +34,15 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"pretrain_cc takes :world, :official or :debug, got {mode!r}")
     config = defaults.pretraining_config()
     if mode == "official":
-        config.pretraining.official_overlap = True
-        config.pretraining.official_validation = True
-        for name in (
-            "official_schedule",
-            "official_uncorrected_eps",
-            "official_decay_after_update",
-            "official_decayed_norms",
-        ):
-            config.optimizer[name] = True
-        config.optimizer.official_unreached = "skip_until_touched"
+        config.system.official.update(
+            overlap=True,
+            validation=True,
+            schedule=True,
+            uncorrected_eps=True,
+            decay_after_update=True,
+            decayed_norms=True,
+            unreached="skip_until_touched",
+        )
     if mode == "world":
         defaults.pretrain_on_world(config)
     if mode == "debug":

@@ -32,15 +32,14 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     # What a pretrained model does not have.
     config.init_from.allow_missing = (r"heads/.*", r"trunk/text_embedding/task/embedding")
     if mode == "official":
-        for name in (
-            "official_schedule",
-            "official_no_bias_correction",
-            "official_decay_after_update",
-            "official_decayed_norms",
-        ):
-            config.optimizer[name] = True
-        config.optimizer.official_unreached = "skip_until_touched"
-        config.schedule.official_resets = _OFFICIAL_RESETS
+        config.system.official.update(
+            schedule=True,
+            no_bias_correction=True,
+            decay_after_update=True,
+            decayed_norms=True,
+            unreached="skip_until_touched",
+            resets=_OFFICIAL_RESETS,
+        )
     if mode == "debug":
         defaults.shorten(config)
     return config

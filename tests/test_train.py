@@ -54,7 +54,7 @@ def small_config(world, *, rounds=6, tasks=TASKS, devices=1):
     # So that a hair's breadth stops a task, and another starts it again.
     config.schedule.patience, config.schedule.threshold, config.schedule.gap = 0, 0.5, 3
     if rounds > RESET:
-        config.schedule.official_resets = (RESET,)
+        config.system.official.resets = (RESET,)
     return config
 
 

@@ -21,6 +21,7 @@ from twelve_in_one.config.check import (
     task_runs,
     unknown_overrides,
 )
+from twelve_in_one.config.settings import OfficialOptions
 from twelve_in_one.models.two_stream.config import from_dict, named_size, to_json
 from twelve_in_one.models.two_stream.trunk import abstract_params
 from twelve_in_one.systems.base import Facts
@@ -158,18 +159,17 @@ def test_the_papers_run():
     assert (schedule.cooldown, schedule.num_rounds) == (1, 20 * 10_112)
     assert from_dict(run.model) == named_size("base_6l")
     # The paper's rules, unless the released code's are asked for.
-    assert not any(value is True for name, value in vars(optimizer).items() if "official" in name)
-    assert schedule.official_resets == ()
+    assert run.system.official == OfficialOptions()
 
 
 def test_the_released_codes_run():
     run = check(load("twelve")("official"))
-    optimizer = run.optimizer
-    assert optimizer.official_no_bias_correction and optimizer.official_decay_after_update
-    assert optimizer.official_decayed_norms and optimizer.official_schedule
-    assert optimizer.official_unreached == "skip_until_touched"
+    official = run.system.official
+    assert official.no_bias_correction and official.decay_after_update
+    assert official.decayed_norms and official.schedule
+    assert official.unreached == "skip_until_touched"
     # After the last of the sixth and of the eighth 10,112 rounds, which count from 0.
-    assert run.schedule.official_resets == (6 * 10_112 - 1, 8 * 10_112 - 1)
+    assert official.resets == (6 * 10_112 - 1, 8 * 10_112 - 1)
 
 
 def test_the_released_pretraining():
@@ -181,17 +181,17 @@ def test_the_released_pretraining():
     found = [getattr(optimizer, x) for x in ("learning_rate", "b1", "b2", "eps", "weight_decay")]
     assert found == [1e-4, 0.9, 0.98, 1e-8, 0.01]
     assert (optimizer.schedule, optimizer.warmup_share, optimizer.clip_norm) == ("linear", 0.1, 0.0)
-    assert not optimizer.official_no_bias_correction
+    assert run.system.official == OfficialOptions()
     assert run.schedule.num_rounds == 60_920  # 3,119,449 pairs in whole batches, ten times
     assert run.pretraining.objective == 1 and run.pretraining.overlap_iou == 0.4
     assert run.model["num_tasks"] == 0 and run.model["num_region_classes"] == 1601
     official = check(load("pretrain_cc")("official"))
-    assert official.pretraining.official_overlap and official.pretraining.official_validation
-    optimizer = official.optimizer
-    assert optimizer.official_decay_after_update and optimizer.official_uncorrected_eps
-    assert optimizer.official_decayed_norms and not optimizer.official_no_bias_correction
+    chosen = official.system.official
+    assert chosen.overlap and chosen.validation
+    assert chosen.decay_after_update and chosen.uncorrected_eps
+    assert chosen.decayed_norms and not chosen.no_bias_correction
     # Its scheduler goes before the optimizer; that of the tasks goes within a round.
-    assert optimizer.official_schedule and not job.advances_within_round(official)
+    assert chosen.schedule and not job.advances_within_round(official)
     assert job.advances_within_round(check(load("twelve")("official")))
     assert not job.advances_within_round(check(load("twelve")()))
 
@@ -335,8 +335,8 @@ def test_stacked_layers_cannot_be_left_out():
     config = load("twelve")("official")
     config.model.scan_layers = True
     (error,) = errors_of(config.to_dict())
-    assert error.startswith("optimizer.official_unreached: ")
-    config.optimizer.official_unreached = "step"
+    assert error.startswith("system.official.unreached: ")
+    config.system.official.unreached = "step"
     check(config)
 
 

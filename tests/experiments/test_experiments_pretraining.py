@@ -36,7 +36,7 @@ def test_pretrainings_differ_in_what_they_are_called_after(base):
         config = pretraining.pretraining(base, variant, 5).config
         chosen = config.pretraining
         assert (chosen.overlap_iou, chosen.objective) == options
-        assert not chosen.official_overlap
+        assert not config.system.official.overlap
         chosen.overlap_iou = chosen.objective = 0
         plain.append(config.to_dict())
         run = check.check(config)

@@ -280,9 +280,23 @@ def read_config(workdir: str | os.PathLike[str]) -> RunConfig:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {error}; is {workdir} the workdir of a run?") from error
     try:
-        return check.check(raw)
+        return check.check(_of_today(raw))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _of_today(raw: Any) -> Any:
+    """A config of an earlier version, whose sections held what the released code does otherwise."""
+    if not isinstance(raw, dict) or "system" in raw:
+        return raw
+    moved: dict[str, Any] = {}
+    for name in ("optimizer", "schedule", "pretraining"):
+        section = raw.get(name)
+        if isinstance(section, dict):
+            old = {key: x for key, x in section.items() if key.startswith("official_")}
+            raw = raw | {name: {key: x for key, x in section.items() if key not in old}}
+            moved |= {key.removeprefix("official_"): x for key, x in old.items()}
+    return raw | {"system": {"official": moved}}
 
 
 def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:

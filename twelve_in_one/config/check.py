@@ -275,9 +275,9 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
         errors.append(f"schedule.temperature: should be above 0, got {run.schedule.temperature}")
     if run.optimizer.warmup_share > 1:
         errors.append(f"optimizer.warmup_share: a share up to 1, got {run.optimizer.warmup_share}")
-    if run.optimizer.official_unreached != "step" and run.model.get("scan_layers"):
+    if run.system.official.unreached != "step" and run.model.get("scan_layers"):
         errors.append(
-            "optimizer.official_unreached: a stacked layer cannot be left out: needs "
+            "system.official.unreached: a stacked layer cannot be left out: needs "
             "model.scan_layers to be False"
         )
     for name in ("b1", "b2"):

@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from twelve_in_one.config.settings import (
+    OfficialOptions,
     OwnTaskOptions,
     PretrainingOptions,
     task_key,
@@ -143,7 +144,6 @@ def get_config(
             threshold=0.001,
             continue_threshold=0.005,
             cooldown=1,
-            official_resets=(),
         )
     )
     config.optimizer = ConfigDict(
@@ -164,16 +164,10 @@ def get_config(
             frozen=(),
             clip_norm=0.0,
             on_nonfinite="raise",
-            official_schedule=False,
-            official_epoch_rounds=0,
-            official_no_bias_correction=False,
-            official_decay_after_update=False,
-            official_uncorrected_eps=False,
-            official_shared_step_size=False,
-            official_decayed_norms=False,
-            official_unreached="step",
         )
     )
+    official = dataclasses.asdict(OfficialOptions())
+    config.system = ConfigDict(dict(name="vilbert", official=official))
     config.evaluation = ConfigDict(
         dict(
             max_validation_examples=0,
@@ -305,7 +299,7 @@ def shorten(config: ConfigDict) -> None:
     for task in config.task.values():
         task.batch_size, task.accumulate = 8, 1
     config.init_from.path = ""
-    config.schedule.num_rounds, config.schedule.official_resets = 4, ()
+    config.schedule.num_rounds, config.system.official.resets = 4, ()
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 2
     config.optimizer.step_rounds = ()
     config.evaluation.max_validation_examples, config.evaluation.max_test_examples = 16, 32

@@ -196,7 +196,6 @@ class ScheduleOptions:
     threshold: float = _at_least(0.0, 0.001)
     continue_threshold: float = _at_least(0.0, 0.005)
     cooldown: int = _at_least(0, 1)
-    official_resets: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,10 +219,6 @@ class OptimizerOptions:
         system never trains: no gradients, no moments, and no part in the norm; stored once.
       clip_norm: global norm that gradients are cut to; 0 does not.
       on_nonfinite: "raise", or "skip" the update and count it.
-      official_schedule: the released code's: after the first update of a round the others have the
-        rate of the next round. Of pretraining: every update has the rate of the next.
-      official_epoch_rounds: of schedule "step": rounds of one of the released code's epochs, at
-        whose ends its two schedulers overwrite each other; 0 leaves that out.
     """
 
     name: str = _one_of("adamw", "radam", "adafactor", "sgd", "nesterov")
@@ -242,16 +237,6 @@ class OptimizerOptions:
     frozen: tuple[str, ...] = ()
     clip_norm: float = _at_least(0.0, 0.0)
     on_nonfinite: str = dataclasses.field(default="raise", metadata={"choices": ("raise", "skip")})
-    official_schedule: bool = False
-    official_epoch_rounds: int = _at_least(0, 0)
-    official_no_bias_correction: bool = False
-    official_decay_after_update: bool = False
-    official_uncorrected_eps: bool = False
-    official_shared_step_size: bool = False
-    official_decayed_norms: bool = False
-    official_unreached: str = dataclasses.field(
-        default="step", metadata={"choices": ("step", "skip", "skip_until_touched")}
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,17 +311,12 @@ class PretrainingOptions:
         hides none, as ViLBERT.
       region_weight: factor on the loss of masked regions.
       num_negatives: that a region is told apart from, of `model.visual_target` 2.
-      official_overlap: regions that overlap a masked one stay visible, and only count in the
-        divisor of the image's mean feature.
-      official_validation: objective 1 validates with the masked losses of swapped pairs.
     """
 
     objective: int = dataclasses.field(default=1, metadata={"choices": (0, 1, 2)})
     overlap_iou: float = _at_least(0.0, 0.4)
     region_weight: float = _at_least(0.0, 1.0)
     num_negatives: int = _at_least(1, 128)
-    official_overlap: bool = False
-    official_validation: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,14 +359,55 @@ class ParallelOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class OfficialOptions:
+    """What the released code of 12-in-1 does otherwise than the paper, each by itself.
+
+    `twelve:official` and `pretrain_cc:official` turn on what the released scripts ran with.
+
+    Attributes:
+      schedule: after the first update of a round the others have the rate of the next round. Of
+        pretraining: every update has the rate of the next.
+      epoch_rounds: of schedule "step": rounds of one of its epochs, at whose ends its two
+        schedulers overwrite each other; 0 leaves that out.
+      no_bias_correction: of AdamW's moments.
+      decay_after_update: weights decay after the update, by what it made of them.
+      uncorrected_eps: epsilon is added before the second moment is corrected.
+      shared_step_size: RAdam's of all groups is that of the first.
+      decayed_norms: also decay the norms that its rule misses.
+      unreached: what becomes of parameters that a task's gradient does not reach, see
+        `optim/official.py`.
+      resets: rounds after whose validations all controllers begin anew.
+      overlap: regions that overlap a masked one stay visible, and only count in the divisor of the
+        image's mean feature.
+      validation: pretraining with objective 1 validates with the masked losses of swapped pairs.
+    """
+
+    schedule: bool = False
+    epoch_rounds: int = _at_least(0, 0)
+    no_bias_correction: bool = False
+    decay_after_update: bool = False
+    uncorrected_eps: bool = False
+    shared_step_size: bool = False
+    decayed_norms: bool = False
+    unreached: str = dataclasses.field(
+        default="step", metadata={"choices": ("step", "skip", "skip_until_touched")}
+    )
+    resets: tuple[int, ...] = ()
+    overlap: bool = False
+    validation: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class SystemOptions:
     """Which of the systems is trained.
 
     Attributes:
       name: one of `systems.SYSTEMS`.
+      official: where it follows the released code and not the paper.
     """
 
     name: str = "vilbert"
+    official: OfficialOptions = OfficialOptions()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from twelve_in_one.config.check import TaskRun
-from twelve_in_one.config.settings import PretrainingOptions, RunConfig
+from twelve_in_one.config.settings import OfficialOptions, PretrainingOptions, RunConfig
 from twelve_in_one.data import own_spec
 from twelve_in_one.data.pipeline import Stream
 from twelve_in_one.data.serving import Serving
@@ -109,7 +109,7 @@ def open_task(
     feature_dtype = np.dtype(run.data.feature_dtype).type
     sizes = system.sizes(task.task)
     options = sizes.pop("pretraining_options", {})
-    options |= pretraining_options(run.pretraining, training=training)
+    options |= pretraining_options(run.pretraining, run.system.official, training=training)
     return open_stream(
         folder,
         task.task,
@@ -130,13 +130,15 @@ def open_task(
     )
 
 
-def pretraining_options(options: PretrainingOptions, *, training: bool) -> dict[str, object]:
+def pretraining_options(
+    options: PretrainingOptions, official: OfficialOptions, *, training: bool
+) -> dict[str, object]:
     """Fields of `PretrainingStream`; see `PretrainingOptions` for what differs in validation."""
-    all_labels = options.official_validation and options.objective == 1 and not training
+    all_labels = official.validation and options.objective == 1 and not training
     return {
         "objective": 0 if all_labels else options.objective,
         "overlap_iou": options.overlap_iou,
-        "official_overlap": options.official_overlap,
+        "official_overlap": official.overlap,
         "region_weight": options.region_weight,
         "num_negatives": options.num_negatives,
     }

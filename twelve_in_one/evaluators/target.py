@@ -13,7 +13,12 @@ from twelve_in_one.checkpoints import inputs_record, state, weights
 from twelve_in_one.checkpoints.inputs_record import Record
 from twelve_in_one.config import check, defaults
 from twelve_in_one.config.check import TaskRun
-from twelve_in_one.config.settings import EvaluationOptions, PretrainingOptions, RunConfig
+from twelve_in_one.config.settings import (
+    EvaluationOptions,
+    OfficialOptions,
+    PretrainingOptions,
+    RunConfig,
+)
 from twelve_in_one.data import own_spec, run_inputs, streams, trained_on
 from twelve_in_one.data.pipeline import Stream
 from twelve_in_one.data.serving import Serving, answers_file, load_serving
@@ -47,6 +52,7 @@ class Subject:
       preprocessing: what was done to its inputs; None where a run has not saved it yet.
       options: sizes of blocks and batches.
       pretraining: what pretraining hides.
+      official: where that follows the released code.
       feature_dtype: of regions.
       cache_megabytes: for records, a split.
       prefetch: batches that wait ready.
@@ -64,6 +70,7 @@ class Subject:
     preprocessing: Preprocessing | None
     options: EvaluationOptions
     pretraining: PretrainingOptions = PretrainingOptions()
+    official: OfficialOptions = OfficialOptions()
     feature_dtype: str = "float16"
     cache_megabytes: int = 512
     prefetch: int = 2
@@ -115,6 +122,7 @@ def of_workdir(
         preprocessing=None if record is None else record.preprocessing,
         options=config.evaluation,
         pretraining=config.pretraining,
+        official=config.system.official,
         feature_dtype=config.data.feature_dtype,
         cache_megabytes=config.data.cache_megabytes,
         prefetch=config.data.prefetch,
@@ -272,7 +280,9 @@ def open_stream(
     options: dict[str, object] = dict(feature_dtype)
     sizes = subject.system.sizes(task)
     pretraining = sizes.pop("pretraining_options", {})
-    pretraining |= run_inputs.pretraining_options(subject.pretraining, training=False)
+    pretraining |= run_inputs.pretraining_options(
+        subject.pretraining, subject.official, training=False
+    )
     if task.name in subject.candidates:
         options["candidates"] = subject.candidates[task.name]
     return streams.open_stream(

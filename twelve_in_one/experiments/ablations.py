@@ -136,7 +136,7 @@ def training(
         config.model.num_tasks = 0
     if variant in _KINDS:
         schedule = config.schedule
-        schedule.kind, schedule.official_resets = _KINDS[variant], ()
+        schedule.kind, config.system.official.resets = _KINDS[variant], ()
         if "curriculum" in variant:
             schedule.order = tuple(order)
         schedule.num_rounds = rounds_for(

@@ -168,5 +168,5 @@ def _fit_validations(config: Any) -> None:
     """Validates once, at the end: nothing is stopped, and the last score is what is compared."""
     config.schedule.min_validation_rounds = config.schedule.num_rounds
     config.schedule.max_validation_rounds = config.schedule.num_rounds
-    config.schedule.official_resets = ()
+    config.system.official.resets = ()
     config.evaluation.max_validation_examples = 0

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from twelve_in_one.config.settings import OfficialOptions, OptimizerOptions
 from twelve_in_one.optim.param_groups import ParamGroup
 from twelve_in_one.tasks.kinds import Candidates
 from twelve_in_one.tasks.losses import Sums
@@ -181,8 +182,10 @@ class System(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def groups(self, options: Any) -> tuple[ParamGroup, ...]:
-        """Rates and decay by parameter, of `config.settings.OptimizerOptions`."""
+    def groups(
+        self, options: OptimizerOptions, official: OfficialOptions
+    ) -> tuple[ParamGroup, ...]:
+        """Rates and decay by parameter."""
 
     # Layouts: on disk all models are unrolled.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twelve_in_one.config.settings import ConfigError
+from twelve_in_one.config.settings import ConfigError, OfficialOptions, OptimizerOptions
 from twelve_in_one.models.two_stream import trunk
 from twelve_in_one.models.two_stream.config import ALL_HEADS, TwoStreamConfig, from_dict
 from twelve_in_one.models.two_stream.encoder import stack_layers, unstack_layers
@@ -129,11 +129,13 @@ class Vilbert(System):
     def abstract(self) -> Params:
         return trunk.abstract_params(self.config)
 
-    def groups(self, options: Any) -> tuple[ParamGroup, ...]:
+    def groups(
+        self, options: OptimizerOptions, official: OfficialOptions
+    ) -> tuple[ParamGroup, ...]:
         return param_groups.two_stream(
             head_learning_rate=options.head_learning_rate,
             weight_decay=options.weight_decay,
-            official_decayed_norms=options.official_decayed_norms,
+            official_decayed_norms=official.decayed_norms,
             extra=[ParamGroup(*group) for group in options.groups],
         )
 

@@ -101,7 +101,7 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         for name, stream in streams[0].items()
     )
     schedule, controller = _schedule(run, planned)
-    groups = system.groups(run.optimizer)
+    groups = system.groups(run.optimizer, run.system.official)
     rate, optimizer = _optimizer(run, groups)
     return Job(
         run,
@@ -132,20 +132,22 @@ def _schedule(
     controller = {
         key: options.pop(key) for key in ("patience", "threshold", "continue_threshold", "cooldown")
     }
-    return plan.Schedule(planned, seed=run.seed, **options), stop_and_go.Controller(**controller)
+    resets = run.system.official.resets
+    schedule = plan.Schedule(planned, seed=run.seed, official_resets=resets, **options)
+    return schedule, stop_and_go.Controller(**controller)
 
 
 def advances_within_round(run: RunConfig) -> bool:
     """Whether the learning rate changes within a round, as of the released task training."""
     pretrains = any(KINDS[task.task.kind].pretrains for task in check.task_runs(run))
-    return run.optimizer.official_schedule and not pretrains
+    return run.system.official.schedule and not pretrains
 
 
 def _optimizer(
     run: RunConfig, groups: tuple[param_groups.ParamGroup, ...]
 ) -> tuple[schedules.Schedule, Any]:
     """The learning rate as a function of the clock, and the optimizer."""
-    options, rounds = run.optimizer, run.schedule.num_rounds
+    options, official, rounds = run.optimizer, run.system.official, run.schedule.num_rounds
     within_round = advances_within_round(run)
     stepped = options.schedule == "step"
     factor = schedules.make(
@@ -154,9 +156,9 @@ def _optimizer(
         options.warmup_share * rounds,
         boundaries=options.step_rounds if stepped else (),
         decay=options.step_factor if stepped else 0.2,
-        official_advance_before_update=options.official_schedule and not within_round,
+        official_advance_before_update=official.schedule and not within_round,
         official_advance_within_round=within_round,
-        official_epoch_rounds=(options.official_epoch_rounds or None) if stepped else None,
+        official_epoch_rounds=(official.epoch_rounds or None) if stepped else None,
     )
 
     def rate(clock: Any) -> Any:
@@ -170,16 +172,16 @@ def _optimizer(
     numbers = dict(b1=options.b1, b2=options.b2, eps=options.eps)
     if options.name == "radam":
         return rate, adamw.radam(
-            rate, groups, **numbers, official_shared_step_size=options.official_shared_step_size
+            rate, groups, **numbers, official_shared_step_size=official.shared_step_size
         )
     return rate, adamw.adamw(
         rate,
         groups,
         **numbers,
-        official_no_bias_correction=options.official_no_bias_correction,
-        official_decay_after_update=options.official_decay_after_update,
-        official_uncorrected_eps=options.official_uncorrected_eps,
-        official_unreached=options.official_unreached,
+        official_no_bias_correction=official.no_bias_correction,
+        official_decay_after_update=official.decay_after_update,
+        official_uncorrected_eps=official.uncorrected_eps,
+        official_unreached=official.unreached,
     )
 
 
