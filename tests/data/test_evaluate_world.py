@@ -55,7 +55,7 @@ def trained(small_world, tmp_path_factory):
     tasks = tuple(TASKS.values())
     serving = Serving(tasks, folder.tokenizer, folder.answers, preprocessing_of(folder, tasks, 186))
     path = tmp_path_factory.mktemp("evaluate") / "model"
-    model_folder.save(path, init_params(config, jax.random.key(0)), config, serving)
+    model_folder.save(path, init_params(config, jax.random.key(0)), Vilbert(config), serving)
     return path
 
 
@@ -192,12 +192,12 @@ def test_official_figures_of_other_tasks(results):
 
 def test_the_same_as_scoring_batches_by_hand(small_world, trained, results):
     """SNLI-VE and RefCOCO's testA, straight from the stream and the model."""
-    params, config, serving = model_folder.load(trained)
+    params, system, serving = model_folder.load(trained)
     folder = open_folder(small_world.data, "pixels")
     for name, split in (("snli_ve", "test"), ("refcoco", "testA")):
         task = serving.task(name)
         batches = open_stream(folder, task, split, batch_size=32, training=False)
-        step = jax.jit(evaluation.make_eval_step(Vilbert(config), task))
+        step = jax.jit(evaluation.make_eval_step(system, task))
         score = count = 0.0
         for number in range(batches.selection.num_batches):
             batch = batches.batch(number)
