@@ -14,7 +14,7 @@ import numpy as np
 
 from twelve_in_one.config.settings import ConfigError, OfficialOptions, OptimizerOptions
 from twelve_in_one.models.two_stream import trunk
-from twelve_in_one.models.two_stream.config import ALL_HEADS, TwoStreamConfig, from_dict
+from twelve_in_one.models.two_stream.config import ALL_HEADS, SYSTEM, TwoStreamConfig, from_dict
 from twelve_in_one.models.two_stream.encoder import stack_layers, unstack_layers
 from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
@@ -64,7 +64,7 @@ class Vilbert(System):
 
     config: TwoStreamConfig
 
-    name = "vilbert"
+    name = SYSTEM
     version = 1
     config_type = TwoStreamConfig
     data_decides = ("vocab_size", "num_vqa_answers", "num_gqa_answers", "region_feature_dim")

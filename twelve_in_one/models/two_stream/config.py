@@ -264,6 +264,8 @@ def _connected(text: StreamConfig, num_visual_layers: int, **overrides: Any) -> 
 # code looks them up from row 0, which `reference_config.from_reference` keeps.
 _ROBERTA = dict(vocab_size=50265, max_positions=514, num_token_types=1, position_offset=2)
 
+SYSTEM = "vilbert"  # name of the system that trains it
+
 SIZES: Mapping[str, TwoStreamConfig] = {
     **{f"base_{n}l": _connected(_base_text(), n) for n in (2, 4, 6, 8)},
     **{f"large_{n}l": _connected(_large_text(), n) for n in (2, 4, 6)},
@@ -315,7 +317,10 @@ def from_json(text: str) -> TwoStreamConfig:
     raw = json.loads(text)
     if not isinstance(raw, dict):
         raise ValueError(f"a model config is a JSON object, got {type(raw).__name__}")
-    return from_dict(raw)
+    # Which a model folder's config.json names as well.
+    if raw.get("system", SYSTEM) != SYSTEM:
+        raise ValueError(f"the config is of a model of {raw['system']!r}, not of {SYSTEM!r}")
+    return from_dict({key: x for key, x in raw.items() if key not in ("system", "version")})
 
 
 def from_dict(raw: Mapping[str, Any]) -> TwoStreamConfig:
