@@ -241,13 +241,13 @@ def summarise(
 
     The figures of each benchmark's own program are in `official.py`.
 
-    || kind | score | further ||
+    | kind | score | further |
     |---|---|---|
     | answer | soft accuracy; an answer outside the vocabulary counts as wrong | vocabulary_recall |
     | region | share of predicted boxes with IoU > 0.5 | oracle_recall |
     | choice | accuracy | |
-    | |verdict | accuracy; wrong without a gold label || consistency (NLVR2) |
-    | match | accuracy among four, for validation; the test is in `retrieval.py`| |
+    | verdict | accuracy; wrong without a gold label | consistency (NLVR2) |
+    | match | accuracy among four, for validation; the test is in `retrieval.py` | |
     | pretraining | share of masked words that are right | loss and score of every part |
 
     Oracle and vocabulary recall are the scores of the best prediction: a detector may have

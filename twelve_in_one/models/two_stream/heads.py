@@ -12,7 +12,7 @@
 | masked_language | text states | [B, S, vocabulary] | pretraining |
 | masked_region | visual states | [B, R, classes] | pretraining |
 | alignment | fused | [B, 2], 0 = aligned | pretraining |
-| `config.own_heads`  fused, or two, concatenated | [B, L], [B/2, L] | the user's own datasets|
+| `config.own_heads` | fused, or two, concatenated | [B, L], [B/2, L] | the user's own datasets |
 """
 
 import functools
