@@ -154,7 +154,7 @@ def _version(workdir: Path, round: int) -> int:
 
 
 def seen_by_first(look: Callable[[], Any]) -> Any:
-    """What process 0 sees, on every process: file systems show a change to one machine first.
+    """Process 0's view, on every process: file systems show a change to one machine first.
 
     Args:
       look: returns a value that JSON can write.

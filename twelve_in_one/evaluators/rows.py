@@ -129,7 +129,7 @@ def evaluate_stream(
     the processes synchronise once, at the end.
 
     Args:
-      eval_step: from `make_eval_step`, compiled; every device holds all of what it returns.
+      eval_step: from `make_eval_step`, compiled; every device holds its whole output.
       params: of the model, on the devices.
       stream: this process's rows of every batch, as a `TaskStream` not for training yields them:
         rows p * B / P to (p + 1) * B / P for process p of P.

@@ -31,7 +31,7 @@ from twelve_in_one.tasks.task import Task
 Progress = Callable[[str, int, int], None]
 _BLIND = ("chance", "majority", "words")
 _LARGE_MATRIX = 100 << 20  # bytes of scores that are worth a log line
-_PEEKED = 100  # records; either all of a test's answers are public or none
+_PEEKED = 100  # records; a test's answers are public or not; single examples may lack theirs
 
 
 def evaluate_task(

@@ -1,6 +1,6 @@
 """Building blocks shared by the models: embeddings, attention, feed-forward, transformer layer.
 
-All modules are pure: randomness comes in as an explicit key (`dropout_key=None` means no dropout),
+All modules are pure: randomness is passed as an explicit key (`dropout_key=None` means no dropout),
 so a layer gives the same numbers scanned or unrolled, rematerialised or not, under any name.
 Parameters are float32; `Numerics.dtype` is the compute dtype; softmax and layer-norm statistics are
 float32. Every parameter and activation carries logical axis names (`parallel/sharding.py`).

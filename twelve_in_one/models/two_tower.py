@@ -27,7 +27,7 @@ from twelve_in_one.parallel.sharding import constrain
 Array = jax.Array
 
 TEXT_POOLS = ("last", "first", "mean", "attention")
-# Minimum of a vector's norm, so that a vector of zeros stays zero.
+# Added to a vector's norm, so that a vector of zeros stays zero.
 _NORM_EPS = 1e-8
 
 

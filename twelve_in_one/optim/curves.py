@@ -26,7 +26,7 @@ def constant(warmup: float = 0.0) -> Schedule:
     """
 
     def factor(clock: Clock) -> Any:
-        # Without a warm-up the ramp begins at 1.
+        # Without a warm-up the ramp starts at 1.
         return _numpy(clock).minimum(1.0, (clock + (warmup == 0)) / max(1.0, warmup))
 
     return factor

@@ -53,7 +53,7 @@ def leave_unreached(
     """Sets the treatment of parameters without gradient in an update (another task's head).
 
     A gradient that is zero in every element counts as none; parameters must be unrolled, not
-    scanned, for layers to be told apart.
+    scanned, to distinguish layers.
 
     Args:
       optimizer: one with an `AdamWState`.

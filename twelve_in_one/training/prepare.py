@@ -12,7 +12,7 @@ from twelve_in_one.data import build, own, own_inputs, own_spec
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.world import make
 
-_FEW_PICTURES = 64  # with fewer, starting further processes costs more time than it saves
+_FEW_PICTURES = 64  # up to here, starting further processes costs more time than it saves
 
 
 def missing_datasets(run: RunConfig) -> tuple[str, ...]:

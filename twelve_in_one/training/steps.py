@@ -210,7 +210,7 @@ def make_train_step(
 
     For a run of one stream, whose every update is both first and last in its round; a run of
     several streams compiles the update once instead of with each. Joined, gradients need no
-    memory of their own between two programs.
+    separate memory between two programs.
     """
     gradient_of = make_grad_step(objective, loss_scale=loss_scale, accumulate=accumulate)
     update = make_update_step(optimizer, clip_norm=clip_norm, official_schedule=official_schedule)

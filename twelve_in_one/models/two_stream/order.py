@@ -38,7 +38,7 @@ def segments(config: TwoStreamConfig) -> tuple[Segment, ...]:
     For connection c the layers of both streams up to the ids of c run first (text, then visual),
     then the connection; after the last one the remaining visual layers, then the remaining text
     layers (released code, `BertEncoder`). Layers before the first connection, and frozen layers,
-    form segments of their own.
+    form separate segments.
     """
     runs: list[tuple[tuple[str, ...], dict[str, int]]] = []
 
