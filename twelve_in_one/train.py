@@ -157,7 +157,7 @@ def _train(config: Any, job: Job) -> finish.Results | None:
         if jax.process_index() == 0:
             if position.round:
                 _tell_changes(state.read_config(workdir), run)
-            # First, as following processes wait for the config.
+            # First, as `evaluate --follow` waits for the config.
             inputs_record.write(workdir, job.serving, job.system)
             state.write_config(workdir, config)
             # A run killed before its first checkpoint leaves nothing behind.
