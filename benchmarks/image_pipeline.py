@@ -38,7 +38,7 @@ _MADE, _HEIGHT, _WIDTH = 128, 375, 500
 
 
 def make_photos(folder: Path) -> None:
-    """Pictures with as much detail as photos have, in two class folders."""
+    """Makes pictures with as much detail as photos, in two class folders."""
     rng = np.random.default_rng(0)
     for number in range(_MADE):
         pixels = np.zeros((_HEIGHT, _WIDTH, 3), np.float32)
@@ -55,7 +55,7 @@ def make_photos(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """Pictures a second, and seconds of the processor that each takes."""
+    """Pictures per second, and processor seconds per picture."""
 
     images: float
     processor: float
@@ -72,7 +72,7 @@ def _measure(batches: Iterable, count: Callable[[object], int], seconds: float) 
 
 
 def bare_rate(images: ImageSet, work: Callable[[tf.Tensor], tf.Tensor], seconds: float) -> Rate:
-    """Of some work on JPEG files that are in memory."""
+    """Rate of some work on JPEG files in memory."""
     data = [images.read(number).data for number in range(min(images.num_examples, 512))]
     done = (
         tf.data.Dataset.from_tensor_slices(data)
@@ -90,13 +90,13 @@ def decode(data: tf.Tensor) -> tf.Tensor:
 
 
 def decode_and_augment(data: tf.Tensor) -> tf.Tensor:
-    """What a training stream does to a picture."""
+    """Does the work of a training stream on a picture."""
     seed = tf.random.uniform([2], maxval=1 << 30, dtype=tf.int32)
     return pipeline.preprocess(pipeline.decode(data), seed, recipe(_SIZE, training=True))
 
 
 def stream_rate(stream: ImageStream, seconds: float) -> Rate:
-    """Of the batches that a trainer is given."""
+    """Rate of the batches that a trainer gets."""
     stop = 1 << 30 if stream.selection.training else None
     batches = stream.as_dataset(stop=stop)
     if not stream.selection.training:
@@ -107,7 +107,7 @@ def stream_rate(stream: ImageStream, seconds: float) -> Rate:
 
 
 def python_seconds(stream: ImageStream) -> float:
-    """Of the processor, to fetch a picture's bytes."""
+    """Processor seconds to fetch a picture's bytes."""
     batches = max(min(stream.selection.num_batches, 20) - 1, 1)
     stream._fetch(0)
     start = time.thread_time()
@@ -135,7 +135,7 @@ def run(folder: Path, seconds: float) -> None:
     before = bare_rate(images, decode, seconds)
     bare = bare_rate(images, decode_and_augment, seconds)
     rates = {name: stream_rate(stream, seconds) for name, stream in streams.items()}
-    after = bare_rate(images, decode, seconds)  # twice, as other load on the machine comes and goes
+    after = bare_rate(images, decode, seconds)  # twice, as other load on the machine varies
     plain = (before.images + after.images) / 2
     for rate in (before, after):
         print(f"{'plain':<12} {rate.images:>9.0f} {'':>9} {1e3 * rate.processor:>13.2f}")

@@ -54,12 +54,12 @@ NAME = "random"
 
 
 def log(line: str) -> None:
-    """Progress; figures go to stdout."""
+    """Prints progress; figures go to stdout."""
     print(line, file=sys.stderr, flush=True)
 
 
 def random_regions(compressible: bool) -> RegionInputs:
-    """Regions of the paper's size; compressible ones leave the disk out of the measurement."""
+    """Regions of the paper's size; compressible ones exclude the disk from the measurement."""
     rng = np.random.default_rng(0)
     corner = rng.random((NUM_REGIONS, 2)) * 0.5
     boxes = np.concatenate([corner, corner + 0.4], axis=1) * [WIDTH, HEIGHT, WIDTH, HEIGHT]
@@ -92,7 +92,7 @@ def build(source: Source, folder: Path, data_dir: Path, *, compressible: bool = 
 
 
 def build_all(raw: Path, data_dir: Path) -> None:
-    """The twelve datasets and what they share."""
+    """Builds the twelve datasets and their shared files."""
     names = [task.name for task in TWELVE]
     for name in names:
         log(f"building {name}")
@@ -106,12 +106,12 @@ def build_all(raw: Path, data_dir: Path) -> None:
 
 
 def record_files(data_dir: Path, name: str) -> list[Path]:
-    """Files of the training records of a dataset."""
+    """Files with the training records of a dataset."""
     return sorted(built_folder(data_dir, name, NAME).glob("*-train.array_record*"))
 
 
 def drop_from_page_cache(paths: list[Path]) -> None:
-    """Makes the next read of the files come from the disk."""
+    """Makes the next read of the files come from disk."""
     for path in paths:
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -143,7 +143,7 @@ def task_stream(data_dir: Path, name: str, batch_size: int) -> TaskStream:
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """Of one task: examples/s, MB/s handed over, MB/s of records read for them."""
+    """Rates of one task: examples/s, MB/s handed over, MB/s of records read for them."""
 
     examples: float
     delivered: float
@@ -151,12 +151,12 @@ class Rate:
 
 
 def measure(stream: TaskStream, files: list[Path], seconds: float) -> Rate:
-    """Streams at least `seconds`, at most an epoch, from files that are not in the page cache."""
+    """Streams at least `seconds`, at most one epoch, from files not in the page cache."""
     selection = stream.selection
     drop_from_page_cache(files)
     batches = iter(as_dataset(stream, stop=selection.num_batches).as_numpy_iterator())
     examples = delivered = 0
-    # The first batch starts the threads; its records stay in the count of what an epoch reads.
+    # The first batch starts the threads; its records still count as read in the epoch.
     next(batches)
     start = time.perf_counter()
     for batch in batches:
@@ -186,7 +186,7 @@ def one_record_a_question(source: Source) -> Source:
 
 
 def compare_layouts(raw: Path, data_dir: Path, scratch: Path, args: argparse.Namespace) -> None:
-    """One record an image beside one record a question, on VQA."""
+    """Compares one record per image with one record per question, on VQA."""
     log("building vqa with one record a question")
     source = one_record_a_question(SOURCES["vqa"])
     build(source, raw / source.folder, scratch)
@@ -205,7 +205,7 @@ def compare_layouts(raw: Path, data_dir: Path, scratch: Path, args: argparse.Nam
 
 
 def stream_more_than_memory(scratch: Path, num_images: int, batch_size: int) -> None:
-    """Resident memory while streaming `num_images` records, ten times on the way."""
+    """Prints resident memory ten times while streaming `num_images` records."""
     task = next(task for task in TWELVE if task.name == "vqa")
 
     def read(folder: Path, split: str) -> AnnotationSet:

@@ -47,7 +47,7 @@ from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TWELVE
 from twelve_in_one.training import steps
 
-# One task for each of the eight distinct shapes.
+# One task per distinct shape; there are eight.
 SHAPES = ("vqa", "vgqa", "coco", "refcoco", "visual7w", "guesswhat", "nlvr2", "snli_ve")
 
 LAUNCHER = Path(__file__).resolve().parents[1] / "launch" / "cpu.sh"
@@ -61,7 +61,7 @@ def restart_with_allocator(keep: bool) -> None:
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> list[float]:
-    """Wall seconds of each of `repeats` calls, after one that is not counted."""
+    """Wall seconds of each of `repeats` calls, after an uncounted one."""
     jax.block_until_ready(function())
     times = []
     for _ in range(repeats):

@@ -31,7 +31,7 @@ from twelve_in_one.training import job, loop, programs
 
 
 def bare_seconds(this: job.Job, compiled: programs.Programs, train_state: Any, rounds: int) -> Any:
-    """Seconds of the steps alone, a round after the other, and the state after them."""
+    """Seconds of the steps alone, round after round, and the final state."""
     batches = {name: this.placement.place(s.batch(0)) for name, s in this.train_streams.items()}
     key = this.placement.everywhere(jax.random.key(0))
     flags = [this.placement.everywhere(jax.numpy.bool_(value)) for value in (False, True)]
@@ -49,7 +49,7 @@ def bare_seconds(this: job.Job, compiled: programs.Programs, train_state: Any, r
 
 
 class Kept:
-    """A mixture whose batches are in memory."""
+    """A mixture with its batches in memory."""
 
     def __init__(self, streams: Any):
         self._batches = {name: stream.batch(0) for name, stream in streams.items()}
@@ -90,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
 
     config = configs.get(args.config)
-    # One validation, after the last round, which the loop's clock leaves out.
+    # One validation, after the last round, excluded from the loop's clock.
     config.schedule.num_rounds = args.rounds
     config.schedule.min_validation_rounds = config.schedule.num_rounds
     config.schedule.max_validation_rounds = 0
@@ -115,7 +115,7 @@ def main() -> None:
             laps = {"steps alone": lap}
             for name, mixture in mixtures.items():
                 laps[name], wait, train_state = loop_seconds(this, compiled, train_state, mixture)
-            if repeat:  # the first laps read records that later ones find in memory
+            if repeat:  # the first laps read records that are in memory for later ones
                 waits.append(wait)
                 for name, lap in laps.items():
                     seconds[name].append(lap)

@@ -39,7 +39,7 @@ def main() -> None:
     side = (args.image_size,) * 2
     config = named_vit(args.model, image_size=side, dtype=args.dtype, scan_layers=args.scan_layers)
     params = nn.unbox(init_params(config, jax.random.key(0)))
-    params = jax.tree.map(lambda x: x.astype(args.dtype), params)  # frozen: no wider copy is needed
+    params = jax.tree.map(lambda x: x.astype(args.dtype), params)  # frozen: needs no wider copy
     images = jax.random.normal(jax.random.key(1), (args.batch_size, *side, 3), jnp.float32)
     forward = jax.jit(lambda params, images: ViT(config).apply({"params": params}, images)[0])
 

@@ -1,4 +1,4 @@
-"""Settings of every test: eight CPU devices, no silent rank promotion, where the references are."""
+"""Settings of all tests: eight CPU devices, no silent rank promotion, location of references."""
 
 import contextlib
 import ctypes
@@ -39,22 +39,22 @@ from twelve_in_one.models.two_stream.trunk import abstract_params
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Nearly all of the tests' time is compilation, which these two settings make five times faster.
+# Nearly all of the tests' time is compilation; these two settings make it five times faster.
 jax.config.update("jax_disable_most_optimizations", True)
-if jax.__version_info__ < (0, 11):  # XLA aborts on a flag that it does not know (any more)
+if jax.__version_info__ < (0, 11):  # XLA aborts on flags that it does not know (any more)
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     )
-# Of the processes that tests start, as well.
+# Also for the processes that tests start.
 os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-# Every thread that compiles would keep 64 MB for itself.
+# Every compiling thread would keep 64 MB for itself.
 _GLIBC = contextlib.suppress(OSError, AttributeError)  # other systems have other C libraries
 os.environ["MALLOC_ARENA_MAX"] = "2"
 with _GLIBC:
     ctypes.CDLL("libc.so.6").mallopt(-8, 2)  # M_ARENA_MAX, of this process
 
 
-# Whole trainings, and processes of their own; begun first, so that none is what a run waits for.
+# Whole trainings, and separate processes; started first, so that a run does not end with them.
 _LONGEST = ("test_processes.py", "test_restarts.py", "test_train.py", "test_experiments.py")
 
 
@@ -64,16 +64,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(run_folder: Path) -> Path:  # noqa: F811
-    """Folder of what was compiled in this run, by any worker or any process that one starts.
+    """Folder of programs compiled in this run, by any worker or process that it starts.
 
-    `JAX_COMPILATION_CACHE_DIR` names one that outlives the run: the next compiles little.
+    `JAX_COMPILATION_CACHE_DIR` names a folder that outlives the run: the next one compiles little.
     """
     folder = jax.config.jax_compilation_cache_dir or str(run_folder / "programs")
     for name, value in (
         ("jax_compilation_cache_dir", folder),
         ("jax_persistent_cache_min_compile_time_secs", 0.05),
         ("jax_persistent_cache_min_entry_size_bytes", -1),
-        # With a limit the cache locks its files: nobody reads what another is still writing.
+        # With a limit the cache locks its files: no process reads a file still being written.
         ("jax_compilation_cache_max_size", 2**30),
     ):
         jax.config.update(name, value)
@@ -83,18 +83,18 @@ def compiled_programs(run_folder: Path) -> Path:  # noqa: F811
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs():
-    """So that a worker does not keep the programs of all modules in its memory."""
+    """Keeps a worker from holding the programs of all modules in memory."""
     yield
     jax.clear_caches()
     gc.collect()
-    gc.freeze()  # what is left stays; later collections need not look at it
+    gc.freeze()  # remaining objects stay; later collections can skip them
     with _GLIBC:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the process keeps what it has freed
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # otherwise the process keeps freed memory
 
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """Folder of the reference arrays: `$TWELVE_IN_ONE_SHARED`, or `shared` beside the checkout."""
+    """Folder of the reference arrays: `$TWELVE_IN_ONE_SHARED`, or `shared` next to the checkout."""
     path = shared_folder()
     if not (path / "fixtures").is_dir():
         if os.environ.get("CI") == "true":
@@ -116,7 +116,7 @@ def samples_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., TwoStreamConfig]:
-    """Makes small configs, no two widths of which are equal, without dropout.
+    """Makes small configs with all widths different, without dropout.
 
     `text` and `visual` are dicts of fields of `StreamConfig`; the rest are fields of
     `TwoStreamConfig`.
@@ -177,8 +177,7 @@ def random_params() -> Callable[..., Any]:
 def random_batch() -> Callable[..., dict[str, np.ndarray]]:
     """Makes the trunk's inputs, padding filled with noise: `random_batch(config, rows=4)`.
 
-    Rows differ in how many tokens are padded (the first none), and in how many regions (the last
-    none).
+    Rows differ in their padded tokens (none in the first) and regions (none in the last).
     """
 
     def make(

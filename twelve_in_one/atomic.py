@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever a process or the machine stops."""
+"""Atomic file writes: a file is complete or absent, whenever a process or the machine stops."""
 
 import contextlib
 import os
@@ -8,16 +8,16 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path, *, sync: bool = True, alone: bool = True) -> Iterator[Path]:
-    """A file beside `path`, of the same suffix, that takes its name when the block ends well.
+    """Yields a file next to `path`, with its suffix, which is renamed to it if the block succeeds.
 
-    Otherwise `path` is as it was, and the file is removed; what a killed process leaves of it, the
-    next one writes over.
+    Otherwise `path` stays as it was, and the file is removed. The next process overwrites the
+    remains of a killed one.
 
     Args:
       path: may exist; its folder must.
-      sync: wait until the disk has it, so that not even a power cut loses it.
-      alone: no other process may be writing `path` now. Without, each has a file of its own, and
-        those of killed ones stay.
+      sync: wait until the file is on disk, so that not even a power cut loses it.
+      alone: no other process may be writing `path` now. Otherwise each has its own file, and
+        those of killed processes remain.
 
     Raises:
       OSError: it cannot be written; names `path`.
@@ -40,13 +40,13 @@ def replacing(path: Path, *, sync: bool = True, alone: bool = True) -> Iterator[
 
 
 def write(path: Path, content: str | bytes, *, sync: bool = True, alone: bool = True) -> None:
-    """Writes a file; text as UTF-8 with its line ends as they are. See `replacing`."""
+    """Writes a file; text as UTF-8 with line ends unchanged. See `replacing`."""
     with replacing(path, sync=sync, alone=alone) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
+    """Waits until a file's contents, or a folder's entries, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -6,8 +6,8 @@
     config.schedule.num_rounds = 100
     print(configs.listing())
 
-Their files are those of the repository's folder `configs/`, which an installation keeps beside this
-module. A config of one's own is a Python file with a function `get_config`, given by its path.
+Their files are those of the repository's folder `configs/`; an installation keeps it next to this
+module. Your own config is a Python file with a function `get_config`, given by its path.
 """
 
 import ast
@@ -23,20 +23,20 @@ _INSTALLED = "config_files"  # see setup.py
 
 
 def folder() -> Path:
-    """Where the files are: in an installation within the package, in a clone beside it."""
+    """The folder of the files: in an installation inside the package, in a clone next to it."""
     here = Path(__file__).resolve()
     installed = here.with_name(_INSTALLED)
     return installed if installed.is_dir() else here.parents[1] / "configs"
 
 
 def names() -> tuple[str, ...]:
-    """The configs that ship, sorted, "world" first: it is the default job."""
+    """Names of the shipped configs, sorted, but "world", the default job, first."""
     found = (path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
     return tuple(sorted(found, key=lambda name: (name != "world", name)))
 
 
 def listing() -> str:
-    """A line a config: its name, and the first line of its docstring."""
+    """One line per config: its name, and the first line of its docstring."""
     width = max(map(len, names()), default=0)
     return "\n".join(f"{name:<{width}}  {_summary(folder() / f'{name}.py')}" for name in names())
 
@@ -54,7 +54,7 @@ def locate(config: str) -> str:
       config: name or path, perhaps with ":ARGUMENT".
 
     Raises:
-      ValueError: there is neither a config of this name nor such a file.
+      ValueError: neither a config nor a file of this name exists.
     """
     name, colon, argument = config.partition(":")
     if name in names():
@@ -73,14 +73,14 @@ def locate(config: str) -> str:
 
 
 def get(config: str) -> "ConfigDict":
-    """The settings of a config, to change as one likes.
+    """The settings of a config, to change as you like.
 
     Args:
-      config: as after `--config=`: the name of one that ships, or the path of a file, perhaps with
-        an argument: "world", "world:small", "group:G1,G3", "mine.py".
+      config: as after `--config=`: the name of a shipped config, or the path of a file, perhaps
+        with an argument: "world", "world:small", "group:G1,G3", "mine.py".
 
     Returns:
-      A ConfigDict, locked: a setting that does not exist cannot be set by mistake.
+      A locked ConfigDict: unknown settings cannot be set by mistake.
 
     Raises:
       ValueError: there is no such config, or it does not take this argument.

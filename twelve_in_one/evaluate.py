@@ -48,7 +48,7 @@ from twelve_in_one.training.programs import Placement
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, with what can be known to be wrong before anything is opened refused."""
+    """Parses the command line; refuses mistakes that show before any file is opened."""
     parser = argparse.ArgumentParser(
         prog="python -m twelve_in_one.evaluate",
         description=__doc__,
@@ -116,7 +116,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does what the command line asks for.
+    """Runs the command.
 
     Raises:
       ValueError: model, data or options do not fit each other.
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
     )
     for note in subject.notes:
         _say(f"note: {note}")
-    hide_accelerators()  # slow, so that a wrong path is reported before
+    hide_accelerators()  # slow, so wrong paths are reported before it
     known = {task.name: task for task in subject.tasks}
     names = args.tasks.split(",") if args.tasks else list(known)
     unknown = [name for name in names if name not in known]
@@ -205,7 +205,7 @@ def _refuse_gaps(
     known: Mapping[str, Task],
     splits: Mapping[str, Sequence[str]],
 ) -> None:
-    """Files for submission need all records, also those that the model was trained on."""
+    """Submissions need all records, including those that the model was trained on."""
     for name, wanted in splits.items():
         for split in wanted:
             seen = open_stream(subject, placement, known[name], split).selection.seen
@@ -217,7 +217,7 @@ def _refuse_gaps(
 
 
 def _await_config(args: argparse.Namespace) -> None:
-    """Returns once the job has described itself, which it does when its programs are compiled.
+    """Waits until the job has written its config, which follows the compilation of its programs.
 
     Raises:
       ValueError: it did not within `--idle_minutes`.
@@ -242,10 +242,10 @@ def _of_rounds(
     score: Callable[[Any], dict[str, Any]],
     last_round: int,
 ) -> None:
-    """One round of a run, or all that come."""
+    """Evaluates one round of a run, or all that appear."""
 
     def restore(round: int) -> Any:
-        state.read_progress(args.workdir, round)  # first: it is damaged sooner than it is needed
+        state.read_progress(args.workdir, round)  # first, so that damage shows early
         return state.restore_params(args.workdir, round, subject.system, placement.params)
 
     def evaluate(round: int, params: Any) -> dict[str, Any]:
@@ -301,7 +301,7 @@ def _say(line: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0, or 1 after an error that the user can mend."""
+    """Entry point; returns 0, or 1 after an error that the user can fix."""
     args = parse_arguments(argv)
     try:
         processes.initialize(

@@ -60,7 +60,7 @@ def export_params(
     overwrite: bool = False,
     log: Log = logger.info,
 ) -> None:
-    """Writes a model folder, without the optimizer's state; on any error nothing is left behind.
+    """Writes a model folder, without the optimizer's state; leaves nothing behind on errors.
 
     Args:
       directory: to make.
@@ -68,7 +68,7 @@ def export_params(
       system: the model.
       serving: its tasks, vocabulary, answers and preprocessing.
       overwrite: replace an existing folder.
-      log: is told of progress.
+      log: called with progress messages.
 
     Raises:
       FileExistsError: the directory exists and `overwrite` is False.
@@ -89,12 +89,12 @@ def export_safetensors(
     overwrite: bool = False,
     log: Log = logger.info,
 ) -> None:
-    """Writes `model.safetensors` and `config.json` with the released names and keys, and the rest.
+    """Writes `model.safetensors` and `config.json` with released names and keys, and the rest.
 
-    `twelve_in_one.convert` reads the folder. The released keys cannot say all of our config
-    (`position_offset`, `layer_norm_eps`, `dtype`, `heads`): `two_stream_config.json` does. What
-    else is in the folder is as in a model folder. Entries that only the released code has are
-    drawn as for a new model. On any error nothing is left behind.
+    `twelve_in_one.convert` reads the folder. The released keys cannot express all of our
+    config (`position_offset`, `layer_norm_eps`, `dtype`, `heads`): `two_stream_config.json` does.
+    The other files are those of a model folder. Entries that only the released code has are
+    drawn as for a new model. Leaves nothing behind on errors.
 
     Args:
       directory: to make.
@@ -102,7 +102,7 @@ def export_safetensors(
       system: the model.
       serving: its tasks, vocabulary, answers and preprocessing.
       overwrite: replace an existing folder.
-      log: is told of progress.
+      log: called with progress messages.
 
     Raises:
       FileExistsError: the directory exists and `overwrite` is False.
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _inside(path: Path) -> list[Path]:
-    """A source and all that it lies in."""
+    """A source and all its parent folders."""
     return [path / state.MODEL, path / state.CHECKPOINTS, path, *path.resolve().parents]
 
 
@@ -201,5 +201,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")  # leave accelerators to those who compute
+    jax.config.update("jax_platforms", "cpu")  # leave accelerators to other processes
     sys.exit(main())

@@ -1,8 +1,8 @@
-"""Libraries that come with the package's extras: says what to install where some are missing."""
+"""Libraries of the package's extras: says what to install if some are missing."""
 
 import importlib.util
 
-# What is imported of each extra, by the names of modules.
+# The modules imported from each extra.
 EXTRAS = {
     "data": (
         "PIL",
@@ -22,10 +22,10 @@ EXTRAS = {
 
 
 def require(purpose: str, *extras: str) -> None:
-    """Checks, without importing any, that the libraries of extras are there.
+    """Checks that the libraries of extras are installed, without importing them.
 
     Args:
-      purpose: what needs them, as a subject: "training".
+      purpose: the part that needs them, as a subject: "training".
       extras: names of extras.
 
     Raises:

@@ -6,11 +6,11 @@
     from twelve_in_one.train import train
     train(configs.get("world"), "DIR")
 
-The same command again goes on where the run was: weights come from the workdir's newest checkpoint,
-else from `init_from`, else at random. SIGTERM, Ctrl-C and preemption save, and exit with 0.
+Running the same command again resumes the run: weights come from the workdir's newest checkpoint,
+else from `init_from`, else they are random. SIGTERM, Ctrl-C and preemption save, and exit with 0.
 
-The story: settings, data, devices, programs, state; rounds of updates with validations between
-them, as the plan of stop-and-go says; evaluation, model and report.
+The steps: settings, data, devices, programs, state; rounds of updates with validations between
+them, following the plan of stop-and-go; evaluation, model and report.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ from twelve_in_one.training.job import Job, abstract_of, compile_job, open_job
 from twelve_in_one.training.loop import begin, run_rounds
 
 _log = logging.getLogger(__name__)
-# What a run learns does not depend on these.
+# Settings that do not affect what a run learns.
 _MAY_CHANGE = (
     "checkpoint", "compilation_cache", "data.cache_megabytes", "data.dir", "data.held_out_dir",
     "data.prefetch", "data.raw_dir", "data.samples_dir", "evaluation.keep_trained_on", "log",
@@ -52,14 +52,14 @@ _MAY_CHANGE = (
 
 
 class ConfigParser(flags.ArgumentParser):
-    """Loads a config, and adds the tasks on data sets of the user's own that arguments name."""
+    """Loads a config, and adds the tasks on the user's own datasets that arguments name."""
 
     def __init__(self, library: flags.ArgumentParser, argv: Sequence[str]):
         self._library = library
         self._own = _own_tasks(argv)
 
     def parse(self, argument: str) -> Any:
-        """The config.
+        """Returns the config.
 
         Raises:
           ValueError: it cannot be loaded, or a task is like none of the twelve.
@@ -73,7 +73,7 @@ class ConfigParser(flags.ArgumentParser):
 
 
 def _own_tasks(argv: Sequence[str]) -> dict[str, str]:
-    """Name of each task of which arguments say what it is like -> that."""
+    """Name of each task with a `like` argument -> its value."""
     found = {}
     for argument, following in zip(argv, (*argv[1:], ""), strict=True):
         match = re.fullmatch(r"--?config\.task\.(\w+)\.like(=(.*))?", argument)
@@ -85,24 +85,24 @@ def _own_tasks(argv: Sequence[str]) -> dict[str, str]:
 def train(
     config: Any, workdir: str | os.PathLike[str], *, only_describe: bool = False
 ) -> finish.Results | None:
-    """Runs the whole job; all that the command does, but in this process and with exceptions.
+    """Runs the whole job, like the command, but in this process and with exceptions.
 
-    Unless logging is set up, what goes on is printed: a line an interval of the log, with rate and
-    time left. Ctrl-C, or a notebook's stop button, saves after the round; the same call goes on.
+    Unless logging is set up, progress is printed: one line per log interval, with rate and time
+    left. Ctrl-C, or a notebook's stop button, saves after the round; the same call resumes.
 
     Args:
       config: a ConfigDict, e.g. of `configs.get`.
-      workdir: of the run, made if missing; one that holds a run goes on with it.
+      workdir: of the run, made if missing; an existing run is resumed.
       only_describe: print what would be done, and return.
 
     Returns:
-      Its results, the contents of `results.json`; None if it was asked to stop before the end.
+      The results, the contents of `results.json`; None if it was asked to stop early.
 
     Raises:
       ValueError: the config, data or a checkpoint cannot be used.
       FloatingPointError: see `run_rounds`.
       ImportError: the `data` extra is not installed.
-      OSError: something cannot be written, or another process trains in the workdir.
+      OSError: a file cannot be written, or another process trains in the workdir.
     """
     if not logging.getLogger("twelve_in_one").hasHandlers():
         _print_log()
@@ -143,13 +143,13 @@ def _train(config: Any, job: Job) -> finish.Results | None:
         processes.barrier("workdir")
         before = _record_of(job)
         wandb = None
-        if run.log.wandb_project:  # one run there for one workdir, however often it is resumed
+        if run.log.wandb_project:  # one run there per workdir, however often it is resumed
             name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
             wandb = {"project": run.log.wandb_project, "id": name, "resume": "allow"}
         stop = stack.enter_context(processes.stop_on_signals())
         checkpoints = stack.enter_context(state.Checkpoints(workdir, run.checkpoint))
         abstract = abstract_of(job)
-        # First, as weights that do not fit are known in seconds, and programs take minutes.
+        # First, as unfit weights show within seconds, while programs take minutes.
         train_state, rest, position, used = begin(job, checkpoints, *abstract)
         compiled, table = compile_job(job, *abstract)
         seen = _trained_on(job, position.round, before)
@@ -157,10 +157,10 @@ def _train(config: Any, job: Job) -> finish.Results | None:
         if jax.process_index() == 0:
             if position.round:
                 _tell_changes(state.read_config(workdir), run)
-            # First, as those who follow wait for the config.
+            # First, as `evaluate --follow` waits for the config.
             inputs_record.write(workdir, job.serving, job.system)
             state.write_config(workdir, config)
-            # Of a run that was killed before its first checkpoint nothing is left.
+            # A run killed before its first checkpoint leaves nothing behind.
             metrics_writer.truncate(workdir, position.round or -1)
         writer = stack.enter_context(
             metrics_writer.open_writer(workdir, tensorboard=run.log.tensorboard, wandb=wandb)
@@ -198,10 +198,10 @@ def _train(config: Any, job: Job) -> finish.Results | None:
 
 
 def _record_of(job: Job) -> inputs_record.Record | None:
-    """What the weights in the workdir were trained with, which the job must give them again.
+    """The inputs that the workdir's weights were trained with, which the job must match.
 
     Raises:
-      ValueError: it would give them something else.
+      ValueError: the job has different inputs.
     """
     if not state.all_rounds(job.workdir):
         return None
@@ -212,9 +212,9 @@ def _record_of(job: Job) -> inputs_record.Record | None:
 
 
 def _trained_on(job: Job, round: int, before: inputs_record.Record | None) -> TrainedOn:
-    """What the weights at the end of the run have seen: this data, and what came before."""
+    """The training examples behind the final weights: this data, and earlier ones."""
     now = trained_on.of_streams(job.train_streams.values())
-    if round:  # of data that may have been others
+    if round:  # from data that may have been different
         known = before.serving.trained_on if before is not None and before.serving else None
         early = known or now | trained_on.nothing("what the first rounds were trained on")
         return early if round >= job.run.schedule.num_rounds else early | now
@@ -223,7 +223,7 @@ def _trained_on(job: Job, round: int, before: inputs_record.Record | None) -> Tr
 
 
 def _tell_cut_texts(job: Job) -> None:
-    """Says of each task how many of its training texts are not seen in full, if any."""
+    """Logs for each task how many of its training texts are cut, if any."""
     from twelve_in_one.data.cut_texts import count_cut
 
     if jax.process_index() == 0:
@@ -233,13 +233,13 @@ def _tell_cut_texts(job: Job) -> None:
 
 
 def _tell_changes(before: RunConfig, run: RunConfig) -> None:
-    """Says what a resumed run does otherwise than before; its results are then of no one config."""
+    """Logs how a resumed run differs from before; its results then belong to no single config."""
     for line in differences(before, run, ignore=_MAY_CHANGE):
         _log.warning("resumed with another setting: %s", line)
 
 
 def _use_compilation_cache(run: RunConfig) -> None:
-    """Keeps compiled programs on disk: what was compiled once is loaded at the next start."""
+    """Keeps compiled programs on disk, to load them at the next start."""
     if not run.compilation_cache:
         return
     folder = run.compilation_cache
@@ -268,7 +268,7 @@ def define_flags() -> None:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's parser, with configs by name, and all misspelt `--config.x.y` at once and without a
+    """absl's parser, with configs by name; reports all misspelt `--config.x.y` at once, without a
     traceback.
     """
     overrides = [argument for argument in argv if argument.startswith(("--config.", "-config."))]
@@ -285,7 +285,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         config_flags.DEFINE_config_file("config", None, "", flag_values=probe)
         for values in (probe, flags.FLAGS):
             values["config"].parser = ConfigParser(values["config"].parser, argv)
-        # Where the library looks for overrides.
+        # The library looks here for overrides.
         before, sys.argv = sys.argv, [argv[0], f"--config={file}"]
         try:
             probe(sys.argv)
@@ -303,7 +303,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _config_of(argv: Sequence[str]) -> str | None:
-    """What `--config` is, in one word or two; the last counts."""
+    """The value of `--config`, given in one argument or two; the last counts."""
     found = None
     for argument, following in zip(argv, (*argv[1:], ""), strict=True):
         name, equals, value = argument.lstrip("-").partition("=")
@@ -313,7 +313,7 @@ def _config_of(argv: Sequence[str]) -> str | None:
 
 
 def _with_config(argv: Sequence[str], file: str) -> list[str]:
-    """The same command line with the file of its config in one word, first: overrides follow it."""
+    """The same command line with its config file as one argument, first: overrides follow."""
     rest, skip = [], False
     for argument in argv[1:]:
         name, equals, _ = argument.lstrip("-").partition("=")
@@ -327,7 +327,7 @@ def _with_config(argv: Sequence[str], file: str) -> list[str]:
 
 
 def _innermost(error: BaseException) -> str:
-    """The cause's own words: the library puts a traceback around them."""
+    """The cause's own message: the library wraps a traceback around it."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
     return str(error)
@@ -346,7 +346,7 @@ def main(argv: Sequence[str]) -> None:
             process_id=options.process_id,
         )
         _log.info("%s", where)
-        if jax.process_index():  # the others would say the same
+        if jax.process_index():  # the others would log the same
             logging.getLogger("twelve_in_one").setLevel(logging.WARNING)
         found = train(options.config, options.workdir, only_describe=options.dry_run)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
@@ -360,12 +360,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def set_up_logging() -> None:
-    """Lines of this package, and of the libraries only what they warn of, to stderr."""
+    """Sends log lines of this package, and only warnings of libraries, to stderr."""
     _handle_log(logging.StreamHandler(), "%(asctime)s  %(message)s")
 
 
 def _print_log() -> None:
-    """The same to stdout, which a notebook shows as text rather than as errors."""
+    """Sends the same to stdout, which a notebook shows as text rather than as errors."""
     _handle_log(logging.StreamHandler(sys.stdout), "%(message)s")
 
 
@@ -378,7 +378,7 @@ def _handle_log(handler: logging.Handler, form: str) -> None:
 
 
 def _hide_accelerators_from_tensorflow() -> None:
-    """TensorFlow would take a GPU's whole memory for itself, to read files."""
+    """Otherwise TensorFlow would take a GPU's whole memory, just to read files."""
     from twelve_in_one.data.pipeline import hide_accelerators
 
     hide_accelerators()

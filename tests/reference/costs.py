@@ -1,6 +1,6 @@
-"""What the tests cost: core-minutes and memory, of all workers and of the processes they start.
+"""The costs of the tests: core-minutes and memory, of all workers and the processes they start.
 
-The last lines of a run say it; `pytest --costs` adds a line a module.
+The last lines of a run show them; `pytest --costs` adds one line per module.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 
 _TOTAL = pytest.StashKey[dict]()
 _MODULES = pytest.StashKey[dict]()
-_PER_WORKER = 2 << 30  # bytes of memory that a worker may need, with what it starts
+_PER_WORKER = 2 << 30  # bytes of memory that a worker and its processes may need
 
 
 def pytest_addoption(parser):
@@ -40,7 +40,7 @@ def pytest_runtest_protocol(item, nextitem):
 def pytest_sessionfinish(session):
     config = session.config
     found = dict(megabytes=_largest_megabytes(), workers=1)
-    if hasattr(config, "workeroutput"):  # in a worker: to be read where the summary is written
+    if hasattr(config, "workeroutput"):  # in a worker: read by the process that writes the summary
         config.workeroutput["costs"] = [found, config.stash[_MODULES]]
     else:
         _add(config, found, {})
@@ -48,7 +48,7 @@ def pytest_sessionfinish(session):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    if costs := getattr(node, "workeroutput", {}).get("costs"):  # none of a worker that crashed
+    if costs := getattr(node, "workeroutput", {}).get("costs"):  # none from a crashed worker
         _add(node.config, *costs)
 
 
@@ -58,7 +58,7 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("core-seconds, and MB of memory at the end of a test")
         for name, (seconds, megabytes) in sorted(modules.items(), key=lambda item: -item[1][0]):
             terminalreporter.write_line(f"{seconds:8.1f} {megabytes:8,.0f}  {name}")
-    # By now the workers have been waited for: the time of each is among that of our children.
+    # The workers have ended by now: the time of each is included in that of our children.
     terminalreporter.write_line(
         f"{_core_seconds() / 60:.2f} core-minutes in {total['workers']} processes; "
         f"the largest had {total['megabytes']:,.0f} MB"
@@ -67,7 +67,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """Of `-n auto`: one a core, where there is the memory for so many."""
+    """For `-n auto`: one worker per core, if there is enough memory."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     affinity = getattr(os, "sched_getaffinity", None)  # Linux

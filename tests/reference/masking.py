@@ -1,6 +1,6 @@
 """Masking of pretraining with plain loops, written from the specification (section 4).
 
-Each function takes the uniform numbers that decide, a row per token or region.
+Each function takes the uniform numbers that decide, one row per token or region.
 """
 
 import math
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def overlap(box, other):
-    """IoU of two boxes whose border pixels belong to them."""
+    """IoU of two boxes that include their border pixels."""
     width = max(0.0, min(box[2], other[2]) - max(box[0], other[0]) + 1)
     height = max(0.0, min(box[3], other[3]) - max(box[1], other[1]) + 1)
     areas = [(b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in (box, other)]
@@ -48,7 +48,7 @@ def mask_regions(features, boxes, draws, rate, zero_rate, overlap_iou, official,
                 new_features[region] = [0.0] * features.shape[1]
 
     if official:
-        covered = [False] * num_slots  # one flag a slot; padding slots stay uncovered
+        covered = [False] * num_slots  # one flag per slot; padding slots stay uncovered
         for region in range(num_regions):
             if labels[region] == 1:
                 for other in range(num_regions):

@@ -1,4 +1,4 @@
-"""A split in memory in place of a built one: every example has a text and a picture of its own."""
+"""A split in memory instead of a built one: every example has its own text and picture."""
 
 import numpy as np
 
@@ -14,12 +14,12 @@ WIDTH, HEIGHT = 64, 48
 
 
 def text_of(example):
-    """The text of an example number, unlike that of any other; one to four words."""
+    """The unique text of an example number, one to four words."""
     return " ".join(f"word{(example + i) % NUM_WORDS}" for i in range(1 + example % 4))
 
 
 def regions_of(rng, count, feature_dim, num_classes=None):
-    """Random regions; float16 features as they are stored."""
+    """Random regions; float16 features as in storage."""
     low = rng.uniform(0, 0.6, (count, 2))
     high = low + rng.uniform(0.1, 0.4, (count, 2))
     scale = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
@@ -46,7 +46,7 @@ def no_annotated(feature_dim):
 def memory_split(
     counts, *, feature_dim=6, num_classes=None, images=1, most_regions=7, annotation=None
 ):
-    """A reader of as many records as `counts`, each with so many examples.
+    """A reader with one record for each of `counts`, the number of its examples.
 
     `annotation(example_id, image_id, text)` makes the annotations.
     """

@@ -1,4 +1,4 @@
-"""Where the recorded arrays are: the whole set, or the part of it that is kept beside this file."""
+"""Location of the recorded arrays: the whole set, or the part kept next to this file."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ COPIES = Path(__file__).with_name("arrays")
 
 
 def shared_folder() -> Path:
-    """`$TWELVE_IN_ONE_SHARED`, or `shared` beside the checkout; it need not exist."""
+    """`$TWELVE_IN_ONE_SHARED`, or `shared` next to the checkout; it need not exist."""
     default = Path(__file__).resolve().parents[3] / "shared"
     return Path(os.environ.get("TWELVE_IN_ONE_SHARED", default))
 
 
 def recorded_folder() -> Path:
-    """Folder of the arrays that every checkout has, or of the set that they are taken from."""
+    """Folder of the arrays in every checkout, or of the whole set that they come from."""
     whole = shared_folder() / "fixtures"
     return whole if whole.is_dir() else COPIES
 

@@ -1,4 +1,4 @@
-"""Trainings that cost little: a model of few layers, and programs that are compiled once."""
+"""Cheap trainings: a model of few layers, and programs that are compiled once."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
 
-# Overrides of a config of the world. What there is to compile goes with layers, not with widths.
+# Overrides of a config of the world. Compilation time depends on layers, not on widths.
 SMALL_MODEL = {
     "model.text.num_layers": 1,
     "model.visual.num_layers": 1,
@@ -17,7 +17,7 @@ SMALL_MODEL = {
 
 
 def one_layer(config: TwoStreamConfig) -> TwoStreamConfig:
-    """The model with a layer a stream, and one connection behind them."""
+    """The model with one layer per stream, and one connection after them."""
     return dataclasses.replace(
         config,
         text=dataclasses.replace(config.text, num_layers=1),
@@ -29,7 +29,7 @@ def one_layer(config: TwoStreamConfig) -> TwoStreamConfig:
 
 @pytest.fixture(scope="module")
 def share_programs() -> Iterator[None]:
-    """Trainings of a module compile each of their programs once, as one training's tasks do."""
+    """Trainings of a module compile each of their programs once, like the tasks of one training."""
     from twelve_in_one import train
     from twelve_in_one.training import programs
 
@@ -38,7 +38,7 @@ def share_programs() -> Iterator[None]:
     def shared(job, abstract, frozen):
         run, placement = job.run, job.placement
         about = (placement.mesh, placement.layout, job.system, job.frozen, run.pretraining)
-        # Of the update and the sum, whose names do not say what they depend on.
+        # For the update and the sum, whose names do not show their dependencies.
         of_update = (run.optimizer, run.schedule.num_rounds)
 
         def compile_missing(placement, jobs, log):

@@ -1,4 +1,4 @@
-"""A small world with its built data folder, made once a run, and the build command."""
+"""A small world with its built data folder, made once per run, and the build command."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ import pytest
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Of a command."""
+    """The outcome of a command."""
 
     code: int
     out: str
@@ -24,7 +24,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class SmallWorld:
-    """Raw files, what was built of them by `build all`, and what the command said."""
+    """Raw files, the folder built from them by `build all`, and the command's output."""
 
     raw: Path
     data: Path
@@ -38,14 +38,14 @@ class SmallWorld:
 
     @property
     def regions(self) -> Path:
-        """Folder of the stores of regions, one a collection."""
+        """Folder of the stores of regions, one per collection."""
         (folder,) = (self.data / "regions").iterdir()
         return folder
 
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the run, which its workers share."""
+    """Folder of the run, shared by its workers."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -64,14 +64,14 @@ def _run_build(name: str, raw: Path, data: Path, *options: str | Path) -> Outcom
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = build.main([name, *folders, "--jobs", "1", *map(str, options)])
-        except SystemExit as error:  # of argparse
+        except SystemExit as error:  # from argparse
             code = error.code
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")
 def small_world(run_folder: Path) -> SmallWorld:
-    """100 pictures and all thirteen datasets about them. Nobody may write into its folders."""
+    """100 pictures and all thirteen datasets about them. Do not write to its folders."""
     from twelve_in_one.world import __main__ as world_command
 
     folder = run_folder / "small_world"
@@ -111,5 +111,5 @@ def raw_copy(small_world: SmallWorld, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def data_copy(small_world: SmallWorld, tmp_path: Path) -> Path:
-    """A copy of the built data folder, times of files included."""
+    """A copy of the built data folder, including file times."""
     return shutil.copytree(small_world.data, tmp_path / "data")

@@ -1,4 +1,4 @@
-"""Damages small files in the ways in which files of strangers are damaged."""
+"""Damages small files in the ways in which foreign files are damaged."""
 
 import collections
 import copy
@@ -28,22 +28,22 @@ _VALUES = [
 ]
 _DEEP = functools.reduce(lambda inner, _: [inner], range(200), [])
 _CONTAINERS = [[], {}, [[]], [None, 1, "a"], {"id": 1}, {"question_id": {}}, _DEEP]
-# JSON may hold numbers that Python refuses to write.
+# JSON may contain numbers that Python refuses to write.
 _HUGE = "@huge@"
 
 
 def read_spoiled(read, folder, *names, num=150, blank_texts=True):
-    """How reading a folder ends when a file of it is spoiled, each time in another way.
+    """Results of reading a folder with one file spoiled, each time in another way.
 
     Args:
-      read: makes an `AnnotationSet` of `folder`; what it makes must be consistent.
-      folder: of a dataset that can be read.
-      names: files to spoil in turn; all without.
-      num: how many times.
-      blank_texts: whether examples may have them.
+      read: makes an `AnnotationSet` of `folder`, which must be consistent.
+      folder: of a readable dataset.
+      names: files to spoil in turn; by default all.
+      num: number of times.
+      blank_texts: whether examples may have blank texts.
 
     Returns:
-      Counts of "fine", "skipped" (so are records) and "error" (which names the folder).
+      Counts of "fine", "skipped" (of records) and "error" (which names the folder).
     """
     paths = [folder / name for name in names] or sorted(p for p in folder.rglob("*") if p.is_file())
     good = {path: path.read_bytes() for path in paths}
@@ -65,7 +65,7 @@ def read_spoiled(read, folder, *names, num=150, blank_texts=True):
 
 
 def check_consistent(found, blank_texts=True):
-    """Whether the parts of an `AnnotationSet` fit each other and can be stored."""
+    """Checks that the parts of an `AnnotationSet` fit each other and can be stored."""
     assert isinstance(found, AnnotationSet)
     annotations, images = found.annotations, found.images
     assert len({a.example_id for a in annotations}) == len(annotations)
@@ -91,7 +91,7 @@ def check_consistent(found, blank_texts=True):
 
 
 def encoded(name, value):
-    """A value as the file `name` holds it: a pickle, or JSON."""
+    """A value in the format of the file `name`: a pickle, or JSON."""
     is_pickle = Path(name).suffix in (".p", ".pkl")
     return pickle.dumps(value) if is_pickle else json.dumps(value).encode()
 
@@ -103,7 +103,7 @@ def spoil(data: bytes, seed: int) -> bytes:
 
 
 def spoil_bytes(data: bytes, rng: np.random.Generator) -> bytes:
-    """`data` cut, with bytes changed, added or taken away, or with a piece of itself moved."""
+    """`data` truncated, with bytes changed, added or removed, or with a piece moved."""
     place, other = (int(n) for n in rng.integers(0, len(data), 2))
     length = int(rng.choice((1, 8, 300)))
     changed = bytearray(data)
@@ -182,7 +182,7 @@ def _any_place(root: dict, rng: np.random.Generator) -> tuple[dict | list, str |
 
 
 def truncate_arrays(folder):
-    """Cuts what Orbax wrote of arrays below `folder` in half, as a full disk or a crash does."""
+    """Cuts Orbax's array files below `folder` in half, like a full disk or a crash."""
     files = [path for path in folder.rglob("d/*") if path.is_file()]
     assert files
     for path in files:

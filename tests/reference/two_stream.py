@@ -1,6 +1,6 @@
 """The two-stream model in NumPy and float64, written from the specification.
 
-Settings go by the released names here, and each is read where the specification says so.
+Settings have the released names here, and each is read where the specification says so.
 """
 
 import math
@@ -10,11 +10,11 @@ import numpy as np
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.convert import names
 
-HEAD_DROPOUT = "head dropout"  # has no released name: 0.1 is written into the code
+HEAD_DROPOUT = "head dropout"  # has no released name: 0.1 is hard-coded
 
 
 def released_settings(config):
-    """{released name: value}; the last ones have no name there."""
+    """{released name: value}; the last ones have no released name."""
     return {
         "hidden_act": config.text.activation,
         "v_hidden_act": config.visual.activation,
@@ -42,8 +42,8 @@ def released_settings(config):
 class Reference:
     """The released model in float64, on parameters under the released names (spec section 1).
 
-    With `dropout` each place that the specification gives a dropout rate multiplies by the share
-    that is kept: so a rate in the wrong place shows, and nothing is random.
+    With `dropout`, each place with a dropout rate in the specification multiplies by the share
+    kept: a rate in the wrong place shows, and nothing is random.
     """
 
     def __init__(self, config, params, *, dropout=False):
@@ -223,7 +223,7 @@ class Reference:
         fused, read_text, read_visual = (self.drop(HEAD_DROPOUT, x) for x in (fused, text, visual))
 
         def transform(name, x):
-            """Of both streams: hidden_act, and no dropout (spec 1.10)."""
+            """For both streams: hidden_act, and no dropout (spec 1.10)."""
             x = self.act("hidden_act", self.linear(f"{name}.transform.dense", x))
             return self.norm(f"{name}.transform.LayerNorm", x)
 

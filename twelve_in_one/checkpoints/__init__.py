@@ -1,1 +1,1 @@
-"""Everything that is kept of models and runs, and beginning with it."""
+"""Models and runs on disk, and starting from them."""

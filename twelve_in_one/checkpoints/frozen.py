@@ -1,4 +1,4 @@
-"""Parameters that a run does not train: on disk once for the workdir, known to checkpoints by hash.
+"""Frozen parameters of a run: stored once per workdir; checkpoints refer to them by hash.
 
 frozen/params/      the arrays, as Orbax writes them
 frozen/sha256       of their names, shapes, dtypes and bytes
@@ -31,7 +31,7 @@ def digest(params: Mapping[str, Any]) -> str:
 
 
 def write(workdir: str | os.PathLike[str], params: Mapping[str, Any]) -> str:
-    """Writes the frozen parameters of a run that begins; returns their hash.
+    """Writes the frozen parameters of a new run; returns their hash.
 
     With several processes, all of them call this with the same global arrays.
 
@@ -58,11 +58,11 @@ def read(
     Args:
       workdir: of the run.
       abstract: tree of `jax.ShapeDtypeStruct`, with shardings if they are to be placed.
-      expected: their hash, as a checkpoint names it.
-      place: put them where they belong; otherwise NumPy arrays.
+      expected: their hash, from a checkpoint.
+      place: place them by their shardings; otherwise return NumPy arrays.
 
     Raises:
-      ValueError: they are missing, or others than the run has been trained with.
+      ValueError: they are missing, or differ from those the run was trained with.
     """
     folder = Path(os.path.abspath(workdir)) / FROZEN
     if not (folder / _PARAMS).is_dir():

@@ -1,4 +1,4 @@
-"""Begins a run with the weights of another model, in part or in whole, and says what came of it."""
+"""Initialises a run with some or all weights of another model, and reports the result."""
 
 import logging
 import re
@@ -23,22 +23,22 @@ _log = logging.getLogger(__name__)
 
 
 def load(options: InitFrom, params: Any, system: System, serving: Serving) -> tuple[Any, Report]:
-    """The parameters with those of the source in their place.
+    """Replaces parameters by those of the source.
 
     Args:
       options: the source and which parameters to take from it.
       params: nested dict of arrays, drawn at random and placed.
       system: the model.
-      serving: vocabularies of the run, which the source's must equal where its weights are taken.
+      serving: vocabularies of the run; the source's must equal those whose weights are taken.
 
     Returns:
       Parameters placed as `params` are, and the report.
 
     Raises:
-      StateDictError: parameters that the source lacks or has in another shape, unless they are
-        allowed to be; parameters of the source that the model does not know.
+      StateDictError: parameters that the source lacks or has in another shape, unless this is
+        allowed; parameters of the source that the model does not know.
       ValueError: the source cannot be read, or its inputs (words, answers, regions, task tokens)
-        are others than those of the run.
+        differ from those of the run.
     """
     source, other = _read(Path(options.path))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
@@ -48,7 +48,7 @@ def load(options: InitFrom, params: Any, system: System, serving: Serving) -> tu
     wanted = _matcher(options.include, options.exclude)
     offered = {path: array for path, array in theirs.items() if wanted("/".join(path))}
     report = _report(ours, offered, theirs, options, wanted, system.optional)
-    if other is not None:  # first, as other vocabularies are the reason of many a wrong shape
+    if other is not None:  # first, as different vocabularies cause many wrong shapes
         asked = {*report.loaded, *(name for name, *_ in report.wrong_shape)}
         _check_inputs(options.path, system.inputs, other, serving, asked)
     elif report.loaded:
@@ -63,13 +63,13 @@ def load(options: InitFrom, params: Any, system: System, serving: Serving) -> tu
         path = tuple(name.split("/"))
         ours[path] = jax.device_put(np.asarray(offered[path]), ours[path].sharding)
     merged = unflatten(ours)
-    if system.scanned:  # compiled, as only then the result lies where it should
+    if system.scanned:  # compiled, as only then the result is placed correctly
         merged = jax.jit(system.stack, out_shardings=shardings)(merged)
     return merged, report
 
 
 def trained_on_of(path: Path) -> TrainedOn:
-    """What the weights of a source have seen."""
+    """The training examples that the weights of a source have seen."""
     folder = path / state.MODEL if (path / state.MODEL).is_dir() else path
     return trained_on.read(folder / trained_on.FILE) or trained_on.nothing(
         f"what the weights of {path} were trained on"
@@ -128,7 +128,7 @@ def _report(
             wrong_shape.append((name, str(found.shape), str(array.shape)))
     unknown = ["/".join(path) for path in offered if path not in ours]
     unused = ["/".join(path) for path in theirs if path not in offered]
-    # A source may have heads that this run has no use for; anything else unknown is a mistake.
+    # A source may have heads that this run does not use; anything else unknown is a mistake.
     unexpected = [name for name in unknown if not name.startswith(optional)]
     unused += [name for name in unknown if name.startswith(optional)]
     names = ["/".join(path) for path in ours]
@@ -144,10 +144,10 @@ def _report(
 
 
 def _check_inputs(path: str, known: Inputs, source: Serving, run: Serving, asked: set[str]) -> None:
-    """Weights of words, answers, regions and task tokens mean nothing under other inputs.
+    """Weights of words, answers, regions and task tokens are meaningless with other inputs.
 
     Raises:
-      ValueError: says what differs, and how to go on.
+      ValueError: lists the differences and the remedies.
     """
 
     def reads(prefix: str) -> bool:

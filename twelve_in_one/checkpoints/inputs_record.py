@@ -1,9 +1,9 @@
-"""What weights depend on beside themselves: noted as a run begins, compared wherever they are used.
+"""The inputs that weights depend on: recorded when a run starts, compared wherever they are used.
 
 A workdir's `inputs/` holds it in the files of a model folder (model config, word pieces, answers in
 the order of their labels, tasks, lengths, regions) with `trained_on.npz`. Workdirs of earlier
-versions hold `preprocessing.json` alone, beside which the answers of a finished run are in its
-model folder.
+versions hold only `preprocessing.json`; the answers of a finished run are then in its model
+folder.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ _OF_TASKS = ("head", "kind", "task_id", "rows_per_example")
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What is known of the inputs of a run.
+    """The known inputs of a run.
 
     Attributes:
       path: folder of the files.
       preprocessing: lengths and regions.
-      serving: all of it; None in workdirs of earlier versions that have no model folder.
-      system: the model, None likewise; its layout may be another than the run's.
+      serving: all inputs; None in workdirs of earlier versions that have no model folder.
+      system: the model, None in the same case; its layout may differ from the run's.
     """
 
     path: Path
@@ -50,21 +50,21 @@ class Record:
 
 
 def write(workdir: str | os.PathLike[str], serving: Serving, system: System) -> None:
-    """Notes the inputs of a run; each file is there complete or not at all."""
+    """Records the inputs of a run; each file is written atomically."""
     folder = Path(workdir) / INPUTS
     folder.mkdir(parents=True, exist_ok=True)
     if serving.trained_on is not None:
         trained_on.write(folder / trained_on.FILE, serving.trained_on)
     texts = serving_texts(serving)
     tasks = texts.pop(TASKS_FILE)
-    # The last one, by which `read` knows that the others are there.
+    # Written last: its presence tells `read` that the others exist.
     texts |= {weights.CONFIG: system.to_json(), TASKS_FILE: tasks}
     for name, text in texts.items():
         atomic.write(folder / name, text + "\n")
 
 
 def read(workdir: str | os.PathLike[str]) -> Record | None:
-    """What `write` noted; None if the run has not begun.
+    """Reads the output of `write`; None if the run has not started.
 
     Raises:
       ValueError: a file is missing or damaged; names it.
@@ -88,18 +88,18 @@ def read(workdir: str | os.PathLike[str]) -> Record | None:
 
 
 def check(record: Record, offered: Serving, where: Path) -> None:
-    """Refuses inputs other than those that the weights of a run know; warns of other stores.
+    """Refuses inputs that differ from those of a run's weights; warns of other stores.
 
     Args:
       record: of the run.
-      offered: what it would be given now.
-      where: the data that are offered, for the message.
+      offered: the inputs offered now.
+      where: the offered data, for the message.
 
     Raises:
-      ValueError: lists what differs, with the fix.
+      ValueError: lists the differences, with the fix.
     """
     known, now, found = record.serving, offered.preprocessing, []
-    if known is not None:  # which tells more of these than their hashes do
+    if known is not None:  # it says more about these than their hashes do
         found = differences(known, offered, record.path, where)
         same = {key: getattr(record.preprocessing, key) for key in ("vocab_sha256", "vocab_size")}
         now = dataclasses.replace(now, answers_sha256={}, **same)
@@ -114,13 +114,13 @@ def check(record: Record, offered: Serving, where: Path) -> None:
 
 
 def differences(known: Serving, offered: Serving, path: Path, where: Path) -> list[str]:
-    """In which words, answers and tasks two differ, with the fix; of what both have.
+    """The differences in words, answers and tasks that both have, with the fix.
 
     Args:
-      known: what the weights were trained with.
-      offered: what they would be given.
-      path: folder of the former's files.
-      where: the data folder of the latter.
+      known: the inputs of training.
+      offered: the inputs offered now.
+      path: folder of the files of `known`.
+      where: the data folder of `offered`.
     """
     found = []
     name = WORDS_FILE
@@ -147,7 +147,7 @@ def differences(known: Serving, offered: Serving, path: Path, where: Path) -> li
 def answers_differ(
     head: str, known: Serving, offered: Serving, path: Path, where: Path
 ) -> list[str]:
-    """How the answers of a head differ, with the fix: a sentence, or none."""
+    """How the answers of a head differ, with the fix: one sentence, or none."""
     name = answers_file(head)
     how = difference(known.answers.get(head, ()), offered.answers.get(head, ()), "answer")
     if not how:
@@ -159,7 +159,7 @@ def answers_differ(
 
 
 def difference(known: Sequence[str], offered: Sequence[str], noun: str) -> str:
-    """Where two lists begin to differ; "" if they do not."""
+    """The first difference between two lists; "" if there is none."""
     if tuple(known) == tuple(offered):
         return ""
     pairs = enumerate(zip(known, offered, strict=False))

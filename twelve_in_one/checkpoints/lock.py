@@ -1,4 +1,4 @@
-"""One process at a time in a folder: two would overwrite each other's checkpoints and metrics."""
+"""Allows one process at a time in a folder: two would overwrite each other's files."""
 
 import contextlib
 import errno
@@ -20,11 +20,11 @@ class Occupied(OSError):
 def held(workdir: Path) -> Iterator[None]:
     """Keeps other processes from training in a workdir.
 
-    The operating system lets go of the lock when the process ends, however it ends: a killed run
-    leaves nothing behind that would keep it from going on.
+    The operating system releases the lock when the process ends, however it ends: a killed run
+    leaves nothing behind that would prevent resuming it.
 
     Args:
-      workdir: an existing folder. Where its file system has no locks, a warning is all.
+      workdir: an existing folder. If its file system has no locks, this only warns.
 
     Raises:
       Occupied: another process holds it.
@@ -40,7 +40,7 @@ def held(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def awaited(path: Path) -> Iterator[None]:
-    """Waits while another process holds a lock, and then holds it itself.
+    """Waits until no other process holds the lock, then holds it.
 
     Args:
       path: of the lock's file, made if missing.

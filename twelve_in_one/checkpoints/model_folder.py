@@ -1,10 +1,10 @@
-"""A trained model as a folder that needs nothing else: weights, vocabularies, tasks, preprocessing.
+"""A trained model as a self-contained folder: weights, vocabularies, tasks, preprocessing.
 
     params/ config.json files.json      see `weights.py`
     preprocessing.json tasks.json vocab.txt answers-HEAD.json trained_on.npz
                                         see `data.serving`
 
-It is what training leaves behind, what predictions load, and what can be sent to somebody.
+Training writes it, predictions load it, and it can be shared.
 """
 
 import os
@@ -25,7 +25,7 @@ def save(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes the folder; on any error nothing is left behind.
+    """Writes the folder; leaves nothing behind on errors.
 
     Args:
       directory: to make.
@@ -48,7 +48,7 @@ def save(
 def load(
     directory: str | os.PathLike[str], *, shardings: Any = None, scan_layers: bool = False
 ) -> tuple[Any, System, Serving]:
-    """Reads what `save` wrote: parameters, system and `Serving`.
+    """Reads the output of `save`: parameters, system and `Serving`.
 
     Args:
       directory: the folder.

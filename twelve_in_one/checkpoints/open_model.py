@@ -1,4 +1,4 @@
-"""Reads a model from wherever it is: its folder, a finished run, or a checkpoint of one."""
+"""Reads a model from any location: its folder, a finished run, or a checkpoint of a run."""
 
 import logging
 import os
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 class Model(NamedTuple):
-    """A model, wherever it was found.
+    """A model from any location.
 
     Attributes:
       params: nested dict of NumPy arrays, unrolled layout.
       system: the model.
       serving: its tasks, vocabulary, answers and preprocessing.
-      origin: where the weights are from, for people.
+      origin: where the weights come from, for messages.
     """
 
     params: Any
@@ -41,11 +41,11 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
     Args:
       path: a model folder or a workdir.
       round_name: of a workdir: "latest", "best" or the number of a round that was checkpointed;
-        None takes its final weights, or the latest if it has not finished. Where those are damaged
+        None takes its final weights, or the latest if it has not finished. If those are damaged,
         an older one is taken, with a warning.
 
     Raises:
-      ValueError: it is neither, it has no such checkpoint, or something in it is damaged.
+      ValueError: it is neither, it has no such checkpoint, or its files are damaged.
     """
     folder = Path(path)
     if not folder.exists():
@@ -86,14 +86,14 @@ def open_model(path: str | os.PathLike[str], round_name: str | None = None) -> M
 
 
 def for_inference(params: Any, system: System) -> tuple[Any, System]:
-    """The same model as NumPy arrays in the unrolled layout, without what only training is for."""
+    """The same model as NumPy arrays in the unrolled layout, without its training-only parts."""
     if system.scanned:
         params = system.unstack(params)
     return jax.tree.map(np.asarray, params), system.for_inference()
 
 
 def _of_record(folder: Path) -> tuple[System, Serving] | None:
-    """Model and inputs of a run that has not ended, as it noted them when it began."""
+    """Model and inputs of an unfinished run, as recorded when it started."""
     record = inputs_record.read(folder)
     if record is None or record.serving is None:
         return None
@@ -101,7 +101,7 @@ def _of_record(folder: Path) -> tuple[System, Serving] | None:
 
 
 def _of_data(run: RunConfig, workdir: Path) -> tuple[System, Serving]:
-    """The same of a workdir of an earlier version, from the data that it trains on."""
+    """The same for a workdir of an earlier version, from its training data."""
     tasks, data = task_runs(run), open_data(run, workdir)
     shapes = [task.task for task in tasks]
     system = system_of(run, data, shapes, feature_dim(data, tasks))

@@ -1,4 +1,4 @@
-"""What a conversion loaded, initialised and refused, and the error that carries it."""
+"""The loaded, initialised and refused entries of a conversion, and the error that carries them."""
 
 import collections
 import dataclasses
@@ -14,11 +14,11 @@ class Report:
 
     Attributes:
       loaded: entries that became parameters.
-      initialised: absent entries that were allowed to be, and were drawn at random.
-      missing: absent entries that were not allowed to be.
+      initialised: absent entries that were allowed to be absent and were drawn at random.
+      missing: absent entries that were not allowed to be absent.
       unexpected: entries that the model does not know and that were not allowed.
-      wrong_shape: (name, what the file holds, what the model needs).
-      unused: entries of the file that no parameter is made from.
+      wrong_shape: (name, shape in the file, shape in the model).
+      unused: entries of the file that no parameter uses.
       notes: anything else that a user should know, one line each.
       nearest: for some missing and unexpected names, the most similar name on the other side.
     """
@@ -60,7 +60,7 @@ class Report:
 
 
 class StateDictError(ValueError):
-    """A state dict that does not fit the model; `report` says how."""
+    """A state dict that does not fit the model; `report` has the details."""
 
     def __init__(self, report: Report):
         super().__init__(f"the state dict does not fit the model\n{report}")

@@ -1,6 +1,6 @@
-"""The rounds of a run that are checkpointed: which there are, where each stood, which to read.
+"""The checkpointed rounds of a run: which exist, the progress of each, which to read.
 
-What a crash, a full disk or a broken copy has damaged is named, and the next best is taken.
+A checkpoint damaged by a crash, a full disk or a broken copy is named, and the next best is taken.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from twelve_in_one.checkpoints.weights import DamagedError
 from twelve_in_one.parallel import processes
 
 CHECKPOINTS, PROGRESS = "checkpoints", "progress"
-_METRICS = "metrics"  # Orbax's name for what it ranks checkpoints by
-# Where a damaged checkpoint goes when its run goes on from an older one.
+_METRICS = "metrics"  # Orbax's name for the scores that rank checkpoints
+# Damaged checkpoints are moved here when their run resumes from an older one.
 _DAMAGED = "damaged"
 
 _log = logging.getLogger(__name__)
@@ -27,16 +27,16 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run is; JSON-able.
+    """The progress of a run; JSON-able.
 
     Attributes:
       round: rounds done.
       positions: task -> batches used.
       controllers: of stop-and-go, as `dsg.to_json` writes them.
       scores: task -> last validation score.
-      window: what has been summed since the last line of the log.
+      window: sums since the last line of the log.
       seconds: time spent training, over all restarts.
-      frozen: hash of the parameters that are not trained, see `frozen.py`; "" if all are.
+      frozen: hash of the frozen parameters, see `frozen.py`; "" if there are none.
     """
 
     round: int
@@ -49,9 +49,9 @@ class Progress:
 
     @property
     def mean_score(self) -> float | None:
-        """Mean of the validation scores, by which checkpoints are ranked.
+        """Mean of the validation scores, which ranks checkpoints.
 
-        None until every task has a score: means over different tasks cannot be compared.
+        None until every task has a score: means over different tasks are not comparable.
         """
         if not self.scores or set(self.positions) - set(self.scores):
             return None
@@ -59,7 +59,7 @@ class Progress:
 
 
 def all_rounds(workdir: str | os.PathLike[str]) -> list[int]:
-    """Rounds of the complete checkpoints, ascending; of a job that may still be running."""
+    """Rounds of the complete checkpoints, ascending; the job may still be running."""
     folder = Path(workdir) / CHECKPOINTS
     if not folder.is_dir():
         return []
@@ -68,12 +68,12 @@ def all_rounds(workdir: str | os.PathLike[str]) -> list[int]:
 
 
 def choose_rounds(workdir: str | os.PathLike[str], name: str) -> list[int]:
-    """The rounds to try for a name, in order; a later one only if those before are damaged.
+    """The rounds to try for a name, in order; each only if all before it are damaged.
 
     Args:
       workdir: of a run that has a checkpoint.
-      name: "latest"; "best", whose validation scores are best on average, the newest of equals; or
-        a number, which stands for that round alone.
+      name: "latest"; "best", the best mean validation score, the newest of equals; or a number,
+        for that round alone.
 
     Raises:
       ValueError: there is no such round, or nothing was validated.
@@ -108,9 +108,9 @@ def _ranked(workdir: str | os.PathLike[str], rounds: Sequence[int]) -> list[int]
 def first_readable(
     workdir: str | os.PathLike[str], rounds: Sequence[int], read: Callable[[int], Any]
 ) -> tuple[int, Any]:
-    """The first of `rounds` that can be read and what is read; warns of damaged ones before it.
+    """The first readable one of `rounds` and its contents; warns of damaged ones before it.
 
-    With several processes, all of them call this; what one cannot read is damaged for all.
+    With several processes, all of them call this; a round that one cannot read is damaged for all.
 
     Args:
       workdir: of the run.
@@ -118,7 +118,7 @@ def first_readable(
       read: reads one; raises `DamagedError` if it is damaged.
 
     Raises:
-      DamagedError: none can be read; names each, and what else there is.
+      DamagedError: none is readable; names each, and the other rounds.
     """
     damage: dict[int, str] = {}
     for round in rounds:
@@ -145,7 +145,7 @@ def _warn(line: str) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Moves a checkpoint out of the way; nothing that was moved before is replaced."""
+    """Moves a checkpoint out of the way, without replacing any moved before."""
     folder, number = path.with_name(_DAMAGED), 1
     folder.mkdir(exist_ok=True)
     target = folder / path.name
@@ -157,9 +157,9 @@ def set_aside(path: Path) -> None:
 
 
 def mend_scores(workdir: Path) -> None:
-    """Writes anew the file of scores that Orbax ranks checkpoints by, where it is damaged.
+    """Rewrites damaged files of the scores that Orbax ranks checkpoints by.
 
-    Without, no checkpoint could be opened, and progress says the same.
+    Otherwise no checkpoint could be opened; progress holds the same scores.
     """
     for round in all_rounds(workdir):
         path = workdir / CHECKPOINTS / str(round) / _METRICS / _METRICS
@@ -179,7 +179,7 @@ def mend_scores(workdir: Path) -> None:
 
 
 def read_progress(workdir: str | os.PathLike[str], round: int) -> Progress:
-    """Where the run was at a checkpoint.
+    """The progress of the run at a checkpoint.
 
     Raises:
       DamagedError: it cannot be read; names the file.

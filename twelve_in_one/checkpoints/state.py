@@ -1,8 +1,7 @@
-"""Checkpoints of a run: everything that a restarted job needs to go on as if nothing had happened.
+"""Checkpoints of a run: everything a restarted job needs to continue as if uninterrupted.
 
 One checkpoint holds the arrays of a train state (a named tuple) and `Progress`: positions in the
-data, the stop-and-go controllers, scores, what has been logged of a window that is still open, and
-timers.
+data, the stop-and-go controllers, scores, the sums of an open log window, and timers.
 Orbax writes it in the background and gives it its name only when it is complete, so that a job may
 be killed at any moment.
 """
@@ -22,7 +21,7 @@ import jax
 
 from twelve_in_one import atomic
 from twelve_in_one.checkpoints import frozen, weights
-from twelve_in_one.checkpoints.saved_rounds import (  # noqa: F401  (to others all this is one thing)
+from twelve_in_one.checkpoints.saved_rounds import (  # noqa: F401  (re-exported: callers need only this module)
     CHECKPOINTS,
     PROGRESS,
     Progress,
@@ -47,12 +46,12 @@ from twelve_in_one.systems.base import System
 
 CONFIG, MODEL = "config.json", "model"
 _STATE = "state"
-# Where Orbax moves what is not to be kept: nobody ever finds half of a checkpoint under its number.
+# Orbax moves discarded checkpoints here: no partial checkpoint ever has its final name.
 _DELETED = "deleted"
 
 
 class Checkpoints:
-    """The checkpoints of a workdir, for the job that writes them. Closes as a context.
+    """The checkpoints of a workdir, for the job that writes them. A context manager.
 
     With several processes, all of them make the same calls.
     """
@@ -85,7 +84,7 @@ class Checkpoints:
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=managers.AnyPreservationPolicy(policies),
-                    # Only with this are scores written, for the policy of a restarted job to know.
+                    # Needed to write scores, which the policy of a restarted job reads.
                     best_fn=score,
                     todelete_subdir=_DELETED,
                     cleanup_tmp_directories=True,
@@ -117,10 +116,10 @@ class Checkpoints:
                 self._manager.close()
 
     def save(self, state: Any, progress: Progress) -> None:
-        """Begins to write a checkpoint; the state may be donated as soon as this returns.
+        """Starts writing a checkpoint; the state may be donated as soon as this returns.
 
         Raises:
-          OSError: this or the checkpoint before it cannot be written.
+          OSError: this or the previous checkpoint cannot be written.
         """
         self.wait()
         ocp, score = self._ocp, progress.mean_score
@@ -137,7 +136,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Waits until everything is on disk.
 
         Raises:
           OSError: a checkpoint could not be written.
@@ -165,14 +164,14 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def restore_newest(self, abstract: Any) -> tuple[Any, Progress] | None:
-        """The newest checkpoint that can be read; None if there is none at all.
+        """Reads the newest readable checkpoint; None if there is no checkpoint.
 
-        Warns of newer ones that are damaged, and puts them into `checkpoints/damaged`, where they
-        are not in the way of the rounds that come again. Nothing is deleted.
+        Warns of newer damaged ones, and moves them to `checkpoints/damaged`, out of the way of
+        the repeated rounds. Deletes nothing.
 
         Raises:
-          DamagedError: all of them are; none is moved.
-          ValueError: it is of a model or optimizer of another shape.
+          DamagedError: all are damaged; none is moved.
+          ValueError: its model or optimizer has another shape.
         """
         rounds = sorted(self._manager.all_steps(), reverse=True)
         if not rounds:
@@ -198,7 +197,7 @@ class Checkpoints:
 
         Raises:
           DamagedError: it cannot be read.
-          ValueError: it is of a model or optimizer of another shape.
+          ValueError: its model or optimizer has another shape.
         """
         path = self._folder / str(round)
         progress = read_progress(self._folder.parent, round)
@@ -264,7 +263,7 @@ def restore_params(
 
 
 def write_config(workdir: str | os.PathLike[str], config: Any) -> None:
-    """Puts the ConfigDict of a run into its workdir, for those who evaluate it."""
+    """Writes the ConfigDict of a run to its workdir, for later evaluation."""
     atomic.write(Path(workdir) / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
@@ -286,7 +285,7 @@ def read_config(workdir: str | os.PathLike[str]) -> RunConfig:
 
 
 def _of_today(raw: Any) -> Any:
-    """A config of an earlier version, whose sections held what the released code does otherwise."""
+    """Updates a config of an earlier version, whose sections held the official options."""
     if not isinstance(raw, dict) or "system" in raw:
         return raw
     moved: dict[str, Any] = {}

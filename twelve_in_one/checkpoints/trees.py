@@ -1,4 +1,4 @@
-"""Trees of parameters by their paths, and whether one has the shapes that another calls for."""
+"""Trees of parameters by path, and checks of their shapes."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,15 +57,15 @@ def merge(tree: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 def check_shapes(
     expected: Mapping[Path, tuple[int, ...]], found: Mapping[Path, Any], where: str
 ) -> None:
-    """Compares parameters with those that a config calls for.
+    """Compares parameters with those that a config requires.
 
     Args:
       expected: {path: shape}.
       found: {path: anything with a shape}.
-      where: begins the error message.
+      where: start of the error message.
 
     Raises:
-      ValueError: paths that are missing or too many, or wrong shapes; names the first few.
+      ValueError: missing or unexpected paths, or wrong shapes; names the first few.
     """
     errors = [f"no {'/'.join(path)}" for path in expected if path not in found]
     errors += [f"unknown {'/'.join(path)}" for path in found if path not in expected]

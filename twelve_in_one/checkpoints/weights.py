@@ -1,8 +1,8 @@
 """Parameters on disk: `params/`, `config.json`, perhaps `unused/` and small text files.
 
-`files.json` lists all files with their sizes, so that a copy that broke off is found out. The
-parameters are float32 arrays in the unrolled layout, whatever the running model uses, so that
-any device count, sharding and value of `scan_layers` can restore them.
+`files.json` lists all files with their sizes, to detect incomplete copies. The parameters
+are always float32 arrays in the unrolled layout, so that any device count, sharding and value of
+`scan_layers` can restore them.
 """
 
 import contextlib
@@ -32,11 +32,11 @@ _STRAGGLER_SECONDS, _STRAGGLER_CHECKS = 0.5, 60
 
 
 class DamagedError(ValueError):
-    """What is on disk is incomplete or cannot be read: another checkpoint might do."""
+    """Data on disk is incomplete or unreadable; another checkpoint may be fine."""
 
 
 def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
-    """Whether `directory` looks like one that `save_params` wrote."""
+    """Whether `directory` looks like the output of `save_params`."""
     return (Path(directory) / CONFIG).is_file() and (Path(directory) / PARAMS).is_dir()
 
 
@@ -49,7 +49,7 @@ def save_params(
     texts: Mapping[str, str | bytes] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes parameters; on any error nothing is left behind.
+    """Writes parameters; leaves nothing behind on errors.
 
     With several processes, all of them call this with the same global arrays.
 
@@ -58,7 +58,7 @@ def save_params(
       params: nested dict of arrays in the layout of `system`.
       system: the model.
       unused: {released name: array}, see `convert.state_dict.Loaded`.
-      texts: {file name: content} of files to put beside; texts get a newline at their end.
+      texts: {file name: contents} of files to add; texts get a final newline.
       overwrite: replace an existing directory.
 
     Raises:
@@ -78,7 +78,7 @@ def save_params(
         _sync("made")
         save_tree(temporary / PARAMS, params, directory)
         if unused:
-            # Orbax joins the keys of nested dicts with dots, as the released names are.
+            # Orbax joins the keys of nested dicts with dots, like the released names.
             nested = unflatten({tuple(name.split(".")): unused[name] for name in unused})
             save_tree(temporary / UNUSED, nested, directory)
         if jax.process_index() == 0:
@@ -89,20 +89,20 @@ def save_params(
 def load_params(
     directory: str | os.PathLike[str], *, shardings: Any = None, scan_layers: bool = False
 ) -> tuple[Any, System, dict[str, np.ndarray]]:
-    """Reads what `save_params` wrote.
+    """Reads the output of `save_params`.
 
     Args:
       directory: the checkpoint.
-      shardings: tree of the parameters' shardings in the layout asked for, as
-        `sharding.param_shardings` makes it; NumPy arrays on the host if None.
+      shardings: tree of the parameters' shardings in the requested layout, from
+        `sharding.param_shardings`; NumPy arrays on the host if None.
       scan_layers: return the scanned layout.
 
     Returns:
-      The parameters, their system (in the layout asked for), and the entries of a converted state
-      dict that our model has no use for.
+      The parameters, their system (in the requested layout), and the entries of a converted state
+      dict that our model does not use.
 
     Raises:
-      DamagedError: damaged, or not copied whole; names it.
+      DamagedError: damaged or incompletely copied; names it.
       ValueError: not a checkpoint, or a config that does not fit the arrays; names it.
     """
     directory = Path(os.path.abspath(directory))  # Orbax finds nothing at relative paths
@@ -120,7 +120,7 @@ def load_params(
         unused = {".".join(path): array for path, array in flatten(tree).items()}
     if not scan_layers:
         return restore_tree(directory / PARAMS, stored, shardings), system, unused
-    # Stacked on the host: a stacked array has no counterpart on disk that could go to its devices.
+    # Stacked on the host: no array on disk corresponds to a stacked one, to be sent to devices.
     params = restore_tree(directory / PARAMS, stored)
     params = jax.tree.map(np.asarray, system.stack(params))
     if shardings is not None:
@@ -129,7 +129,7 @@ def load_params(
 
 
 def read_system(directory: str | os.PathLike[str]) -> System:
-    """The model whose parameters are in a folder, unrolled.
+    """The model of the parameters in a folder, unrolled.
 
     Raises:
       OSError: there is no config.
@@ -144,12 +144,12 @@ def read_system(directory: str | os.PathLike[str]) -> System:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Yields a path to write a file or directory at; it becomes `path` if all goes well.
+    """Yields a path for writing a file or directory, which becomes `path` on success.
 
-    On an error what was written is removed, and `path` is as it was before.
+    On errors the written files are removed, and `path` stays as it was.
 
     Raises:
-      FileExistsError: `path` exists, and `overwrite` is False or it is nothing of ours.
+      FileExistsError: `path` exists, and `overwrite` is False or this package did not write it.
     """
     path = Path(os.path.abspath(path))
     if path.exists() and not overwrite:
@@ -160,7 +160,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     if jax.process_count() == 1:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    else:  # every process has to arrive at the same name
+    else:  # every process must derive the same name
         folder = path.parent / f".{path.name}.partial"
         if primary:
             shutil.rmtree(folder, ignore_errors=True)
@@ -175,16 +175,16 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
             shutil.rmtree(folder, ignore_errors=True)
             if not path.exists():
                 for parent in new_parents:
-                    with contextlib.suppress(OSError):  # something else may have come into it
+                    with contextlib.suppress(OSError):  # other files may have been added
                         parent.rmdir()
     _sync("renamed")
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
-    """Refuses to overwrite what is neither empty nor a model as this package writes them.
+    """Refuses to overwrite anything but empty folders and models written by this package.
 
     Raises:
-      FileExistsError: names what would be lost.
+      FileExistsError: names the files at risk.
     """
     path = Path(path)
     if path.is_dir():
@@ -211,7 +211,7 @@ def _is_model_folder(path: Path) -> bool:
 
 
 def _is_state_dict(path: Path) -> bool:
-    """Whether a file is what `torch.save` writes: an archive with a pickle."""
+    """Whether a file has the format of `torch.save`: an archive with a pickle."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
@@ -220,7 +220,7 @@ def _is_state_dict(path: Path) -> bool:
 
 
 def _rename(new: Path, path: Path, aside: Path) -> None:
-    """Gives `new` the name `path`; a directory of that name goes `aside`, files are replaced."""
+    """Renames `new` to `path`; moves a directory of that name `aside`, replaces files."""
     if path.exists() and (path.is_dir() or new.is_dir()):
         path.rename(aside)
     try:
@@ -267,10 +267,10 @@ def _check_files(directory: Path) -> None:
 
 
 class _Borrowed(np.ndarray):
-    """An array that Orbax does not copy before it writes.
+    """An array that Orbax does not copy before writing.
 
     The copy guards against changes during an asynchronous write; ours is synchronous, and the copy
-    would double the memory that writing takes.
+    would double the memory needed.
     """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Borrowed":
@@ -283,7 +283,7 @@ def save_tree(path: Path, tree: Any, destination: str | os.PathLike[str]) -> Non
     Args:
       path: to make.
       tree: nested dict of arrays.
-      destination: what is being written, for the error.
+      destination: named in the error.
 
     Raises:
       OSError: they cannot be written.
@@ -308,7 +308,7 @@ def stored_arrays(path: Path) -> Any:
     """
     with _orbax(DamagedError, f"{path} cannot be read") as (_, checkpointer):
         metadata = checkpointer.metadata(path).item_metadata
-        if metadata is None:  # what Orbax makes of any failure to read it
+        if metadata is None:  # Orbax's result for any read failure
             await_stragglers(path)
             raise FileNotFoundError("the list of its arrays is missing or damaged")
         tree = metadata.tree
@@ -319,10 +319,10 @@ def restore_tree(path: Path, target: Any, shardings: Any = None, *, partial: boo
     """Arrays of the structure `target`: NumPy arrays, or global arrays with `shardings`.
 
     Args:
-      path: what Orbax wrote.
+      path: of the arrays written by Orbax.
       target: tree of `jax.ShapeDtypeStruct`.
       shardings: tree of the arrays' shardings.
-      partial: `target` may be a part of what is stored.
+      partial: `target` may be a part of the stored tree.
 
     Raises:
       DamagedError: it cannot be read; names it.
@@ -362,11 +362,11 @@ def _orbax(error_type: type[Exception], message: str) -> Iterator[tuple[Any, Any
 
 @contextlib.contextmanager
 def orbax_errors(error_type: type[Exception], message: str) -> Iterator[None]:
-    """Within this context Orbax is quiet, and all that it raises becomes one error.
+    """Within this context Orbax is quiet, and all its exceptions become one error.
 
-    When one transfer fails, Orbax gives up its event loop at once and logs a traceback per thread;
-    the other transfers find no loop to report to, and Python prints that for each of them. What
-    failed besides the first is printed when it is collected, maybe long after.
+    When one transfer fails, Orbax closes its event loop at once and logs a traceback per thread;
+    the other transfers find no loop to report to, and Python prints this for each of them. Later
+    failures are printed when they are garbage-collected, perhaps much later.
     """
 
     def foreign(record: logging.LogRecord) -> bool:
@@ -382,7 +382,7 @@ def orbax_errors(error_type: type[Exception], message: str) -> Iterator[None]:
     sys.unraisablehook = report
     try:
         yield
-    except Exception as error:  # of many types, some of them from C++
+    except Exception as error:  # of many types, some from C++
         first_line = (str(error).splitlines() or [""])[0]
         raise error_type(f"{message}: {type(error).__name__}: {first_line}") from error
     finally:
@@ -395,7 +395,7 @@ def _is_no_transfer(record: logging.LogRecord) -> bool:
 
 
 def await_stragglers(directory: Path) -> None:
-    """Returns when no file in `directory` has changed for a while, after a failure in it."""
+    """Waits until no file in `directory` has changed for a while, after a failure in it."""
     before = None
     for _ in range(_STRAGGLER_CHECKS):
         now = _file_sizes(directory)

@@ -1,1 +1,1 @@
-"""Settings of a run: which there are, their defaults, their checks and their differences."""
+"""Settings of a run: definitions, defaults, checks and differences."""

@@ -30,7 +30,7 @@ from twelve_in_one.tasks.twelve import TASKS
 
 @dataclasses.dataclass(frozen=True)
 class TaskRun:
-    """A task with its shapes as they are used in a run, and its options."""
+    """A task with its shapes in a run, and its options."""
 
     task: Task
     options: TaskOptions
@@ -97,7 +97,7 @@ def _task_run(task: Task, options: TaskOptions) -> TaskRun:
 
 
 def _own_names(raw: Any) -> list[str]:
-    """Tasks on data sets of the user's own: those that say what they are like."""
+    """Tasks on the user's own datasets: those that set `like`."""
     sections = raw.items() if isinstance(raw, Mapping) else ()
     known = {task_key(name) for name in TASKS}
     return [
@@ -154,7 +154,7 @@ def _how_own(name: Any) -> str:
 
 
 def _model_fields(system: type[System], raw: Any, errors: list[str]) -> dict[str, Any]:
-    """Fields of the system's config, with 0 for what the data decides."""
+    """Fields of the system's config, with 0 for sizes that come from the data."""
     values = _values(system.config_type, raw, "model", errors, system)
     if values is None:
         return {}
@@ -178,7 +178,7 @@ def _values(
 ) -> dict[str, Any] | None:
     """`raw` as arguments of the dataclass `cls`, or None; errors are added to the list.
 
-    Of a system's config, whose fields carry no limits, sections stay dicts.
+    For a system's config, whose fields carry no limits, sections stay dicts.
     """
     if not isinstance(raw, Mapping):
         errors.append(f"{path}: should be a section, got {raw!r}")
@@ -245,7 +245,7 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 
 def _check_together(run: RunConfig, errors: list[str]) -> None:
-    """What only several settings together can get wrong."""
+    """Adds errors that depend on several settings together."""
     tasks = {name: _task_of(name, options) for name, options in run.task.items()}
     for name, options in run.task.items():
         path = f"task.{task_key(name)}"
@@ -323,7 +323,7 @@ def _near(name: Any, known: Any) -> str:
 
 
 def unknown_overrides(arguments: Sequence[str], config: Any) -> list[str]:
-    """What is wrong with the names of `--config.a.b=c` arguments, for all of them at once."""
+    """All mistakes in the names of `--config.a.b=c` arguments."""
     errors = []
     for argument in arguments:
         match = re.match(r"--?config\.([^=]+)", argument)

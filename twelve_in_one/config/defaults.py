@@ -1,4 +1,4 @@
-"""What every config begins with: the paper's settings, for datasets that a user has built.
+"""Defaults of every config: the paper's settings, for datasets that a user has built.
 
 The files in `configs/` change a few of these; `configs/twelve.py` is the paper's run. All keys
 are explained in `twelve_in_one/config/settings.py`, and each can be given on the command line, e.g.
@@ -25,7 +25,7 @@ from twelve_in_one.tasks.twelve import TASKS, TWELVE
 ConfigDict = ml_collections.ConfigDict
 _TOKENS = 20  # rows of the released table of task tokens
 
-# What the paper's tables report. VQAv2's test answers are known to its server alone.
+# The splits of the paper's tables. Only its server knows VQAv2's test answers.
 _TEST_SPLITS = {
     "vqa": ("val",),
     "vgqa": ("val",),
@@ -59,10 +59,10 @@ def task_options(name: str) -> ConfigDict:
 
 
 def add_own_task(config: ConfigDict, name: str, **options: Any) -> None:
-    """Adds a task on a data set of the user's own to a config; `config.tasks` still has to name it.
+    """Adds a task on the user's own dataset to a config; `config.tasks` must still name it.
 
-    Its shapes, batch size and rates are those of the task that it is like, in this config or in the
-    paper's run. It gets the highest task token that is free, or a new one.
+    Its shapes, batch size and rates are those of its `like` task, in this config or in the paper's
+    run. It gets the highest free task token, or a new one.
 
     Args:
       config: to change.
@@ -70,7 +70,7 @@ def add_own_task(config: ConfigDict, name: str, **options: Any) -> None:
       options: fields of `OwnTaskOptions`, `like` among them.
 
     Raises:
-      ValueError: no such task to be like.
+      ValueError: `like` is not a known task.
     """
     like = options.get("like", "")
     if like not in LIKES:
@@ -91,7 +91,7 @@ def add_own_task(config: ConfigDict, name: str, **options: Any) -> None:
     section.update(options)
     with config.unlocked():
         config.task[name] = section
-    # No model to begin with knows its labels.
+    # No initial model knows its labels.
     config.init_from.allow_missing = (*config.init_from.allow_missing, f"heads/{name}/.*")
 
 
@@ -205,12 +205,12 @@ _WORLD_TOKENS = dict(
     visual7w=20, guesswhat=80, nlvr2=28, snli_ve=22, conceptual_captions=26,
 )  # fmt: skip
 _WORLD_REGIONS = 17  # 16 slots of the pixel extractor and the whole picture
-# Small: what a task learns in so short a run depends on the number of updates more than on that of
-# examples. Less where an example is of several rows, or its text long.
+# Small: in so short a run, learning depends more on the number of updates than on that of examples.
+# Smaller if an example has several rows or long text.
 _WORLD_BATCH = 32
 _WORLD_BATCHES = dict(coco=12, flickr30k=12, guesswhat=24, nlvr2=24, conceptual_captions=64)
-# Pictures with captions beyond the world's own, for pretraining: `pretrain_on_world` sees those it
-# trains on twenty times.
+# Pictures with captions beyond the world's own, for pretraining: `pretrain_on_world` sees each of
+# its training pictures twenty times.
 MORE_CAPTIONS = 16_000
 _WORLD_CHOICES = dict(visual7w=4, guesswhat=8)
 
@@ -218,7 +218,7 @@ _WORLD_CHOICES = dict(visual7w=4, guesswhat=8)
 def use_world(
     config: ConfigDict, images: int, *, more_captions: int = 0, folder: str = "workdir/worlds"
 ) -> None:
-    """Takes the generated world for data, with a small model that suits it."""
+    """Uses the generated world as data, with a small model that suits it."""
     for name, task in config.task.items():
         task.max_tokens, task.max_regions = _WORLD_TOKENS[name], _WORLD_REGIONS
         if name in _WORLD_CHOICES:
@@ -236,7 +236,7 @@ def use_world(
     config.model.update(chosen)
     config.model.max_positions = 128
     if "conceptual_captions" in config.tasks:
-        config.model.visual_target = 1  # regions of the world come without classes
+        config.model.visual_target = 1  # regions of the world have no classes
     for size in Vilbert.data_decides:
         config.model[size] = 0
     for stream in (config.model.text, config.model.visual):
@@ -248,7 +248,7 @@ def use_world(
 
 
 def world_config(tasks: Sequence[str] = tuple(task.name for task in TWELVE)) -> ConfigDict:
-    """A run of some tasks on the world that ends in minutes on two cores."""
+    """A run of some tasks on the world that takes minutes on two cores."""
     config = get_config(tasks)
     use_world(config, images=2000)
     config.schedule.num_rounds = 320
@@ -261,14 +261,14 @@ def world_config(tasks: Sequence[str] = tuple(task.name for task in TWELVE)) -> 
 
 
 def use_small_world(config: ConfigDict) -> None:
-    """Changes a config of the world so that tasks have few examples, and converge within fewer."""
+    """Changes a config of the world so that tasks have few examples and converge within fewer."""
     use_world(config, images=600)
     config.schedule.min_validation_rounds, config.schedule.max_validation_rounds = 10, 20
     config.schedule.patience = 2
 
 
 def pretraining_config() -> ConfigDict:
-    """Pretraining on Conceptual Captions as the released script does it (spec section 4)."""
+    """Pretraining on Conceptual Captions as in the released script (spec section 4)."""
     config = get_config(("conceptual_captions",))
     config.model.heads, config.model.num_tasks = PRETRAINING_HEADS, 0
     optimizer = config.optimizer
@@ -283,10 +283,10 @@ def pretrain_on_world(config: ConfigDict) -> None:
     """Changes a config of pretraining into one for the world's captions."""
     use_world(config, images=2000, more_captions=MORE_CAPTIONS)
     config.optimizer.learning_rate, config.optimizer.warmup_share = 2e-3, 0.1
-    # So few rounds with so high a rate leave weights that tasks hardly learn from, without.
+    # Without this, so few rounds at so high a rate leave weights that tasks hardly learn from.
     config.optimizer.clip_norm = 1.0
-    # Poolers see noise until alignment is learnt, after some 2,500 updates. At the full rate few of
-    # their units are left by then, and sometimes it never is.
+    # Poolers see noise until alignment is learnt, after about 2,500 updates. At the full rate few
+    # of their units are alive by then, and sometimes it is never learnt.
     config.optimizer.groups = (("trunk/(text|visual)_pooler/.*", 0.1, 0.0),)
     config.schedule.num_rounds = 4400
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 550
@@ -294,7 +294,7 @@ def pretrain_on_world(config: ConfigDict) -> None:
 
 
 def shorten(config: ConfigDict) -> None:
-    """Makes a run of a few rounds on a small world out of any config: for a quick check."""
+    """Turns any config into a run of a few rounds on a small world, for a quick check."""
     use_world(config, images=150)
     for task in config.task.values():
         task.batch_size, task.accumulate = 8, 1

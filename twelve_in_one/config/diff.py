@@ -1,4 +1,4 @@
-"""In what two configs differ, for people."""
+"""Readable differences between two configs."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -6,19 +6,19 @@ from pathlib import Path
 
 
 def expand(text: str) -> str:
-    """The path with the home folder for "~" or "~name" at its start.
+    """Expands "~" or "~name" at the start of a path to the home folder.
 
-    Shells do so themselves, but not behind "=" or ":", as in --workdir=~/run.
+    Shells do so themselves, but not after "=" or ":", as in --workdir=~/run.
     """
     return os.path.expanduser(text)
 
 
 def local_path(text: str) -> Path:
-    """A path of a file system, for `type=` of an option; "~" is expanded.
+    """A local path, for `type=` of an option; "~" is expanded.
 
     Raises:
-      argparse.ArgumentTypeError: an address such as gs://bucket/folder, which pathlib would take
-        for a local folder called "gs:".
+      argparse.ArgumentTypeError: an address such as gs://bucket/folder, which pathlib would treat
+        as a local folder called "gs:".
     """
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text}: mount the bucket, and give its path")

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """Everything that is wrong with a config."""
+    """All mistakes in a config."""
 
     def __init__(self, errors: Sequence[str]):
         super().__init__(
@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 
 
 def task_key(name: str) -> str:
-    """A task's name as it is written in `config.task`: flags know no "+"."""
+    """A task's name as written in `config.task`: flags do not allow "+"."""
     return name.replace("+", "_plus")
 
 
@@ -38,34 +38,34 @@ def _one_of(*values: str) -> Any:
 
 
 def _path(default: Any = dataclasses.MISSING) -> Any:
-    """Of a file or folder, or ""; "~" is expanded."""
+    """The path of a file or folder, or ""; "~" is expanded."""
     return dataclasses.field(default=default, metadata={"path": True})
 
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """Where examples come from.
+    """Sources of the examples.
 
     Attributes:
-      dir: built datasets, as `data.build` leaves them.
-      raw_dir: official files that `dir` was built from, or is built from if `world_images` says so;
-        pictures of examples in the report come from there. "" if there are none.
+      dir: built datasets, from `data.build`.
+      raw_dir: official files that `dir` was built from, or is built from if `world_images` is set;
+        the source of pictures of examples in the report. "" if there are none.
       regions: name of the region features.
       clean: leave out other datasets' test images (paper section 3.2).
-      world_images: size of the generated world that is made where `dir` does not exist, or 0.
+      world_images: size of the generated world to make if `dir` does not exist, or 0.
       world_seed: its seed.
-      world_more_captions: its further pictures with captions, for pretraining.
-      own_dir: where data sets of the user's own are built; "" takes `data` in the workdir. Runs
-        that share it read the same files with the same settings.
-      vocab: WordPiece vocabulary, one token a line, for runs with data sets of the user's own; ""
-        takes that of `init_from`, else that of `dir` with the words of the data set added, else
-        one made of its training texts.
-      samples_dir: samples of real records that `dir` is built from where it does not exist, see
+      world_more_captions: its additional captioned pictures, for pretraining.
+      own_dir: folder to build the user's own datasets in; "" takes `data` in the workdir. Runs
+        that share it must read the same files with the same settings.
+      vocab: WordPiece vocabulary, one token per line, for runs with the user's own datasets; ""
+        takes that of `init_from`, else that of `dir` with the words of the dataset added, else
+        one made from its training texts.
+      samples_dir: samples of real records to build `dir` from if it does not exist, see
         `data.real_samples`; "" builds nothing.
-      held_out_dir: files of the same kinds that become the test splits; "" if there are none.
+      held_out_dir: files of the same kinds for the test splits; "" if there are none.
       feature_dtype: of regions on their way to the device; "float16" halves the transfer.
-      cache_megabytes: memory for decoded records, for every task.
-      prefetch: batches of a task that wait ready.
+      cache_megabytes: memory for decoded records, per task.
+      prefetch: batches to prepare ahead, per task.
     """
 
     dir: str = _path()
@@ -91,20 +91,20 @@ class TaskOptions:
     Attributes:
       max_tokens: T with [CLS] and [SEP].
       max_regions: R with the global region.
-      num_choices: M of tasks that choose among annotated boxes, else 0.
-      detected_slots: slots in front of the annotated boxes of such tasks.
-      batch_size: B examples an update, over all devices.
+      num_choices: M for tasks that choose among annotated boxes, else 0.
+      detected_slots: slots before the annotated boxes of such tasks.
+      batch_size: B examples per update, over all devices.
       learning_rate: the paper's rate; only ratios matter, see `loss_scale`.
       loss_scale: factor on the loss; 0 takes the task's learning rate over the smallest one of the
         run, as the released code does.
-      accumulate: parts that a batch is cut into, whose gradients are summed before the update.
-      train_split: trained on.
+      accumulate: parts to cut a batch into; their gradients are summed before the update.
+      train_split: for training.
       val_split: watched by stop-and-go.
-      test_splits: scored at the end; those that were not built are left out, and that is said.
-      candidates: what tasks that point at a region may choose from, "detected" or "annotated".
-      max_train_examples: use only about so many, whole records; 0 uses all.
+      test_splits: scored at the end; splits that were not built are left out and reported.
+      candidates: boxes that region tasks choose from, "detected" or "annotated".
+      max_train_examples: approximate number to use, in whole records; 0 uses all.
       task_token: row of the task-token table; 0 takes the task's own number. Tasks may share one,
-        as those with one head do in the paper's ablation. Random draws follow it, too.
+        as tasks with one head do in the paper's ablation. Random draws also depend on it.
     """
 
     max_tokens: int = _at_least(3)
@@ -127,26 +127,26 @@ class TaskOptions:
 
 @dataclasses.dataclass(frozen=True)
 class OwnTaskOptions(TaskOptions):
-    """A task on a data set of the user's own; see `data.annotations.jsonl` for its records.
+    """A task on the user's own dataset; see `data.annotations.jsonl` for its records.
 
     Attributes:
-      like: which of the twelve it is like: "vqa", "vgqa" or "gqa" questions and answers, "coco" or
+      like: most similar one of the twelve: "vqa", "vgqa" or "gqa" questions and answers, "coco" or
         "flickr30k" captions, "refcoco", "refcoco+" or "refcocog" expressions and boxes, "snli_ve"
         statements about a picture, "nlvr2" statements about two.
-      jsonl: file of records, one JSON object a line; `val_jsonl` and `test_jsonl` likewise.
-      hf: instead of files, a dataset of the Hugging Face library: a folder that `save_to_disk`
-        wrote, or a name on the hub, with ":SPLIT" to take one split only.
-      images: folder that the records' pictures are in.
-      collection: "coco", "visual_genome" or "flickr30k" if the pictures are of these, so that the
-        clean split knows them; "" if they are others.
-      title: name for people; "" takes the task's.
+      jsonl: file of records, one JSON object per line, as are `val_jsonl` and `test_jsonl`.
+      hf: instead of files, a dataset of the Hugging Face library: a folder written by
+        `save_to_disk`, or a name on the hub, with ":SPLIT" to take only one split.
+      images: folder of the records' pictures.
+      collection: "coco", "visual_genome" or "flickr30k" if the pictures are from these, so that the
+        clean split recognises them; "" for others.
+      title: display name; "" takes the task's.
       answers: of questions: a file of answers, .json or .txt; "vqa" or "gqa" takes the answers and
-        the head of these tasks; "" makes a list of the training answers, for a head of its own.
-      min_answer_count: training questions that an answer must have to get into that list.
-      labels: of statements, in order, for a head of its own; () takes those and the head of `like`.
+        the head of these tasks; "" makes a list of the training answers, for its own head.
+      min_answer_count: training questions that an answer needs to enter that list.
+      labels: of statements, in order, for its own head; () takes those and the head of `like`.
       box_format: "xyxy" (x1, y1, x2, y2) or "xywh" (x, y, width, height), in pixels.
-      val_share: of the images, where neither files nor records say what is validated on.
-      test_share: likewise, for the test.
+      val_share: of the images, if neither files nor records define the validation split.
+      test_share: of the images, in the same way for the test split.
       features: of regions: "pixels", "photos", "none", or a store as for `data.build --features`;
         "" takes those of the run's other tasks or of `init_from`, and "photos" without these.
       max_skipped_share: of unusable records before giving up.
@@ -174,7 +174,7 @@ class OwnTaskOptions(TaskOptions):
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleOptions:
-    """Which task trains when: the fields of `task_plan.Schedule` and `dsg.Controller`."""
+    """Schedule of the tasks: the fields of `task_plan.Schedule` and `dsg.Controller`."""
 
     kind: str = _one_of(
         "stop_and_go",
@@ -205,19 +205,19 @@ class OptimizerOptions:
     Attributes:
       name: "adamw", "radam", "adafactor" (big_vision's; its decay follows the schedule but not the
         base rate), "sgd" (its decay is added to gradients) or "nesterov" (SGD with a look ahead).
-        Of the numbers below the last three take `b1` alone, as momentum.
-      update: "in_turn", one update a task (the paper), or "fused", one a round from the sum of the
-        gradients of its tasks, for meshes that a batch of one task cannot fill.
+        Of the numbers below, the last three take only `b1`, as momentum.
+      update: "in_turn", one update per task (the paper), or "fused", one per round from the sum of
+        its tasks' gradients, for meshes that a batch of one task cannot fill.
       learning_rate: base rate.
       schedule: "linear", "cosine", "step" or "constant", over rounds.
       warmup_share: share of the rounds in which the rate rises from 0.
-      step_rounds: where "step" multiplies the rate.
-      step_factor: by this.
+      step_rounds: rounds where "step" multiplies the rate.
+      step_factor: that it multiplies by.
       head_learning_rate: multiplier of the heads whose released names start with "vil_".
-      groups: (pattern, learning rate multiplier, weight decay) that go before the default groups.
-      frozen: patterns of "/"-joined names of parameters that are not trained, beside those that the
+      groups: (pattern, learning rate multiplier, weight decay), placed before the default groups.
+      frozen: patterns of "/"-joined names of parameters not to train, besides those that the
         system never trains: no gradients, no moments, and no part in the norm; stored once.
-      clip_norm: global norm that gradients are cut to; 0 does not.
+      clip_norm: global norm to clip gradients to; 0 disables clipping.
       on_nonfinite: "raise", or "skip" the update and count it.
     """
 
@@ -241,17 +241,17 @@ class OptimizerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions:
-    """How the model is scored.
+    """Scoring of the model.
 
     Attributes:
-      max_validation_examples: of a task, each time that stop-and-go looks; 0 takes all.
-      max_test_examples: of a task, at the end; 0 takes all.
+      max_validation_examples: per task, for each validation of stop-and-go; 0 takes all.
+      max_test_examples: per task, at the end; 0 takes all.
       batch_size: B; 0 takes each task's own.
-      retrieval_captions: captions of a block of the score matrix.
-      retrieval_images: images of a block.
-      text_baselines: also score chance, majority and words alone on what is tested, for the table.
-      pictures: examples a task that the report draws.
-      keep_trained_on: also score records that the model was trained on, which are left out else.
+      retrieval_captions: captions per block of the score matrix.
+      retrieval_images: images per block.
+      text_baselines: also score chance, majority and words on the test splits, for the table.
+      pictures: examples per task that the report draws.
+      keep_trained_on: also score records that the model was trained on, otherwise left out.
     """
 
     max_validation_examples: int = _at_least(0)
@@ -266,13 +266,13 @@ class EvaluationOptions:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions:
-    """What is kept: the newest, the best by mean validation score, and one every so often.
+    """Checkpoints to keep: the newest, the best by mean validation score, and one at intervals.
 
     Attributes:
       every_rounds: rounds between saves.
-      keep_latest: how many of the newest.
-      keep_best: how many of the best.
-      keep_every_rounds: also every one whose round is a multiple; 0 keeps none of these.
+      keep_latest: number of newest ones.
+      keep_best: number of best ones.
+      keep_every_rounds: also keep rounds that are a multiple of this; 0 for none.
     """
 
     every_rounds: int = _at_least(1)
@@ -283,10 +283,10 @@ class CheckpointOptions:
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-    """Weights to begin with, where the workdir holds no checkpoint.
+    """Initial weights, if the workdir holds no checkpoint.
 
     Attributes:
-      path: a model folder, a converted checkpoint or a workdir; "" begins with random weights.
+      path: a model folder, a converted checkpoint or a workdir; "" starts from random weights.
       include: parameters to take, patterns on "/"-joined names.
       exclude: of these, not to take.
       allow_missing: parameters that the source may lack, or have in another shape.
@@ -300,17 +300,17 @@ class InitFrom:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingOptions:
-    """What pretraining on captions hides and asks for; see `data.pretraining` and spec section 4.
+    """Inputs and targets of pretraining on captions; see `data.pretraining` and spec section 4.
 
-    What a masked region predicts is `model.visual_target`.
+    `model.visual_target` is the target of a masked region.
 
     Attributes:
       objective: 0 all losses on all pairs; 1 no masked losses on swapped pairs (12-in-1); 2 no
-        swapped pairs, and no loss of alignment.
-      overlap_iou: regions that overlap a masked one by more than this are hidden, too (12-in-1); 1
-        hides none, as ViLBERT.
+        swapped pairs, and no alignment loss.
+      overlap_iou: regions that overlap a masked one by more than this are also hidden (12-in-1); 1
+        hides none, as in ViLBERT.
       region_weight: factor on the loss of masked regions.
-      num_negatives: that a region is told apart from, of `model.visual_target` 2.
+      num_negatives: per region, for `model.visual_target` 2.
     """
 
     objective: int = dataclasses.field(default=1, metadata={"choices": (0, 1, 2)})
@@ -321,14 +321,14 @@ class PretrainingOptions:
 
 @dataclasses.dataclass(frozen=True)
 class LogOptions:
-    """What is written while training, see `metrics_writer` and `profiling`.
+    """Output during training, see `metrics_writer` and `profiling`.
 
     Attributes:
-      every_rounds: rounds between lines.
+      every_rounds: rounds between log lines.
       tensorboard: also write TensorBoard events.
       wandb_project: also log to Weights & Biases; "" does not.
-      profile_start: round where a profile begins.
-      profile_rounds: rounds that it takes in; 0 makes none.
+      profile_start: first round of a profile.
+      profile_rounds: its number of rounds; 0 makes none.
     """
 
     every_rounds: int = _at_least(1)
@@ -340,14 +340,14 @@ class LogOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ParallelOptions:
-    """Where parameters and batches lie.
+    """Placement of parameters and batches.
 
     Attributes:
       layout: "dp", "fsdp" or "fsdp_tp", see `sharding`.
       model: devices along the `model` axis.
-      devices: use the first so many, in a run of one process; 0 uses all.
-      transfer_guard: refuse transfers between host and device in the training loop that nobody
-        asked for ("disallow"), or not ("allow").
+      devices: number of devices to use, the first ones, in a run of one process; 0 uses all.
+      transfer_guard: refuse implicit transfers between host and device in the training loop
+        ("disallow"), or not ("allow").
     """
 
     layout: str = _one_of("dp", "fsdp", "fsdp_tp")
@@ -360,23 +360,23 @@ class ParallelOptions:
 
 @dataclasses.dataclass(frozen=True)
 class OfficialOptions:
-    """What the released code of 12-in-1 does otherwise than the paper, each by itself.
+    """Deviations of the released code of 12-in-1 from the paper, each with its own switch.
 
-    `twelve:official` and `pretrain_cc:official` turn on what the released scripts ran with.
+    `twelve:official` and `pretrain_cc:official` turn on those of the released scripts.
 
     Attributes:
-      schedule: after the first update of a round the others have the rate of the next round. Of
-        pretraining: every update has the rate of the next.
-      epoch_rounds: of schedule "step": rounds of one of its epochs, at whose ends its two
-        schedulers overwrite each other; 0 leaves that out.
+      schedule: updates after the first of a round have the rate of the next round. In
+        pretraining, every update has the rate of the next.
+      epoch_rounds: of schedule "step": rounds per epoch, at the ends of which its two schedulers
+        overwrite each other; 0 disables this.
       no_bias_correction: of AdamW's moments.
-      decay_after_update: weights decay after the update, by what it made of them.
+      decay_after_update: decay the updated weights.
       uncorrected_eps: epsilon is added before the second moment is corrected.
-      shared_step_size: RAdam's of all groups is that of the first.
+      shared_step_size: RAdam uses the first group's step size for all groups.
       decayed_norms: also decay the norms that its rule misses.
-      unreached: what becomes of parameters that a task's gradient does not reach, see
+      unreached: treatment of parameters that a task's gradient does not reach, see
         `optim/official.py`.
-      resets: rounds after whose validations all controllers begin anew.
+      resets: rounds after whose validations all controllers are reset.
       overlap: regions that overlap a masked one stay visible, and only count in the divisor of the
         image's mean feature.
       validation: pretraining with objective 1 validates with the masked losses of swapped pairs.
@@ -399,11 +399,11 @@ class OfficialOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SystemOptions:
-    """Which of the systems is trained.
+    """The system to train.
 
     Attributes:
       name: one of `systems.SYSTEMS`.
-      official: where it follows the released code and not the paper.
+      official: where it follows the released code rather than the paper.
     """
 
     name: str = "vilbert"
@@ -418,11 +418,11 @@ class RunConfig:
       seed: of parameters, order, negatives and dropout.
       tasks: names of the tasks, in the order of a round.
       task: options of each.
-      model: fields of the system's config; those that the data decides may be 0 (of `vilbert`
+      model: fields of the system's config; those that depend on the data may be 0 (for `vilbert`
         vocab_size, num_vqa_answers, num_gqa_answers and region_feature_dim).
       compilation_cache: folder for compiled programs, so that a restart need not compile; "" keeps
         none, "auto" takes the user's cache folder.
-      data: see `DataOptions`; the others likewise.
+      data: see `DataOptions`; each other section has its own class, too.
     """
 
     seed: int = _at_least(0)

@@ -211,7 +211,7 @@ def _megabytes(size: int) -> str:
 def _with_progress(
     verb: str,
 ) -> Callable[[Sequence[names.Entry]], Iterator[names.Entry]]:
-    """Iterates over entries and, when it takes long, prints how far it is on stderr."""
+    """Iterates over entries and, if this takes long, prints progress on stderr."""
 
     def iterate(entries: Sequence[names.Entry]) -> Iterator[names.Entry]:
         sizes = [4 * int(np.prod(entry.shape)) for entry in entries]
@@ -233,9 +233,9 @@ def _with_progress(
 
 
 def _share_one_heap() -> None:
-    """Has glibc serve all threads from one heap, which lowers the peak by a third of the file.
+    """Makes glibc serve all threads from one heap, which lowers the peak by a third of the file.
 
-    Heaps of their own keep what Orbax's threads free while they decompress.
+    Separate heaps would keep the memory that Orbax's threads free while decompressing.
     """
     m_arena_max = -8
     with contextlib.suppress(AttributeError, OSError):  # another C library
@@ -244,5 +244,5 @@ def _share_one_heap() -> None:
 
 if __name__ == "__main__":
     _share_one_heap()
-    jax.config.update("jax_platforms", "cpu")  # leave accelerators to those who compute
+    jax.config.update("jax_platforms", "cpu")  # leave accelerators to other processes
     sys.exit(main())

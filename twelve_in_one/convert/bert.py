@@ -1,4 +1,4 @@
-"""A plain BERT as the start of the text stream, as pretraining does (spec section 1.11)."""
+"""A plain BERT as the start of the text stream, as in pretraining (spec section 1.11)."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,10 +10,10 @@ from twelve_in_one.models.two_stream.config import StreamConfig, TwoStreamConfig
 
 _MLM_BIAS, _MLM_BIAS_COPY = "cls.predictions.bias", "cls.predictions.decoder.bias"
 _BARE_PREFIXES = ("embeddings.", "encoder.", "pooler.")
-# What BERT has besides: the released code leaves its pooler and next-sentence head out as well.
+# Further parts of BERT: the released code also leaves out its pooler and next-sentence head.
 _NOT_USED = (r"bert\.pooler\..*", r"cls\..*", r"bert\.embeddings\.position_ids")
 _TEXT_STREAM = r"bert\.embeddings\.(?!task_embeddings)|bert\.encoder\.layer\."
-# Names that libraries give to the activations; the numbers differ between the two kinds of GELU.
+# Libraries' names of the activations; the two kinds of GELU give different numbers.
 _ACTIVATIONS = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
     "silu": "swish", "swish": "swish",
@@ -23,7 +23,7 @@ _KEYS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "vocab_size", "max_position_embeddings",
     "type_vocab_size",
 )  # fmt: skip
-# What has to agree for the weights to mean the same; dropout is the user's choice.
+# Settings that must agree for the weights to mean the same; dropout is the user's choice.
 _TEXT_FIELDS = ("num_layers", "hidden_dim", "num_heads", "mlp_dim", "activation")
 
 
@@ -35,7 +35,7 @@ def is_bert(names: Iterable[str]) -> bool:
 
 
 def bert_text_stream(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A BERT's tensors under the names that the two-stream model has for them.
+    """A BERT's tensors under the two-stream model's names for them.
 
     Names may come with or without "bert." and "module.", and with "gamma" and "beta".
 
@@ -65,8 +65,8 @@ def from_bert(
 ) -> Loaded:
     """Parameters whose text stream is a BERT's, and whose other parts are initialised.
 
-    Text embeddings and layers must all be there. The masked-language head is taken over if the
-    file has one. See `from_state_dict` for the arguments.
+    Text embeddings and layers must all be present. The masked-language head is used if the file
+    has one. See `from_state_dict` for the arguments.
 
     Raises:
       StateDictError: the text stream is incomplete or of another size; carries the report.
@@ -95,8 +95,8 @@ def with_bert_text(base: TwoStreamConfig, raw: Mapping[str, Any]) -> TwoStreamCo
       raw: the BERT's config.json.
 
     Raises:
-      ValueError: keys missing, a kind of BERT that the text stream cannot be, or connections that
-        do not fit its layers.
+      ValueError: missing keys, a kind of BERT that the text stream does not support, or
+        connections that do not fit its layers.
     """
     fields = _text_fields(raw)
     num_layers = fields["text"].num_layers
@@ -128,10 +128,10 @@ def check_bert_config(config: TwoStreamConfig, raw: Mapping[str, Any]) -> None:
 
 
 def _text_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `TwoStreamConfig` that a BERT's config.json decides.
+    """The fields of a `TwoStreamConfig` set by a BERT's config.json.
 
     Raises:
-      ValueError: keys missing or without meaning here; lists them.
+      ValueError: missing or unsupported keys; lists them.
     """
     errors = [f"missing key {key!r}" for key in _KEYS if key not in raw]
     for key, accepted in (

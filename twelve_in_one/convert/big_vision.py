@@ -1,8 +1,8 @@
 """Vision Transformers of big_vision (`.npz`) to our parameters and back.
 
-Reads today's layout, scanned and unrolled, the old ones of the AugReg files and of text towers with
-two position tables, whole training states, and bfloat16, which NumPy saves as two bytes without a
-meaning. Files of two towers (SigLIP) are read by `two_tower.py`, with the names of here.
+Reads the current layout, scanned and unrolled, the old ones of the AugReg files and of text towers
+with two position tables, whole training states, and bfloat16, which NumPy saves as untyped byte
+pairs. `two_tower.py` reads files of two towers (SigLIP), with the names from here.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from twelve_in_one.models.vit import ViTConfig, abstract_params, resize_position
 
 _BLOCK = "encoderblock_{}/"
 _VIT_BLOCKS, _TEXT_BLOCKS = "Transformer/", "Encoder_0/"
-# Theirs below a block or a pooling head, and ours.
+# Their names below a block or a pooling head, and ours.
 _ATTENTION = {
     f"MultiHeadDotProductAttention_0/{name}/{leaf}": ("attention", name, leaf)
     for name in ("query", "key", "value", "out")
@@ -55,17 +55,17 @@ _OLD_MODULES = {
 }
 _OLD_POSITIONS = "Transformer/posembed_input/pos_embedding"
 _OLD_TEXT_POSITIONS = "Encoder_0/pos_embedding"
-# What other poolings or classes read is known, though a model has no use for it.
+# Entries for other poolings or classes are known, though a model may not use them.
 OPTIONAL = r"cls|head/.*|pre_logits/.*|MAPHead_0/.*"
 
 
 class Loaded(NamedTuple):
-    """A model as it was found.
+    """A loaded model.
 
     Attributes:
-      config: its sizes, and the pooling that it comes with; of a `ViT` or a `TwoTower`.
+      config: its sizes and its original pooling; of a `ViT` or a `TwoTower`.
       params: nested dict of float32 arrays, unrolled.
-      report: what happened to every entry.
+      report: the outcome for every entry.
     """
 
     config: Any
@@ -94,12 +94,12 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def plain(array: np.ndarray) -> np.ndarray:
-    """`array`, as bfloat16 where NumPy only knows two bytes."""
+    """`array`, as bfloat16 if NumPy only knows two untyped bytes."""
     return array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array
 
 
 def modern_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Parameters of any of big_vision's layouts under the names of today's, unrolled.
+    """Parameters of any of big_vision's layouts under the current names, unrolled.
 
     The AugReg files' position table has a first row for the class token: it is added to the token.
     Old text towers add two position tables: their sum is one.
@@ -138,7 +138,7 @@ def _linear(theirs: str, ours: str) -> dict[str, ParamPath]:
 
 
 def names(config: ViTConfig) -> dict[str, ParamPath]:
-    """{their name: our path} of all that a model has."""
+    """{their name: our path} of all parameters of a model."""
     found: dict[str, ParamPath] = _linear("embedding", "patch_embedding")
     found["pos_embedding"] = ("position",)
     if config.class_token:
@@ -154,7 +154,7 @@ def names(config: ViTConfig) -> dict[str, ParamPath]:
 
 
 def text_names(config: TextTowerConfig) -> dict[str, ParamPath]:
-    """{their name: our path} of all that a text tower has."""
+    """{their name: our path} of all parameters of a text tower."""
     found: dict[str, ParamPath] = {"Embed_0/embedding": ("token", "embedding")}
     found["pos_embedding"] = ("position",)
     found |= _block_names(_TEXT_BLOCKS, config.num_layers)
@@ -166,10 +166,10 @@ def text_names(config: TextTowerConfig) -> dict[str, ParamPath]:
 
 
 def config_of(arrays: Mapping[str, np.ndarray], **fields: Any) -> ViTConfig:
-    """The config of a model under today's names; `fields` are what the caller knows better.
+    """The config of a model under the current names; `fields` override it.
 
     Raises:
-      ValueError: arrays that tell too little, or fields that do not fit them.
+      ValueError: insufficient arrays, or fields that do not fit them.
     """
     _need(arrays, "ViT", "embedding/kernel", "pos_embedding")
     sizes = _sizes(arrays, "ViT", _VIT_BLOCKS)
@@ -192,10 +192,10 @@ def config_of(arrays: Mapping[str, np.ndarray], **fields: Any) -> ViTConfig:
 
 
 def text_config_of(arrays: Mapping[str, np.ndarray], **fields: Any) -> TextTowerConfig:
-    """The config of a text tower under today's names; `fields` are what the caller knows better.
+    """The config of a text tower under the current names; `fields` override it.
 
     Raises:
-      ValueError: arrays that tell too little, or fields that do not fit them.
+      ValueError: insufficient arrays, or fields that do not fit them.
     """
     _need(arrays, "text tower", "Embed_0/embedding", "pos_embedding")
     sizes = _sizes(arrays, "text tower", _TEXT_BLOCKS)
@@ -228,10 +228,10 @@ def _sizes(arrays: Mapping[str, np.ndarray], what: str, above: str) -> tuple[int
 def resized(
     found: Mapping[str, np.ndarray], image_size: tuple[int, int] | None
 ) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
-    """Arrays under today's names, positions resized to pictures of `image_size`; a note of it.
+    """Arrays under the current names, positions resized for pictures of `image_size`; a note.
 
     Raises:
-      ValueError: the positions' grid is no square and not that of `image_size` either.
+      ValueError: the positions' grid is neither square nor that of `image_size`.
     """
     if image_size is None or not {"pos_embedding", "embedding/kernel"} <= set(found):
         return found, ()
@@ -271,12 +271,12 @@ def from_big_vision(
 
     Args:
       arrays: from `read_npz`.
-      prefix: of the entries to take, "img/" for SigLIP's image tower; others are not looked at.
+      prefix: of the entries to take, "img/" for SigLIP's image tower; others are ignored.
       allow_unexpected: regular expressions of entries that need not be known.
-      image_size: rows and columns of pixels that the model will see; the position table is resized
-        to them. None takes the size that it was trained for, which must be square.
-      **fields: fields of `ViTConfig` that the arrays do not tell, or that are wanted otherwise (a
-        `pool` other than the one that comes with the file).
+      image_size: rows and columns of pixels for the model; the position table is resized to them.
+        None takes the size that it was trained for, which must be square.
+      **fields: fields of `ViTConfig` that the arrays do not determine, or that override them (a
+        `pool` other than the one of the file).
 
     Raises:
       StateDictError: missing or unexpected entries or wrong shapes; carries the report.

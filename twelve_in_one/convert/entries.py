@@ -1,4 +1,4 @@
-"""Entries of a file to parameters, by a table of which is made from which."""
+"""Turns entries of a file into parameters, by a table of their sources."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -22,19 +22,19 @@ def match(
     unneeded: Iterable[str] = (),
     layout: str = "",
 ) -> tuple[dict[Path, np.ndarray], Report]:
-    """Makes every parameter that can be made, and accounts for every entry.
+    """Makes every possible parameter, and accounts for every entry.
 
     Args:
-      sources: {path of ours: names of the entries that it is made from}.
+      sources: {our path: names of the entries to make it from}.
       tensors: {name: array}.
       shapes: of the parameters.
-      to_ours: one parameter of (its path, float32 arrays, its shape); raises a ValueError if the
-        arrays are not of a size that it can be made from.
-      unneeded: regular expressions of entries that may be there without a use.
-      layout: behind the shape that was needed, in the report.
+      to_ours: (path, float32 arrays, shape) -> one parameter; raises a ValueError if the sizes of
+        the arrays do not fit.
+      unneeded: regular expressions of entries that may be present but unused.
+      layout: shown after the required shape, in the report.
 
     Returns:
-      The parameters by their paths, and the report, which may be one of failure.
+      The parameters by path, and the report, which may be a failure.
     """
     loaded, missing, wrong, params = [], [], [], {}
     for path, names in sources.items():

@@ -1,7 +1,7 @@
 """State dict files: PyTorch (`.bin`, `.pt`, `.pth`) and safetensors, read lazily and written whole.
 
-Reading maps the file where the format allows it; no pickle is executed, and nothing but tensors is
-admitted. Writing goes to a temporary sibling that is renamed at the end.
+Reading maps the file where the format allows it; no pickle is executed, and only tensors are
+accepted. Writing goes to a temporary sibling that is renamed at the end.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from twelve_in_one.models.two_stream.reference_config import to_reference
 
 SAFETENSORS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
-# Where training scripts put the weights among other things that they save.
+# Keys under which training scripts save the weights among other things.
 _NESTED_KEYS = ("model_state_dict", "state_dict", "model")
 _ZIP_MAGIC = b"PK\x03\x04"
 _DTYPES = {
@@ -48,11 +48,11 @@ class LazyArray:
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
-    """The tensors of a file: safetensors by its suffix, anything else as PyTorch wrote it.
+    """The tensors of a file: safetensors by its suffix, anything else as PyTorch.
 
     Raises:
-      ValueError: truncated, not a checkpoint, or holding something else than tensors; names the
-        file and what was found.
+      ValueError: truncated, not a checkpoint, or not only tensors; names the file and the
+        contents found.
       FileNotFoundError: no such file.
       ImportError: a PyTorch file, and PyTorch is not installed.
     """
@@ -70,7 +70,7 @@ def write_torch(
 ) -> None:
     """Writes a state dict that `torch.load` reads.
 
-    An array that goes by two names (the tied decoder) is stored once.
+    An array with two names (the tied decoder) is stored once.
 
     Args:
       path: the file.
@@ -86,7 +86,7 @@ def write_torch(
     with replacing(path, overwrite=overwrite) as temporary:
         arrays = _contiguous(tensors)
         with warnings.catch_warnings():
-            # Arrays on loan from JAX or a mapped file are read-only; nothing writes to them here.
+            # Arrays borrowed from JAX or a mapped file are read-only; they are never written to.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             made = {id(array): torch.from_numpy(array) for array in arrays.values()}
         content = {name: made[id(array)] for name, array in arrays.items()}
@@ -119,7 +119,7 @@ def write_folder(
     Args:
       directory: the directory to make.
       tensors: (name, array) in order; only the copies needed to make them contiguous are held.
-      settings: the content of config.json.
+      settings: the contents of config.json.
       overwrite: replace an existing directory.
 
     Raises:
@@ -135,17 +135,17 @@ def write_folder(
             raise OSError(f"{directory}: cannot be written: {_first_line(error)}") from error
         text = json.dumps(settings, indent=2, sort_keys=True)
         (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        file.chmod((temporary / CONFIG_FILE).stat().st_mode)  # the library's file is private
+        file.chmod((temporary / CONFIG_FILE).stat().st_mode)  # the library makes private files
 
 
 def _contiguous(tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """C-contiguous arrays; those that are so already are not copied."""
+    """C-contiguous arrays, copied only if necessary."""
     return {name: np.ascontiguousarray(array) for name, array in tensors}
 
 
 def _read_safetensors(path: Path) -> dict[str, LazyArray]:
     def read(name: str) -> np.ndarray:
-        # The file is opened anew for each tensor: an open one keeps every page it has touched.
+        # Reopen the file for each tensor: an open one keeps every page it has touched.
         with safe_open(path, framework="np") as file:
             return file.get_tensor(name)
 
@@ -189,7 +189,7 @@ def _read_torch(path: Path) -> dict[str, LazyArray]:
 
 
 def _lazy_tensors(torch: Any, path: Path, content: Any) -> dict[str, LazyArray]:
-    """Checks what `torch.load` returned and wraps its tensors."""
+    """Checks the output of `torch.load` and wraps its tensors."""
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
     for key in _NESTED_KEYS:

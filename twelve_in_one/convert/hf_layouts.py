@@ -1,4 +1,4 @@
-"""Names and arrangements of Hugging Face's vision models, and each parameter from and to them."""
+"""Names and layouts of Hugging Face's vision models, and conversion of each parameter."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from twelve_in_one.models.vit import ViTConfig
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Names of one layout; those of a layer follow `layer`, {} being its number.
+    """Names of one layout; names within a layer follow `layer`, where {} is its number.
 
     Attributes:
-      pool: what the model pools with.
-      eps: of its norms where config.json does not say.
-      activation: likewise.
-      scales: layer scales behind attention and feed-forward block, or none.
-      unused: entries that the model does not compute with.
+      pool: the pooling of the model.
+      eps: of its norms, if config.json does not say.
+      activation: of its blocks, if config.json does not say.
+      scales: layer scales after attention and feed-forward block, or none.
+      unused: entries that the model does not use.
     """
 
     patch: str
@@ -75,7 +75,7 @@ _CLIP = Family(
     pool="class",
     eps=1e-5,
     activation="quick_gelu",
-    embedding_norm="pre_layrnorm",  # so it is spelt
+    embedding_norm="pre_layrnorm",  # their spelling
     unused=("embeddings.position_ids",),
 )
 FAMILIES: Mapping[str, Family] = {
@@ -103,7 +103,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def text_sources(config: TextTowerConfig) -> dict[Path, tuple[str, ...]]:
-    """Sources of SigLIP's text tower, whose blocks are named like its image tower's."""
+    """Sources of SigLIP's text tower, with blocks named as in its image tower."""
     return {
         ("token", "embedding"): ("embeddings.token_embedding.weight",),
         ("position",): ("embeddings.position_embedding.weight",),
@@ -116,10 +116,10 @@ def text_sources(config: TextTowerConfig) -> dict[Path, tuple[str, ...]]:
 def from_ours(
     table: Mapping[Path, tuple[str, ...]], flat: Mapping[Path, Any], what: str
 ) -> dict[str, np.ndarray]:
-    """Parameters by their paths as the entries that `table` makes them from.
+    """Converts parameters, given by path, to the entries of `table`.
 
     Raises:
-      ValueError: a model of another form; names parameters that are too many or missing.
+      ValueError: a model of another form; names extra or missing parameters.
     """
     if set(table) != set(flat):
         odd = sorted("/".join(path) for path in set(table) ^ set(flat))
@@ -158,7 +158,7 @@ def block_sources(family: Family, num_layers: int) -> dict[Path, tuple[str, ...]
 
 
 def sources(family: Family, config: ViTConfig) -> dict[Path, tuple[str, ...]]:
-    """{path of ours: names of what it is made from}, the first being what it is, roughly."""
+    """{our path: names of its sources}; the first source is the main one."""
     result: dict[Path, tuple[str, ...]] = linear(
         ("patch_embedding",), family.patch, bias=config.patch_bias
     )
@@ -191,7 +191,7 @@ def to_ours(path: Path, arrays: list[np.ndarray], shape: tuple[int, ...]) -> np.
     """One parameter of `shape`.
 
     Raises:
-      ValueError: arrays that it cannot be made from.
+      ValueError: arrays of the wrong shape.
     """
     array = arrays[0]
     if path[0] == "patch_embedding" and path[-1] == "kernel":
@@ -199,7 +199,7 @@ def to_ours(path: Path, arrays: list[np.ndarray], shape: tuple[int, ...]) -> np.
     elif path == ("position",):
         array = array.reshape(-1, shape[1])
         if len(array) == shape[0] + 1:
-            array = array[1:]  # the class token's own
+            array = array[1:]  # without the class token's
     elif path == ("class_token",):
         array = array.reshape(1, -1) + arrays[1].reshape(-1, shape[1])[:1]
     elif path[-1] == "kernel":
@@ -217,13 +217,13 @@ def to_ours(path: Path, arrays: list[np.ndarray], shape: tuple[int, ...]) -> np.
 
 
 def _part(path: Path, array: np.ndarray) -> np.ndarray:
-    """Of a pooling head's joint projections [3 D, ...] the query's, key's or value's."""
+    """The query's, key's or value's part of a pooling head's joint projections [3 D, ...]."""
     if path[0] == "attention_pool" and path[-2] in ("query", "key", "value"):
         return np.split(array, 3)[("query", "key", "value").index(path[-2])]
     return array
 
 
-# Linear maps whose outputs are one dimension here; attention has heads and their size apart.
+# Linear maps with one output dimension here; attention has separate heads and head size.
 _FLAT = ("out", "up", "down", "representation", "projection")
 
 
@@ -233,7 +233,7 @@ def _from_ours(
     """Puts one parameter, or its part of an entry, into `result`."""
     name, width = names[0], array.shape[-1]
     if path == ("position",):
-        # The class token, which comes after, puts a row before it.
+        # The class token, converted later, adds a row before it.
         result[name] = array if name.endswith(".weight") else array[None]
         return
     if path == ("class_token",):
@@ -255,6 +255,6 @@ def _from_ours(
         result[names[1]] = np.ones(array.shape[:1], np.float32)
     if (
         name in result
-    ):  # joint projections: the query's part is there, the key's, the value's follow
+    ):  # joint projections: the query's part exists, the key's and the value's follow
         array = np.concatenate([result[name], array])
     result[name] = np.ascontiguousarray(array)

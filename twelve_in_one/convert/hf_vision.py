@@ -1,9 +1,9 @@
 """Vision Transformers of Hugging Face's layouts (safetensors and config.json) and ours.
 
-Four families: `ViTModel`, `SiglipVisionModel`, `CLIPVisionModel` and `Dinov2Model`, with registers
-or without; alone, or as the image tower of a whole CLIP or SigLIP. What they compute in another
-order is folded into the weights, so that the same numbers come out: a position of the class token
-is added to the token, DINOv2's layer scales are multiplied into the projections before them.
+Four families: `ViTModel`, `SiglipVisionModel`, `CLIPVisionModel` and `Dinov2Model`, with or without
+registers; alone, or as the image tower of a whole CLIP or SigLIP. Differences in computation are
+folded into the weights, so that the numbers are the same: the position of the class token is added
+to the token, DINOv2's layer scales are multiplied into the projections before them.
 """
 
 import dataclasses
@@ -45,9 +45,9 @@ def read(path: str | Path, *, image_size: tuple[int, int] | None = None, **field
 
     Args:
       path: the folder.
-      image_size: rows and columns of pixels that the model will see; positions are resized to them.
-        None takes the size that it was trained for.
-      **fields: fields of `ViTConfig` that are wanted otherwise.
+      image_size: rows and columns of pixels for the model; positions are resized to them. None
+        takes the size that it was trained for.
+      **fields: fields of `ViTConfig` to override.
 
     Raises:
       StateDictError: missing or unexpected entries or wrong shapes; carries the report.
@@ -82,10 +82,10 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
 
 
 def family_of(settings: Mapping[str, Any]) -> str:
-    """The family that a config.json is of.
+    """The family of a config.json.
 
     Raises:
-      ValueError: of none of them.
+      ValueError: it belongs to no known family.
     """
     kind = str(settings.get("model_type", ""))
     for name in FAMILIES:
@@ -95,10 +95,10 @@ def family_of(settings: Mapping[str, Any]) -> str:
 
 
 def config_of(settings: Mapping[str, Any], **fields: Any) -> ViTConfig:
-    """The config of a model; of a whole CLIP or SigLIP that of its image tower.
+    """The config of a model; for a whole CLIP or SigLIP, that of its image tower.
 
     Raises:
-      ValueError: another kind of model, or a variant that the ViT does not have.
+      ValueError: another kind of model, or a variant that the ViT does not support.
     """
     family = FAMILIES[family_of(settings)]
     settings = settings.get("vision_config", settings)
@@ -128,10 +128,10 @@ def config_of(settings: Mapping[str, Any], **fields: Any) -> ViTConfig:
 
 
 def activation_of(settings: Mapping[str, Any], default: str) -> str:
-    """Our name of the activation that a config.json names, or else of their `default`.
+    """Our name of the activation in a config.json, or else of their `default`.
 
     Raises:
-      ValueError: an activation that the blocks do not have.
+      ValueError: an activation that the blocks do not support.
     """
     act = settings.get("hidden_act", default)
     if act not in _ACTIVATIONS:
@@ -150,7 +150,7 @@ def from_hf(
 
     Args:
       settings: its config.json.
-      tensors: {name: array}; those of a whole CLIP or SigLIP have an image tower among them.
+      tensors: {name: array}; those of a whole CLIP or SigLIP include an image tower.
       image_size: see `read`.
       **fields: see `read`.
 
@@ -184,11 +184,11 @@ def from_hf(
 def to_hf(family_name: str, config: ViTConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inverse: our unrolled parameters as tensors of a family.
 
-    What was folded into other weights at loading stays there: positions of class tokens are zero
-    and layer scales one.
+    Values folded into other weights at loading stay there: positions of class tokens are zero and
+    layer scales one.
 
     Raises:
-      ValueError: a model of another form than the family's.
+      ValueError: the model does not have the family's form.
     """
     table = sources(FAMILIES[family_name], config)
     return from_ours(table, flatten(params), f"{family_name} model")
@@ -198,7 +198,7 @@ def settings_of(family_name: str, config: ViTConfig) -> dict[str, Any]:
     """The config.json of a model of a family: the inverse of `config_of`.
 
     Raises:
-      ValueError: what a config.json of theirs cannot say.
+      ValueError: a setting that their config.json cannot express.
     """
     rows, columns = config.image_size
     if rows != columns:
@@ -225,7 +225,7 @@ def settings_of(family_name: str, config: ViTConfig) -> dict[str, Any]:
 
 
 def block_settings(config: BlocksConfig) -> dict[str, Any]:
-    """What config.json says of the blocks of a tower."""
+    """The settings of a tower's blocks in config.json."""
     acts = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
     return dict(
         hidden_size=config.hidden_dim,
@@ -248,7 +248,7 @@ def write(
     """Writes our unrolled parameters as a folder that `transformers` reads.
 
     Raises:
-      ValueError: a model of another form than the family's.
+      ValueError: the model does not have the family's form.
       FileExistsError: the directory exists and `overwrite` is False.
     """
     tensors = to_hf(family_name, config, params)
@@ -257,7 +257,7 @@ def write(
 
 
 def _prefix(family: Family, tensors: Mapping[str, Any]) -> str:
-    """What precedes the names: nothing, or the name of the image tower."""
+    """The prefix of the names: empty, or the name of the image tower."""
     tail = f"{family.patch}.weight"
     found = [name for name in tensors if name == tail or name.endswith(f".{tail}")]
     if len(found) != 1:
@@ -268,7 +268,7 @@ def _prefix(family: Family, tensors: Mapping[str, Any]) -> str:
 def resized(
     params: dict[str, Any], trained: ViTConfig, wanted: ViTConfig
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Parameters with positions of the grid of `wanted`; a note where they were resized."""
+    """Parameters with positions for the grid of `wanted`; a note if they were resized."""
     if trained.grid == wanted.grid:
         return params, ()
     table = resize_positions(params["position"], trained.grid, wanted.grid, "bicubic")

@@ -1,4 +1,4 @@
-"""Where each tensor of a released checkpoint lives in our parameters, and how it is laid out.
+"""The place and layout of each tensor of a released checkpoint in our parameters.
 
 One table, made from a config, serves reading, writing, parity and parameter counts.
 """
@@ -26,7 +26,7 @@ class Entry:
     Attributes:
       name: its name there, without a `module.` prefix.
       shape: its shape there; a linear weight is (out, in).
-      path: our parameter below "params"; None for an entry that our model has no use for (an unused
+      path: our parameter below "params"; None for an entry that our model does not use (an unused
         layer, or the decoder that shares the word table).
       our_shape: the shape of our parameter; () if `path` is None.
       transpose: True for linear weights.
@@ -119,7 +119,7 @@ def _head_modules(head: str) -> Iterator[tuple[str, Path]]:
         "image_text_match": "vil_logit",
         "three_way": "vil_tri_prediction",
         "region_score": "vision_logit",
-        "token_score": "linguisic_logit",  # spelt so in the released files
+        "token_score": "linguisic_logit",  # the released files' spelling
         "alignment": "cls.bi_seq_relationship",
     }
     if head in classifiers:
@@ -136,11 +136,11 @@ def _head_modules(head: str) -> Iterator[tuple[str, Path]]:
         yield "cls.imagePredictions.decoder", ("heads", "masked_region_logits")
 
 
-@functools.lru_cache(maxsize=8)  # half a second each, and a conversion asks several times
+@functools.lru_cache(maxsize=8)  # half a second each, and conversions call it repeatedly
 def table(config: TwoStreamConfig) -> tuple[Entry, ...]:
     """All entries of the released state dict for `config`, dead and shared ones included.
 
-    Paths are those of the unrolled layout, whatever `config.scan_layers` says.
+    Paths are always those of the unrolled layout, regardless of `config.scan_layers`.
     """
     # A model that skips its connections has no parameters for them; a released file still does.
     unrolled = dataclasses.replace(config, scan_layers=False, with_coattention=True)

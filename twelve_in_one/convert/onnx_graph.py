@@ -1,7 +1,7 @@
-"""Tensors of an ONNX file under the names that they had, and what its graph says about them.
+"""Tensors of an ONNX file under their original names, and facts from its graph.
 
-What a graph computes with are its initialisers. Exporters fold transposed weights into new ones
-without a name: such a weight has that of the bias which is added to its product.
+The weights of a graph are its initialisers. Exporters fold transposed weights into new unnamed
+ones: such a weight is named after the bias that is added to its product.
 """
 
 import collections
@@ -16,20 +16,20 @@ import numpy as np
 
 from twelve_in_one import extras
 
-# Names that exporters make up: "onnx::MatMul_1966", "1966", "val_12".
+# Names invented by exporters: "onnx::MatMul_1966", "1966", "val_12".
 _UNNAMED = re.compile(r".*::.*|\d+|val_\d+")
 _KEY_BIASES = ("key.bias", "k_proj.bias")
 
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """What is read of a file.
+    """The contents read from a file.
 
     Attributes:
       tensors: {name: array} of its initialisers in PyTorch's layout, [out, in].
-      unnamed: initialisers whose names say nothing and which no bias names.
-      facts: what the graph says about the model: "layer_norm_eps", "hidden_act", "head_dim".
-      notes: what was concluded.
+      unnamed: initialisers with meaningless names that no bias names either.
+      facts: about the model, from the graph: "layer_norm_eps", "hidden_act", "head_dim".
+      notes: conclusions drawn.
     """
 
     tensors: dict[str, np.ndarray]
@@ -74,7 +74,7 @@ def _named_by_biases(
     """Weights of linear maps as [out, in], under their own names or those of their biases.
 
     Raises:
-      ValueError: two weights of one name.
+      ValueError: two weights with the same name.
     """
     result, renamed = dict(tensors), set()
     for node, weight, bias in _linear_maps(graph, tensors):
@@ -95,7 +95,7 @@ def _named_by_biases(
 def _linear_maps(
     graph: Any, tensors: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[Any, str, str | None]]:
-    """(node, weight, bias or None) of products with an initialiser that is a matrix."""
+    """(node, weight, bias or None) of products with a matrix initialiser."""
     readers = _readers(graph)
     for node in graph.node:
         if node.op_type not in ("MatMul", "Gemm") or len(node.input) < 2:
@@ -119,7 +119,7 @@ def _readers(graph: Any) -> Mapping[str, list[Any]]:
 
 
 def _facts(graph: Any, constants: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What the graph says: the norms' epsilon, the activation, the size of a head."""
+    """Facts from the graph: the norms' epsilon, the activation, the head size."""
     ops = collections.Counter(node.op_type for node in graph.node)
     makers = {name: node for node in graph.node for name in node.output}
     facts: dict[str, Any] = {}
@@ -128,7 +128,7 @@ def _facts(graph: Any, constants: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if node.op_type == "LayerNormalization":
             eps.add(next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5))
         elif node.op_type == "Sqrt" and node.input[0] in makers:
-            # The root of a variance and a small number, where norms are taken apart.
+            # The root of a variance plus a small number, in decomposed norms.
             added = [constants[n] for n in makers[node.input[0]].input if n in constants]
             eps |= {float(x) for x in added if x.size == 1 and 0 < float(x) < 1e-3}
     if len(eps) == 1:
@@ -139,7 +139,7 @@ def _facts(graph: Any, constants: Mapping[str, np.ndarray]) -> dict[str, Any]:
     )
     acts = {"Erf": "gelu", "Tanh": "gelu_pytorch_tanh", "Sigmoid": sigmoid, "Relu": "relu"}
     acts["Gelu"] = "gelu_pytorch_tanh" if approximate else "gelu"
-    # Of several the one of the blocks, which are most of a model.
+    # Of several, that of the blocks, which are most of a model.
     often = max(acts, key=lambda op: ops[op])
     if ops[often]:
         facts["hidden_act"] = acts[often]
@@ -162,7 +162,7 @@ def _is(array: np.ndarray, number: float) -> bool:
 
 
 def _shape_of(node: Any, makers: Mapping[str, Any], constants: Any) -> tuple[int | None, ...]:
-    """What a Reshape makes; None for sizes that are computed."""
+    """The shape made by a Reshape; None for computed sizes."""
     if node.input[1] in constants:
         return tuple(int(x) for x in constants[node.input[1]].ravel())
     maker = makers.get(node.input[1])

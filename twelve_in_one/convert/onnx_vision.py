@@ -1,6 +1,6 @@
 """Image towers in ONNX files, exported from Hugging Face's layouts, to our parameters.
 
-Of the graph only its tensors and some facts are read (epsilon, activation, heads); it is not run.
+Reads only the graph's tensors and some facts (epsilon, activation, heads); does not run it.
 """
 
 import dataclasses
@@ -35,16 +35,16 @@ def read(
     A last linear map without bias (CLIP's projection) becomes the classifier.
 
     Args:
-      path: the file; weights outside it are found beside it.
-      image_size: rows and columns of pixels that the model will see; positions are resized to them.
-        None takes the size that they are of, which must be square.
-      num_heads: of attention, for graphs that do not tell; or else heads of 64.
+      path: the file; external weights must be next to it.
+      image_size: rows and columns of pixels for the model; positions are resized to them. None
+        keeps their size, which must be square.
+      num_heads: of attention, for graphs that do not tell; by default heads of size 64.
       allow_unexpected: regular expressions of entries that need not be known.
-      **fields: fields of `ViTConfig` that the graph does not tell, or that are wanted otherwise.
+      **fields: fields of `ViTConfig` that the graph does not determine, or that override it.
 
     Raises:
       StateDictError: missing or unexpected entries or wrong shapes; carries the report.
-      ValueError: not an ONNX file, or of another kind of model; names the file.
+      ValueError: not an ONNX file, or another kind of model; names the file.
       OSError: it cannot be read.
       ImportError: onnx is not installed.
     """
@@ -70,7 +70,7 @@ def from_graph(
     allow_unexpected: tuple[str, ...] = (),
     **fields: Any,
 ) -> Loaded:
-    """Our parameters from what was read of a file; see `read`."""
+    """Our parameters from the contents of a file; see `read`."""
     patterns = [re.compile(pattern) for pattern in allow_unexpected]
     allowed = {n for n in graph.tensors if any(p.fullmatch(n) for p in patterns)}
     tensors = {k: v for k, v in graph.tensors.items() if k not in allowed}
@@ -86,7 +86,7 @@ def from_graph(
     settings = _settings(name, prefix, below, graph.facts, num_heads, notes)
     used = tuple(projections) if len(projections) == 1 else ()
     elsewhere = [n for n in graph.tensors if n not in below and n not in used]
-    # Shapes, axes and other numbers are of the graph; arrays of the model's width should be known.
+    # Shapes, axes and other numbers are the graph's; arrays of the model's width should be known.
     odd = {
         n
         for n, v in unnamed.items()
@@ -96,7 +96,7 @@ def from_graph(
     idle = [n for n in unnamed if n not in used and n not in odd]
 
     def whole(report: Report) -> Report:
-        """Of the file, where `report` is of the tower."""
+        """Extends `report` from the tower to the whole file."""
         return dataclasses.replace(
             report,
             loaded=(*(prefix + n for n in report.loaded), *used),
@@ -121,10 +121,10 @@ def from_graph(
 
 
 def _family_in(tensors: Mapping[str, np.ndarray]) -> tuple[str, str]:
-    """The family that the names are of, and what precedes them.
+    """The family of the names, and their prefix.
 
     Raises:
-      ValueError: of none.
+      ValueError: no known family.
     """
     for name, family in FAMILIES.items():
         tail = f"{family.patch}.weight"
@@ -150,7 +150,7 @@ def _find_positions(
     unnamed: dict[str, np.ndarray],
     notes: list[str],
 ) -> None:
-    """Puts a position table without a name, whole or cut behind the class token's, into `below`."""
+    """Adds an unnamed position table, whole or cut after the class token's, to `below`."""
     if prefix + family.position in below:
         return
     tables = [k for k, v in unnamed.items() if v.ndim == 3 and v.shape[::2] == (1, width)]
@@ -170,10 +170,10 @@ def _settings(
     num_heads: int | None,
     notes: list[str],
 ) -> dict[str, Any]:
-    """What a config.json would say.
+    """The settings that a config.json would hold.
 
     Raises:
-      ValueError: the graph tells too little.
+      ValueError: the graph has too little information.
     """
     family = FAMILIES[name]
     width, *_, patch = below[f"{prefix}{family.patch}.weight"].shape

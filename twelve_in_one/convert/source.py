@@ -1,4 +1,4 @@
-"""What a conversion starts from: which kind of checkpoint it is, and the model config for it."""
+"""The source of a conversion: its kind of checkpoint, and the model config for it."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from twelve_in_one.models.two_stream.config import (
 from twelve_in_one.systems.vilbert import Vilbert
 
 Kind = Literal["checkpoint", "two_stream", "bert"]
-_OFFICIAL_SIZE = "base_6l"  # of both files that were released
+_OFFICIAL_SIZE = "base_6l"  # of both released files
 _OFFICIAL_TASKS = 20  # rows of their task table
 _TASK_TABLE = "bert.embeddings.task_embeddings.weight"
 _FILES = (files.SAFETENSORS_FILE, "pytorch_model.bin")
@@ -34,7 +34,7 @@ class Source:
     Attributes:
       kind: one of our checkpoint directories, a two-stream state dict, or a BERT's.
       path: the directory, or the file with the tensors.
-      tensors: {normalised name: array}, of files read lazily.
+      tensors: {normalised name: array}, read lazily from files.
       config: the model's config if the source comes with one.
       bert_config: the BERT's config.json if the source comes with one.
     """
@@ -90,11 +90,11 @@ def choose_config(
 
     Args:
       source: from `open_source`.
-      requested: a shipped size or a JSON file; None takes what comes with the source.
-      model: which heads and task tokens to make; None takes those that the source has.
+      requested: a shipped size or a JSON file; None takes the source's own.
+      model: which heads and task tokens to make; None takes those of the source.
 
     Raises:
-      ValueError: no such config, none that fits, or one that contradicts a BERT's.
+      ValueError: no such config, no fitting one, or one that contradicts a BERT's.
     """
     if requested is not None:
         config, notes = reference_config.load(requested), [f"config: {requested}"]
@@ -115,7 +115,7 @@ def choose_config(
         _check_official_size(source)
 
     if model is None and source.kind == "bert":
-        model = "pretraining"  # what a BERT is the start of
+        model = "pretraining"  # a BERT is the start of pretraining
     table = source.tensors.get(_TASK_TABLE)
     if model == "pretraining":
         return dataclasses.replace(config, heads=PRETRAINING_HEADS, num_tasks=0), notes
@@ -124,7 +124,7 @@ def choose_config(
         return dataclasses.replace(config, heads=ALL_HEADS, num_tasks=num_tasks), notes
     if _states_heads(source, requested):
         return config, notes
-    # A size or a config of the released code does not say which heads there are.
+    # A size or a config of the released code does not list the heads.
     everything = dataclasses.replace(config, heads=ALL_HEADS, num_tasks=_OFFICIAL_TASKS)
     heads = _heads_in(everything, source.tensors)
     notes.append(f"heads, by what the file holds: {', '.join(heads) or 'none'}")
@@ -152,14 +152,14 @@ def _states_heads(source: Source, requested: str | None) -> bool:
 
 
 def _heads_in(config: TwoStreamConfig, present: Iterable[str]) -> tuple[str, ...]:
-    """The heads of `config` of which `present` has at least one entry."""
+    """The heads of `config` with at least one entry in `present`."""
     present = set(present)
     modules = {
         entry.path[1]
         for entry in names.table(config)
         if entry.path is not None and entry.path[0] == "heads" and entry.name in present
     }
-    # A head's own module or one beside it: "masked_region", "masked_region_logits".
+    # A head's own module or a related one: "masked_region", "masked_region_logits".
     return tuple(head for head in config.heads if any(m.startswith(head) for m in modules))
 
 
@@ -169,7 +169,7 @@ def _signature(config: TwoStreamConfig) -> tuple[int, ...]:
 
 
 def _check_official_size(source: Source) -> None:
-    """Raises a ValueError that names the size that fits if it is not that of the released files."""
+    """Raises a ValueError naming the fitting size if it is not that of the released files."""
 
     def count(kind: str) -> int:
         found = (re.match(rf"bert\.encoder\.{kind}\.(\d+)\.", name) for name in source.tensors)

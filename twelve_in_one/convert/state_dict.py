@@ -1,8 +1,8 @@
 """Released state dicts to our parameters and back, on {name: array} mappings.
 
-Nothing here touches files. Arrays are anything with `shape` and `dtype` that `np.asarray` reads,
+This module touches no files. Arrays are anything with `shape` and `dtype` that `np.asarray` reads,
 so a mapping may read its tensors lazily; both directions handle one tensor at a time and make
-views where they can.
+views where possible.
 """
 
 import re
@@ -27,9 +27,9 @@ class Loaded(NamedTuple):
 
     Attributes:
       params: nested dict of float32 arrays, unrolled layout.
-      unused: {released name: float32 array} without a parameter of ours; `to_state_dict` writes
-        them back.
-      report: what happened to every entry.
+      unused: {released name: float32 array} without a parameter here; `to_state_dict` writes them
+        back.
+      report: the outcome for every entry.
     """
 
     params: dict[str, Any]
@@ -76,11 +76,11 @@ def from_state_dict(
       config: the model; its `scan_layers` is not read.
       tensors: {released name: array}.
       allow_missing: regular expressions; an absent entry whose whole name matches one is
-        initialised as a new model is: N(0, initializer_range) for matrices and tables, biases 0,
+        initialised as in a new model: N(0, initializer_range) for matrices and tables, biases 0,
         norm scales 1. The numbers come from NumPy and depend on `seed` and the name only.
-      allow_unexpected: regular expressions; an unknown entry whose whole name matches one is left
-        out, and listed as unused.
-      seed: seeds what is initialised.
+      allow_unexpected: regular expressions; an unknown entry whose whole name matches one is
+        skipped, and listed as unused.
+      seed: for initialised entries.
       progress: wraps the iteration over entries, for display.
 
     Raises:
@@ -159,10 +159,10 @@ def to_state_dict(
     Args:
       config: the model; its `scan_layers` is not read.
       params: nested dict in the unrolled layout.
-      unused: from `Loaded.unused`. Entries that our model has no use for and that are not in it
-        are drawn as for a new model, always the same numbers; the decoder is the word table.
-      release: remove each parameter from `params` as it is yielded, so that a caller who copies
-        never holds two whole models. The tied decoder makes the word table stay to the end.
+      unused: from `Loaded.unused`. Other entries that our model does not use are drawn as for a new
+        model, always with the same numbers; the decoder is the word table.
+      release: remove each parameter from `params` as it is yielded, so that a copying
+        caller never holds two whole models. The tied decoder keeps the word table to the end.
 
     Yields:
       (released name, float32 array), views where possible.
@@ -254,6 +254,6 @@ def _to_float32(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equality that tells -0.0 from 0.0 and knows a NaN again."""
+    """Equality that distinguishes -0.0 from 0.0 and treats equal NaNs as equal."""
     bits = (np.ascontiguousarray(x).view(np.uint32) for x in (a, b))
     return np.array_equal(*bits)

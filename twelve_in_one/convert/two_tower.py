@@ -1,6 +1,6 @@
-"""Models of two towers: SigLIP as big_vision (`.npz`) and as Hugging Face (`SiglipModel`) save it.
+"""Models of two towers: SigLIP as saved by big_vision (`.npz`) and Hugging Face (`SiglipModel`).
 
-Both towers, temperature and bias in one report: what is in a file and in neither tower is said.
+One report covers both towers, temperature and bias, and names entries that belong to neither tower.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ def from_big_vision(
     """Our parameters of both towers from big_vision's.
 
     Args:
-      arrays: from `big_vision.read_npz`: `img/...`, `txt/...`, `t` and, where there is one, `b`.
-      image_size: rows and columns of pixels that the model will see; the position table is resized
-        to them. None takes the size that it was trained for, which must be square.
-      image: fields of `ViTConfig` that the arrays do not tell, or that are wanted otherwise.
-      text: likewise, of `TextTowerConfig`.
+      arrays: from `big_vision.read_npz`: `img/...`, `txt/...`, `t` and, if there is one, `b`.
+      image_size: rows and columns of pixels for the model; the position table is resized to them.
+        None takes the size that it was trained for, which must be square.
+      image: fields of `ViTConfig` that the arrays do not determine, or that override them.
+      text: the same for `TextTowerConfig`.
 
     Raises:
       StateDictError: missing or unexpected entries or wrong shapes; carries the report.

@@ -1,7 +1,7 @@
-"""A page in the browser on which a trained model is asked about pictures.
+"""A page in the browser for asking a trained model about pictures.
 
     pip install 'twelve_in_one[data,demo]'
     python -m twelve_in_one.demo --model DIR
 
-`questions.py` has what can be asked and asks it, `page.py` the page around it, of Gradio.
+`questions.py` defines and asks the questions, `page.py` is the Gradio page around them.
 """

@@ -39,7 +39,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves the page until it is interrupted; 1 if it cannot be."""
+    """Serves the page until interrupted; returns 1 if it cannot be served."""
     args = parse_arguments(argv)
     try:
         extras.require("the page", "data", "demo")
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _pictures(paths: Sequence[Path]) -> list[Path]:
-    """Files among `paths` and pictures below folders among them, some of all if they are many.
+    """Files among `paths` and pictures below folders among them; a selection if there are many.
 
     Raises:
       ValueError: a path does not exist.
@@ -86,7 +86,7 @@ def _pictures(paths: Sequence[Path]) -> list[Path]:
 
 
 def _trained_on(model: Path) -> list[Path]:
-    """Some pictures of the run's raw data; none of a model folder without its run."""
+    """Some pictures of the run's raw data; none for a model folder without its run."""
     if not (model / state.CONFIG).is_file():
         return []
     try:

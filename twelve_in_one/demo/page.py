@@ -1,4 +1,4 @@
-"""The page of the demo, made of Gradio's parts: a tab a question."""
+"""The page of the demo, built with Gradio: one tab per question."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +16,9 @@ def make_page(predictor: Predictor, examples: Sequence[Path], title: str) -> gr.
     """The page, not started yet.
 
     Args:
-      predictor: the model that is asked; one question at a time goes through it.
+      predictor: the model to ask; it handles one question at a time.
       examples: pictures to choose from.
-      title: what the model is called.
+      title: name of the model.
     """
     with gr.Blocks(analytics_enabled=False, title=f"Ask {title}") as page:
         gr.Markdown(f"# Ask {title}")
@@ -58,7 +58,7 @@ def _tab(predictor: Predictor, question: Question, tasks: list[str], examples: l
                 show_label=False,
                 interactive=False,
                 format="png",
-                buttons=["download", "fullscreen"],  # nothing that sends it elsewhere
+                buttons=["download", "fullscreen"],  # no buttons that send it elsewhere
                 elem_id=named("picture"),
             )
             details = gr.Textbox(
@@ -85,7 +85,7 @@ def _tab(predictor: Predictor, question: Question, tasks: list[str], examples: l
 
 
 def _images(question: Question, examples: list[str]) -> list[Any]:
-    """Where pictures go in, with examples to click on."""
+    """Inputs for pictures, with examples to click on."""
     if not question.images:
         files = gr.File(
             label="Pictures",
@@ -96,7 +96,7 @@ def _images(question: Question, examples: list[str]) -> list[Any]:
         )
         return [files]
     labels = ("Left picture", "Right picture") if question.images == 2 else ("Picture",)
-    # As they are: pictures of other modes are converted where they are read.
+    # Unchanged: pictures of other modes are converted when read.
     images = [
         gr.Image(
             type="filepath",

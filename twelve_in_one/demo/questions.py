@@ -1,4 +1,4 @@
-"""The six questions of the page: what each takes, and asking it; knows nothing of the page."""
+"""The six questions of the page: their inputs, and asking them; independent of the page."""
 
 import dataclasses
 import warnings
@@ -20,17 +20,17 @@ _TOP = 5
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One of the things that a model can be asked.
+    """A question that a model can be asked.
 
     Attributes:
       name: of the method of `Predictor`.
       title: of its tab.
-      about: what it does, in a sentence.
-      text: what its text is called.
+      about: its purpose, in one sentence.
+      text: name of its text.
       example: a text.
       kind: of the tasks that answer it.
       rows: of such a task, for one example; 0 takes any.
-      images: how many it takes, 0 for any number.
+      images: number that it takes, 0 for any number.
       boxes: "needed", "possible" or "".
     """
 
@@ -112,12 +112,12 @@ QUESTIONS = (
 
 
 class Reply(NamedTuple):
-    """What the page shows.
+    """The output on the page.
 
     Attributes:
-      words: the answer in a line; or what was wrong.
-      details: scores, a line each; "" if it could not be answered.
-      picture: with boxes, and attention beside it; None if it could not be answered.
+      words: the answer in one line, or the mistake.
+      details: scores, one per line; "" if it could not be answered.
+      picture: with boxes, and attention next to it; None if it could not be answered.
     """
 
     words: str
@@ -135,16 +135,16 @@ def ask(
     boxes: str = "",
     attention: bool = False,
 ) -> Reply:
-    """Asks the model; what is wrong with the request becomes words.
+    """Asks the model; mistakes in the request become words.
 
     Args:
       predictor: the model.
-      question: what is asked.
+      question: to ask.
       images: paths of pictures, None where none was chosen.
       text: question, caption, phrase or sentence.
       task: name of the model's task that answers.
-      boxes: a line a box, see `parse_boxes`; blank for none.
-      attention: also draw what the text read.
+      boxes: one per line, see `parse_boxes`; blank for none.
+      attention: also draw the text's attention.
     """
     try:
         with warnings.catch_warnings(record=True) as noted:
@@ -165,7 +165,7 @@ def _arguments(
     """The method's arguments: pictures and text by position, boxes by name.
 
     Raises:
-      ValueError: something is missing.
+      ValueError: an input is missing.
     """
     if not images or None in images:
         raise ValueError("choose two pictures" if question.images == 2 else "choose a picture")
@@ -179,10 +179,10 @@ def _arguments(
 
 
 def parse_boxes(text: str) -> list[tuple[float, ...]]:
-    """Boxes of a text with a line for each: "x1, y1, x2, y2" in pixels.
+    """Boxes from a text with one per line: "x1, y1, x2, y2" in pixels.
 
     Raises:
-      ValueError: a line is something else; names it.
+      ValueError: a line has another form; names it.
     """
     found = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -199,12 +199,12 @@ def parse_boxes(text: str) -> list[tuple[float, ...]]:
 
 
 def found_boxes(predictor: Predictor, image: str | None, count: int = 8) -> tuple[str, str]:
-    """The largest regions that were found in a picture, as `parse_boxes` takes them; what is wrong.
+    """The largest regions found in a picture, in the format of `parse_boxes`; or the mistake.
 
     Args:
-      predictor: the model, whose extractor looks for them.
+      predictor: the model, whose extractor finds them.
       image: path of the picture.
-      count: how many at most.
+      count: largest number.
     """
     if image is None:
         return "", "Choose a picture first."
@@ -227,7 +227,7 @@ def _headline(result: Result) -> str:
 def _details(result: Result) -> list[str]:
     """Scores and attention as on the command line, below the line that repeats the question."""
     found = lines(result, _TOP)[1:]
-    if isinstance(result, Ranking):  # uploaded files have paths that say nothing
+    if isinstance(result, Ranking):  # paths of uploaded files are meaningless
         names = [Path(image.name).name for image in result.images]
         order = result.order[:_TOP]
         ranked = [f"  {result.scores[i]:8.3f}  picture {i + 1}: {names[i]}" for i in order]

@@ -1,1 +1,1 @@
-"""Scores of models: by row, by ranking, everything together."""
+"""Scores of models: by row, by ranking, and complete."""

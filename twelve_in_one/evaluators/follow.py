@@ -1,7 +1,7 @@
-"""Evaluates the checkpoints of a running job one by one, beside it.
+"""Evaluates the checkpoints of a running job one by one, alongside it.
 
-The job deletes checkpoints while this reads them, and either may be killed and started again:
-`evaluation.jsonl` in the workdir, a line a round, says which rounds are done.
+The job deletes checkpoints while this reads them, and either may be killed and restarted:
+`evaluation.jsonl` in the workdir, one line per round, records the finished rounds.
 """
 
 import json
@@ -31,29 +31,29 @@ def follow(
     idle_seconds: float,
     poll_seconds: float = 10.0,
 ) -> int:
-    """Evaluates every checkpoint that appears, until the run is complete or nothing comes any more.
+    """Evaluates every checkpoint that appears, until the run is complete or no more appear.
 
-    With several processes, all of them call this and do the same rounds.
+    With several processes, all of them call this and evaluate the same rounds.
 
     Args:
       workdir: of the run.
-      split: that is evaluated; rounds done on another one are not done.
+      split: to evaluate; rounds evaluated on another split do not count as done.
       restore: round -> parameters.
       evaluate: (round, parameters) -> the line to append, which holds "round" and "split".
       last_round: of the whole run.
       idle_seconds: how long to wait for a next checkpoint.
-      poll_seconds: between two looks at the workdir.
+      poll_seconds: between two checks of the workdir.
 
     Returns:
-      How many checkpoints were evaluated.
+      The number of checkpoints evaluated.
 
-    A checkpoint that is damaged is named and left out, unless the run replaces it.
+    A damaged checkpoint is reported and skipped, unless the run replaces it.
 
     Raises:
       ValueError: a checkpoint is of another model, or the file is damaged.
     """
     path, count = workdir / FILE, 0
-    damaged: dict[int, int] = {}  # until its run has written it anew
+    damaged: dict[int, int] = {}  # until its run has rewritten it
     done = set(seen_by_first(lambda: sorted(read_rounds(path, split))))
     waited_since = time.monotonic()
     while True:
@@ -95,16 +95,16 @@ def follow(
 
 
 def is_complete(workdir: Path, last_round: int) -> bool:
-    """Whether the run has come to its end. One that was prolonged has an old model, and goes on."""
+    """Whether the run has ended. A prolonged run has an old model, and continues."""
     has_model = (workdir / RESULTS).is_file() or (workdir / state.MODEL).is_dir()
     return has_model and max(state.all_rounds(workdir), default=0) >= last_round
 
 
 def read_rounds(path: Path, split: str) -> set[int]:
-    """Rounds that were evaluated on the split; cuts off a line that a killed process left behind.
+    """Rounds evaluated on the split; cuts off a partial line left by a killed process.
 
     Raises:
-      ValueError: a line cannot be read; names it.
+      ValueError: a line is unreadable; names it.
     """
     if not path.is_file():
         return set()
@@ -125,7 +125,7 @@ def read_rounds(path: Path, split: str) -> set[int]:
 
 
 def _restored(workdir: Path, round: int, restore: Callable[[int], Any]) -> Any:
-    """The parameters, or None if the checkpoint went away; alike on all processes.
+    """The parameters, or None if the checkpoint disappeared; the same on all processes.
 
     Raises:
       DamagedError: it is still there, and damaged.
@@ -146,7 +146,7 @@ def _restored(workdir: Path, round: int, restore: Callable[[int], Any]) -> Any:
 
 
 def _version(workdir: Path, round: int) -> int:
-    """Another number once the checkpoint was replaced; 0 if it went away."""
+    """A number that changes when the checkpoint is replaced; 0 if it disappeared."""
     try:
         return (workdir / state.CHECKPOINTS / str(round)).stat().st_mtime_ns
     except OSError:
@@ -154,10 +154,10 @@ def _version(workdir: Path, round: int) -> int:
 
 
 def seen_by_first(look: Callable[[], Any]) -> Any:
-    """What process 0 sees, on every process: file systems show a change to one machine first.
+    """Process 0's view, on every process: file systems show a change to one machine first.
 
     Args:
-      look: gives what JSON can write.
+      look: returns a value that JSON can write.
 
     Raises:
       ValueError: `look` raised it, or an OSError, on process 0.

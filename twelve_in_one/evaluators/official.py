@@ -1,4 +1,4 @@
-"""Scores by the rules of each benchmark's own evaluation program, beside what training watches.
+"""Scores by each benchmark's own evaluation program, in addition to the training measures.
 
 | task | program | figures |
 |---|---|---|
@@ -10,8 +10,8 @@
 | kind "choice" | multiple choice | accuracy |
 | kind "match" | retrieval | R@1, R@5, R@10, median and mean rank; text_...: captions of an image |
 
-Figures are in percent, but for ranks and GQA's distribution. What cannot be computed is named, with
-the file that it would take.
+Figures are in percent, except ranks and GQA's distribution. Figures that cannot be computed are
+named, with the missing file.
 """  # noqa: E501
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.metrics import gqa, vqa
 from twelve_in_one.tasks.task import Task
 
-# Fewer people than this never agree enough: one is left out, and three count as one right answer.
+# Fewer people than this never agree enough: one is left out, and three agreeing score 1.
 _FEWEST_ANSWERS = 4
 _RANKS = ("median_rank", "mean_rank")
 
@@ -41,22 +41,22 @@ def figures(
     """The official figures of one split.
 
     Args:
-      task: that was evaluated.
-      predictions: of it.
+      task: the evaluated task.
+      predictions: for the task.
       summary: from `rows.summarise` or `retrieval.summarise`.
       words: label -> answer, of kind "answer".
-      records: what the program knows of the examples, of kind "answer".
-      expected: whether the dataset has such a program, so that records that are not there are
-        worth a word.
+      records: the program's annotations of the examples, of kind "answer".
+      expected: whether the dataset has such a program, so that missing records should be
+        reported.
 
     Returns:
-      {"program", "metric", "score", "figures", "examples", "not_computed", "by"}: the figure that
-      is quoted and its value, all figures by name, how many examples they are of, figure -> why it
-      is missing, and tables by kind of question, {name: {kind: value}}. None where there are no
+      {"program", "metric", "score", "figures", "examples", "not_computed", "by"}: the quoted
+      figure and its value, all figures by name, their number of examples, figure -> why it is
+      missing, and tables by kind of question, {name: {kind: value}}. None if there are no
       answers, or no official program is known.
 
     Raises:
-      ValueError: the records are not those of the examples.
+      ValueError: the records do not belong to the examples.
     """
     if summary["score"] is None or task.kind not in _FIGURES:
         return None
@@ -113,7 +113,7 @@ def _judged(
 
 
 def _shares(program: str, summary: Mapping[str, Any], **figures: str) -> dict[str, Any]:
-    """Figures in percent: name -> the measure that it is."""
+    """Figures in percent: name -> its measure."""
     found = {name: 100 * summary["metrics"][measure] for name, measure in figures.items()}
     return _result(program, "accuracy", found, summary["examples"])
 

@@ -1,7 +1,7 @@
 """Retrieval over all candidates: the score of every caption with every image, and the ranks.
 
 The model runs on blocks of captions times images (`System.pair_scores`). Letters: M captions, N
-images, C and I those of a block.
+images, C captions and I images in a block.
 """
 
 import collections
@@ -17,7 +17,7 @@ from twelve_in_one.data.encode.retrieval import RetrievalSet
 from twelve_in_one.parallel.sharding import DATA, max_in_flight
 from twelve_in_one.tasks.metrics import retrieval as metrics
 
-# COCO's 5,000 test images are often reported as five sets of the size of Flickr30k's.
+# Results on COCO's 5,000 test images are often reported as five sets of Flickr30k's size.
 _FOLD = 1000
 
 PairStep = Callable[[Any, Mapping[str, Any], Mapping[str, Any], Any], jax.Array]
@@ -52,18 +52,18 @@ def rank(
 ) -> Ranking:
     """Scores every caption with every image.
 
-    Captions and images of a block are split over the mesh's data axis, whichever processes its
-    devices belong to, and every process gets all scores: M * N * 4 bytes on the host.
+    Captions and images of a block are split over the mesh's data axis, regardless of which
+    processes own its devices. Every process gets all scores: M * N * 4 bytes on the host.
 
     Args:
-      step: from `System.pair_scores`, compiled; every device holds all of what it returns.
+      step: from `System.pair_scores`, compiled; every device holds its whole output.
       params: of the model, on the devices.
       candidates: the same on every process.
-      mesh: that the parameters lie on.
-      captions: of a block at most; rounded up to a multiple of the devices along the data axis.
-        Memory on the devices grows with captions times images.
-      images: of a block, likewise.
-      progress: called with the scores that are done and those that there are.
+      mesh: of the parameters.
+      captions: most captions per block; rounded up to a multiple of the devices along the data
+        axis. Memory on the devices grows with captions times images.
+      images: most images per block, rounded in the same way.
+      progress: called with the number of scores done and the total.
     """
     num_captions, num_images = len(candidates.caption_ids), len(candidates.image_ids)
     sizes = ((captions, num_captions), (images, num_images))
@@ -83,11 +83,11 @@ def rank(
         if progress:
             progress(done, scores.size)
 
-    # Images take far more memory than captions, so that each block of them is sent once.
+    # Images take far more memory than captions, so each block of them is sent only once.
     for columns, image_block in _blocks(candidates.images, num_images, blocks[1], mesh):
         for rows, caption_block in _blocks(candidates.captions, num_captions, blocks[0], mesh):
             block = step(params, caption_block, image_block, task_id)
-            with jax.transfer_guard_device_to_host("allow"):  # which takes this for an accident
+            with jax.transfer_guard_device_to_host("allow"):  # the guard would reject this transfer
                 block.copy_to_host_async()
             waiting.append((rows, columns, block))
             if len(waiting) > max_in_flight():
@@ -100,17 +100,17 @@ def rank(
 
 
 def summarise(ranking: Ranking) -> dict[str, Any]:
-    """Recall and ranks, as the official evaluation sums them up.
+    """Recall and ranks, summarised as in the official evaluation.
 
-    A caption's image is looked for among all images (12-in-1 section 4.2); the other direction is
-    reported beside it, as is usual elsewhere. Equal scores keep the order of the candidates. Of
-    more than 1,000 images there is also the mean over consecutive sets of 1,000 with their
-    captions, "1k_...": the paper's numbers of COCO are for 1,000 images.
+    Each caption's image is ranked among all images (12-in-1 section 4.2); the other direction is
+    also reported, as is usual elsewhere. Equal scores keep the order of the candidates. For more
+    than 1,000 images, "1k_..." is the mean over consecutive sets of 1,000 with their captions:
+    the paper's numbers for COCO are for 1,000 images.
 
     Returns:
       {"score", "metric", "loss", "examples", "metrics", "chance", "majority", "words"}: the score
-      is R@1; recalls are shares, ranks count from 1. Who does not see the picture can only guess,
-      words or not.
+      is R@1; recalls are shares, ranks count from 1. Without the picture a model can only guess,
+      with or without words.
 
     Raises:
       ValueError: a score is NaN.
@@ -151,7 +151,7 @@ def _fold_measures(ranking: Ranking) -> dict[str, float]:
 
 
 def _block_size(size: int, total: int, multiple: int) -> int:
-    """About `size` at most, such that blocks are full; rounded up to a multiple."""
+    """At most about `size`, chosen so that blocks are full; rounded up to a multiple."""
     count = -(-total // size)
     return -(-total // (count * multiple)) * multiple
 
@@ -159,7 +159,7 @@ def _block_size(size: int, total: int, multiple: int) -> int:
 def _blocks(
     arrays: Mapping[str, np.ndarray], total: int, size: int, mesh: Mesh
 ) -> Iterator[tuple[slice, dict[str, jax.Array]]]:
-    """Rows in blocks of one size, the last filled up with zeros, each with its rows' place."""
+    """Rows in blocks of one size, the last zero-padded, each with the position of its rows."""
     sharding = NamedSharding(mesh, PartitionSpec(DATA))
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))

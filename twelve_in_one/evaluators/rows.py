@@ -1,8 +1,8 @@
-"""What a model scores on a task: predictions of every example, and numbers that sum them up.
+"""The scores of a model on a task: predictions for every example, and summary measures.
 
-`make_eval_step` is what runs on the devices, `evaluate_stream` drives it over an evaluation,
-`summarise` turns the outcome into the measures that people know. Retrieval over all candidates is
-in `retrieval.py`, everything together in `suite.py`. Letters as in `tasks/task.py`; E examples.
+`make_eval_step` runs on the devices, `evaluate_stream` applies it to a whole split, `summarise`
+turns the outcome into the usual measures. Retrieval over all candidates is in `retrieval.py`, the
+complete evaluation in `suite.py`. Letters as in `tasks/task.py`; E examples.
 """
 
 import collections
@@ -26,17 +26,17 @@ EvalStep = Callable[[Any, Any], "EvalOutput"]
 
 
 class EvalOutput(NamedTuple):
-    """What one batch gives; rows that only fill it up score 0.
+    """The output for one batch; padding rows score 0.
 
     Attributes:
       sums: over the rows that count.
       prediction: int32[B], label, option, region or choice (its slot among the M choices); of kind
-        "pretraining" 1 where the caption seems another image's. Slots that are masked are never
+        "pretraining" 1 where the caption seems to belong to another image. Masked slots are never
         chosen.
       score: float32[B], of the prediction.
       confidence: float32[B], probability of the prediction by the model: softmax of kinds "match"
         and "pretraining", else a sigmoid, as in the loss.
-      oracle: float32[B], the best score that any prediction could have had.
+      oracle: float32[B], the best score of any possible prediction.
     """
 
     sums: Sums
@@ -52,12 +52,12 @@ class Outcome:
 
     Attributes:
       example_ids: E ids.
-      prediction: int32[E], see `EvalOutput`; the others likewise.
+      prediction: int32[E], see `EvalOutput`, also for the next three.
       score: float32[E].
       confidence: float32[E].
       oracle: float32[E].
       loss: mean over the examples.
-      parts: of a loss of several parts: mean loss and mean score of each.
+      parts: mean loss and mean score of each part, of a loss of several parts.
     """
 
     example_ids: tuple[str, ...]
@@ -75,13 +75,13 @@ class Outcome:
 
 
 def make_eval_step(system: System, task: Task) -> EvalStep:
-    """Predictions of one batch without dropout, as a function of (params, batch), to be jitted.
+    """Predicts one batch without dropout, as a function of (params, batch), to be jitted.
 
     Within `sharding.use` every device holds all of the output, so that every process can read it.
 
     Args:
       system: the model.
-      task: the task the batches belong to; static, so that only its head is compiled.
+      task: the task of the batches; static, so that only its head is compiled.
     """
     judge, kind = system.judge(task), KINDS[task.kind]
 
@@ -102,7 +102,7 @@ def _judged(
         logits = jnp.where(real, logits, -jnp.inf)
     credit = jnp.where(mask[:, None], credit, 0).astype(jnp.float32)
     best = jnp.argmax(logits, axis=1).astype(jnp.int32)
-    if kind.right_first:  # of candidates that are scored alike another is taken
+    if kind.right_first:  # among candidates with equal scores a wrong one is taken
         others = jnp.where(credit > 0, -jnp.inf, logits)
         wrong = jnp.argmax(others, axis=1).astype(jnp.int32)
         best = jnp.where(jnp.max(logits, axis=1) > jnp.max(others, axis=1), best, wrong)
@@ -123,23 +123,23 @@ def evaluate_stream(
     max_examples: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Runs an evaluation. With several processes, all of them call this alike.
+    """Runs an evaluation. With several processes, all of them make the same call.
 
-    Batches are sent ahead and results fetched late, so that devices and host work side by side;
-    the processes meet once, at the end.
+    Batches are sent ahead and results fetched late, so that devices and host work in parallel;
+    the processes synchronise once, at the end.
 
     Args:
-      eval_step: from `make_eval_step`, compiled; every device holds all of what it returns.
+      eval_step: from `make_eval_step`, compiled; every device holds its whole output.
       params: of the model, on the devices.
-      stream: this process's rows of every batch, as a `TaskStream` without training makes them; of
-        process p of P, rows p * B / P to (p + 1) * B / P.
+      stream: this process's rows of every batch, as a `TaskStream` not for training yields them:
+        rows p * B / P to (p + 1) * B / P for process p of P.
       place: makes global arrays of them, see `sharding.shard_batch`.
-      max_examples: only so many of the first examples; 0 takes all.
-      progress: called with how many rows of the stream are done.
+      max_examples: number of first examples to use; 0 for all.
+      progress: called with the number of rows done.
 
     Raises:
-      ValueError: no examples, outputs that are not finite, or processes that do not hold as many
-        rows as they gave.
+      ValueError: no examples, outputs that are not finite, or a process that does not hold as
+        many rows as it gave.
     """
     host, hosts = jax.process_index(), jax.process_count()
     waiting: collections.deque[tuple[list[str], np.ndarray, np.ndarray, EvalOutput]]
@@ -186,7 +186,7 @@ def evaluate_stream(
 
 
 def _own_rows(placed: jax.Array, rows: int) -> np.ndarray:
-    """Where in the global batch this process's rows are, in the order in which it gave them.
+    """Positions of this process's rows in the global batch, in the order given.
 
     A mesh may put the devices of a process anywhere along the data axis.
     """
@@ -237,27 +237,27 @@ def _outcome(parts: list[dict[str, Any]], totals: np.ndarray) -> Outcome:
 def summarise(
     task: Task, outcome: Outcome, *, candidates: str = "detected", answered: bool = True
 ) -> dict[str, Any]:
-    """The measures of a task that training watches; all but the loss are shares in [0, 1].
+    """The training measures of a task; all but the loss are shares in [0, 1].
 
-    What each benchmark's own program would say is in `official.py`.
+    The figures of each benchmark's own program are in `official.py`.
 
     | kind | score | further |
     |---|---|---|
     | answer | soft accuracy; an answer outside the vocabulary counts as wrong | vocabulary_recall |
     | region | share of predicted boxes with IoU > 0.5 | oracle_recall |
     | choice | accuracy | |
-    | verdict | accuracy; without a gold label wrong | consistency (NLVR2) |
-    | match | accuracy among four: for validation, the test is in `retrieval.py` | |
+    | verdict | accuracy; wrong without a gold label | consistency (NLVR2) |
+    | match | accuracy among four, for validation; the test is in `retrieval.py` | |
     | pretraining | share of masked words that are right | loss and score of every part |
 
-    Oracle and vocabulary recall are what the best prediction would score: a detector may have
+    Oracle and vocabulary recall are the scores of the best prediction: a detector may have
     missed a box, and the vocabulary may lack an answer.
 
     Args:
-      task: that was evaluated.
-      outcome: of it.
-      candidates: what tasks of kind "region" chose from, "detected" or "annotated" boxes; numbers
-        of the two protocols cannot be compared.
+      task: the evaluated task.
+      outcome: of the evaluation.
+      candidates: the boxes that tasks of kind "region" choose from, "detected" or "annotated";
+        scores of the two protocols are not comparable.
       answered: whether the answers are known; those of some tests are not public.
 
     Returns:

@@ -11,9 +11,9 @@
 | visual7w, guesswhat | .jsonl | id, image_id, choice, target (ids of boxes), confidence |
 | coco, flickr30k | .jsonl | id, images (the 20 best, best first), rank of the right one from 1 |
 
-Ids are those of the official files; an expression's is "ref_id/sent_id", where the released code
-writes the image's, which several expressions share. Scores are left out where no example has one
-above 0 to reach: the answers are not public.
+Ids are those of the official files. An expression's is "ref_id/sent_id"; the released code writes the
+id of the image, which several expressions share. Scores are left out if no example can reach more
+than 0: its answers are not public.
 """  # noqa: E501
 
 import csv
@@ -45,18 +45,18 @@ _SHOWN_IDS = 5
 
 
 def write(folder: Path, stream: TaskStream, split: str, predictions: Outcome | Ranking) -> Path:
-    """Writes `folder/<task>-<split>.<ending>`, which is there complete or not at all.
+    """Writes `folder/<task>-<split>.<ending>` atomically.
 
     With several processes, all of them call this; the first one writes.
 
     Args:
       folder: made if missing.
-      stream: what was evaluated.
+      stream: the evaluated stream.
       split: its name.
       predictions: from `protocols.evaluate_task`.
 
     Raises:
-      ValueError: predictions are missing, unknown or double, or an id is not of the official form.
+      ValueError: predictions are missing, unknown or duplicate, or an id lacks the official form.
       OSError: the file cannot be written.
     """
     task = stream.task
@@ -77,7 +77,7 @@ def write(folder: Path, stream: TaskStream, split: str, predictions: Outcome | R
 
 
 def render(stream: TaskStream, split: str, predictions: Outcome | Ranking) -> str:
-    """The content of the file, see the module.
+    """The contents of the file, see the module.
 
     Raises:
       ValueError: see `write`.
@@ -110,7 +110,7 @@ def render(stream: TaskStream, split: str, predictions: Outcome | Ranking) -> st
 
 
 def check_complete(where: str, ids: Iterable[str], expected: int) -> None:
-    """Refuses predictions that are not one an example: servers reject them, or count them wrong.
+    """Requires exactly one prediction per example: servers reject others, or count them wrong.
 
     Args:
       where: task and split, for the message.
@@ -118,7 +118,7 @@ def check_complete(where: str, ids: Iterable[str], expected: int) -> None:
       expected: examples of the split, by its index.
 
     Raises:
-      ValueError: too few, too many or double ids.
+      ValueError: too few, too many or duplicate ids.
     """
     counts = Counter(ids)
     double = [i for i, count in counts.items() if count > 1]
@@ -163,7 +163,7 @@ def _located(
     outcome: Outcome,
     describe: Callable[[Encoding, LoadedRecord, Annotation, int], dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
-    """Reads the records once more: only they know which box was meant by a number."""
+    """Rereads the records: only they say which box a number stands for."""
     i = 0
     for position in selection.records:
         record = selection.reader.record(int(position))

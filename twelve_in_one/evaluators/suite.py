@@ -1,7 +1,7 @@
-"""The final test of every task, by the protocol that its published numbers follow.
+"""The final test of every task, by the protocol of its published numbers.
 
 Retrieval ranks all images for every caption; all other tasks score their examples one by one. The
-two test splits of RefCOCO and RefCOCO+ are scored each and together.
+two test splits of RefCOCO and RefCOCO+ are scored separately and together.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ from twelve_in_one.tasks.task import Task
 
 Progress = Callable[[str, int, int], None]
 _BLIND = ("chance", "majority", "words")
-_LARGE_MATRIX = 100 << 20  # bytes of scores that are worth a line
-_PEEKED = 100  # records; a test's answers are public or not, whatever single examples lack
+_LARGE_MATRIX = 100 << 20  # bytes of scores that are worth a log line
+_PEEKED = 100  # records; a test's answers are public or not; single examples may lack theirs
 
 
 def evaluate_task(
@@ -47,23 +47,23 @@ def evaluate_task(
     name: str = "",
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Outcome | Ranking]:
-    """Scores one split of one task. With several processes, all of them call this alike.
+    """Scores one split of one task. With several processes, all of them make the same call.
 
     Args:
       system: the model.
-      placement: where the parameters lie.
+      placement: of the parameters.
       params: of the model.
       stream: the split, not for training; this process's rows.
       options: sizes of the blocks of retrieval.
-      max_examples: only so many of the first examples; of retrieval, the first images with so many
-        captions, which makes it easier. 0 takes all.
-      prefetch: batches that wait ready.
+      max_examples: number of first examples to use; for retrieval, the first images with this
+        many captions, which makes it easier. 0 for all.
+      prefetch: number of batches to prepare ahead.
       compiled: evaluation step for batches of these shapes; compiled here if None.
       name: of task and split, for progress.
-      progress: called with a name, how much is done and how much there is.
+      progress: called with a name, the amount done and the total.
 
     Returns:
-      What `rows.summarise` or `retrieval.summarise` says, with "official", see
+      The output of `rows.summarise` or `retrieval.summarise`, with "official", see
       `official.figures`; and the predictions.
 
     Raises:
@@ -119,7 +119,7 @@ def evaluate_task(
 
 
 def _official(stream: Stream, outcome: Outcome, summary: Mapping[str, Any]) -> Any:
-    """See `official.figures`; answers are looked up where there are any."""
+    """See `official.figures`; looks up answers if there are any."""
     task = stream.task
     if KINDS[task.kind].noun != "answer":
         return official.figures(task, outcome, summary)
@@ -135,9 +135,9 @@ def _official(stream: Stream, outcome: Outcome, summary: Mapping[str, Any]) -> A
 
 
 def has_answers(stream: Stream) -> bool:
-    """Whether the split comes with answers, judged by its first records.
+    """Whether the split has answers, judged by its first records.
 
-    That no target is above 0 does not tell: all answers may be outside the vocabulary.
+    Targets that are all 0 do not settle it: all answers may be outside the vocabulary.
     """
     if not KINDS[stream.task.kind].noun:
         return True
@@ -169,17 +169,17 @@ def evaluate_all(
 
     Args:
       system: the model.
-      placement: where the parameters lie.
+      placement: of the parameters.
       params: of the model.
       splits: task name -> its splits to score.
       open_stream: (task name, split) -> this process's rows of it, not for training.
-      options: see `evaluate_task`; the others likewise.
-      max_examples: of a split.
-      prefetch: batches that wait ready.
+      options: see `evaluate_task`.
+      max_examples: per split.
+      prefetch: number of batches to prepare ahead.
       compiled: task name -> evaluation step for batches of the streams' shapes.
-      baselines: (task, split) -> chance, majority and words, see `data.text_baselines`; not asked
+      baselines: (task, split) -> chance, majority and words, see `data.text_baselines`; not called
         for retrieval and pretraining.
-      keep: called with the stream, the split and the predictions of each, e.g. to write them.
+      keep: called with each stream, split and predictions, e.g. to write them.
       progress: see `evaluate_task`.
 
     Returns:
@@ -187,10 +187,10 @@ def evaluate_all(
       "majority", "words", "metrics", "official": {split: figures}, ...}}, "average", "parameters",
       "seconds"}. Several splits of a task are averaged by their numbers of examples, and "metrics"
       has those of each as "split/name"; official figures, and "trained_on": {split: how much of it
-      the model has seen, see `pipeline.Seen`}, are of each alone. Tasks whose answers nobody
-      published are not in "tasks" but in "unscored", and splits that the model has seen all of in
-      "trained_on_only", with their number of examples. "cut_texts" has a line for each split some
-      of whose texts are longer than the task takes.
+      the model has seen, see `pipeline.Seen`}, are per split. Tasks with unpublished answers are
+      not in "tasks" but in "unscored", and splits that the model has seen completely are in
+      "trained_on_only", with their number of examples. "cut_texts" has one line for each split
+      with texts too long for the task.
     """
     start = time.perf_counter()
     tasks: dict[str, Any] = {}
@@ -255,7 +255,7 @@ def evaluate_all(
 
 
 def _together(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Splits of a task as one, each weighing as much as it has examples."""
+    """Combines splits of a task, weighted by their number of examples."""
     if len(parts) == 1:
         return dict(*parts.values())
     total = sum(part["examples"] for part in parts.values())
@@ -278,15 +278,15 @@ def _together(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _nameless(task: Task) -> Task:
-    """The task without what makes no difference to a program: two such tasks share one."""
+    """The task without the fields that programs ignore: tasks equal otherwise share a program."""
     sizes = dict.fromkeys(("max_tokens", "max_regions", "num_choices", "detected_slots"), 0)
     return dataclasses.replace(
         task, name="", title="", group="G1", task_id=0, batch_size=0, learning_rate=0.0, **sizes
     )
 
 
-# Jitted functions are kept: a job that follows another evaluates the same tasks again and again.
-# They are not for another mesh or layout than the one that they were compiled under.
+# Jitted functions are kept: a job that follows another evaluates the same tasks repeatedly.
+# They are valid only for the mesh and layout they were compiled under.
 @functools.lru_cache(maxsize=32)
 def _eval_step(system: System, task: Task, mesh: Mesh, layout: str) -> Any:
     del mesh, layout

@@ -1,4 +1,4 @@
-"""What is evaluated: a run or a model folder, with the data that it is scored on."""
+"""The subject of an evaluation: a run or a model folder, with the data to score it on."""
 
 import dataclasses
 import functools
@@ -33,32 +33,32 @@ from twelve_in_one.systems.base import System
 from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TASKS
 
-REPORTED = "reported"  # the splits that the paper's tables are about
+REPORTED = "reported"  # the splits of the paper's tables
 _WITHOUT_RUN = EvaluationOptions(0, 0, 0, retrieval_captions=8, retrieval_images=500)
 _BASELINE_EXAMPLES = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is evaluated.
+    """The subject of an evaluation.
 
     Attributes:
-      name: where it comes from, for messages.
-      tasks: that the model knows, with their shapes.
+      name: its origin, for messages.
+      tasks: of the model, with their shapes.
       reported: task name -> splits that are scored at the end of a run.
       candidates: task name -> "detected" or "annotated".
       folder: of the data.
       system: the model.
-      preprocessing: what was done to its inputs; None where a run has not saved it yet.
+      preprocessing: of its inputs; None if a run has not saved it yet.
       options: sizes of blocks and batches.
-      pretraining: what pretraining hides.
-      official: where that follows the released code.
+      pretraining: options of what pretraining hides.
+      official: where these follow the released code.
       feature_dtype: of regions.
-      cache_megabytes: for records, a split.
-      prefetch: batches that wait ready.
+      cache_megabytes: for records, per split.
+      prefetch: number of batches to prepare ahead.
       layout: of the parameters.
       model_axis: devices along the mesh's model axis.
-      notes: what whoever reads the scores should know.
+      notes: remarks for readers of the scores.
     """
 
     name: str
@@ -92,7 +92,7 @@ def of_workdir(
       features: name of the region features; the run's if None.
 
     Raises:
-      ValueError: no workdir, or its data is gone or another one.
+      ValueError: no workdir, or its data is missing or different.
     """
     config = state.read_config(workdir)
     tasks = check.task_runs(config)
@@ -149,7 +149,7 @@ def _trained_on(
     system: System,
     notes: list[str],
 ) -> TrainedOn:
-    """What a run has seen, as it noted it, or as it would see it now if it noted nothing."""
+    """The examples a run has seen: as recorded, or without a record as it would see them now."""
     if record is not None and record.serving is not None and record.serving.trained_on is not None:
         return record.serving.trained_on
     try:
@@ -170,7 +170,7 @@ def _trained_on(
 
 
 def of_model(path: Path, data_dir: Path, features: str) -> Subject:
-    """A model folder, with data that lie elsewhere.
+    """A model folder, with data from elsewhere.
 
     Raises:
       ValueError: no such folder, or it or the data is damaged.
@@ -195,7 +195,7 @@ def of_model(path: Path, data_dir: Path, features: str) -> Subject:
             for task in serving.tasks
         },
         candidates={},
-        # Labels are the model's; answers that it does not know count as wrong.
+        # Labels are the model's; answers unknown to it count as wrong.
         folder=dataclasses.replace(folder, answers=serving.answers, trained_on=seen),
         system=system,
         preprocessing=serving.preprocessing,
@@ -205,13 +205,13 @@ def of_model(path: Path, data_dir: Path, features: str) -> Subject:
 
 
 def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, Any]) -> list[str]:
-    """Refuses data that were made otherwise than what the model learnt from.
+    """Refuses data made differently from the model's training data.
 
     Returns:
-      What may differ, in words.
+      Possible differences, in words.
 
     Raises:
-      ValueError: lists what differs.
+      ValueError: lists the differences.
     """
     if subject.preprocessing is None:
         return []
@@ -235,12 +235,12 @@ def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, A
 def splits_to_score(
     subject: Subject, tasks: Sequence[Task], wanted: str
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Task name -> splits to score, and what cannot be scored because it was not built.
+    """Task name -> splits to score, and the splits that cannot be scored as they were not built.
 
     Args:
       subject: see `Subject`.
       tasks: some of its tasks.
-      wanted: `REPORTED`, "test" for all that a dataset is tested on, or a split's name.
+      wanted: `REPORTED`, "test" for all test splits of a dataset, or a split's name.
     """
     found: dict[str, tuple[str, ...]] = {}
     missing = []
@@ -308,8 +308,8 @@ def baselines_of(
 
     Args:
       folder: of the data.
-      candidates: task name -> "detected" or "annotated"; detected where it is not named.
-      max_examples: of a split; 0 takes 20,000.
+      candidates: task name -> "detected" or "annotated"; detected by default.
+      max_examples: per split; 0 takes 20,000.
     """
     from twelve_in_one.data import text_baselines
 
@@ -328,7 +328,7 @@ def baselines_of(
 
 
 def _feature_dim(folder: DataFolder, splits: Mapping[str, str]) -> int:
-    """Region feature size of the splits' data; 0 where none has features.
+    """Region feature size of the splits' data; 0 if none has features.
 
     Raises:
       ValueError: tasks differ in it.

@@ -2,11 +2,11 @@
 
 An experiment is a module that `__main__` names, with
 
-  MODELS              what --models may choose from; () if there is nothing to choose
-  ALWAYS              those of them that no choice leaves out, as others depend on them
-  count(base, seeds, models)        trainings that there will be, at most; ValueError if the config
-                      cannot be used for it
-  run(runner, base, seeds, models)  trains what is missing -> a `comparison.Outcome` a seed
+  MODELS              choices of --models; () if there is nothing to choose
+  ALWAYS              models that are always included, as others depend on them
+  count(base, seeds, models)        largest number of trainings; ValueError if the config cannot be
+                      used for it
+  run(runner, base, seeds, models)  trains what is missing -> one `comparison.Outcome` per seed
   report(outcomes)    Markdown
   plot(outcomes, path)              a picture, as PNG
 """

@@ -42,10 +42,10 @@ from twelve_in_one.experiments import ablations, clean, consistency, grid, main,
 from twelve_in_one.experiments.runner import Runner, Stopped
 from twelve_in_one.parallel import processes
 
-# Flags that come with the trainer's and mean nothing to a grid of trainings.
+# Flags of the trainer that are meaningless for a grid of trainings.
 _OF_ONE_TRAINING = ("dry_run", "coordinator", "num_processes", "process_id")
 _log = logging.getLogger("twelve_in_one")
-# What each module offers is said in the package's docstring.
+# The package's docstring describes the interface of each module.
 EXPERIMENTS: dict[str, Any] = {
     "main": main,
     "pairs": pairs,
@@ -94,7 +94,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def chosen_models(experiment: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """The experiment's models that are wanted, in its order, with those that others depend on.
+    """The requested models of the experiment, in its order, with those that others depend on.
 
     Raises:
       app.UsageError: the experiment has no such model.
@@ -112,7 +112,7 @@ def chosen_seeds(wanted: Sequence[str]) -> list[int]:
     """The seeds as numbers.
 
     Raises:
-      app.UsageError: none, no numbers, or one twice, whose interval would be too narrow.
+      app.UsageError: no seeds, not numbers, or duplicates, which would narrow the interval.
     """
     if not wanted or not all(seed.isdecimal() for seed in wanted):
         raise app.UsageError(f"--seeds takes numbers, got {','.join(wanted) or 'none'}")

@@ -1,10 +1,10 @@
-"""What task tokens and stop-and-go are good for (paper Table 6).
+"""The benefit of task tokens and stop-and-go (paper Table 6).
 
-Where no task is stopped, stop-and-go is a round robin, and there is nothing to compare.
+If no task is stopped, stop-and-go is a round robin, and there is nothing to compare.
 
-Variants without stop-and-go train for so many rounds that their updates come as close as whole
-rounds allow to those of the full variant of that seed, whose tasks were stopped now and then. Of
-the curricula, tasks come in by how soon they converged in the full variant (`convergence_order`).
+Variants without stop-and-go train for as many whole rounds as bring their updates closest to those
+of the full variant of that seed, whose tasks were stopped at times. Curricula add tasks in the
+order in which they converged in the full variant (`convergence_order`).
 """
 
 import bisect
@@ -57,7 +57,7 @@ def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
     """Trainings that `run` needs.
 
     Raises:
-      ValueError: the config has no stop-and-go or no token of a task's own to leave out.
+      ValueError: the config has no stop-and-go or no task's own token to leave out.
     """
     if base.schedule.kind != "stop_and_go":
         raise ValueError(
@@ -76,7 +76,7 @@ def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
 def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) -> list[Outcome]:
     """Trains what is missing, and collects the results of every seed.
 
-    The full variant comes first, as the others' rounds and order are taken from it.
+    The full variant comes first, as it determines the others' rounds and order.
 
     Args:
       runner: of the trainings.
@@ -85,9 +85,9 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
       models: of `MODELS`, "full" among them.
 
     Raises:
-      ValueError: as of `Runner.run`, or there is no history of validations, or nothing was stopped
-        that a round robin could be compared with.
-      Stopped: as of `Runner.run`.
+      ValueError: as in `Runner.run`, or there is no history of validations, or no task was stopped,
+        so that a round robin would be the same.
+      Stopped: as in `Runner.run`.
     """
     outcomes = []
     for seed in seeds:
@@ -122,7 +122,7 @@ def training(
 
     Args:
       base: config of the full variant.
-      variant: of `MODELS` but "full".
+      variant: of `MODELS` except "full".
       seed: of the run.
       updates: of the full variant, all tasks together.
       order: of the curricula, from `convergence_order`.
@@ -146,7 +146,7 @@ def training(
 
 
 def rounds_for(updates: int, tasks: Sequence[str], kind: str, curriculum_share: float) -> int:
-    """Rounds of a schedule in which nothing stops whose updates come closest to a number.
+    """Rounds of a schedule without stops whose updates come closest to a number.
 
     Args:
       updates: of all tasks together.
@@ -162,7 +162,7 @@ def rounds_for(updates: int, tasks: Sequence[str], kind: str, curriculum_share: 
         )
         return sum(plan.expected_updates(schedule).values())
 
-    # A round more never means fewer updates, and a round has one at least.
+    # One more round never means fewer updates, and every round has at least one.
     enough = bisect.bisect_left(range(1, updates + 1), updates, key=total) + 1
     candidates = range(max(enough - 1, 1), enough + 1)
     return min(candidates, key=lambda rounds: abs(total(rounds) - updates))
@@ -171,11 +171,11 @@ def rounds_for(updates: int, tasks: Sequence[str], kind: str, curriculum_share: 
 def convergence_order(
     history: Sequence[Mapping[str, Any]], tasks: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, ...]:
-    """The tasks of a run, those that converged first before the others.
+    """The tasks of a run, in the order in which they converged.
 
-    A task has converged in the round in which its validation score, drawn as a line from chance in
-    round 0 through the validations, reaches `CONVERGED` of its best gain over chance; one that was
-    never better than chance has not, and comes last. The paper does not say how it measures this.
+    A task has converged in the round in which its validation score, interpolated from chance in
+    round 0 through the validations, reaches `CONVERGED` of its best gain over chance; a task never
+    better than chance has not converged, and comes last. The paper gives no measure of this.
 
     Args:
       history: records of the run's `metrics.jsonl`.
@@ -193,7 +193,7 @@ def convergence_order(
         ]
         if not curve:
             raise ValueError(f"no validation of {name} in the history of the run of all tasks")
-        # Retrieval validates among a few images, but is tested among all of them.
+        # Retrieval validates among a few images, but is tested among all.
         rows = _TASKS[name].rows_per_example
         chance = 1 / rows if KINDS[_TASKS[name].kind].ranked else entry.get("chance") or 0.0
         converged[name] = _crossing(curve, chance)
@@ -211,12 +211,12 @@ def _crossing(curve: Sequence[tuple[int, float]], chance: float) -> float:
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """Averages of groups, a row a variant, with the paper's below."""
+    """Averages of groups, one row per variant, with the paper's below."""
     table = summary.by_variant(outcomes, TITLES, group_averages(outcomes))
     return f"{table}\n\n{_NOTE}\n\n{paper.table_6(TITLES, list(outcomes[0].results))}"
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Differences from the full variant, a line a group."""
+    """Differences from the full variant, one line per group."""
     averages = group_averages(outcomes)
     summary.plot(outcomes, TITLES, averages, path, only_averages=True)

@@ -1,8 +1,8 @@
-"""What cleaning costs or saves (paper section 3.2): training with and without other tests' images.
+"""The effect of cleaning (paper section 3.2): training with and without other tests' images.
 
 The leaky model trains as many rounds as the clean one, on every annotation of the training splits;
-both are tested on the same test sets, which nothing is taken from. That of Visual Genome QA is a
-split that cleaning does take from (as in the released code): it is trained on, but not compared.
+both are tested on the same complete test sets. Cleaning removes examples from the test split of
+Visual Genome QA (as in the released code), so this task is trained on but not compared.
 """
 
 from collections.abc import Sequence
@@ -40,8 +40,8 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
     Entries of the clean model also have "train_examples" and "left_out" of their dataset.
 
     Raises:
-      ValueError: as of `Runner.run`, or the data folder is damaged.
-      Stopped: as of `Runner.run`.
+      ValueError: as in `Runner.run`, or the data folder is damaged.
+      Stopped: as in `Runner.run`.
     """
     outcomes = []
     for seed in seeds:
@@ -61,7 +61,7 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
 
 
 def _left_out(base: Any) -> dict[str, dict[str, int]]:
-    """Task -> training examples, and how many of them cleaning leaves out."""
+    """Task -> number of training examples, and how many of them cleaning leaves out."""
     folder = Path(base.data.dir)
     clean = splits.read_clean_split(folder / finish.CLEAN_SPLIT)
     rows = splits.removed(finish.built_indexes(folder, base.data.regions), clean)
@@ -73,7 +73,7 @@ def _left_out(base: Any) -> dict[str, dict[str, int]]:
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """The table, with what each dataset loses."""
+    """The table, with the losses of each dataset."""
     entries = outcomes[0].results["clean"]
     facts = {
         "metric": {name: entry["metric"] for name, entry in entries.items()},
@@ -87,5 +87,5 @@ def report(outcomes: Sequence[Outcome]) -> str:
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """What the leaks gain, a line a task."""
+    """Gains from the leaks, one line per task."""
     summary.plot(outcomes, TITLES, all_together(outcomes), path)

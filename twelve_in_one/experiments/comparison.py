@@ -17,8 +17,8 @@ class Outcome:
     """Results of one seed.
 
     Attributes:
-      results: variant -> task (or another measure) -> its entry of `results.json`, of which "title"
-        and "score" are needed. All variants have the same tasks, unless the experiment says so.
+      results: variant -> task (or another measure) -> its entry of `results.json`, where "title"
+        and "score" are required. All variants have the same tasks, unless the experiment differs.
       parameters: variant -> parameters of all its models together.
     """
 
@@ -27,12 +27,12 @@ class Outcome:
 
 
 def all_together(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
-    """The average of all tasks, as `scores` takes it."""
+    """The average of all tasks, as input for `scores`."""
     return {AVERAGE: list(next(iter(outcomes[0].results.values())))}
 
 
 def group_averages(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
-    """Averages of the paper's groups, as far as there are tasks of them, and that of all tasks."""
+    """Averages of the paper's groups, if they have tasks here, and the average of all tasks."""
     everything = all_together(outcomes)
     groups = {
         group: [name for name in everything[AVERAGE] if name in members]
@@ -47,8 +47,8 @@ def scores(
     """Score of each seed, by task and by average.
 
     Args:
-      outcomes: a seed each.
-      variant: whose.
+      outcomes: one per seed.
+      variant: to score.
       averages: name -> tasks that it averages; none if None.
     """
     found = {
@@ -64,7 +64,7 @@ def scores(
 def differences(
     outcomes: Sequence[Outcome], variant: str, other: str, averages: Averages | None = None
 ) -> dict[str, Estimate]:
-    """Score of one variant less that of another, paired by seed, by task and by average."""
+    """Score of one variant minus that of another, paired by seed, by task and by average."""
     ours, theirs = scores(outcomes, variant, averages), scores(outcomes, other, averages)
     return {
         name: estimate([a - b for a, b in zip(ours[name], theirs[name], strict=True)])
@@ -73,7 +73,7 @@ def differences(
 
 
 def updates(outcomes: Sequence[Outcome], variant: str) -> float | None:
-    """Updates of a variant's trainings, mean over seeds; None where that is not known."""
+    """Updates of a variant's trainings, mean over seeds; None if unknown."""
     entries = [list(outcome.results[variant].values()) for outcome in outcomes]
     if any("updates" not in entry for seed in entries for entry in seed):
         return None

@@ -1,14 +1,14 @@
 """Whether models that answer about a thing also find it (the paper's grounding consistency).
 
-On images that have both questions and referring expressions and that nobody trained on, every
-question is paired with every expression. A pair weighs as many content words as both share, and is
-right if the question is answered and the referent localised; the score is the weighted share of
+On images that have both questions and referring expressions and that no model trained on, every
+question is paired with every expression. A pair's weight is its number of shared content words. It
+is right if the question is answered and the referent localised; the score is the weighted share of
 right pairs.
 
-Ours: the paper counts shared nouns and adjectives as a part-of-speech tagger finds them. Here a
-content word is any that is not among `FUNCTION_WORDS`, as it is spelt. Questions are VQA's training
+Our choice: the paper counts shared nouns and adjectives found by a part-of-speech tagger. Here a
+content word is any word, as spelt, that is not among `FUNCTION_WORDS`. Questions are VQA's training
 questions on images that cleaning takes out of training, expressions those of the test splits. A
-question is answered right if its soft score is above one half, as two of ten people suffice for; a
+question is answered right if its soft score is above one half (two of ten people suffice); a
 referent is localised if the IoU is above one half, as in the task's own score.
 """
 
@@ -42,7 +42,7 @@ MODELS = tuple(TITLES)
 ALWAYS = ("all",)
 QUESTIONS = "vqa"
 EXPRESSIONS = ("refcoco", "refcoco+")
-# English words that say nothing about what a picture shows.
+# English words that say nothing about the contents of a picture.
 _FUNCTION_WORDS = """
 a an the this that these those some any no not all both each every other another one ones
 i you he she it we they me him her us them my your his its our their who whom whose which what where
@@ -76,13 +76,13 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True)
 class Consistency:
-    """Of all pairs of a question and an expression about one image.
+    """Results for all pairs of a question and an expression about one image.
 
     Attributes:
       score: share of right pairs, weighted by shared content words.
-      pairs: with a weight above 0.
-      weight: of all.
-      images: with such pairs.
+      pairs: number with a weight above 0.
+      weight: sum over all pairs.
+      images: number with such pairs.
     """
 
     score: float
@@ -92,7 +92,7 @@ class Consistency:
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The words of a text that are not in `FUNCTION_WORDS`, in small letters."""
+    """The lower-case words of a text that are not in `FUNCTION_WORDS`."""
     return frozenset(re.findall(r"[^\W_]+", text.lower())) - FUNCTION_WORDS
 
 
@@ -127,7 +127,7 @@ def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
     """Trainings that `run` needs.
 
     Raises:
-      ValueError: the config has not the tasks, or does not clean.
+      ValueError: the config lacks the tasks, or does not clean.
     """
     names = _names(base)
     if QUESTIONS not in names or len(names) < 2:
@@ -146,7 +146,7 @@ def _names(base: Any) -> list[str]:
 
 
 def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) -> list[Outcome]:
-    """Trains what is missing, and scores every model on the images that nobody trained on.
+    """Trains what is missing, and scores every model on images that none trained on.
 
     Args:
       runner: of the trainings.
@@ -155,8 +155,8 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
       models: of `MODELS`, "all" among them.
 
     Raises:
-      ValueError: as of `Runner.run`, or no question shares a word with an expression.
-      Stopped: as of `Runner.run`.
+      ValueError: as in `Runner.run`, or no question shares a word with an expression.
+      Stopped: as in `Runner.run`.
     """
     names, factors = _names(base), {}
     if "single" in models:
@@ -192,7 +192,7 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
 
 
 def judge(workdir: Path, name: str) -> list[Judged]:
-    """What a trained model makes of a task's examples on images that nobody trained on.
+    """A trained model's results on a task's examples, on images that no model trained on.
 
     Args:
       workdir: of the training, complete.
@@ -228,7 +228,7 @@ def judge(workdir: Path, name: str) -> list[Judged]:
             Judged(annotation.image_id, annotation.text, bool(right[annotation.example_id]))
             for annotation in _annotations(stream)
         ]
-    jax.clear_caches()  # programs of one model are of no use to the next
+    jax.clear_caches()  # the next model cannot reuse the programs
     return found
 
 
@@ -239,7 +239,7 @@ def _annotations(stream: Any) -> Iterator[Annotation]:
 
 
 def _entries(judged: Mapping[str, Sequence[Judged]]) -> dict[str, dict[str, Any]]:
-    """Measure -> what `results.json` would say of it."""
+    """Measure -> its entry as in `results.json`."""
     questions = judged[QUESTIONS]
     sets = {name: judged[name] for name in EXPRESSIONS if name in judged}
     everything = list(itertools.chain.from_iterable(sets.values()))
@@ -268,7 +268,7 @@ def _entries(judged: Mapping[str, Sequence[Judged]]) -> dict[str, dict[str, Any]
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """The table, with how many pairs and images it is of."""
+    """The table, with its numbers of pairs and images."""
     entries = next(iter(outcomes[0].results.values()))
     facts = {
         "pairs": {name: f"{entry['examples']:,}" for name, entry in entries.items()},
@@ -278,5 +278,5 @@ def report(outcomes: Sequence[Outcome]) -> str:
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Gains on the first kind of model, a line a measure."""
+    """Gains on the first kind of model, one line per measure."""
     summary.plot(outcomes, TITLES, {}, path)

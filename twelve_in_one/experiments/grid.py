@@ -1,8 +1,8 @@
-"""Which trainings an experiment consists of, as changes of one config.
+"""The trainings of an experiment, as changes of one config.
 
 A `Training` is a name, a seed and a ConfigDict; its folder under the experiment's workdir is
-`NAME/seed-S`. Trainings of different experiments that are the same thing have the same name, so
-experiments share them.
+`NAME/seed-S`. Identical trainings of different experiments have the same name, so experiments share
+them.
 """
 
 import copy
@@ -20,7 +20,7 @@ from twelve_in_one.tasks.twelve import TWELVE
 GROUPS = {
     name: tuple(t.name for t in TWELVE if t.group == name) for name in ("G1", "G2", "G3", "G4")
 }
-# Factors on the learning rate among which single-task models find theirs, on validation data.
+# Factors on the learning rate to choose from for single-task models, on validation data.
 RATE_FACTORS = (0.5, 1.0, 2.0)
 
 
@@ -44,7 +44,7 @@ class Training:
 
 
 def check_tested(base: Any) -> None:
-    """Looks, as far as data is built, whether every task will have a score to compare.
+    """Checks, for data already built, that every task will have a score to compare.
 
     Raises:
       ValueError: none of a task's test splits was built.
@@ -69,24 +69,24 @@ def all_tasks(base: Any, seed: int) -> Training:
 
 
 def group(base: Any, name: str, seed: int) -> Training:
-    """One model of a group's tasks, over as many rounds as that of all tasks (paper: GT)."""
+    """One model of a group's tasks, with as many rounds as the all-task model (paper: GT)."""
     tasks = [task for task in base.tasks if task in GROUPS[name]]
     return Training(f"group-{name}", seed, with_tasks(base, tasks, seed))
 
 
 def groups_of(tasks: Sequence[str]) -> list[str]:
-    """The groups that some of the tasks belong to."""
+    """The groups of the tasks."""
     return [name for name, members in GROUPS.items() if set(members) & set(tasks)]
 
 
 def pair(base: Any, names: Sequence[str], seed: int) -> Training:
-    """One model of two tasks, over as many rounds as that of all tasks."""
+    """One model of two tasks, with as many rounds as the all-task model."""
     keys = "-".join(task_key(name) for name in names)
     return Training(f"pair-{keys}", seed, with_tasks(base, names, seed))
 
 
 def leaky(base: Any, seed: int) -> Training:
-    """One model of all tasks that also trains on images that other tasks are tested on."""
+    """One model of all tasks that also trains on other tasks' test images."""
     config = with_tasks(base, base.tasks, seed)
     config.data.clean = False
     return Training("all-leaky", seed, config)
@@ -101,15 +101,15 @@ def single_task(
     rate_factor: float = 1.0,
     says_updates: bool = False,
 ) -> Training:
-    """A model of one task that is trained on a given number of batches (paper: ST).
+    """A model of one task, trained on a given number of batches (paper: ST).
 
     Args:
       base: config of all tasks.
       name: of the task.
       seed: of the run.
-      updates: batches; none is left out, as the plan is a round robin of one.
+      updates: batches; none is skipped, as the plan is a round robin of one task.
       rate_factor: on the learning rate.
-      says_updates: name the folder after the number of batches, as there are several such models.
+      says_updates: include the number of batches in the folder's name, to tell models apart.
     """
     config = with_tasks(base, [name], seed)
     config.schedule.kind, config.schedule.num_rounds = "round_robin", updates
@@ -123,7 +123,7 @@ def single_task(
 def fine_tuned(base: Any, name: str, seed: int, source: Training, workdir: Path) -> Training:
     """The model of another training, trained further on one task (paper: "-> finetune ST").
 
-    A quarter of the learning rate and half of the rounds are our choice.
+    A quarter of the learning rate and half the rounds are our choice.
     """
     config = with_tasks(base, [name], seed)
     config.init_from = copy.deepcopy(defaults.get_config().init_from)  # takes everything
@@ -136,7 +136,7 @@ def fine_tuned(base: Any, name: str, seed: int, source: Training, workdir: Path)
 
 
 def with_tasks(base: Any, tasks: Sequence[str], seed: int) -> Any:
-    """A copy of a config, of some of its tasks, that reports as little as an experiment needs."""
+    """A copy of a config with some of its tasks and only the reports that an experiment needs."""
     config = copy.deepcopy(base)
     with config.unlocked():
         config.tasks = tuple(tasks)
@@ -150,9 +150,9 @@ def with_tasks(base: Any, tasks: Sequence[str], seed: int) -> Any:
 
 
 def _fit_rate(config: Any, base: Any) -> None:
-    """The base rate is the lowest of the tasks' rates where these decide the loss scales.
+    """Sets the base rate to the lowest of the tasks' rates if these set the loss scales.
 
-    As of the released code: fewer tasks may have a higher base rate and lower scales. Heads keep
+    As in the released code, fewer tasks may have a higher base rate and lower scales. Heads keep
     their rate.
     """
     if not any(options.loss_scale for options in config.task.values()):
@@ -165,7 +165,7 @@ def _fit_rate(config: Any, base: Any) -> None:
 
 
 def _fit_validations(config: Any) -> None:
-    """Validates once, at the end: nothing is stopped, and the last score is what is compared."""
+    """Validates once, at the end: nothing is stopped, and the last score is compared."""
     config.schedule.min_validation_rounds = config.schedule.num_rounds
     config.schedule.max_validation_rounds = config.schedule.num_rounds
     config.system.official.resets = ()

@@ -18,7 +18,7 @@ TITLES = {
 }
 MODELS = tuple(TITLES)
 BEGUN_WITH = {"group-tuned": "group", "tuned": "all"}
-ALWAYS = ("all",)  # says how many batches single-task models get
+ALWAYS = ("all",)  # sets the number of batches of single-task models
 _NOTE = """\
 Scores in percent, mean over seeds ± half of a 95 % interval; differences are paired by seed, bold
 where the interval does not hold 0. Single-task models see as many batches of their task as the
@@ -27,7 +27,7 @@ of fine-tuned models are those of fine-tuning."""
 
 
 def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
-    """Trainings that `run` needs; the best learning rate's is one of the first seed's."""
+    """Trainings that `run` needs; that with the best learning rate is one of the first seed's."""
     tasks, groups = len(base.tasks), len(grid.groups_of(base.tasks))
     total = len(seeds)
     if "single" in models:
@@ -40,8 +40,8 @@ def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
 def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) -> list[Outcome]:
     """Trains what is missing, and collects the results of every seed.
 
-    The all-task model comes first, as it says how many batches of each task the single-task models
-    get. Their learning rate is tuned on validation scores of the first seed, a task at a time.
+    The all-task model comes first, as it sets the number of batches of single-task models. Their
+    learning rate is tuned on validation scores of the first seed, one task at a time.
 
     Args:
       runner: of the trainings.
@@ -50,8 +50,8 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
       models: of `MODELS`, "all" among them.
 
     Raises:
-      ValueError: as of `Runner.run`.
-      Stopped: likewise.
+      ValueError: as in `Runner.run`.
+      Stopped: as in `Runner.run`.
     """
     factors = {}
     if "single" in models:
@@ -116,5 +116,5 @@ def report(outcomes: Sequence[Outcome]) -> str:
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Gains on the first kind of model, a line a task."""
+    """Gains on the first kind of model, one line per task."""
     summary.plot(outcomes, TITLES, all_together(outcomes), path)

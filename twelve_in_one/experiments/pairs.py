@@ -2,8 +2,8 @@
 
 Every group is represented by one of its tasks. A single-task model sees as many batches of its task
 as the model of two did, at the same learning rate; as stop-and-go may stop a task sooner in one
-pair than in another, there is a single-task model for every such number. Changes are in points: the
-paper's are relative, which says nothing where a single-task model is at chance.
+pair than in another, there is one single-task model per such number. Changes are in points: the
+paper's are relative, which is meaningless if a single-task model is at chance.
 """
 
 import itertools
@@ -28,10 +28,10 @@ sees as many batches of its task as the model of two."""
 
 
 def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
-    """Trainings that `run` needs, at most: every pair, and two single-task models for it.
+    """Largest number of trainings for `run`: every pair, and two single-task models for each.
 
     Raises:
-      ValueError: the config has not all the tasks.
+      ValueError: the config lacks some of the tasks.
     """
     missing = set(REPRESENTATIVES.values()) - set(base.tasks)
     if missing:
@@ -47,11 +47,11 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
     """Trains what is missing, and collects the results of every seed.
 
     Variants of an outcome are "A+B", the model of two tasks, and "A+B alone", single-task models
-    that saw as many batches as it.
+    that saw as many batches.
 
     Raises:
-      ValueError: as of `Runner.run`.
-      Stopped: likewise.
+      ValueError: as in `Runner.run`.
+      Stopped: as in `Runner.run`.
     """
     return [_one_seed(runner, base, seed) for seed in seeds]
 
@@ -77,7 +77,7 @@ def _one_seed(runner: Runner, base: Any, seed: int) -> Outcome:
 
 
 def changes(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], list[float]]:
-    """(row, column) -> change of the row's task when trained with the column's, of each seed.
+    """(row, column) -> change of the row's task when trained with the column's, per seed.
 
     The row of `AVERAGE` is the mean effect of a task on the others, its column the mean effect of
     the others on a task.

@@ -1,7 +1,7 @@
-"""Numbers of the paper's tables, to be read beside ours.
+"""Numbers of the paper's tables, to read next to ours.
 
-They are of the real datasets, of a model of another size that was pretrained, and they were not
-compared with the paper again: `NOTE` goes with all of them.
+They are for the real datasets and a pretrained model of another size, and were not checked against
+the paper again: `NOTE` goes with all of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ _TABLE_3 = (
     (1.04, 0.88, 0.43, -1.36, None),
 )
 # Table 6: averages of G1, G2, G3, G4 and of all tasks. The groups of "no-stop" do not give its last
-# number, so that one of the five is wrong, and the rows of "head-token", "no-token" and "no-stop"
+# number, so one of the five is wrong, and the rows of "head-token", "no-token" and "no-stop"
 # may have been interchanged.
 _TABLE_6 = {
     "full": (56.35, 63.61, 75.52, 77.61, 69.08),
@@ -51,7 +51,7 @@ _TABLE_6 = {
 
 
 def table_2(titles: Mapping[str, str], models: Sequence[str]) -> str:
-    """Rows of Table 2: a row a model, a column a task."""
+    """Rows of Table 2: one row per model, one column per task."""
     known = {task.name: task.title for task in TWELVE}
     rows = [[titles[name], *_numbers(_TABLE_2[name])] for name in models]
     return _under_note(["Table 2", *(known[name] for name in _TASKS), "average"], rows)
@@ -67,7 +67,7 @@ def table_3() -> str:
 
 
 def table_6(titles: Mapping[str, str], variants: Sequence[str]) -> str:
-    """Rows of Table 6: a row a variant, a column a group."""
+    """Rows of Table 6: one row per variant, one column per group."""
     rows = [[titles[name], *_numbers(_TABLE_6[name])] for name in variants]
     doubt = "Rows 2 to 4 may be interchanged, and one number of round robin is wrong."
     return f"{_under_note(['Table 6', 'G1', 'G2', 'G3', 'G4', 'average'], rows)}\n\n{doubt}"

@@ -1,8 +1,8 @@
-"""What pretraining on captions brings, and the paper's two changes to it (12-in-1 section 4).
+"""The benefit of pretraining on captions, and the paper's two changes to it (12-in-1 section 4).
 
-Every variant is the model of all tasks; they differ in the weights that it begins with. On the
-generated world the captions are further pictures of the same kind, so that all variants train on
-data of their own folder, of which the twelve datasets are those of the other experiments.
+Every variant is the all-task model; they differ in its initial weights. On the generated world the
+captions are of additional pictures of the same kind, so all variants train on data in their own
+folder, whose twelve datasets equal those of the other experiments.
 """
 
 import copy
@@ -26,9 +26,9 @@ TITLES = {
 MODELS = tuple(TITLES)
 ALWAYS = ("none",)
 _TASK = "conceptual_captions"
-# On the world, of the rounds that all tasks then train for: 4,400 of 220.
+# On the world, times the rounds that all tasks then train for: 4,400 for 220.
 _ROUNDS_FACTOR = 20
-# What a pretrained model lacks.
+# Parameters that a pretrained model lacks.
 _NEW = ("heads/.*", "trunk/text_embedding/task/embedding")
 _NOTE = """\
 One model of all tasks, begun with the weights of the row; averages of the paper's groups and of all
@@ -40,7 +40,7 @@ def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
     """Trainings that `run` needs.
 
     Raises:
-      ValueError: the config begins with other weights, or there are no captions.
+      ValueError: the config starts from other weights, or there are no captions.
     """
     data = base.data
     if base.init_from.path:
@@ -63,8 +63,8 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
       models: of `MODELS`, "none" among them.
 
     Raises:
-      ValueError: as of `Runner.run`.
-      Stopped: likewise.
+      ValueError: as in `Runner.run`.
+      Stopped: as in `Runner.run`.
     """
     base = with_captions(base)
     outcomes = []
@@ -86,7 +86,7 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
 
 
 def with_captions(base: Any) -> Any:
-    """The config on data with captions to pretrain on; the world is made anew with more of them."""
+    """The config on data with captions for pretraining; the world is remade with more of them."""
     config, data = copy.deepcopy(base), base.data
     if data.world_images and not data.world_more_captions:
         more = defaults.MORE_CAPTIONS
@@ -102,7 +102,7 @@ def pretraining(base: Any, variant: str, seed: int) -> Training:
 
     Args:
       base: from `with_captions`.
-      variant: of `MODELS` but "none".
+      variant: of `MODELS` except "none".
       seed: of the run.
     """
     config = defaults.pretraining_config()
@@ -125,7 +125,7 @@ def pretraining(base: Any, variant: str, seed: int) -> Training:
 def begun_with(
     base: Any, variant: str, seed: int, source: Training | None, workdir: Path
 ) -> Training:
-    """The model of all tasks that begins with the weights of a pretraining, or with random ones."""
+    """The all-task model, started from the weights of a pretraining or from random ones."""
     config = grid.with_tasks(base, base.tasks, seed)
     if source is not None:
         config.init_from.path = str(source.folder(workdir))
@@ -141,5 +141,5 @@ def report(outcomes: Sequence[Outcome]) -> str:
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """What pretraining gains, a line a task."""
+    """Gains from pretraining, one line per task."""
     summary.plot(outcomes, TITLES, all_together(outcomes), path)

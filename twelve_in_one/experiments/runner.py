@@ -1,4 +1,4 @@
-"""Runs trainings one after the other; what is complete is read, what was cut short goes on."""
+"""Runs trainings one after the other; reads complete ones and resumes interrupted ones."""
 
 import contextlib
 import json
@@ -20,24 +20,24 @@ from twelve_in_one.training.finish import RESULTS
 
 Train = Callable[[Any, Path], dict[str, Any] | None]
 _log = logging.getLogger(__name__)
-# Between looks whether another process has finished a training.
+# Between checks whether another process has finished a training.
 _WAIT_SECONDS = 10.0
 
 
 class Stopped(Exception):
-    """A training was asked to stop, and has saved."""
+    """A training was asked to stop and has saved."""
 
 
 class Runner:
-    """Trains, or reads what was trained before.
+    """Trains, or reads earlier trainings.
 
-    Several may share a workdir, in processes of their own: one waits for a training that another is
-    at.
+    Several may share a workdir, in separate processes: one waits for a training that another is
+    running.
 
     Attributes:
       workdir: of all trainings.
       train: ConfigDict and folder -> results, or None if it was asked to stop (`train.train`).
-      total: trainings that there will be, for the progress.
+      total: expected number of trainings, for the progress.
       trained: seconds of each training that this runner ran, by name and seed.
     """
 
@@ -81,7 +81,7 @@ class Runner:
             _log.info("another process is at it: waiting")
             _wait(complete, folder)
             return self.run(training)
-        jax.clear_caches()  # programs of one training are of no use to the next
+        jax.clear_caches()  # the next training cannot reuse the programs
         if results is None:
             raise Stopped(str(folder))
         self.trained[training.name, training.seed] = time.monotonic() - start
@@ -89,7 +89,7 @@ class Runner:
 
 
 def _wait(complete: Path, folder: Path) -> None:
-    """Until a training is complete, or nobody is at it any more."""
+    """Waits until a training is complete, or no process is running it."""
     while not complete.is_file():
         time.sleep(_WAIT_SECONDS)
         with contextlib.suppress(lock.Occupied), lock.held(folder):

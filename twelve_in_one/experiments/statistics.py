@@ -13,9 +13,9 @@ class Estimate:
 
     Attributes:
       mean: of the values.
-      half_width: the confidence interval at `LEVEL` is mean +- half_width (Student's t); None of a
-        single value.
-      count: values.
+      half_width: the confidence interval at `LEVEL` is mean +- half_width (Student's t); None for
+        a single value.
+      count: number of values.
     """
 
     mean: float
@@ -29,9 +29,9 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and confidence interval of values that are independent of each other.
+    """Mean and confidence interval of independent values.
 
-    Of differences between two models of the same seed this is the paired comparison.
+    For differences between two models with the same seed, this is the paired comparison.
 
     Raises:
       ValueError: no values.

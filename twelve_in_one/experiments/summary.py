@@ -23,14 +23,14 @@ def by_task(
     facts: Mapping[str, Mapping[str, str]] | None = None,
     begun_with: Mapping[str, str] | None = None,
 ) -> str:
-    """A row a task: what is known of it, every variant, and each variant's gain on the first.
+    """One row per task: facts, the score of every variant, and each variant's gain on the first.
 
     Args:
-      outcomes: a seed each.
+      outcomes: one per seed.
       titles: variant -> title.
-      averages: name -> tasks, each a row below the tasks.
+      averages: name -> tasks, one row each below the tasks.
       facts: title of a column -> task -> text, before the scores.
-      begun_with: fine-tuned variant -> the one that it began with, on which its gain is shown, too.
+      begun_with: fine-tuned variant -> its starting variant, to show its gain on that, too.
     """
     variants, facts = list(outcomes[0].results), facts or {}
     first, *others = variants
@@ -64,7 +64,7 @@ def by_task(
 
 
 def by_variant(outcomes: Sequence[Outcome], titles: Titles, averages: Averages) -> str:
-    """A row a variant: its averages, and their differences from those of the first."""
+    """One row per variant: its averages, and their differences from those of the first."""
     first = next(iter(outcomes[0].results))
     header = ["variant", *averages, *(f"Δ {name}" for name in averages), "updates"]
     rows = []
@@ -90,14 +90,14 @@ def plot(
     *,
     only_averages: bool = False,
 ) -> None:
-    """Gains of every variant on the first, a line a task, with confidence intervals.
+    """Gains of every variant on the first, one line per task, with confidence intervals.
 
-    Of one variant there is nothing to draw, and no file is written.
+    With only one variant there is nothing to draw, and no file is written.
 
     Args:
-      outcomes: a seed each.
+      outcomes: one per seed.
       titles: variant -> title.
-      averages: name -> tasks, each a line below the tasks.
+      averages: name -> tasks, one line each below the tasks.
       path: of the PNG file.
       only_averages: leave the tasks out.
     """
@@ -132,13 +132,13 @@ def plot(
 
 
 def over_seeds(outcomes: Sequence[Outcome]) -> str:
-    """What a plot shows of several seeds, in words."""
+    """How a plot shows several seeds, in words."""
     count = len(outcomes)
     return "one seed" if count == 1 else f"mean of {count} seeds, 95 % interval"
 
 
 def about_tasks(entries: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, str]]:
-    """Metric, chance and words of tasks, as `by_task` takes facts."""
+    """Metric, chance and words of tasks, as facts for `by_task`."""
     return {
         "metric": {name: str(entry.get("metric", "")) for name, entry in entries.items()},
         "chance": {name: _percent(entry.get("chance")) for name, entry in entries.items()},
@@ -147,13 +147,13 @@ def about_tasks(entries: Mapping[str, Mapping[str, object]]) -> dict[str, dict[s
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first column to the left."""
+    """A Markdown table, with its first column left-aligned."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def marked(gain: Estimate) -> str:
-    """A difference, bold where its interval does not hold 0."""
+    """A difference, bold if its interval does not contain 0."""
     text = show(gain, signed=True)
     return f"**{text}**" if gain.excludes_zero else text
 

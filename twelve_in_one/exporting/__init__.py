@@ -1,1 +1,1 @@
-"""Models as functions for other programs."""
+"""Exported models: functions for other programs."""

@@ -1,14 +1,14 @@
 """A trained model as functions that JAX runs without this package (`jax.export`), in a folder:
 
-    vqa.jaxexport ...   one function for each head and length of inputs, for several platforms
+    vqa.jaxexport ...   one function per head and input length, for several platforms
     params.safetensors  their first argument: a flat dict, "trunk/text_pooler/kernel" -> array
-    signature.json      inputs, outputs, the tasks that each serves and their task ids
+    signature.json      inputs, outputs, tasks and task ids of each function
     README.md, run.py   how to call them
     config.json vocab.txt preprocessing.json tasks.json answers-*.json  see `model_folder`
 
-Parameters are an argument and not constants, so that all functions share one copy. The number of
-rows is symbolic: b examples, 2b rows of image pairs, and for retrieval m captions by n images, of
-which every pair is scored.
+Parameters are an argument, not constants, so that all functions share one copy. The number of
+rows is symbolic: b examples, 2b rows of image pairs, and for retrieval all pairs of m captions
+and n images.
 """
 
 import dataclasses
@@ -35,10 +35,10 @@ from twelve_in_one.systems.base import Function, Shape, System
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 DEFAULT_PLATFORMS = ("cpu", "cuda", "tpu")
-# Largest difference from `Function.plain`, over the largest score but at least 1. Both are
-# compiled from the same operations; what remains is the order of sums.
+# Largest difference from `Function.plain`, divided by the largest score or 1 if larger. Both
+# are compiled from the same operations; only the order of sums differs.
 TOLERANCES = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
-# The first rows of the last.
+# The first rows of the previous one.
 _CHECKED_SIZES = ({"b": 1, "m": 2, "n": 1}, {"b": 3, "m": 3, "n": 2})
 Log = Callable[[str], None]
 logger = logging.getLogger(__name__)
@@ -55,25 +55,25 @@ def export_jax(
     overwrite: bool = False,
     log: Log = logger.info,
 ) -> None:
-    """Writes the folder that the module docstring describes; on any error nothing is left behind.
+    """Writes the folder that the module docstring describes; leaves nothing behind on errors.
 
-    Every function is loaded from its file again and called with two different numbers of rows; it
-    has to agree with `Function.plain` within `TOLERANCES`. The functions are for one device.
+    Every function is reloaded from its file and called with two different numbers of rows; it
+    must agree with `Function.plain` within `TOLERANCES`. The functions are for one device.
 
     Args:
       directory: to make.
       params: nested dict of arrays in the layout of `system`.
       system: the model.
       serving: its tasks, vocabulary, answers and preprocessing.
-      heads: to export; None takes all that the tasks read.
-      platforms: of `PLATFORMS`; the one that this process runs on must be among them.
+      heads: to export; None takes all heads of the tasks.
+      platforms: of `PLATFORMS`; must include the platform of this process.
       overwrite: replace an existing folder.
-      log: is told of progress.
+      log: called with progress messages.
 
     Raises:
       FileExistsError: the directory exists and `overwrite` is False.
-      ValueError: an unknown head or platform, a platform missing that the check needs, a function
-        that does not agree with the model, several processes, or a call within `sharding.use`.
+      ValueError: an unknown head or platform, no platform for the check, a function
+        that disagrees with the model, several processes, or a call within `sharding.use`.
       OSError: it cannot be written.
     """
     if jax.process_count() > 1 or not jax.sharding.get_abstract_mesh().empty:
@@ -110,13 +110,13 @@ def export_jax(
 
 
 def write_serving(folder: Path, serving: Serving) -> None:
-    """Puts vocabulary, tasks, preprocessing and answers into a folder, as `model_folder` does."""
+    """Writes vocabulary, tasks, preprocessing and answers to a folder, like `model_folder`."""
     for name, text in serving_texts(serving).items():
         (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Writes a safetensors file that may be read by whom the umask allows.
+    """Writes a safetensors file with the permissions of the umask.
 
     Raises:
       OSError: it cannot be written.
@@ -127,11 +127,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
         save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
-    path.chmod(mode)  # the library's file is private
+    path.chmod(mode)  # the library makes private files
 
 
 def size_of(path: Path) -> str:
-    """Size of a file or folder for people."""
+    """Readable size of a file or folder."""
     parts = path.rglob("*") if path.is_dir() else [path]
     return f"{sum(part.stat().st_size for part in parts if part.is_file()) / 1e6:,.1f} MB"
 
@@ -192,10 +192,10 @@ def _symbolic(shape: Shape, scope: export.SymbolicScope) -> tuple[Any, ...]:
 def _check(
     path: Path, function: Function, params: Any, stored: Mapping[str, jax.Array], tolerance: float
 ) -> float:
-    """Largest difference between the file and the model, over the largest score but at least 1.
+    """Largest difference between file and model, divided by the largest score or 1 if larger.
 
     Raises:
-      ValueError: it exceeds the tolerance or is no number.
+      ValueError: it exceeds the tolerance or is not a number.
     """
     inputs = function.noise(_with_products(_CHECKED_SIZES[-1]))
     expected = np.asarray(jax.jit(function.plain)(params, inputs))

@@ -11,13 +11,13 @@ from safetensors.numpy import load_file
 
 
 def read_signature(folder):
-    """What signature.json says of the function of each task."""
+    """The entry of signature.json for each task's function."""
     entries = json.loads((folder / "signature.json").read_text(encoding="utf-8"))["artefacts"]
     return {task: entry for entry in entries for task in entry["task_ids"]}
 
 
 def load(folder, task):
-    """The function from a dict of inputs to scores, and what signature.json says of it."""
+    """The function from a dict of inputs to scores, and its entry of signature.json."""
     known = read_signature(folder)
     if task not in known:
         raise ValueError(f"{folder} has no task {task!r}; it has {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""What the folder of an exported model says of its functions: signature.json, README.md, run.py."""
+"""Descriptions of the functions of an exported model: signature.json, README.md, run.py."""
 
 import dataclasses
 import json
@@ -44,8 +44,8 @@ class Artefact:
     """A function to export: one head on inputs of given lengths.
 
     Attributes:
-      tasks: that it serves; they agree in all but names and task ids.
-      function: what it computes.
+      tasks: that it serves; they differ only in names and task ids.
+      function: the computation.
     """
 
     tasks: tuple[Task, ...]
@@ -63,12 +63,12 @@ class Artefact:
 def artefacts(
     system: System, tasks: Sequence[Task], heads: Sequence[str] | None = None
 ) -> tuple[Artefact, ...]:
-    """The functions that serve the tasks; tasks that agree in head and lengths share one.
+    """The functions that serve the tasks; tasks with the same head and lengths share one.
 
     Args:
       system: the model.
       tasks: of it.
-      heads: only these; None takes all that the tasks read.
+      heads: only these; None takes all heads of the tasks.
 
     Raises:
       ValueError: no task reads one of the heads, or there is nothing to export.
@@ -90,12 +90,12 @@ def artefacts(
 
 
 def entry(artefact: Artefact, output_shape: Shape, difference: float) -> dict[str, Any]:
-    """What the signature says of one function.
+    """The signature's entry for one function.
 
     Args:
       artefact: the function.
       output_shape: with letters.
-      difference: the largest that the check found.
+      difference: the largest difference found by the check.
     """
     function = artefact.function
     output: dict[str, Any] = {
@@ -127,10 +127,10 @@ def write(
     """Writes the three files.
 
     Args:
-      folder: that exists.
+      folder: existing.
       entries: of `entry`.
-      letters: what the letters in shapes mean.
-      platforms: that the functions are for.
+      letters: meanings of the letters in shapes.
+      platforms: of the functions.
     """
     signature = {
         "jax": jax.__version__,

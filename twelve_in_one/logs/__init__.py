@@ -1,1 +1,1 @@
-"""What a run writes down of itself: metrics, means, times and the profile of its device."""
+"""Logs of a run: metrics, means, times and device profiles."""

@@ -1,13 +1,13 @@
-"""Metrics of a run: a line of JSON a record, and the same numbers for TensorBoard and W&B.
+"""Metrics of a run: one JSON line per record, and the same numbers for TensorBoard and W&B.
 
-`metrics.jsonl` is the record of a run: every other view is made from it or beside it. A record is
-an object with "event" (what it tells), "round" (rounds done; only a "result" may lack it) and
-values; all that differs between two runs of the same job (times, rates) is under "timing". A line
-counts once its newline is written: one that a kill tore is dropped, and nothing else ever is.
+`metrics.jsonl` is the log of a run: every other view is made from it or alongside it. A record is
+an object with "event" (its kind), "round" (rounds done; only a "result" may lack it) and values;
+values that differ between two runs of the same job (times, rates) are under "timing". A line counts
+once its newline is written: only a line cut off by a kill is ever dropped.
 
-JSON has no number for what is not finite, so these floats are the texts "NaN", "Infinity" and
-"-Infinity" (the spelling of protobuf's JSON). `read` turns them back into floats; a text that reads
-like one of them cannot be written.
+JSON has no numbers for floats that are not finite, so these are the texts "NaN", "Infinity" and
+"-Infinity" (the spelling of protobuf's JSON). `read` turns them back into floats; texts equal to
+one of them cannot be written.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _WRITERS = itertools.count()
 
 
 class _Sink(Protocol):
-    """Where records go. `step` is the round that the record belongs to."""
+    """A destination of records. `step` is the round of the record."""
 
     def write(self, record: Mapping[str, Any], step: int) -> None: ...
 
@@ -48,7 +48,7 @@ class _Sink(Protocol):
 
 
 class MetricsWriter:
-    """Writes records to all sinks; to be had from `open_writer`.
+    """Writes records to all sinks; made by `open_writer`.
 
     On processes other than 0 there are no sinks, so that every process can run the same code.
     """
@@ -62,11 +62,11 @@ class MetricsWriter:
 
         Args:
           record: see the module docstring. Values are None, bools, numbers, texts, NumPy scalars,
-            and lists and mappings of these; what is on a device must be fetched first.
+            and lists and mappings of these; fetch values on devices first.
 
         Raises:
-          OSError: a full disk, say; names the file. `metrics.jsonl` is written first and holds the
-            record whole or not at all, so a run may go on and write the next one.
+          OSError: e.g. a full disk; names the file. `metrics.jsonl` is written first and holds the
+            record completely or not at all, so a run may continue with the next one.
           ValueError: no "event", no "round", or a value that JSON cannot hold.
         """
         plain = _plain(record, "record")
@@ -82,7 +82,7 @@ class MetricsWriter:
             sink.write(plain, self._round)
 
     def flush(self) -> None:
-        """Waits until the disk has everything, so that not even a power cut loses it.
+        """Waits until everything is on disk, so that not even a power cut loses it.
 
         Raises:
           OSError: names the file.
@@ -91,7 +91,7 @@ class MetricsWriter:
             sink.flush()
 
     def close(self) -> None:
-        """Flushes and closes all sinks, even where one of them fails."""
+        """Flushes and closes all sinks, even if one of them fails."""
         with contextlib.ExitStack() as stack:
             for sink in reversed(self._sinks):
                 stack.callback(sink.close)
@@ -106,20 +106,20 @@ class MetricsWriter:
 def open_writer(
     workdir: Path, *, tensorboard: bool = True, wandb: Mapping[str, Any] | None = None
 ) -> MetricsWriter:
-    """Opens `metrics.jsonl` of a workdir for appending, and what else is asked for.
+    """Opens `metrics.jsonl` of a workdir for appending, and the other requested sinks.
 
-    To resume a run call `truncate` first. TensorBoard then gets a new events file, which says that
-    all later rounds of older files are void.
+    To resume a run, call `truncate` first. TensorBoard then gets a new events file, which voids all
+    later rounds of older files.
 
     Args:
-      workdir: is made if missing.
+      workdir: made if missing.
       tensorboard: also write scalars to `events/`.
       wandb: arguments of `wandb.init`, or None for no W&B. Values are logged against "round". To
         continue the curves of an earlier process give an `id` and `resume="allow"`.
 
     Raises:
       OSError: a file cannot be opened.
-      ValueError: W&B is asked for and not installed, or `metrics.jsonl` is damaged. The first is
+      ValueError: W&B is requested but not installed, or `metrics.jsonl` is damaged. The first is
         raised on every process, before training.
     """
     if wandb is not None and importlib.util.find_spec("wandb") is None:
@@ -145,21 +145,21 @@ def open_writer(
 
 
 def truncate(workdir: Path, round: int) -> int:
-    """Forgets what happened after `round`, since a run that resumes there will do it again.
+    """Drops the records after `round`, since a run that resumes there will repeat them.
 
-    Records of later rounds go, and so do results, which are written last, and a torn last line.
-    What stays does so byte for byte. The file is replaced whole or not at all.
+    Also drops results, which are written last, and an incomplete last line. The rest stays byte
+    for byte. The file is replaced atomically.
 
     Args:
       workdir: may lack the file.
-      round: of the checkpoint that was restored; -1 for a run that begins again, which drops all.
+      round: of the restored checkpoint; -1 for a run that starts again, which drops all.
 
     Returns:
       Records dropped; 0 on processes other than 0, which leave the file alone.
 
     Raises:
       OSError: the file cannot be read or replaced.
-      ValueError: it is damaged elsewhere than in its last line, see `read`.
+      ValueError: it is damaged before its last line, see `read`.
     """
     path = workdir / FILE
     if jax.process_index() != 0 or not path.exists():
@@ -178,9 +178,9 @@ def truncate(workdir: Path, round: int) -> int:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All records of a `metrics.jsonl`, the floats that are not finite as floats.
+    """All records of a `metrics.jsonl`, with NaN and infinities as floats.
 
-    A last line without newline was torn by a kill, or is still being written; it is left out.
+    A last line without newline was cut off by a kill, or is still being written; it is left out.
 
     Raises:
       OSError: the file cannot be read.
@@ -222,7 +222,7 @@ def _restored(value: Any) -> Any:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """`value` as JSON can hold it, floats that are not finite still floats."""
+    """`value` in types that JSON can hold, but with NaN and infinities as floats."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
     if isinstance(value, Mapping):
@@ -240,7 +240,7 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _json(value: Any) -> Any:
-    """Plain values with floats that are not finite as texts."""
+    """Plain values, with NaN and infinities as texts."""
     if isinstance(value, dict):
         return {key: _json(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -253,8 +253,8 @@ def _json(value: Any) -> Any:
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a record by tag, e.g. "train/loss/vqa" or "validation/timing/seconds/vqa".
 
-    A tag begins with the event, and the split where there is one, and ends with the task that the
-    whole record is about. Texts and lists have no curve and are left out; a bool is 0 or 1.
+    A tag starts with the event, then the split if there is one, and ends with the task of the whole
+    record. Texts and lists have no curve and are left out; a bool is 0 or 1.
     """
     found: dict[str, float] = {}
     suffix = f"/{record['task']}" if "task" in record else ""
@@ -273,7 +273,7 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _mend(path: Path) -> int:
-    """Cuts a torn last line off; returns the last round of the file, or -1."""
+    """Cuts off an incomplete last line; returns the last round of the file, or -1."""
     data = path.read_bytes()
     last_round = max((r["round"] for _, r in _records(path, data) if "round" in r), default=-1)
     end = data.rfind(b"\n") + 1
@@ -284,7 +284,7 @@ def _mend(path: Path) -> int:
 
 
 class _Appender:
-    """A file that grows by whole pieces: a write that fails leaves it as it was."""
+    """A file that grows by whole pieces: a failed write leaves it unchanged."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -297,7 +297,7 @@ class _Appender:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
+            with contextlib.suppress(OSError):  # report the first error
                 os.ftruncate(self._file.fileno(), size)
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
@@ -320,10 +320,10 @@ class _JsonLines(_Appender):
 
 
 class _TensorBoard(_Appender):
-    """Events in TensorBoard's format, by tensorboardX's messages and checksums.
+    """Events in TensorBoard's format, with tensorboardX's messages and checksums.
 
-    Its own writer is not used: a thread of it writes, and one that meets a full disk dies, after
-    which the training loop blocks on its queue for ever (2.6.5: after 114 scalars).
+    Its own writer is not used: its writing thread dies on a full disk, and the training loop then
+    blocks on its queue for ever (2.6.5: after 114 scalars).
     """
 
     def __init__(self, folder: Path, purge_step: int):
@@ -333,7 +333,7 @@ class _TensorBoard(_Appender):
         self._event, self._summary = event_pb2, summary_pb2
         self._checksum = record_writer.masked_crc32c
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names.
+        # TensorBoard reads the files of a folder in order of name.
         now, name = time.time_ns(), f"{socket.gethostname()}.{os.getpid()}.{next(_WRITERS)}"
         super().__init__(folder / f"events.out.tfevents.{now // 10**9}.{now}.{name}")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -373,4 +373,4 @@ class _WandB:
             self._run.log({**found, "round": step})
 
     def flush(self) -> None:
-        """Uploads run by themselves."""
+        """Does nothing: uploads run by themselves."""

@@ -11,20 +11,20 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 class ProfileWindow:
     """Traces the rounds from `start` up to `start + rounds`, once.
 
-    Only process 0 traces: one host shows what the others do too, and processes of one machine
-    would overwrite each other's files. Look at the folder with TensorBoard's profile plugin
-    (`pip install xprof`), or open the .trace.json.gz in it with https://ui.perfetto.dev.
+    Only process 0 traces: one host represents the others, and processes of one machine would
+    overwrite each other's files. View the folder with TensorBoard's profile plugin
+    (`pip install xprof`), or open its .trace.json.gz with https://ui.perfetto.dev.
 
-    Begin some rounds in: the first of a process compile and fill buffers.
+    Skip some rounds: the first ones of a process compile and fill buffers.
     """
 
     def __init__(self, start: int, rounds: int, folder: Path):
-        """Makes a window that has not begun.
+        """Makes a window that has not started.
 
         Args:
           start: first round to trace, counted from 0.
-          rounds: how many; 0 traces nothing.
-          folder: where `plugins/profile/` goes; the folder of TensorBoard's events will do.
+          rounds: number to trace; 0 for none.
+          folder: parent of `plugins/profile/`, e.g. the folder of TensorBoard's events.
 
         Raises:
           ValueError: a negative number.
@@ -36,16 +36,16 @@ class ProfileWindow:
         self._running = False
 
     def step(self, round: int, wait_for: Any = ()) -> None:
-        """To be called before every round.
+        """Call this before every round.
 
-        A run that resumes within the window traces the rest of it, one that resumes after it
-        nothing.
+        A run that resumes within the window traces the rest of it; one that resumes after it
+        traces nothing.
 
         Args:
-          round: the one that is about to begin, counted from 0.
-          wait_for: arrays to wait for where the window begins and ends, e.g. the parameters:
+          round: about to start, counted from 0.
+          wait_for: arrays to wait for where the window starts and ends, e.g. the parameters:
             devices run behind the loop, and without waiting the trace would show earlier rounds
-            and miss the last ones. Elsewhere nothing is waited for.
+            and miss the last ones. Other calls do not wait.
 
         Raises:
           RuntimeError: another trace is running in this process.
@@ -56,19 +56,19 @@ class ProfileWindow:
         elif not self._running and self._start <= round < self._stop and jax.process_index() == 0:
             jax.block_until_ready(wait_for)
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # every Python call: slow, and hides all else
+            options.python_tracer_level = 0  # tracing every Python call is slow and hides the rest
             jax.profiler.start_trace(self._folder, profiler_options=options)
             self._running = True
 
     def close(self) -> None:
-        """Writes the trace, if one is running; a run that ends in the window keeps what it has."""
+        """Writes the trace, if one is running, even if the run ends within the window."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
 
 
 def annotate(name: str, step: int) -> jax.profiler.StepTraceAnnotation:
-    """A context that marks one update in a trace; outside of a trace it does nothing.
+    """A context that marks one update in a trace; outside a trace it does nothing.
 
     Args:
       name: of the kind of step, e.g. "train".
@@ -78,11 +78,11 @@ def annotate(name: str, step: int) -> jax.profiler.StepTraceAnnotation:
 
 
 def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """What a compiled program needs on each device, in bytes; empty where the backend cannot say.
+    """Memory of a compiled program on each device, in bytes; empty if the backend cannot say.
 
     Returns:
-      "arguments", "outputs", "aliased" (outputs that take the place of donated arguments),
-      "temporaries", "code", and "total": all of it, what is aliased counted once.
+      "arguments", "outputs", "aliased" (outputs that replace donated arguments),
+      "temporaries", "code", and "total": all of these, with aliased memory counted once.
     """
     stats = compiled.memory_analysis()
     if stats is None:
@@ -100,7 +100,7 @@ def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def format_bytes(size: int) -> str:
-    """Bytes for people, three digits: "640 B", "1.50 KiB", "23.4 MiB"."""
+    """Readable bytes, three digits: "640 B", "1.50 KiB", "23.4 MiB"."""
     value = float(size)
     for unit in _UNITS:
         # 999.5 would be rounded to four digits.

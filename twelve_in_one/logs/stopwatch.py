@@ -1,4 +1,4 @@
-"""Where the time of a run goes: training, devices that wait for data, and neither."""
+"""The time of a run: training, devices waiting for data, and neither."""
 
 import contextlib
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 
 class Stopwatch:
-    """Time spent training, in which devices waited for data, and not training (validation)."""
+    """Time spent training, waiting for data within it, and not training (validation)."""
 
     def __init__(self, first_round: int, before: float):
         self._before = before
@@ -22,9 +22,9 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def waiting(self, starved: Callable[[], bool]) -> Iterator[None]:
-        """Around the making of a batch. It counts if at its end the devices have nothing to do.
+        """Times the making of a batch. It counts if the devices are idle at its end.
 
-        Which they may have had for a part of it only: the share is at most what is told.
+        They may have been idle for only part of it: the reported share is an upper bound.
         """
         start = time.perf_counter()
         yield
@@ -39,7 +39,7 @@ class Stopwatch:
         self._paused += time.perf_counter() - start
 
     def lap(self, round: int) -> dict[str, float]:
-        """Rates since the last lap, without pauses; begins the next."""
+        """Rates since the last lap, without pauses; starts the next."""
         now = time.perf_counter()
         trained = max(now - self._lap - self._paused, 1e-9)
         rates = {
@@ -57,6 +57,6 @@ class Stopwatch:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people, "3 h 20 min" or "4 min 5 s"."""
+    """Readable seconds, "3 h 20 min" or "4 min 5 s"."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

@@ -1,7 +1,7 @@
-"""What has been trained since the last line of the log, summed on the host in order.
+"""Sums of training since the last log line, added on the host in order.
 
-The devices' numbers are fetched when a line is due or a checkpoint is written, never in between. A
-window that is still open goes into the checkpoint, so that a resumed run writes the same lines.
+The devices' numbers are fetched when a line is due or a checkpoint is written, never in between. An
+open window is saved in the checkpoint, so that a resumed run writes the same lines.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 
 from twelve_in_one.tasks.losses import Sums
 
-# Of what is finite, but for "updates", which counts all. The first three are lists of three numbers
-# where the loss has three parts.
+# Over finite values, except "updates", which counts all. The first three are lists of three numbers
+# if the loss has three parts.
 _FIELDS = ("loss", "score", "count", "grad_norm", "finite", "updates")
 
 
@@ -21,11 +21,11 @@ class LogWindow:
     """Sums by task."""
 
     def __init__(self, parts: Mapping[str, Sequence[str]], saved: Mapping[str, Any] | None = None):
-        """Begins empty, or where `to_json` left off.
+        """Starts empty, or where `to_json` left off.
 
         Args:
           parts: task -> names of the parts of its loss, none if it has one.
-          saved: what `to_json` gave.
+          saved: from `to_json`.
         """
         self._parts = parts
         self._totals = {task: dict.fromkeys(_FIELDS, 0.0) for task in parts}
@@ -34,10 +34,10 @@ class LogWindow:
         self._pending: list[tuple[str, int, Sums, Any]] = []
 
     def add(self, task: str, step: int, sums: Sums, grad_norm: Any) -> None:
-        """Notes what one update reports; nothing is fetched.
+        """Records the metrics of one update; fetches nothing.
 
         Args:
-          task: that was trained.
+          task: of the update.
           step: number of the update.
           sums: loss and score, without the loss scale.
           grad_norm: float32[] global norm of the gradient, before clipping.
@@ -45,7 +45,7 @@ class LogWindow:
         self._pending.append((task, step, sums, grad_norm))
 
     def settle(self) -> list[str]:
-        """Fetches what is pending; returns a line for every gradient that is not finite."""
+        """Fetches pending numbers; returns one line per gradient that is not finite."""
         fetched = jax.device_get([numbers for _, _, *numbers in self._pending])
         bad = []
         for (task, step, *_), (sums, norm) in zip(self._pending, fetched, strict=True):
@@ -62,7 +62,7 @@ class LogWindow:
         return bad
 
     def to_json(self) -> dict[str, Any]:
-        """What `settle` has summed."""
+        """The sums of `settle`."""
         return {
             task: {name: np.asarray(value).tolist() for name, value in totals.items()}
             for task, totals in self._totals.items()
@@ -72,8 +72,8 @@ class LogWindow:
     def means(self) -> dict[str, dict[str, float]]:
         """{"loss", "score", "grad_norm"} by task, over the finite updates of tasks that had any.
 
-        Loss and score of the parts of pretraining stand below "task/part", too; the task's own are
-        the sum of the losses and the score of the first, as `Sums` has them.
+        Loss and score of the parts of pretraining are also under "task/part"; the task's own are
+        the sum of the losses and the score of the first, as in `Sums`.
         """
         found: dict[str, dict[str, float]] = {"loss": {}, "score": {}, "grad_norm": {}}
         for task, totals in self._totals.items():
@@ -95,7 +95,7 @@ class LogWindow:
         return {task: int(t["updates"]) for task, t in self._totals.items() if t["updates"]}
 
     def clear(self) -> None:
-        """Begins anew."""
+        """Starts again, empty."""
         self._totals = {task: dict.fromkeys(_FIELDS, 0.0) for task in self._totals}
 
 

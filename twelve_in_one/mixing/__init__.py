@@ -1,1 +1,1 @@
-"""Which tasks train in a round: stop-and-go, and the plan that it decides."""
+"""Choice of the tasks that train in a round: stop-and-go, and the resulting plan."""

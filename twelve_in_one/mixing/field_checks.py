@@ -1,4 +1,4 @@
-"""Checks of settings that are dataclasses: all that is wrong with one, in one message.
+"""Checks of settings that are dataclasses: all mistakes in one message.
 
 errors = [*wrong(self, ("patience", "cooldown"), whole(0)), *wrong(self, ("kind",), one_of(Kind))]
 raise_for("controller", errors)
@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-# Whether a value passes, and what it must be.
+# Whether a value passes, and the requirement in words.
 Check = tuple[Callable[[Any], bool], str]
 
 
@@ -18,7 +18,7 @@ def one_of(choices: Any) -> Check:
 
 
 def whole(low: int) -> Check:
-    """A whole number from `low` on, and no bool."""
+    """A whole number of at least `low`, not a bool."""
     return lambda value: type(value) is int and value >= low, f"an int >= {low}"
 
 
@@ -47,13 +47,13 @@ def repeated(names: Sequence[str]) -> list[str]:
 
 
 def differing_names(kind: str, found: Any, expected: Sequence[str]) -> list[str]:
-    """A message for every name that is missing or that nobody expects."""
+    """A message for every missing or unexpected name."""
     return [f"{kind} {name} is missing" for name in expected if name not in found] + [
         f"unknown {kind} {name}" for name in found if name not in expected
     ]
 
 
 def raise_for(subject: str, errors: Sequence[str]) -> None:
-    """Raises a ValueError of all messages, if there are any."""
+    """Raises a ValueError with all messages, if there are any."""
     if errors:
         raise ValueError(f"{subject}: " + "; ".join(errors))

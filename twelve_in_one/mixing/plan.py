@@ -15,7 +15,7 @@ resumes by arithmetic, and it can be printed before training. A trainer alternat
           state = dsg.reset(state)
 
 Source: Lu et al., "12-in-1: Multi-Task Vision and Language Representation Learning" (2020), and
-the released code where the paper says nothing.
+the released code where the paper is silent.
 """
 
 import dataclasses
@@ -35,12 +35,12 @@ Kind = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class PlannedTask:
-    """A task as the plan sees it.
+    """The plan's view of a task.
 
     Attributes:
       name: the task's name.
       num_examples: training examples; the weight of proportional and temperature draws.
-      num_batches: batches in an epoch of its training set.
+      num_batches: batches per epoch of its training set.
     """
 
     name: str
@@ -58,30 +58,30 @@ class PlannedTask:
 class Schedule:
     """Which tasks train when.
 
-    Stopping belongs to kind "stop_and_go" and to no other: the paper's ablation replaces it, by a
-    round robin or a curriculum, and does not combine it, so one setting names every variant. Scores
-    and controllers are the same for all kinds; the others' plans do not look at them.
+    Only kind "stop_and_go" stops tasks: the paper's ablation replaces it by a round robin or a
+    curriculum and does not combine them, so one setting names every variant. Scores and
+    controllers are the same for all kinds; the other plans ignore them.
 
     Attributes:
       tasks: in the order in which a round visits them.
-      kind: "stop_and_go" is round robin without the tasks that are stopped; "round_robin" visits
-        all tasks; "proportional" and "temperature" draw, with replacement, as many tasks a round as
-        there are, weighted by their examples; "curriculum" brings the tasks in one after another,
-        easy ones first, "anti_curriculum" in the opposite order.
+      kind: "stop_and_go" is round robin without stopped tasks; "round_robin" visits
+        all tasks; "proportional" and "temperature" draw, with replacement, as many tasks per
+        round as there are, weighted by their examples; "curriculum" adds the tasks one by one, easy
+        ones first, "anti_curriculum" in the opposite order.
       num_rounds: length of training.
       gap: a stopped task still trains in rounds that are multiples of this (the paper's delta); 0
         never. The released flag's -1, said to mean never, turns stopping off: every number is a
         multiple of -1.
-      validate_epochs: a task is validated every so many epochs of its own, one epoch being taken as
-        `num_batches` rounds whether it trained in them or not.
+      validate_epochs: epochs of a task between its validations; one epoch counts as `num_batches`
+        rounds whether the task trained in them or not.
       min_validation_rounds: fewest rounds between validations of a task.
       max_validation_rounds: most rounds between validations of a task, 0 for no limit.
       temperature: of kind "temperature": p ~ num_examples ** (1 / temperature); 1 is proportional,
         large is uniform.
       order: of the curricula: task names, easy ones first. The paper orders by how fast tasks
-        converge, which only a run can tell; empty takes the fewest batches an epoch first, our
-        choice.
-      curriculum_share: of the curricula: share of the rounds that is cut into as many equal stages
+        converge, which takes a run to measure; empty takes the fewest batches per epoch first,
+        our choice.
+      curriculum_share: of the curricula: share of the rounds to divide into as many equal stages
         as there are tasks; each stage adds one, and after the last all train.
       seed: of the draws.
       official_resets: rounds after whose validations all controllers are reset; the released code's
@@ -144,10 +144,10 @@ class Schedule:
 
 
 def plan(schedule: Schedule, state: State, start: int, count: int) -> tuple[tuple[str, ...], ...]:
-    """Task names of the rounds start .. start + count - 1, as the controllers stand now.
+    """Task names of rounds start .. start + count - 1, for the current controllers.
 
-    A round depends on nothing but the arguments and its number, so any split of a range gives the
-    same rounds. Rounds may be empty: all tasks are stopped.
+    A round depends only on the arguments and its number, so any split of a range gives the same
+    rounds. A round is empty if all tasks are stopped.
 
     Raises:
       ValueError: `state` lacks a task, or the range leaves the schedule.
@@ -173,7 +173,7 @@ def plan(schedule: Schedule, state: State, start: int, count: int) -> tuple[tupl
 
 
 def _draw(names: tuple[str, ...], ends: np.ndarray, seed: tuple[int, int]) -> tuple[str, ...]:
-    """One round of draws; the generator belongs to the round, which can so be drawn alone."""
+    """One round of draws; the round has its own generator, so it can be drawn alone."""
     draws = np.random.default_rng(seed).random(len(names))
     return tuple(names[i] for i in np.searchsorted(ends, draws, side="right"))
 
@@ -189,7 +189,7 @@ def draw_probabilities(schedule: Schedule) -> Mapping[str, float]:
 
 
 def first_rounds(schedule: Schedule) -> Mapping[str, int]:
-    """The round with which each task of a curriculum or anti-curriculum comes in."""
+    """The first round of each task in a curriculum or anti-curriculum."""
     by_size = sorted(schedule.tasks, key=lambda task: task.num_batches)
     order = schedule.order or tuple(task.name for task in by_size)
     if schedule.kind == "anti_curriculum":
@@ -199,7 +199,7 @@ def first_rounds(schedule: Schedule) -> Mapping[str, int]:
 
 
 def expected_updates(schedule: Schedule) -> Mapping[str, int]:
-    """Updates of each task over the whole schedule if nothing stops; of draws, their mean."""
+    """Updates of each task over the whole schedule if no task stops; for draws, the mean."""
     rounds, names = schedule.num_rounds, schedule.names
     if schedule.kind in ("proportional", "temperature"):
         share = draw_probabilities(schedule)
@@ -234,7 +234,7 @@ def validations(schedule: Schedule, round: int) -> tuple[str, ...]:
 
 
 def rounds_until_validation(schedule: Schedule, round: int) -> int:
-    """How many rounds from `round` on a plan made now holds: up to the next change of a controller.
+    """Rounds from `round` on for which the current plan holds: until a controller can change.
 
     That is up to and including the next round with a validation or an official reset.
 
@@ -264,7 +264,7 @@ def official_num_rounds(
     num_train_epochs: int = 20,
     multiplier: float = 1.0,
 ) -> OfficialRounds:
-    """The number of rounds that the released training script makes of its settings.
+    """The number of rounds that the released training script derives from its settings.
 
     The total is `num_epochs` epochs of the longest task, times `multiplier`; `num_train_epochs`
     only cuts it into "epochs" at whose ends checkpoints are written. All controllers are reset at
@@ -290,12 +290,12 @@ _COLUMNS = 60
 
 
 def format_plan(schedule: Schedule, state: State, start: int, count: int) -> str:
-    """A table of the tasks with a timeline of rounds start .. start + count - 1, for people.
+    """A readable table of the tasks with a timeline of rounds start .. start + count - 1.
 
-    It shows the plan as the controllers stand now; validations to come may change it.
+    It shows the plan for the current controllers; later validations may change it.
 
     Raises:
-      ValueError: as of `plan`.
+      ValueError: as in `plan`.
     """
     rounds = plan(schedule, state, start, count)
     width = max(-(-count // _COLUMNS), 1)

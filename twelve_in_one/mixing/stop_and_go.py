@@ -2,10 +2,10 @@
 
 A controller watches the validation score of its task; a task that no longer improves is stopped
 (it then trains every `gap` rounds only, see `task_plan`), one that degrades while stopped goes
-again. Controllers are pure functions of plain Python values, so all hosts decide alike.
+again. Controllers are pure functions of plain Python values, so all hosts decide the same.
 
 Source: Lu et al., "12-in-1: Multi-Task Vision and Language Representation Learning" (2020), and
-the released code where the paper says nothing.
+the released code where the paper is silent.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ class Controller:
     """Settings of stop-and-go, the same for all tasks; the defaults are the paper's.
 
     Attributes:
-      mode: whether scores are to grow or to shrink.
-      patience: validations in a row without an improvement that a task survives; one more stops it.
+      mode: whether higher or lower scores are better.
+      patience: consecutive validations without improvement that a task survives; one more stops it.
       threshold: margin by which a score must beat the best one to count as an improvement.
       threshold_mode: margins relative to the best score, or absolute. Relative ones make sense only
         for scores that are never negative.
       continue_threshold: margin by which a stopped task's score must fall short of the best one for
         the task to go again.
-      cooldown: validations after a stop or a go in which missing improvements are not counted.
+      cooldown: validations after a stop or a go that do not count missing improvements.
       official_restart: a stopped task goes again when its score is below the best one in either
         mode, as in the released code. For "max", the paper's only mode, that is the paper's rule;
         for "min" it means that a stopped task hardly ever goes again, and False mirrors the rule.
@@ -57,11 +57,11 @@ class Controller:
 
 @dataclasses.dataclass(frozen=True)
 class TaskState:
-    """What a controller remembers of a task.
+    """A controller's memory of a task.
 
     Attributes:
       best: best score so far, None before the first one; never lowered.
-      bad: validations in a row without an improvement.
+      bad: consecutive validations without improvement.
       cooldown: validations for which `bad` stays 0.
       stopped: whether the task is in stop mode.
     """
@@ -98,7 +98,7 @@ def init(tasks: Sequence[str]) -> State:
 
 
 def reset(state: State) -> State:
-    """The state with everything forgotten, as the released code does twice (`official_resets`)."""
+    """Clears the state, as the released code does twice (`official_resets`)."""
     return init(tuple(state))
 
 

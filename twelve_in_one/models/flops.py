@@ -41,13 +41,13 @@ def _head(config: TwoStreamConfig, head: str, text_length: int, num_regions: int
 def forward_flops(
     config: TwoStreamConfig, num_tokens: int, num_regions: int, heads: Sequence[str]
 ) -> int:
-    """FLOPs of the matrix products of one forward row; a training step takes about three times it.
+    """FLOPs of the matrix products of one forward row; a training step takes about 3 times that.
 
     Args:
       config: the model.
       num_tokens: T, without the task slot.
       num_regions: R.
-      heads: heads that are computed.
+      heads: heads to compute.
     """
     length = num_tokens + (1 if config.num_tasks else 0)
     total = config.text.num_layers * _self_attention_layer(config.text, length)
@@ -63,7 +63,7 @@ def forward_flops(
 
 
 def vit_forward_flops(config: ViTConfig) -> int:
-    """FLOPs of the products, patch embedding included, of one image's forward through a ViT."""
+    """FLOPs of the products of one image's forward through a ViT, including patch embedding."""
     width, patches = config.hidden_dim, config.grid[0] * config.grid[1]
     length = patches + config.class_token + config.num_registers
     macs = patches * 3 * config.patch_size**2 * width

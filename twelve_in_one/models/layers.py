@@ -1,6 +1,6 @@
-"""Building blocks that the models share: embeddings, attention, feed-forward, transformer layer.
+"""Building blocks shared by the models: embeddings, attention, feed-forward, transformer layer.
 
-All modules are pure: randomness comes in as an explicit key (`dropout_key=None` means no dropout),
+All modules are pure: randomness is passed as an explicit key (`dropout_key=None` means no dropout),
 so a layer gives the same numbers scanned or unrolled, rematerialised or not, under any name.
 Parameters are float32; `Numerics.dtype` is the compute dtype; softmax and layer-norm statistics are
 float32. Every parameter and activation carries logical axis names (`parallel/sharding.py`).
@@ -62,7 +62,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 def table_init(numerics: Numerics, *axes: str) -> nn.initializers.Initializer:
-    """N(0, initializer_range), untruncated, as the released code draws every matrix and table."""
+    """N(0, initializer_range), untruncated, like every matrix and table of the released code."""
     if numerics.initializer_range is None:
         return nn.with_logical_partitioning(nn.initializers.xavier_uniform(), axes)
     normal = nn.initializers.normal(numerics.initializer_range)
@@ -80,8 +80,8 @@ def dense(
 ) -> nn.DenseGeneral:
     """A linear map of the last `contract` dimensions to `features`.
 
-    `axes` are the logical names of the kernel's dimensions, inputs first. The bias of every feature
-    begins at `bias`.
+    `axes` are the logical names of the kernel's dimensions, inputs first. Every bias starts
+    at `bias`.
     """
     constant = nn.initializers.constant(bias)
     return nn.DenseGeneral(
@@ -107,16 +107,16 @@ def layer_norm(axis: str, numerics: Numerics, *, name: str | None = None) -> nn.
 
 
 def attention_kernel(dtype: str | jnp.dtype) -> Literal["cudnn", "einsum"]:
-    """What `attend` computes with on this machine, where nobody asks for the probabilities.
+    """The kernel of `attend` on this machine, if no probabilities are requested.
 
-    cuDNN's fused kernel never writes the [B, N, Q, K] scores to memory. It is for GPUs and half
-    precision; XLA makes the best of the einsum elsewhere.
+    cuDNN's fused kernel never writes the [B, N, Q, K] scores to memory. It needs a GPU and half
+    precision; elsewhere XLA optimises the einsum.
     """
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     return "cudnn" if half and jax.default_backend() == "gpu" else "einsum"
 
 
-@functools.cache  # once a process
+@functools.cache  # once per process
 def _say_fused() -> None:
     _log.info("attention: cuDNN's fused kernel (jax.nn.dot_product_attention)")
 
@@ -140,8 +140,8 @@ def attend(
       mask: bool, broadcastable to [B, N, Q, K]; True where a key may be read. None reads all.
       dropout_rate: on the probabilities, without renormalisation.
       dropout_key: key of the dropout, or None.
-      with_probabilities: return them. Without, and without dropout, the device's fused kernel is
-        used where there is one (`attention_kernel`), and the log says so.
+      with_probabilities: return them. Without them and dropout, uses the device's fused kernel if
+        there is one (`attention_kernel`), and the log says so.
 
     Returns:
       context [B, Q, N, H], and the probabilities before dropout, float32[B, N, Q, K], or None.
@@ -208,7 +208,7 @@ class Attention(nn.Module):
           gates: factors [B, 1, N, H] for queries and keys, or None (`dynamic_attention`).
 
         Returns:
-          output [B, Q, out_dim] and what `attend` returns beside the context.
+          output [B, Q, out_dim] and the probabilities of `attend`.
         """
         head_dim = self.qkv_dim // self.num_heads
 
@@ -265,7 +265,7 @@ class TransformerLayer(nn.Module):
     """Post-norm (BERT) self-attention layer of either stream.
 
     With `gated` (the released code's `dynamic_attention`) queries and keys are multiplied by
-    1 + sigmoid(linear(mean text state)), each by a linear map of its own.
+    1 + sigmoid(linear(mean text state)), each with its own linear map.
     """
 
     stream: StreamConfig

@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks, which image towers and text towers are made of.
+"""Pre-norm transformer blocks, the parts of image towers and text towers.
 
 A block is x + attention(norm(x)), then x + feed_forward(norm(x)). Sizes and numerics are config.
 
@@ -23,7 +23,7 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class BlocksConfig:
-    """Sizes and numerics of a stack of blocks; towers add fields of their own.
+    """Sizes and numerics of a stack of blocks; towers add their own fields.
 
     Attributes:
       hidden_dim: width D.
@@ -33,7 +33,7 @@ class BlocksConfig:
       activation: one of `config.ACTIVATIONS`.
       layer_norm_eps: added to the variance inside the square root.
       dropout_rate: on embedded tokens, sub-layer outputs and the feed-forward blocks' hidden layer.
-      drop_path_rate: share of rows for which the last block's sub-layers are left out; it grows
+      drop_path_rate: share of rows for which the last block's sub-layers are skipped; it grows
         linearly from 0 at the first block (stochastic depth).
       initializer_range: see `config.Numerics`.
       dtype: compute dtype.
@@ -68,7 +68,7 @@ class BlocksConfig:
         return Numerics(self.dtype, self.layer_norm_eps, self.initializer_range)
 
     def _size_errors(self) -> list[str]:
-        """Sizes below 1, which would spoil the checks that follow."""
+        """Sizes below 1, which would break later checks."""
         return [
             f"{name} must be positive, got {getattr(self, name)}"
             for name in ("hidden_dim", "num_layers", "num_heads", "mlp_dim")
@@ -94,7 +94,7 @@ class BlocksConfig:
         return errors
 
 
-# Rows and columns of a grid of patches, and the side of the windows that it is cut into.
+# Rows and columns of a grid of patches, and the side of its windows.
 Window = tuple[tuple[int, int], int]
 
 
@@ -131,7 +131,7 @@ def _attention(config: BlocksConfig, name: str) -> Attention:
 
 
 def _drop_path(x: Array, rate: float | Array, key: Array | None) -> Array:
-    """Leaves whole rows of [B, L, D] out, and scales the others up."""
+    """Drops whole rows of [B, L, D], and scales up the others."""
     if key is None:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0], 1, 1))
@@ -156,7 +156,7 @@ class Block(nn.Module):
           key: of the model's dropout, or None.
 
         Returns:
-          [B, L, D], and what each sub-layer made, before and after it was added.
+          [B, L, D], and the output of each sub-layer, before and after its addition.
         """
         config, key = self.config, fold_key(key, layer)
         path_key = key if config.drop_path_rate else None
@@ -219,16 +219,16 @@ def run_blocks(
     key: Array | None,
     windows: Mapping[int, Window] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """Runs all blocks, as sub-modules of the module in whose compact method it is called.
+    """Runs all blocks, as sub-modules of the module whose compact method calls this.
 
     Args:
       config: sizes; `scan_layers` and `remat` say how they run.
       x: [B, L, D].
       key: of dropout and drop path, or None.
-      windows: of the blocks whose attention is confined to windows.
+      windows: of the blocks with attention within windows.
 
     Returns:
-      [B, L, D], and "block_i/NAME" of what each sub-layer made; nothing where scanned.
+      [B, L, D], and each sub-layer's output as "block_i/NAME"; none if scanned.
     """
     block = Block
     if config.remat != "none":

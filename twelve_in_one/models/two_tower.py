@@ -1,4 +1,4 @@
-"""Two towers, one for pictures and one for texts, whose vectors meet in one space (SigLIP, LiT).
+"""Two towers, for pictures and for texts, with vectors in one space (SigLIP, LiT).
 
 Shape letters: B pictures, T texts, L tokens of a text, D width, E width of the vectors.
 """
@@ -27,21 +27,21 @@ from twelve_in_one.parallel.sharding import constrain
 Array = jax.Array
 
 TEXT_POOLS = ("last", "first", "mean", "attention")
-# Of a vector's norm, so that a vector of zeros stays one.
+# Added to a vector's norm, so that a vector of zeros stays zero.
 _NORM_EPS = 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
 class TextTowerConfig(BlocksConfig):
-    """Sizes and numerics of a text tower, beside those of its blocks.
+    """Sizes and numerics of a text tower, besides those of its blocks.
 
     Attributes:
       vocab_size: pieces.
       max_tokens: L, tokens of every text, padding included: SigLIP's tower reads padding like any
-        other token, so a text has to be padded as it was in training.
-      pool: how tokens become one vector: the "last" (SigLIP), the "first", their "mean", or a
-        learned probe's reading of them ("attention").
-      out_dim: E, of the linear map behind it; 0 leaves it out.
+        other token, so texts must be padded as in training.
+      pool: how tokens become one vector: the "last" (SigLIP), the "first", their "mean", or the
+        output of a learned probe ("attention").
+      out_dim: E, of the final linear map; 0 omits it.
     """
 
     vocab_size: int = 32_000
@@ -67,13 +67,13 @@ class TextTowerConfig(BlocksConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TwoTowerConfig:
-    """Both towers, whose vectors are of one width.
+    """Both towers, with vectors of the same width.
 
     Attributes:
-      image: its vector is what it pools, or the linear map of that (`num_classes`) if it has one.
-      text: likewise (`out_dim`).
-      temperature: that logits begin with: the factor on cosines.
-      bias: added to logits, at the beginning; None has none.
+      image: its vector is the pooled one, or its linear map (`num_classes`) if it has one.
+      text: its vector is the pooled one, or its linear map (`out_dim`).
+      temperature: initial factor on cosines in the logits.
+      bias: initial value added to logits; None for no bias.
     """
 
     image: ViTConfig
@@ -106,7 +106,7 @@ def _linear(features: int, axes: tuple[str, str], dtype: str, name: str) -> nn.D
 
 
 class TextTower(nn.Module):
-    """Token ids to one vector, neither causal nor masked (big_vision's text_transformer)."""
+    """Maps token ids to one vector, neither causal nor masked (big_vision's text_transformer)."""
 
     config: TextTowerConfig
 
@@ -121,7 +121,7 @@ class TextTower(nn.Module):
           dropout_key: key of dropout and drop path, or None.
 
         Returns:
-          The states behind the last norm, [T, L, D], and the named intermediates: "embedded"
+          The states after the last norm, [T, L, D], and the named intermediates: "embedded"
           [T, L, D] (with positions), "block_i/NAME" of every block (not scanned), "pooled" [T, D],
           "vector" [T, E].
 
@@ -168,7 +168,7 @@ class TextTower(nn.Module):
 
 
 class Vectors(NamedTuple):
-    """Of pictures float32[B, E] and texts [T, E], of length 1; how logits are made of them."""
+    """Unit vectors of pictures float32[B, E] and texts [T, E], and the scaling of their logits."""
 
     image: Array
     text: Array
@@ -187,7 +187,7 @@ class TwoTower(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        # A linear map of zeros would give no unit vector to learn from.
+        # A zero linear map would give no unit vectors to learn from.
         self.image = ViT(dataclasses.replace(config.image, zero_classifier=False))
         self.text = TextTower(config.text)
         start = nn.initializers.constant(math.log(config.temperature))

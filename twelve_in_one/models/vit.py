@@ -1,7 +1,7 @@
-"""The Vision Transformer: pixels to tokens, and to one vector where one is wanted.
+"""The Vision Transformer: pixels to tokens, and optionally to one vector.
 
-Pre-norm blocks on the embeddings of patches. What differs between the published families
-(big_vision's ViT and SigLIP, CLIP, DINOv2) is config: the pooling, a class token, registers, a norm
+Pre-norm blocks on the embeddings of patches. The published families (big_vision's ViT and SigLIP,
+CLIP, DINOv2) differ only in config: the pooling, a class token, registers, a norm
 before the blocks, the activation, the epsilon.
 
 Shape letters: B batch, Y and X pixels, P patches (a grid of rows x columns), L tokens (class token,
@@ -28,25 +28,25 @@ POOLS = ("class", "mean", "attention", "first", "none")
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig(BlocksConfig):
-    """Sizes and numerics of a Vision Transformer, beside those of its blocks.
+    """Sizes and numerics of a Vision Transformer, besides those of its blocks.
 
     Attributes:
       image_size: rows and columns of pixels; multiples of `patch_size`.
       patch_size: side of a patch in pixels.
       pool: how tokens become one vector: "class" takes the class token (big_vision's tok), "mean"
-        the mean of the patches (gap), "attention" a learned probe's reading of them (map), "first"
-        the first patch; with "none" there is no vector, and classes are scored for each token.
+        the mean of the patches (gap), "attention" the output of a learned probe (map), "first" the
+        first patch; with "none" there is no vector, and classes are scored for each token.
       class_token: whether there is one; always with "class".
-      num_registers: tokens that are only there to be written to (Darcet et al. 2023).
+      num_registers: extra tokens for the model to write to (Darcet et al. 2023).
       representation: a linear layer and tanh between pooled vector and classes (pre_logits).
-      num_classes: C; 0 leaves the classifier out.
-      zero_classifier: whether its kernel begins at zero, so that the first loss is that of a guess
+      num_classes: C; 0 omits the classifier.
+      zero_classifier: whether its kernel starts at zero, so that the first loss is that of a guess
         (big_vision), or at random.
       patch_bias: whether the patch embedding has a bias; CLIP's has none.
       pre_norm: a norm of the embedded tokens before the first block (CLIP).
-      window: side in patches of the windows that attention is confined to; 0 for none. With windows
-        there are neither class token nor registers.
-      global_layers: blocks that attend to everything all the same.
+      window: side in patches of the attention windows; 0 for none. With windows there are neither
+        class token nor registers.
+      global_layers: blocks that attend to everything despite windows.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -113,7 +113,7 @@ def named_vit(name: str, **fields: Any) -> ViTConfig:
     """A published size, such as "B/16"; `fields` are any of `ViTConfig`'s.
 
     Raises:
-      ValueError: no such size, or fields that do not go together.
+      ValueError: no such size, or incompatible fields.
     """
     size, slash, patch = name.partition("/")
     if size not in _SIZES or not slash or not patch.isdecimal():
@@ -134,12 +134,12 @@ class ViT(nn.Module):
         """Encodes images.
 
         Args:
-          images: float[B, Y, X, 3] of `config.image_size`, in the value range that the weights were
-            trained with (big_vision: -1 to 1).
+          images: float[B, Y, X, 3] of `config.image_size`, in the value range used to train the
+            weights (big_vision: -1 to 1).
           dropout_key: key of dropout and drop path, or None.
 
         Returns:
-          The tokens behind the last norm, [B, L, D], and the named intermediates: "patches"
+          The tokens after the last norm, [B, L, D], and the named intermediates: "patches"
           [B, rows, columns, D], "embedded" [B, P, D] (with positions), "block_i/NAME" of every
           block (not scanned), "pooled" [B, D], "representation" [B, D], "logits" [B, C], or
           [B, L, C] with pool "none".
@@ -205,7 +205,7 @@ class ViT(nn.Module):
         return table.astype(self.config.numerics.dtype)
 
     def _head(self, tokens: Array) -> dict[str, Array]:
-        """What is pooled from tokens [B, L, D], and the classes' scores."""
+        """The pooled vector of tokens [B, L, D], and the classes' scores."""
         config, aux = self.config, {}
         special = config.class_token + config.num_registers
         if config.pool == "class":
@@ -262,10 +262,10 @@ def resize_positions(
       table: float[P, D] of the grid `old`.
       old: rows and columns.
       new: rows and columns.
-      method: "zoom" is bilinear, keeps corners where they are and does not average when it shrinks
-        (big_vision's ViT); "resize" is bilinear by `jax.image.resize`, which takes positions for
-        the middles of cells and averages when it shrinks (scenic, RO-ViT); "bicubic" is PyTorch's,
-        of the middles of cells, without averages (Hugging Face's models).
+      method: "zoom" is bilinear, keeps corners in place and does not average when shrinking
+        (big_vision's ViT); "resize" is bilinear by `jax.image.resize`, which takes positions as
+        cell centres and averages when shrinking (scenic, RO-ViT); "bicubic" is PyTorch's, with
+        cell centres and without averaging (Hugging Face's models).
 
     Returns:
       float32[P', D].
@@ -289,7 +289,7 @@ def _zoom_weights(before: int, after: int) -> np.ndarray:
 
 
 def _bicubic_weights(before: int, after: int) -> np.ndarray:
-    """[after, before], of the four neighbours of each middle, with PyTorch's a = -0.75."""
+    """[after, before], of the four neighbours of each centre, with PyTorch's a = -0.75."""
     a, weights = -0.75, np.zeros((after, before))
     middles = (np.arange(after) + 0.5) * before / after - 0.5
     for step in range(-1, 3):
@@ -302,10 +302,10 @@ def _bicubic_weights(before: int, after: int) -> np.ndarray:
 
 
 def resize_patches(kernel: np.ndarray, size: int) -> np.ndarray:
-    """A patch embedding's kernel for patches of another side (Beyer et al. 2022, FlexiViT).
+    """A patch embedding's kernel for patches of another size (Beyer et al. 2022, FlexiViT).
 
-    Of all kernels the one whose products with bilinearly resized patches are closest to the old
-    kernel's with the patches themselves: equal, where patches grow.
+    Its products with bilinearly resized patches are as close as possible to those of the old
+    kernel with the original patches: equal if patches grow.
 
     Args:
       kernel: float[p, p, 3, D].

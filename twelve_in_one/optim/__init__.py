@@ -1,1 +1,1 @@
-"""Optimizers, learning rates over time, and which parameters have which."""
+"""Optimizers, learning rates over time, and their assignment to parameters."""

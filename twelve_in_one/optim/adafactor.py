@@ -1,7 +1,7 @@
 """AdaFactor as big_vision configures it, for LiT-decoder's recipe (Zhai et al. 2022, appendix).
 
 The second moment of a matrix is kept as its rows' and columns' means, the first in bfloat16: half a
-byte a parameter for every eight of AdamW's. Made of optax's pieces; only their settings are ours.
+byte per parameter for every eight of AdamW's. Built from optax parts; only their settings are ours.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import optax
 
 from twelve_in_one.optim.param_groups import ParamGroup, assign
 
-# Of the running mean of squared gradients: 1 - t^-0.8 at update t, at most this.
+# Largest decay of the running mean of squared gradients, which is 1 - t^-0.8 at update t.
 _LARGEST_DECAY = 0.999
 
 
@@ -32,7 +32,7 @@ def adafactor(
     p <- p - factor * (lr * m + decay * p), with m the running mean of gradient / root(v)
 
     Unlike AdamW's, the decay follows the schedule but not the base rate. There is no clipping of
-    updates, no scaling by the parameters' size, and no correction of the means' beginnings.
+    updates, no scaling by the parameters' size, and no bias correction of the means.
 
     Args:
       learning_rate: base rate.

@@ -3,23 +3,23 @@
 AdamW follows Loshchilov and Hutter, RAdam Liu et al., by default; the `official_*` options give the
 released code's variants (pytorch-transformers 1.x) step for step; see `official`.
 
-Both are one transformation and no chain of optax's: `optax.scale_by_adam` corrects its moments by
-1 - b^t as float32 gives it, which costs the first updates three digits, and has neither rates nor
-decays by group. Their state is saved with a run, so it also has to stay what it is.
+Each is one transformation, not a chain of optax parts: `optax.scale_by_adam` corrects its moments
+by 1 - b^t in float32, which costs the first updates three digits, and has neither rates nor decays
+by group. Their state is saved with a run, so its structure must not change.
 
 The learning rate may be a schedule of a *clock* that the caller keeps, since one round of several
 tasks takes several updates (see `schedules`): `update(grads, state, params, clock=rounds)`. Without
 it the schedule counts updates.
 
-Both optimizers are optax transformations and chain with others. Gradients are transformed before
-them; what comes after sees the final steps, scaled by the rate and with the decay in them. Wrappers
-hand the clock on:
+Both optimizers are optax transformations and chain with others. Transform gradients before
+them; later transformations see the final steps, scaled by the rate and including decay. Wrappers
+pass the clock on:
 
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), adamw(schedule, groups))
     optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=5)
     updates, state = optimizer.update(grads, state, params, clock=rounds)
 
-For one that may have been made without a clock, `optax.with_extra_args_support` ignores it.
+For optimizers that may not take a clock, `optax.with_extra_args_support` ignores it.
 """
 
 import itertools
@@ -38,15 +38,15 @@ Params = Any
 
 
 def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, jax.Array]:
-    """Scales gradients down to a global norm, as `optax.clip_by_global_norm`, and tells the norm.
+    """Scales gradients down to a global norm, like `optax.clip_by_global_norm`; returns the norm.
 
     Args:
       grads: a tree of arrays.
-      max_norm: largest norm that is left alone; 0 clips nothing.
+      max_norm: largest norm left unchanged; 0 disables clipping.
 
     Returns:
-      The gradients, and float32[] their norm before, summed in float32 whatever their type. Where
-      it is not finite the gradients are of no use.
+      The gradients, and float32[] their norm before, summed in float32 for any type. If the norm
+      is not finite, the gradients are useless.
     """
     if not max_norm >= 0:
         raise ValueError(f"max_norm={max_norm} must be 0 (no clipping) or more")
@@ -60,7 +60,7 @@ def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, jax.Arr
 class AdamWState(NamedTuple):
     """State of both optimizers.
 
-    `count` int32[] updates done; moments like the parameters; `touched` bool[] a parameter, or ().
+    `count` int32[] updates done; moments like parameters; `touched` bool[] per parameter, or ().
     """
 
     count: jax.Array
@@ -97,7 +97,7 @@ def adamw(
       eps: added to the root of the second moment.
       official_no_bias_correction: use the raw moments, as the released code does.
       official_uncorrected_eps: add `eps` to the root of the raw second moment and correct the sum.
-      official_decay_after_update: decay the updated parameter and not the old one.
+      official_decay_after_update: decay the updated parameter, not the old one.
       official_unreached: see `official.leave_unreached`.
 
     Returns:
@@ -144,10 +144,10 @@ def radam(
     term for as long as the second moment averages fewer than five gradients.
 
     Args:
-      learning_rate, groups, b1, b2: as of `adamw`.
+      learning_rate, groups, b1, b2: as in `adamw`.
       eps: added to the root of the raw second moment.
       official_shared_step_size: every step takes the learning rate of the first of `groups` that
-        is not frozen, and only decay the parameter's own; see `official.shared_multiplier`.
+        is not frozen, and only decay takes the parameter's own; see `official.shared_multiplier`.
 
     Returns:
       As `adamw`.
@@ -199,7 +199,7 @@ def _optimizer(
         params: Params | None = None,
         *,
         clock: jax.Array | None = None,
-        **_: Any,  # meant for others of a chain
+        **_: Any,  # for other transformations of a chain
     ) -> tuple[Params, AdamWState]:
         if params is None:
             raise ValueError("weights decay: call update(grads, state, params)")
@@ -228,7 +228,7 @@ def _bias_correction(decay: float, count: jax.Array) -> jax.Array:
 
 
 def _rectification(b2: float, count: jax.Array) -> tuple[Any, Any]:
-    """Of RAdam: bool[] whether the second moment's root divides, float[] the factor on the step.
+    """For RAdam: bool[] whether the second moment's root divides, float[] the factor on the step.
 
     The moment averages n = n_max - 2 t b2^t / (1 - b2^t) gradients, a difference of numbers near
     2 / (1 - b2). With x = -t ln b2 it is n = c + t h(x), h(x) = 2 / x - 2 / (e^x - 1), where
@@ -237,7 +237,7 @@ def _rectification(b2: float, count: jax.Array) -> tuple[Any, Any]:
     n_max = 2.0 / (1.0 - b2) - 1.0
     if n_max <= 5.0:
         return False, 1.0
-    # The first update that is rectified, in float64: in float32 `n` might pass 5 an update off.
+    # The first rectified update, in float64: in float32 `n` might pass 5 one update off.
     first = next(t for t in itertools.count(1) if n_max + 2 * t * (1 - 1 / (1 - b2**t)) >= 5)
     rate = -math.log(b2)
     x = count * rate

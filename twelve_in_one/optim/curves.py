@@ -1,7 +1,7 @@
-"""Shapes of a learning rate over time: warm-up, and what follows it.
+"""Shapes of a learning rate over time: warm-up and decay.
 
 A clock is a Python int, an integer NumPy array or an int32 JAX array of any shape, traced or not;
-only for the last is anything computed on the device, in float32.
+only the last computes on the device, in float32.
 """
 
 import math
@@ -21,19 +21,19 @@ def constant(warmup: float = 0.0) -> Schedule:
     """Linear warm-up from 0, then 1.
 
     Args:
-      warmup: rounds until the factor is 1; need not be whole. The first round has factor 0 unless
-        it is 0.
+      warmup: rounds until the factor is 1; need not be whole. Unless it is 0, the first round has
+        factor 0.
     """
 
     def factor(clock: Clock) -> Any:
-        # Without a warm-up the ramp begins at 1.
+        # Without a warm-up the ramp starts at 1.
         return _numpy(clock).minimum(1.0, (clock + (warmup == 0)) / max(1.0, warmup))
 
     return factor
 
 
 def linear(total: int, warmup: float = 0.0) -> Schedule:
-    """Linear warm-up from 0 to 1, then linear decay to 0 at `total` (that of the paper's run)."""
+    """Linear warm-up from 0 to 1, then linear decay to 0 at `total` (as in the paper's run)."""
     up, rest = constant(warmup), max(1.0, total - warmup)
 
     def factor(clock: Clock) -> Any:
@@ -71,7 +71,7 @@ def _numpy(clock: Clock) -> ModuleType:
 
 
 def where(condition: Any, yes: Any, no: Any) -> Any:
-    """`yes` or `no`, in the arithmetic that the condition comes in."""
+    """`yes` or `no`, in the arithmetic of the condition."""
     if isinstance(condition, jax.Array):
         return jnp.where(condition, yes, no)
-    return np.where(condition, yes, no)[()]  # a scalar, where the clock is one
+    return np.where(condition, yes, no)[()]  # a scalar if the clock is one

@@ -1,12 +1,12 @@
-"""What the released code's optimizers and schedules do differently from what they are named after.
+"""How the released code's optimizers and schedules differ from their namesakes.
 
-Eight behaviours, which `adamw`, `param_groups` and `schedules` have as options `official_*`:
+Eight behaviours, available as options `official_*` of `adamw`, `param_groups` and `schedules`:
 
-* no bias correction of the moments, in training of tasks (`no_bias_correction`);
-* the decay is of the updated parameter (`decay_after_update`);
+* no bias correction of the moments, in task training (`no_bias_correction`);
+* the decay acts on the updated parameter (`decay_after_update`);
 * epsilon is added before the correction, `uncorrected_root`;
 * RAdam's step size is that of the first group, `shared_multiplier`;
-* parameters that a task does not reach may stand still, `leave_unreached`;
+* parameters that a task does not reach may stay unchanged, `leave_unreached`;
 * some norms decay, `DECAYED_NORMS`;
 * the schedule advances within a round, or before an update, `advance_within_round` and
   `advance_before_update`;
@@ -23,26 +23,26 @@ import optax
 
 from twelve_in_one.optim.curves import Clock, Schedule, constant, stairs, where
 
-if TYPE_CHECKING:  # which imports this file
+if TYPE_CHECKING:  # it imports this file
     from twelve_in_one.optim.param_groups import ParamGroup
 
 Unreached = Literal["step", "skip", "skip_until_touched"]
 
-# The released rule spares names that contain "bias" or "LayerNorm.weight", which misses the two
+# The released rule exempts names that contain "bias" or "LayerNorm.weight", which misses the two
 # norms of a connection ("LayerNorm1", "LayerNorm2") and the classifiers' ("logit_fc.2").
 DECAYED_NORMS = r".*/connection_\d+/(text|visual)_norm/scale|heads/(vqa|gqa|image_pair)/norm/scale"
 
 
 def uncorrected_root(nu: jax.Array, correction: Any, eps: float) -> jax.Array:
-    """The divisor of AdamW's step: epsilon is added to the raw root, and the sum corrected."""
+    """The divisor of AdamW's step: adds epsilon to the raw root, then corrects the sum."""
     return (jnp.sqrt(nu) + eps) / jnp.sqrt(correction)
 
 
 def shared_multiplier(groups: "Sequence[ParamGroup]") -> float:
-    """RAdam's learning-rate multiplier of every parameter, of the first group that is not frozen.
+    """RAdam's learning-rate multiplier for all parameters: that of the first group not frozen.
 
-    The released code computes the step size once an update, for its first group. That is the word
-    embedding's; to have it first pass it as `param_groups.two_stream(extra=...)`.
+    The released code computes the step size once per update, for its first group. That is the word
+    embedding's; to put it first, pass it as `param_groups.two_stream(extra=...)`.
     """
     return next((g.learning_rate for g in groups if g.learning_rate), 0.0)
 
@@ -50,16 +50,16 @@ def shared_multiplier(groups: "Sequence[ParamGroup]") -> float:
 def leave_unreached(
     optimizer: optax.GradientTransformationExtraArgs, how: Unreached
 ) -> optax.GradientTransformationExtraArgs:
-    """Settles what happens to parameters without gradient in an update (another task's head).
+    """Sets the treatment of parameters without gradient in an update (another task's head).
 
     A gradient that is zero in every element counts as none; parameters must be unrolled, not
-    scanned, for layers to be told apart.
+    scanned, to distinguish layers.
 
     Args:
       optimizer: one with an `AdamWState`.
-      how: "step" treats them like any other: momentum and decay go on. "skip" leaves parameter and
-        moments alone (torch >= 2, gradients set to None). "skip_until_touched" does so only until a
-        first gradient arrives (the torch of the released code, gradients zero-filled).
+      how: "step" treats them like any other: momentum and decay continue. "skip" leaves parameter
+        and moments unchanged (torch >= 2, gradients set to None). "skip_until_touched" does so
+        only until the first gradient arrives (the released code's torch, gradients zero-filled).
 
     Raises:
       ValueError: none of these.
@@ -90,9 +90,9 @@ def leave_unreached(
 def rewritten_step(
     boundaries: Sequence[int], decay: float, warmup: float, epoch_rounds: int
 ) -> Schedule:
-    """`step` as the released code runs it ("mannul").
+    """`step` as in the released code ("mannul").
 
-    Warm-up and decay are two schedulers there that overwrite each other's rate: the warm-up after
+    There, warm-up and decay are two schedulers that overwrite each other's rate: the warm-up after
     every round that began within it, the decay at the start and at every epoch's end. So the first
     round, and the first of every epoch within the warm-up, run without warm-up; and a boundary
     within the warm-up or an epoch takes effect at the first epoch's end after it.
@@ -114,17 +114,17 @@ def rewritten_step(
 
 
 def advance_before_update(factor: Schedule) -> Schedule:
-    """An update has the factor of the next clock (pretraining)."""
+    """Gives each update the factor of the next clock (pretraining)."""
     return lambda clock: factor(clock + 1)
 
 
 def advance_within_round(factor: Schedule, warmup: float, *, all_of_it: bool) -> Schedule:
-    """Updates of a round after its first have the next round's factor (training of tasks).
+    """Gives updates after a round's first the next round's factor (task training).
 
     Args:
       factor: schedule of rounds.
       warmup: see `constant`.
-      all_of_it: or else only the warm-up advances so, being a scheduler of its own.
+      all_of_it: otherwise only the warm-up, a separate scheduler, advances in this way.
 
     Returns:
       A schedule of clocks from `schedules.update_clock`.

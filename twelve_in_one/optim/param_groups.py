@@ -1,4 +1,4 @@
-"""Parameter groups: which parameters learn at which multiple of the rate, and which decay.
+"""Parameter groups: learning-rate multiplier and weight decay by parameter.
 
 A group gives every parameter whose path it matches a learning-rate multiplier and a weight decay;
 the first match wins and every parameter must match one.
@@ -23,12 +23,12 @@ class ParamGroup:
 
     Attributes:
       pattern: regular expression.
-      learning_rate: multiplier of the optimizer's learning rate; 0 freezes the group: parameters
-        and moments stay as they are.
+      learning_rate: multiplier of the optimizer's learning rate; 0 freezes the group's parameters
+        and moments.
       weight_decay: decoupled weight decay, itself multiplied by the learning rate.
 
     Raises:
-      ValueError: the pattern is no regular expression, or a number is negative or not finite.
+      ValueError: the pattern is not a regular expression, or a number is negative or not finite.
     """
 
     pattern: str
@@ -46,8 +46,8 @@ class ParamGroup:
                 raise ValueError(f"group {self.pattern!r}: {field}={value} must be 0 or more")
 
 
-# The heads whose released names start with "vil_", which train at 1e-4 whatever the tasks' rate is,
-# and those of a user's own data sets: all but these.
+# The heads whose released names start with "vil_", which train at 1e-4 for any task rate, and
+# those of a user's own datasets: all but these.
 VIL_HEADS = r"heads/(?!region_score/|token_score/|masked_|alignment/).*"
 _NO_DECAY = r".*/(bias|scale|masked_language_bias)"
 
@@ -64,7 +64,7 @@ def two_stream(
     Args:
       head_learning_rate: multiplier for `VIL_HEADS` (released code: 1e-4 over the base rate).
       weight_decay: of every parameter that decays.
-      extra: groups of the user's own, put before the others so that they win.
+      extra: the user's own groups, put before the others so that they win.
       official_decayed_norms: also decay the norms that the released rule misses.
     """
     decays = [(_NO_DECAY, 0.0), (".*", weight_decay)]
@@ -101,7 +101,7 @@ def assign(params: Params, groups: Sequence[ParamGroup]) -> Any:
 
 
 def describe(params: Params, groups: Sequence[ParamGroup]) -> str:
-    """A table of what every group holds, a row a group, in the order in which they match.
+    """A table of the groups' contents, one row per group, in matching order.
 
     Args:
       params: parameters, or their shapes (`jax.ShapeDtypeStruct`).

@@ -1,16 +1,16 @@
 """Learning-rate schedules: functions of a clock whose value multiplies the base rate.
 
-The clock is the number of rounds done, where a round visits every task that trains at the time
-(rounds in which no task trains do not count). It is not the number of updates: with twelve tasks a
-round is up to twelve of them. A clock is a Python int, an integer NumPy array or an int32 JAX array
-of any shape, traced or not; only for the last is anything computed on the device, in float32. So a
-schedule can be printed or plotted without one, in float64:
+The clock is the number of rounds done. A round visits every task that currently trains (rounds in
+which no task trains do not count). The clock is not the number of updates: with twelve tasks a
+round has up to twelve. A clock is a Python int, an integer NumPy array or an int32 JAX array
+of any shape, traced or not; only the last computes on the device, in float32. So a schedule can be
+printed or plotted without a device, in float64:
 
     factor = schedules.make("linear", total=40_000, warmup=4_000)
     optimizer = optim.adamw(lambda clock: 2e-5 * factor(clock), groups)
     updates, state = optimizer.update(grads, state, params, clock=rounds)
 
-The `official_*` options give what the released code does differently; see `make` and `official`.
+The `official_*` options follow the released code where it differs; see `make` and `official`.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ def update_clock(
     """The clock of one update, to be passed to the optimizer.
 
     Args:
-      rounds: rounds done before the one that the update belongs to.
-      later: bool; the update is not its round's first.
-      official_advance_within_round: as given to `make`, whose schedule then tells a round's first
-        update from the later ones: the clock counts twice as fast and is odd for the latter.
+      rounds: rounds done before that of the update.
+      later: bool; whether the update is not its round's first.
+      official_advance_within_round: as given to `make`, whose schedule then distinguishes a
+        round's first update from later ones: the clock counts twice as fast and is odd for those.
     """
     return 2 * rounds + later if official_advance_within_round else rounds
 
@@ -61,9 +61,9 @@ def make(
       warmup: rounds of warm-up, need not be whole.
       boundaries: of kind "step": rounds after which the factor is multiplied by `decay`.
       decay: of kind "step".
-      official_advance_before_update: an update has the factor of the next clock. The run begins
-        above 0 and its last update has, with "linear", factor 0.
-      official_advance_within_round: the schedule advances after the first update of a round, the
+      official_advance_before_update: an update has the factor of the next clock. The run starts
+        above 0, and with "linear" its last update has factor 0.
+      official_advance_within_round: the schedule advances after the first update of a round; the
         others have the next round's factor; clocks must be those of `update_clock`. A factor that
         changes at an epoch's end still does so for the whole round.
       official_epoch_rounds: of kind "step": see `official.rewritten_step`.

@@ -1,4 +1,4 @@
-"""SGD with momentum, for detectors (Kuo et al. 2023): a chain of optax's pieces."""
+"""SGD with momentum, for detectors (Kuo et al. 2023): a chain of optax parts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,14 +21,14 @@ def sgd(
 
     m <- momentum * m + gradient + decay * p,  p <- p - lr * m
 
-    Unlike AdamW's, the decay is added to the gradient and so goes through the momentum, as in the
-    recipes of detectors (and `torch.optim.SGD`). It takes no part in the clipping of gradients.
+    Unlike AdamW's, the decay is added to the gradient and so enters the momentum, as in the recipes
+    of detectors (and `torch.optim.SGD`). It does not count towards gradient clipping.
 
     Args:
       learning_rate: a number, or a schedule of the clock (without one, of the update count).
       groups: multiplier and decay of each parameter. Frozen ones (multiplier 0) have no state.
       momentum: decay of the running sum of gradients.
-      nesterov: step by gradient + momentum * m, a look ahead.
+      nesterov: step by gradient + momentum * m, looking ahead.
 
     Returns:
       An optax transformation; `update` needs `params` and takes `clock`, int32[].
@@ -60,7 +60,7 @@ def scale_by_groups(
 ) -> optax.GradientTransformationExtraArgs:
     """Scales by -(rate at the clock) and each parameter's multiplier; 0 for frozen ones.
 
-    optax has schedules of the update count alone, and no rates by group without a state for each.
+    optax only has schedules of the update count, and rates by group only with a state for each.
     """
 
     def init(params: Any) -> optax.ScaleByScheduleState:

@@ -1,1 +1,1 @@
-"""Devices and processes: what lies where, and who waits for whom."""
+"""Devices and processes: placement and synchronisation."""

@@ -1,4 +1,4 @@
-"""Which processes a run has and which of them this one is, told by flags or the environment."""
+"""Finds the processes of a run and this process's id, from flags or the environment."""
 
 import importlib.util
 import re
@@ -9,17 +9,17 @@ PREFIX = "TWELVE_IN_ONE_"  # of our environment variables
 _SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
 _JOBSET = ("JOBSET_NAME", "REPLICATED_JOB_NAME", "JOB_COMPLETION_INDEX")
 _JOBSET_PORT = 8476
-_NO_GPU = ("NoDevFiles", "-1")  # what stands in CUDA_VISIBLE_DEVICES where a task sees none
+_NO_GPU = ("NoDevFiles", "-1")  # values of CUDA_VISIBLE_DEVICES if a task sees no GPU
 
 
 class Cluster(NamedTuple):
-    """How this process was told of the others.
+    """How this process knows of the others.
 
     Attributes:
-      source: what told it, for the log.
+      source: of this information, for the log.
       coordinator: "host:port" of process 0's service, or in words where JAX finds it.
-      num_processes: how many there are; None if JAX finds out.
-      process_id: which one this is; None if JAX finds out.
+      num_processes: their number; None if JAX finds it.
+      process_id: of this process; None if JAX finds it.
     """
 
     source: str
@@ -39,7 +39,7 @@ def detect(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> Cluster:
-    """Which cluster this process belongs to; reads nothing but its arguments.
+    """Detects the cluster of this process; reads only its arguments.
 
     Args:
       environ: environment variables.
@@ -49,7 +49,7 @@ def detect(
       process_id: as for `initialize`.
 
     Raises:
-      ValueError: some of the three values are given and others are missing, or one is malformed.
+      ValueError: only some of the three values are given, or one is malformed.
     """
     given = dict(coordinator=coordinator, num_processes=num_processes, process_id=process_id)
     source = "explicit flags" if any(value is not None for value in given.values()) else ""
@@ -98,9 +98,9 @@ def _checked(cluster: Cluster) -> Cluster:
 
 
 def _detect_for_jax(environ: Mapping[str, str], tpu: bool, in_jobset: bool) -> Cluster:
-    """The clusters that JAX finds its way in, in its own order (jax/_src/clusters).
+    """The clusters that JAX can detect, in its own order (jax/_src/clusters).
 
-    A variable that is set to nothing counts as not set.
+    An empty variable counts as not set.
     """
     if environ.get("OMPI_MCA_orte_hnp_uri"):
         if _number(environ, "OMPI_COMM_WORLD_SIZE", 1) > 1:
@@ -114,7 +114,7 @@ def _detect_for_jax(environ: Mapping[str, str], tpu: bool, in_jobset: bool) -> C
         first = environ.get("MEGASCALE_COORDINATOR_ADDRESS")
         if hosts and (slices > 1 or "," in hosts):
             return Cluster("TPU", first or hosts.split(",")[0])
-        # Without a list of hosts they stand in the VM's metadata, unless there is no such server.
+        # Without a list of hosts they are in the VM's metadata, unless there is no such server.
         if not hosts and "TPU_SKIP_MDS_QUERY" not in environ:
             return Cluster("TPU", first or "worker 0 of this TPU")
     elif environ.get("KUBERNETES_SERVICE_HOST") and environ.get("JOB_COMPLETION_INDEX"):
@@ -130,13 +130,13 @@ def _detect_for_jax(environ: Mapping[str, str], tpu: bool, in_jobset: bool) -> C
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """`integer` of an environment variable; `default` where it is missing or empty."""
+    """`integer` of an environment variable; `default` if it is missing or empty."""
     text = environ.get(name, "").strip()
     return integer(name, text) if text else default
 
 
 def integer(name: str, text: str) -> int:
-    """The value of an environment variable that holds a whole number from 0 up.
+    """The value of an environment variable that holds a whole number of at least 0.
 
     Raises:
       ValueError: it does not.
@@ -147,11 +147,11 @@ def integer(name: str, text: str) -> int:
 
 
 def slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
-    """This SLURM task's share of the GPUs it sees, or None where their number is unknown.
+    """This SLURM task's share of the GPUs it sees, or None if their number is unknown.
 
-    JAX's own rule is one GPU for each task, the one numbered like the task: with one task for a
-    node of eight GPUs it would leave seven idle, and with `--gpus-per-task` ask for GPUs that the
-    task does not see.
+    JAX's own rule is one GPU per task, with the number of the task: with one task per node of
+    eight GPUs it would leave seven idle, and with `--gpus-per-task` request GPUs that the task
+    does not see.
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES", "").strip(", ")
     if visible in _NO_GPU:

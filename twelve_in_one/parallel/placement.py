@@ -1,4 +1,4 @@
-"""Devices of a run, and what lies where on them."""
+"""Devices of a run, and the placement of arrays on them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from jax.sharding import Mesh
 from twelve_in_one.parallel import sharding
 
 Batch = Mapping[str, Any]
-HOST_ONLY = "example_id"  # what no device sees of a batch
+HOST_ONLY = "example_id"  # a batch key that never goes to a device
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Devices of a run and what lies where on them.
+    """Devices of a run and the placement of arrays on them.
 
     Attributes:
       mesh: with axes (data, model).
@@ -34,13 +34,13 @@ class Placement:
         """Over all devices, or the first `devices` of them.
 
         Args:
-          abstract_params: shapes with logical axis names, as `System.abstract` gives them.
+          abstract_params: shapes with logical axis names, from `System.abstract`.
           layout: one of `sharding.LAYOUTS`.
           model_axis: devices along the mesh's model axis.
-          devices: how many; 0 takes all.
+          devices: their number; 0 takes all.
 
         Raises:
-          ValueError: `model_axis` does not divide their number, or there are not so many.
+          ValueError: `model_axis` does not divide their number, or there are too few.
         """
         found = jax.devices()
         if devices and (devices > len(found) or jax.process_count() > 1):
@@ -51,12 +51,12 @@ class Placement:
         return cls(mesh, layout, sharding.param_shardings(abstract_params, mesh, layout))
 
     def place(self, batch: Batch) -> dict[str, jax.Array]:
-        """This process's rows of a batch as global arrays, without what only the host reads."""
+        """This process's rows of a batch as global arrays, without host-only keys."""
         arrays = {name: value for name, value in batch.items() if name != HOST_ONLY}
-        # Meant; but of several processes the guard takes this for a slip.
+        # Intended; with several processes the guard would reject it.
         with jax.transfer_guard_host_to_device("allow"):
             return sharding.shard_batch(arrays, self.mesh)
 
     def everywhere(self, value: Any) -> Any:
-        """Copies of host values on every device."""
+        """Copies host values to every device."""
         return jax.device_put(value, sharding.replicated(self.mesh))

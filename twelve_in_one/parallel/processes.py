@@ -1,11 +1,11 @@
 """Joining the processes of a run, small values between them, and stopping all of them at once.
 
-Every process runs the same program. `initialize` comes first, before anything that touches a
-device. What it cannot find in its arguments it looks for in the environment, in this order:
+Every process runs the same program. Call `initialize` first, before using any device. It
+looks for values missing in its arguments in the environment, in this order:
 
-1. `TWELVE_IN_ONE_COORDINATOR`, `_NUM_PROCESSES` and `_PROCESS_ID`, whichever flags leave open; in a
-   JobSet whose manifest passes on its names, only the number of processes is needed;
-2. Open MPI, SLURM, TPU (Cloud TPU VM or GKE) and indexed Kubernetes jobs, which JAX knows itself;
+1. `TWELVE_IN_ONE_COORDINATOR`, `_NUM_PROCESSES` and `_PROCESS_ID`, for values not given by flags;
+   in a JobSet whose manifest passes on its names, only the number of processes is needed;
+2. Open MPI, SLURM, TPU (Cloud TPU VM or GKE) and indexed Kubernetes jobs, which JAX detects itself;
 3. nothing: a single process, which starts no service and opens no port.
 """
 
@@ -30,7 +30,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from twelve_in_one.parallel.cluster import PREFIX, SINGLE, Cluster, detect, integer, slurm_devices
 
-_GATHER_BYTES = 1 << 26  # what one all-gather may take of a device's memory
+_GATHER_BYTES = 1 << 26  # memory limit of one all-gather per device
 _REPORT_SECONDS = 15.0
 
 
@@ -42,21 +42,21 @@ def initialize(
     local_device_ids: Sequence[int] | None = None,
     timeout_seconds: int = 300,
 ) -> str:
-    """Joins this process to the others of the run; a single process needs and does nothing.
+    """Joins this process to the others of the run; does nothing for a single process.
 
-    If they do not all meet in time, the process says so and exits with 1: the call that waits is
-    in C++, which by itself would abort with a stack trace.
+    If not all of them join in time, the process says so and exits with 1: the waiting call is in
+    C++ and would otherwise abort with a stack trace.
 
     Args:
       coordinator: "host:port" of process 0, the same for all; None finds it, see the module.
-      num_processes: how many processes the run has; 1 keeps this one by itself.
-      process_id: which one this is, from 0.
+      num_processes: number of processes of the run; 1 for this one alone.
+      process_id: of this process, from 0.
       local_device_ids: the GPUs of this machine that this process uses; None for all it sees, or
         for its share under SLURM.
       timeout_seconds: how long to wait for all processes.
 
     Returns:
-      One line: which process this is, how it was found, where it runs and on which devices.
+      One line: the id of this process, how it was found, its host and devices.
 
     Raises:
       ValueError: partial or malformed values, or process 0 cannot listen on the port.
@@ -64,7 +64,7 @@ def initialize(
     """
     if jax.distributed.is_initialized():
         return _describe("joined before")
-    # `import jax` puts "tpu" here on machines that have TPUs, unless the user chose otherwise.
+    # `import jax` puts "tpu" here on machines with TPUs, unless the user chose otherwise.
     tpu = "tpu" in (jax.config.jax_platforms or "").split(",")
     cluster = detect(
         os.environ,
@@ -92,11 +92,11 @@ def initialize(
             cluster.process_id,
             local_device_ids,
             cluster_detection_method="deactivate" if known else None,
-            initialization_timeout=timeout_seconds + 60,  # ours comes first
+            initialization_timeout=timeout_seconds + 60,  # ours expires first
         )
     if threading.current_thread() is threading.main_thread():
-        # JAX has put a handler of its own in C++, which swallows SIGTERM: a program that does not
-        # ask `StopRequest` could no longer be ended. Python's view of the handler is the old one.
+        # JAX has installed its own C++ handler, which swallows SIGTERM: a program that does not ask
+        # `StopRequest` could no longer be stopped. Python still sees the old handler.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     return _describe(f"{cluster.source}, coordinator {cluster.coordinator}")
 
@@ -110,7 +110,7 @@ def _describe(source: str) -> str:
 
 
 def _check_port(coordinator: str) -> None:
-    """Fails if the port is taken; JAX would crash, or join what listens there and break it."""
+    """Fails if the port is taken; JAX would crash, or join and break the program that listens."""
     port = int(coordinator.rpartition(":")[2])
     ipv6 = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if ipv6 else socket.AF_INET
@@ -126,7 +126,7 @@ def _check_port(coordinator: str) -> None:
 
 @contextlib.contextmanager
 def _time_limit(cluster: Cluster, seconds: float) -> Iterator[None]:
-    """Says on stderr what is waited for, and ends the process when the time is over."""
+    """Prints on stderr what it waits for, and ends the process after the time limit."""
     count = "all" if cluster.num_processes is None else f"all {cluster.num_processes}"
     waiting = f"waiting for {count} processes to meet at {cluster.coordinator} ({cluster.source})"
     met, deadline = threading.Event(), time.monotonic() + seconds
@@ -160,11 +160,11 @@ def _time_limit(cluster: Cluster, seconds: float) -> Iterator[None]:
 def gather(value: Any) -> list[Any]:
     """Every process's `value`, in the order of the processes, on every process.
 
-    All processes must call it at the same place. Values come back as JSON gives them, also in a
-    single process: tuples as lists, keys as strings.
+    All processes must call it at the same point. Values come back as from JSON, even in a single
+    process: tuples as lists, keys as strings.
 
     Args:
-      value: what `json` can write; NaN and infinities are allowed.
+      value: anything that `json` can write; NaN and infinities are allowed.
 
     Raises:
       TypeError: `value` cannot be written as JSON.
@@ -188,7 +188,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def broadcast(value: Any) -> Any:
-    """Process 0's `value` on every process, as JSON gives it; what others pass is ignored.
+    """Process 0's `value` on every process, as from JSON; other processes' values are ignored.
 
     Raises:
       TypeError: process 0's `value` cannot be written as JSON.
@@ -197,13 +197,13 @@ def broadcast(value: Any) -> Any:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has come here.
+    """Waits until every process has reached this point.
 
     Args:
-      name: of the place, the same on every process.
+      name: of the point, the same on every process.
 
     Raises:
-      RuntimeError: the processes wait at different places; names them.
+      RuntimeError: the processes wait at different points; names them.
     """
     names = gather(name)
     if len(set(names)) > 1:
@@ -212,17 +212,17 @@ def barrier(name: str) -> None:
 
 
 class StopRequest:
-    """Whether any process was asked to stop, with one answer for all at the same round.
+    """Whether any process was asked to stop, with the same answer for all at the same round.
 
     A signal reaches the processes at different times, or only one of them. JAX's own agreement
-    (`multihost_utils.reached_preemption_sync_point`) hears SIGTERM alone, through a handler that
-    replaces everybody else's. Here each call of `agreed` starts a maximum over all devices of one
-    flag and reads the one that the call before started: by then it is done, so the devices never
+    (`multihost_utils.reached_preemption_sync_point`) only hears SIGTERM, through a handler that
+    replaces all others. Here each call of `agreed` starts a maximum over all devices of one flag
+    and reads the one started by the previous call. That one is done by then, so the devices never
     wait for the host, which runs ahead of them by one round at most.
     """
 
     def __init__(self) -> None:
-        self.reason = ""  # what asked this process to stop; empty if nothing did
+        self.reason = ""  # why this process was asked to stop; empty if it was not
         self._agreed = False
         self._pending: jax.Array | None = None
 
@@ -233,8 +233,8 @@ class StopRequest:
     def agreed(self, round_number: int) -> bool:
         """Whether to stop after this round.
 
-        Every process must call it once every round. A single process stops in the round in which
-        it is asked to; several stop in the round after the one in which any of them was.
+        Every process must call it once per round. A single process stops in the round of the
+        request; several stop one round after the request to any of them.
 
         Args:
           round_number: checked to be the same on all processes.
@@ -266,15 +266,15 @@ def _maximum(stop: bool, round_number: int) -> jax.Array:
     with jax.set_mesh(sharding.mesh):
         result = _max_rows(rows)
     if jax.default_backend() == "cpu":
-        # Nothing is gained by running ahead here, and with more programs in flight than the
-        # devices have threads, XLA's CPU collectives wait for each other for ever.
+        # Running ahead gains nothing here, and with more programs in flight than the devices have
+        # threads, XLA's CPU collectives deadlock.
         result.block_until_ready()
     return result
 
 
 @functools.cache
 def _device_rows() -> NamedSharding:
-    """The sharding of an array that has a row for every device of all processes."""
+    """The sharding of an array with one row per device of all processes."""
     mesh = Mesh(np.array(jax.devices()), ("device",), axis_types=(AxisType.Auto,))
     return NamedSharding(mesh, PartitionSpec("device"))
 
@@ -290,10 +290,10 @@ def stop_on_signals(
 ) -> Iterator[StopRequest]:
     """Within this context the first of `signals` asks for a stop; the second acts as usual.
 
-    SIGTERM is what clusters send before they take a machine away, SIGINT is Ctrl-C, SIGUSR1 what
-    `sbatch --signal` can be told to send. A SIGINT that is ignored, as in a shell's background
-    jobs, stays ignored. Handlers are put back at the end. Outside the main thread, which alone may
-    set them, there are none and only `StopRequest.request` asks.
+    Clusters send SIGTERM before they take a machine away, SIGINT is Ctrl-C, and
+    `sbatch --signal` can send SIGUSR1. An ignored SIGINT, as in a shell's background jobs, stays
+    ignored. Handlers are restored at the end. Only the main thread may set them; in other threads
+    only `StopRequest.request` asks for a stop.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -309,7 +309,7 @@ def stop_on_signals(
         name = signal.Signals(number).name
         request.request(name)
         signal.signal(number, before[number])
-        # Not `print`, which a handler must not enter twice.
+        # Not `print`, which is not reentrant.
         os.write(2, f"{name}: stopping after this round; again to end at once\n".encode())
 
     for number in before:
@@ -322,9 +322,9 @@ def stop_on_signals(
 
 
 def exit_code_when_stopped() -> int:
-    """What a run that was asked to stop, and has saved, should exit with: 0 by default.
+    """The exit code of a run that was asked to stop and has saved: 0 by default.
 
-    Schedulers that restart only what failed (Kubernetes) or that ask whether a run is finished
+    Schedulers that restart only failed jobs (Kubernetes) or that check whether a run is finished
     (the scripts in launch/) set `TWELVE_IN_ONE_STOPPED_EXIT_CODE` to tell the two apart.
 
     Raises:

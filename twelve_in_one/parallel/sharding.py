@@ -1,4 +1,4 @@
-"""Meshes, layouts and logical axis names: which array dimension lives on which mesh axis.
+"""Meshes, layouts and logical axis names: the mesh axis of each array dimension.
 
 A layout is a table of rules from logical names (on parameters and activations) to mesh axes. The
 mesh always has the two axes `data` and `model`; a layout that does not use one ignores it.
@@ -78,7 +78,7 @@ def layout_rules(layout: str) -> Rules:
 def partition_spec(
     names: Sequence[str | None], shape: Sequence[int], mesh_shape: Mapping[str, int], rules: Rules
 ) -> PartitionSpec:
-    """Where the dimensions called `names` of an array of `shape` go.
+    """The mesh axes for the dimensions called `names` of an array of `shape`.
 
     A dimension that its mesh axis does not divide evenly (a 3,129-way label axis over 8 devices)
     stays whole.
@@ -123,7 +123,7 @@ def param_shardings(boxed: Any, mesh: Mesh, layout: str) -> Any:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of a value that every device holds whole."""
+    """The sharding of a value replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -158,10 +158,10 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
 def use(mesh: Mesh, layout: str) -> Iterator[None]:
     """Within this context `constrain` applies the layout's rules on `mesh`.
 
-    What a function compiles to depends on the layout: do not call one jitted function under two.
+    Compiled code depends on the layout: do not call one jitted function under two layouts.
     """
-    # A context of our own: Linen's `logical_axis_rules` would constrain parameters while they are
-    # initialised, in shapes that are not theirs yet.
+    # Our own context: Linen's `logical_axis_rules` would constrain parameters during their
+    # initialisation, in shapes that are not yet final.
     token = _RULES.set(layout_rules(layout))
     try:
         with jax.set_mesh(mesh):
@@ -179,9 +179,9 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def max_in_flight() -> int:
-    """Programs that a loop may have waiting on the devices.
+    """Number of programs that a loop may queue on the devices.
 
-    Enough to keep them busy, and few enough that the batches that wait do not fill their memory.
-    On several CPU devices none: their collectives lock each other out once programs queue up.
+    Enough to keep them busy, but few enough that waiting batches do not fill their memory. None on
+    several CPU devices: their collectives deadlock once programs queue up.
     """
     return 4 if jax.default_backend() != "cpu" or jax.device_count() == 1 else 0

@@ -1,4 +1,4 @@
-"""A fixture, the model on its inputs, and how two arrays are compared."""
+"""A fixture, the model on its inputs, and comparison of arrays."""
 
 import dataclasses
 import json
@@ -35,20 +35,20 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """False also where the error is NaN."""
+        """False also if the error is NaN."""
         return self.error <= self.tolerance
 
 
 @dataclasses.dataclass(frozen=True)
 class Fixture:
-    """A loaded file: its arrays, the config they belong to, and the parameters in our layout."""
+    """A loaded file: its arrays, their config, and the parameters in our layout."""
 
     arrays: Mapping[str, np.ndarray]
     config: TwoStreamConfig
     params: Any
 
     def inputs(self, prefix: str) -> dict[str, np.ndarray]:
-        """{name: array} of the entries `prefix`*, the prefix taken off."""
+        """{name: array} of the entries `prefix`*, without the prefix."""
         return {k[len(prefix) :]: v for k, v in self.arrays.items() if k.startswith(prefix)}
 
 
@@ -132,7 +132,7 @@ def absolute(name: str, ours: Any, theirs: np.ndarray, atol: float = OUTPUT_ATOL
 
 
 def relative(name: str, ours: Any, theirs: np.ndarray, rtol: float = LOSS_RTOL) -> Check:
-    """Largest difference over the largest reference value."""
+    """Largest difference divided by the largest reference value."""
     check = absolute(name, ours, theirs)
     scale = float(np.max(np.abs(np.asarray(theirs, np.float64)), initial=0.0))
     error = check.error / scale if scale > 0.0 else check.error
@@ -140,7 +140,7 @@ def relative(name: str, ours: Any, theirs: np.ndarray, rtol: float = LOSS_RTOL) 
 
 
 def released(fixture: Fixture, tree: Any) -> dict[str, np.ndarray]:
-    """Parameters or gradients of ours under the released names, in the released layout."""
+    """Our parameters or gradients under the released names, in the released layout."""
     if fixture.config.scan_layers:
         tree = unstack_layers(fixture.config, tree)
     flat = flatten(tree)

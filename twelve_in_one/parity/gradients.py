@@ -1,4 +1,4 @@
-"""Compares losses, scores and gradients, of the tasks and of pretraining."""
+"""Compares losses, scores and gradients of the tasks and of pretraining."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +12,10 @@ from twelve_in_one.parity.fixture import Check, Fixture, apply, relative, releas
 from twelve_in_one.tasks import losses
 
 GRADIENT_RTOL = 1e-3
-# Keys' biases shift all scores of a query alike, so their true gradient is 0 and what is recorded
+# Keys' biases shift all scores of a query equally, so their true gradient is 0 and the recorded one
 # is rounding: norms are compared down to this share of the largest norm of the same loss.
 GRADIENT_NORM_FLOOR = 1e-6
-# In the reference candidates follow 1 global and 100 detected regions.
+# In the reference, candidates follow 1 global and 100 detected regions.
 FIRST_CANDIDATE = 101
 
 _Arrays = Mapping[str, jax.Array]
@@ -104,7 +104,7 @@ _PRETRAINING_LOSSES = {
 
 
 class Value(NamedTuple):
-    """A mean loss (float32 []), the sums that it is of, and its gradients in our layout."""
+    """A mean loss (float32 []), its sums, and its gradients in our layout."""
 
     loss: jax.Array
     sums: losses.Sums
@@ -112,7 +112,7 @@ class Value(NamedTuple):
 
 
 def _trunk_rows(name: str, x: _Arrays) -> dict[str, jax.Array]:
-    """What the trunk reads: options unfolded, image pairs split, text repeated."""
+    """Inputs of the trunk: options unfolded, image pairs split, text repeated."""
     rows = {k: x[k] for k in (*_TEXT, *_IMAGE)}
     if name == "vl_logit":
         # [B, 4, ...] -> [4B, ...]
@@ -126,7 +126,7 @@ def _trunk_rows(name: str, x: _Arrays) -> dict[str, jax.Array]:
 
 
 def _recorded(fixture: Fixture) -> dict[str, tuple[_Loss, dict[str, jax.Array], str]]:
-    """Losses that the file has: name -> the loss, its inputs and the array of its value."""
+    """Losses in the file: name -> the loss, its inputs and the array of its value."""
 
     def inputs(prefix: str) -> dict[str, jax.Array]:
         return {k: jnp.asarray(v) for k, v in fixture.inputs(prefix).items()}
@@ -142,10 +142,10 @@ def _recorded(fixture: Fixture) -> dict[str, tuple[_Loss, dict[str, jax.Array], 
 
 
 def loss_function(fixture: Fixture) -> Callable[..., Value]:
-    """`value(name, params, **inputs)`: a recorded loss; `inputs` replace some of the recorded.
+    """`value(name, params, **inputs)`: a recorded loss; `inputs` replace recorded ones.
 
-    Losses whose inputs have equal shapes share one compiled program of the trunk and of all of
-    their heads; a loss itself is a small program behind it.
+    Losses with inputs of equal shapes share one compiled program of the trunk and all their heads;
+    each loss itself is a small program after it.
     """
     recorded = _recorded(fixture)
     rows = {name: _trunk_rows(name, x) for name, (_, x, _) in recorded.items()}
@@ -221,7 +221,7 @@ def compare_losses(fixture: Fixture, value: Callable[..., Value]) -> Iterator[Ch
 
 
 def _compare_none_masked(fixture: Fixture, value: Callable[..., Value]) -> Iterator[Check]:
-    """With nothing masked the reference's masked losses are 0 / 0; ours are 0."""
+    """Without masks the reference's masked losses are 0 / 0; ours are 0."""
     bare = {
         key: jnp.full_like(fixture.arrays[f"in/{key}"], -1)
         for key in ("masked_lm_labels", "image_label")

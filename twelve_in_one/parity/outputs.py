@@ -91,7 +91,7 @@ def compare_outputs(fixture: Fixture, prefix: str) -> Iterator[Check]:
 
 
 def _compare_all_layers(fixture: Fixture, aux: Mapping[str, jax.Array]) -> Iterator[Check]:
-    """The reference's mode that returns every encoded layer pools behind the last connection."""
+    """The reference's mode that returns every encoded layer pools after the last connection."""
     expected = fixture.inputs("all_layers/")
     if not expected:
         return
@@ -113,7 +113,7 @@ def _compare_all_layers(fixture: Fixture, aux: Mapping[str, jax.Array]) -> Itera
 def _behind_last_connection(
     config: TwoStreamConfig, aux: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Both streams' states there, also in a model whose connections do not run."""
+    """Both streams' states there, even if the model's connections do not run."""
     if config.with_coattention:
         name = f"connection_{config.num_connections - 1}"
         return aux[f"{name}_text"], aux[f"{name}_visual"]

@@ -28,7 +28,7 @@ def compare_training(fixture: Fixture, value: Callable[..., Value]) -> Iterator[
     )
     yield from _compare_groups(fixture, groups, base)
     if config.scan_layers:
-        return  # telling reached from unreached layers needs them unrolled
+        return  # distinguishing reached from unreached layers needs them unrolled
     for variant, unreached in (("none", "skip"), ("zero", "skip_until_touched")):
         if f"train/losses_grad_{variant}" not in arrays:
             continue
@@ -74,7 +74,7 @@ def _train(
 def _compare_groups(
     fixture: Fixture, groups: Sequence[param_groups.ParamGroup], base: float
 ) -> Iterator[Check]:
-    """Learning rate and decay of every parameter, by our rules and as recorded."""
+    """Compares learning rate and decay of every parameter with the recorded ones."""
     unrolled = fixture.params
     if fixture.config.scan_layers:
         unrolled = unstack_layers(fixture.config, unrolled)

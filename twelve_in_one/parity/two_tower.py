@@ -36,7 +36,7 @@ def compare(arrays: Arrays, **overrides: Any) -> Iterator[Check]:
       **overrides: fields of both towers to run with (dtype, scan_layers, remat).
 
     Raises:
-      ValueError: parameters that are not those of two towers, or an output that is not known.
+      ValueError: parameters that are not those of two towers, or an unknown output.
     """
     facts = json.loads(str(arrays["config_json"]))
     fields = {"image": dict(overrides), "text": dict(overrides)}
@@ -72,7 +72,7 @@ def _check(name: str, ours: Any, theirs: np.ndarray) -> Check:
 
 
 def _outputs(config: TwoTowerConfig, params: Any, arrays: Arrays) -> dict[str, np.ndarray]:
-    """Everything of ours that a file may hold, under its name there."""
+    """All our outputs that a file may hold, under its names."""
     model = TwoTower(config)
 
     def losses_of(params: Any) -> tuple[dict[str, jax.Array], Any]:
@@ -121,7 +121,7 @@ def _outputs(config: TwoTowerConfig, params: Any, arrays: Arrays) -> dict[str, n
 
 
 def _compare_old(arrays: Arrays, params: Arrays, fields: Mapping[str, Any]) -> Iterator[Check]:
-    """Text towers with two position tables are loaded with their sum."""
+    """Checks that text towers with two position tables are loaded with their sum."""
     old = below(arrays, "old_param/")
     if not old:
         return

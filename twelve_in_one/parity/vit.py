@@ -1,7 +1,7 @@
 """Compares the Vision Transformer with arrays recorded from big_vision.
 
 Handles files with a ViT under `param/` (all poolings at once). Their layout: `param/*`, `in/image`,
-`out/POOL/*`, and, where a file has them, the scanned and the AugReg layouts of the same weights,
+`out/POOL/*`, and, if a file has them, the scanned and the AugReg layouts of the same weights,
 resized positions, losses and gradients.
 """
 
@@ -24,7 +24,7 @@ Arrays = Mapping[str, np.ndarray]
 Load = Callable[..., big_vision.Loaded]
 TOKENS_ATOL = 5e-5
 GRADIENT_RTOL = 5e-5
-# A key's bias moves no output (the softmax does not see it): its gradient is rounding alone.
+# A key's bias changes no output (softmax cancels it): its gradient is only rounding.
 KEY_BIAS_ATOL = 1e-5
 POOLS = {"tok": "class", "gap": "mean", "map": "attention", "0": "first", "none": "none"}
 _PARTS = {"sa": "attention", "+sa": "after_attention", "mlp": "mlp", "+mlp": "after_mlp"}
@@ -59,7 +59,7 @@ def compare(arrays: Arrays, **overrides: Any) -> Iterator[Check]:
 
 
 def below(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
-    """The entries that begin with `prefix`, without it."""
+    """The entries that start with `prefix`, without it."""
     return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
 
 
@@ -81,7 +81,7 @@ def _run(loaded: big_vision.Loaded, images: np.ndarray) -> tuple[jax.Array, dict
 
 
 def _compare_outputs(loaded: big_vision.Loaded, arrays: Arrays, where: str) -> Iterator[Check]:
-    """Outputs, and intermediates, of one pooling."""
+    """Compares outputs and intermediates of one pooling."""
     tokens, aux = _run(loaded, arrays["in/image"])
     ours = {
         "encoded": tokens,
@@ -155,7 +155,7 @@ def _compare_resizing(arrays: Arrays, load: Load) -> Iterator[Check]:
 
 
 def _compare_gradients(loaded: big_vision.Loaded, arrays: Arrays, theirs: str) -> Iterator[Check]:
-    """Of sum(tokens * cot_tokens) + sum(logits * cot_logits); with "map" of the latter alone."""
+    """Of sum(tokens * cot_tokens) + sum(logits * cot_logits); for "map" only of the latter."""
     if f"loss/{theirs}" not in arrays:
         return
     config, params = loaded.config, loaded.params

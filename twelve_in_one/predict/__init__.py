@@ -10,8 +10,8 @@
     model.entails("park.jpg", "Children are playing.").label
     model.compare("left.jpg", "right.jpg", "Both pictures show a bird.").label
 
-Lists go in wherever one image or text does; `attention=True` adds attention maps, and
-`picture(result)` draws what was found. On the command line: `python -m twelve_in_one.predict
+Every image or text may also be a list; `attention=True` adds attention maps, and
+`picture(result)` draws the result. On the command line: `python -m twelve_in_one.predict
 --help`. Needs no TensorFlow; texts and pictures need `pip install 'twelve_in_one[data]'`.
 """
 

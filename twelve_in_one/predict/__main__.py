@@ -169,7 +169,7 @@ def _box(text: str) -> tuple[float, ...]:
 
 
 def _problem(args: argparse.Namespace) -> str:
-    """What is wrong with the arguments as a whole, or ""."""
+    """The mistake in the arguments as a whole, or ""."""
     if args.top < 1 or args.max_batch < 1:
         return "--top and --max_batch must be at least 1"
     boxes = getattr(args, "boxes", [])
@@ -189,7 +189,7 @@ def _problem(args: argparse.Namespace) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 if everything could be answered."""
+    """Runs the command; returns 0 if everything could be answered."""
     args = parse_arguments(argv)
     try:
         with warnings.catch_warnings():
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    # Before the model is loaded, which takes a while.
+    # Before the slow loading of the model.
     elsewhere = ("boxes",) if getattr(args, "box_regions", None) else ()
     requests = read_requests(args.requests, args.command, elsewhere) if args.requests else []
     resolve = _Resolver(args)
@@ -240,9 +240,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of the command line as those of a request, lists where there are several."""
+    """The command-line arguments as those of a request; lists if there are several."""
     images: list[str | None] = [None if image == "none" else image for image in args.image]
-    # One text goes with all images.
+    # One text applies to all images.
     values: dict[str, Any] = {"text": args.text[0] if len(args.text) == 1 else args.text}
     if args.command == "rank":
         return values | {"images": images}
@@ -254,7 +254,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Resolver:
-    """Puts regions in the place of ids, where stores of regions are given."""
+    """Replaces ids by regions, if stores of regions are given."""
 
     def __init__(self, args: argparse.Namespace):
         boxes = getattr(args, "box_regions", None)
@@ -297,7 +297,7 @@ def _save(path: Path, result: Any, number: int) -> None:
 
 
 class _Progress:
-    """Says how far something is, with rate and time left, once it takes longer than a moment."""
+    """Prints progress, with rate and time left, once something takes more than a moment."""
 
     def __init__(self) -> None:
         self._what = ""

@@ -1,4 +1,4 @@
-"""One value or many: how the arguments of a prediction go together."""
+"""One value or many: pairing the arguments of a prediction."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Once:
-    """A list that is one value."""
+    """A list that counts as one value."""
 
     value: Any
 
@@ -20,7 +20,7 @@ def is_list(value: Any) -> bool:
 
 
 def paired(**values: Any) -> tuple[list[list[Any]], bool]:
-    """Every argument as a list of one length, and whether none of them was a list.
+    """All arguments as lists of equal length, and whether none of them was a list.
 
     Raises:
       ValueError: two lists differ in length.
@@ -40,10 +40,10 @@ def paired(**values: Any) -> tuple[list[list[Any]], bool]:
 
 
 def boxes_of_each(image: Any, boxes: Any) -> Any:
-    """Boxes for `paired`: one set goes with one image, a list of sets with a list of images.
+    """Boxes for `paired`: one set for one image, a list of sets for a list of images.
 
     Raises:
-      ValueError: several images without a set each; names the first that has None.
+      ValueError: several images without one set each; names the first that has None.
     """
     if boxes is None:
         return None
@@ -59,10 +59,10 @@ def boxes_of_each(image: Any, boxes: Any) -> Any:
 
 
 def chosen_mask(choices: Sequence[int] | None, count: int) -> np.ndarray:
-    """bool[count], which boxes may be chosen: all if None.
+    """bool[count], the boxes that may be chosen: all if None.
 
     Raises:
-      ValueError: no choice, or a position that no box has.
+      ValueError: no choices, or a position without a box.
     """
     mask = np.ones(count, bool)
     if choices is None:

@@ -1,6 +1,6 @@
-"""From images and texts to logits, in batches: what all predictions share.
+"""From images and texts to logits, in batches: the shared part of all predictions.
 
-Letters: M captions, N images, R regions of an example, L labels.
+Letters: M captions, N images, R regions per example, L labels.
 """
 
 import dataclasses
@@ -28,20 +28,20 @@ from twelve_in_one.tasks.task import Task
 
 Progress = Callable[[str, int, int], None]
 
-_MAX_CAPTIONS = 8  # of a block of the score matrix
-# Attention maps of a batch of dialogues about 306 regions take 60 MB an example at the base size.
+_MAX_CAPTIONS = 8  # per block of the score matrix
+# Attention maps of dialogues about 306 regions take 60 MB per example at the base size.
 _MAX_BATCH_WITH_MAPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What the model made of one example.
+    """The model's output for one example.
 
     Attributes:
       logits: float32[L] or [R].
-      region_mask: bool[R], of a pair the right image's.
-      boxes: float32[R, 4] in pixels, likewise.
-      attention: one for each trunk row; empty unless asked for.
+      region_mask: bool[R]; for a pair, that of the right image.
+      boxes: float32[R, 4] in pixels; for a pair, those of the right image.
+      attention: one for each trunk row; empty unless requested.
     """
 
     logits: np.ndarray
@@ -52,14 +52,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A model with everything that leads to it.
+    """A model with all its preprocessing.
 
     Attributes:
       forward: the model on its devices.
       reader: of images.
       serving: tasks and words.
       max_batch: examples that go through the model at a time.
-      progress: called with what is being done, how much of it is, and of how much.
+      progress: called with the name of the step, the amount done and the total.
     """
 
     forward: Forward
@@ -69,10 +69,10 @@ class Engine:
     progress: Progress
 
     def task(self, name: str | None, default: str, **wanted: Any) -> Task:
-        """The task called `name`, whose fields must be as `wanted`.
+        """The task called `name`, whose fields must equal `wanted`.
 
         Args:
-          name: None takes the only one that fits, or of several `default`.
+          name: None takes the only fitting one, or `default` of several.
           default: name of a task.
           **wanted: fields.
 
@@ -99,7 +99,7 @@ class Engine:
         return task
 
     def read(self, images: Sequence[Image]) -> list[SeenImage]:
-        """Reads each image once, however often it occurs."""
+        """Reads each distinct image once."""
         found: dict[Any, SeenImage] = {}
         keys = [str(x) if isinstance(x, str | Path) else id(x) for x in images]
         for done, (key, image) in enumerate(zip(keys, images, strict=True), 1):
@@ -115,10 +115,10 @@ class Engine:
         *,
         max_boxes: int = 0,
     ) -> tuple[list[LoadedRecord], list[Regions | None]]:
-        """A record an image, and its given boxes with features; equal ones are made once.
+        """One record per image with its given boxes and their features; made once for equal inputs.
 
         Raises:
-          ValueError: more than `max_boxes` boxes, or they cannot be used.
+          ValueError: more than `max_boxes` boxes, or unusable ones.
         """
         given = [None] * len(images) if boxes is None else boxes
         made: dict[tuple[int, int], tuple[LoadedRecord, Regions | None]] = {}
@@ -161,7 +161,7 @@ class Engine:
     def scores(
         self, task: Task, images: Sequence[SeenImage], captions: Sequence[str]
     ) -> np.ndarray:
-        """float32[M, N] of every caption and every image, in blocks of both."""
+        """float32[M, N] for every caption and every image, in blocks of both."""
         for caption in captions:
             check_text(caption)
         self._check_texts(task, captions)
@@ -170,7 +170,7 @@ class Engine:
         for start in range(0, len(images), self.max_batch):
             chunk = images[start : start + self.max_batch]
             examples = [make_example(record, "") for record in self.records(chunk)[0]]
-            # Images that fill the block up are the first one again.
+            # Padding images repeat the first one.
             examples += examples[:1] * (self.forward.padded_size(len(chunk)) - len(chunk))
             regions = encode_images(encoding, examples)
             for first in range(0, len(captions), _MAX_CAPTIONS):
@@ -218,7 +218,7 @@ class Engine:
         return tuple(found)
 
     def _check_texts(self, task: Task, texts: Sequence[str]) -> None:
-        """Refuses empty texts; warns of long ones, and of those of which no word is known.
+        """Refuses empty texts; warns of long ones, and of those without known words.
 
         Raises:
           ValueError: a text is empty.
@@ -228,7 +228,7 @@ class Engine:
             raise ValueError(f"text {empty[0]} of {len(texts)} is empty")
         tokenizer = self.serving.tokenizer
         ids, real = tokenizer.encode_batch(texts, task.max_tokens)
-        known = (real & (ids != tokenizer.unk_id)).sum(axis=1) > 2  # beside [CLS] and [SEP]
+        known = (real & (ids != tokenizer.unk_id)).sum(axis=1) > 2  # besides [CLS] and [SEP]
         if not known.all():
             first = texts[int(np.argmin(known))]
             warnings.warn(f"the model knows no word of {first!r}", stacklevel=4)
@@ -249,7 +249,7 @@ def silent(what: str, done: int, total: int) -> None:
 def make_example(
     record: LoadedRecord, text: str, options: tuple[tuple[LoadedRecord, str], ...] = ()
 ) -> Example:
-    """An example whose answer nobody knows."""
+    """An example with an unknown answer."""
     check_text(text)
     return Example(record, Annotation("given", "given", text), options)
 

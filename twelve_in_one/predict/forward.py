@@ -1,7 +1,7 @@
 """Runs the model on batches of few different sizes, over the devices of one process.
 
-Batches are filled up to a power of two (times the devices along `data`), so that a head is compiled
-for a handful of sizes whatever number of examples comes. Letters as in `tasks/base.py`; M captions,
+Batches are padded to a power of two (times the devices along `data`), so that a head is compiled
+for a handful of sizes, for any number of examples. Letters as in `tasks/base.py`; M captions,
 N images.
 """
 
@@ -41,10 +41,10 @@ class Forward:
         model: int = 1,
         devices: Sequence[jax.Device] | None = None,
     ):
-        """Puts the parameters on the devices; arguments as `load` has them."""
+        """Puts the parameters on the devices; arguments as in `load`."""
         self.config = config
         self._layout = layout
-        # Of this process alone: each may predict something else.
+        # Only this process's devices: each process may predict something else.
         self._mesh = make_mesh(
             model=model, devices=jax.local_devices() if devices is None else devices
         )
@@ -52,7 +52,7 @@ class Forward:
         self.params = jax.device_put(params, shardings)
 
     def padded_size(self, count: int) -> int:
-        """Smallest size of a batch that holds `count` examples."""
+        """Smallest batch size that holds `count` examples."""
         size = self._mesh.shape[DATA]
         while size < count:
             size *= 2
@@ -61,10 +61,10 @@ class Forward:
     def logits(
         self, task: Task, batch: Mapping[str, Any], *, attention: bool = False
     ) -> tuple[np.ndarray, Maps]:
-        """What the head of a task says.
+        """The output of a task's head.
 
         Args:
-          task: whose batch it is.
+          task: of the batch.
           batch: see `tasks/base.py`; B must come from `padded_size`.
           attention: return attention maps.
 
@@ -77,7 +77,7 @@ class Forward:
 
     def pair_scores(self, task: Task, inputs: Mapping[str, Any]) -> np.ndarray:
         """float32[M, N], every caption against every image; layers before the first connection run
-        once a caption and once an image.
+        once per caption and once per image.
 
         Args:
           task: of kind "match".
@@ -91,7 +91,7 @@ class Forward:
     def _run(
         self, inputs: Mapping[str, Any], whole: Sequence[str], **options: Any
     ) -> tuple[np.ndarray, Maps]:
-        """Arrays called `whole` go to every device, of the others the rows are shared out."""
+        """Arrays named in `whole` go to every device; rows of the others are distributed."""
         rows, everywhere = NamedSharding(self._mesh, PartitionSpec(DATA)), replicated(self._mesh)
         placed = {}
         for key in (*TRUNK_KEYS, "task_id"):
@@ -115,7 +115,7 @@ def _apply(
     attention: bool,
     all_pairs: bool,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Predictors of one model size share what is compiled, unless their `layout` differs: the
+    """Predictors of one model size share compiled programs, unless their `layout` differs: the
     constraints inside depend on it.
     """
     out, aux = TwoStreamModel(config).apply(

@@ -1,8 +1,8 @@
-"""Images of all sorts as records of regions, made the way the training data was made.
+"""Images of all kinds as records of regions, made in the same way as the training data.
 
 A picture goes through the extractor that the model was trained with, regions of a detector are
-checked, and both become a record as `data.build` makes it: features are rounded to float16, the
-global region comes first. Letters: N regions, G given boxes, F feature size.
+checked, and both become a record as in `data.build`: features are rounded to float16, the global
+region comes first. Letters: N regions, G given boxes, F feature size.
 """
 
 import dataclasses
@@ -32,11 +32,11 @@ _BOX_SLACK = 1.0  # pixels, as `regions.checks` allows
 
 @dataclasses.dataclass(frozen=True)
 class SeenImage:
-    """An image and what the model sees of it.
+    """An image and the model's input from it.
 
     Attributes:
-      name: for messages: its path, or what it is.
-      source: as it was given.
+      name: for messages: its path, or its kind.
+      source: as given.
       regions: float32[N, 4] boxes and float[N, F] features.
     """
 
@@ -46,11 +46,11 @@ class SeenImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, 0 where there is no image."""
+        """Width and height in pixels, 0 if there is no image."""
         return self.regions.width, self.regions.height
 
     def pixels(self) -> np.ndarray | None:
-        """uint8[H, W, 3]; None where only regions are known."""
+        """uint8[H, W, 3]; None if only regions are known."""
         if self.source is None or isinstance(self.source, Regions):
             return None
         return _pixels(self.source)
@@ -64,12 +64,12 @@ class ImageReader:
     """
 
     def __init__(self, preprocessing: Preprocessing, extractor: Any = None):
-        """Takes note of what regions the model knows.
+        """Records which regions the model knows.
 
         Args:
-          preprocessing: travels with the model.
+          preprocessing: saved with the model.
           extractor: a `RegionExtractor` for pixels; None for the one that the model was trained
-            with, where that needs no weights of its own.
+            with, if that needs no weights of its own.
 
         Raises:
           ValueError: the extractor is not the one that the model was trained with.
@@ -93,7 +93,7 @@ class ImageReader:
             )
 
     def read(self, image: Image) -> SeenImage:
-        """What the model sees of an image.
+        """The model's input from an image.
 
         Raises:
           ValueError: it cannot be read, or the model was trained on other regions.
@@ -118,7 +118,7 @@ class ImageReader:
         """Given boxes of an image with their features.
 
         Raises:
-          ValueError: there is none, one is no box of the image, or their features are needed and
+          ValueError: there are none, one lies outside the image, or their features are needed but
             cannot be made.
         """
         if isinstance(boxes, Regions):
@@ -186,13 +186,13 @@ class ImageReader:
 
     def _check(self, regions: Regions, name: str) -> None:
         if not len(regions.boxes) and not len(regions.features):
-            return  # an image that nothing is known of but, perhaps, its size
+            return  # an image of which at most the size is known
         dim = self.preprocessing.region_feature_dim if self._knows_regions else 0
         check_regions(regions, store="given", image_id=name, feature_dim=dim)
 
 
 def make_loaded(images: Sequence[SeenImage], boxes: Regions | None = None) -> LoadedRecord:
-    """The record of one image, or of a pair, as reading a built dataset gives it.
+    """The record of one image, or of a pair, as read from a built dataset.
 
     Args:
       images: one or two.

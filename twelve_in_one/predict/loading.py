@@ -28,15 +28,15 @@ def load(
     """Loads a trained model.
 
     Args:
-      path: a model folder (see `model_folder`), or the workdir of a run that has ended; where its
-        model is damaged, its newest checkpoint that is not is taken, with a warning.
+      path: a model folder (see `model_folder`), or the workdir of a run that has ended; if its
+        model is damaged, its newest intact checkpoint is taken, with a warning.
       extractor: a `data.regions.extractor.RegionExtractor` that turns pictures into regions; None
         for the one that the model was trained with, if that is one of ours.
-      layout: where the parameters lie, one of `sharding.LAYOUTS`.
+      layout: of the parameters, one of `sharding.LAYOUTS`.
       model: devices along the `model` axis.
       devices: to use; all of this process if None.
       max_batch: examples that go through the model at a time.
-      progress: called with what is being done, how much of it is, and of how much.
+      progress: called with the name of the step, the amount done and the total.
 
     Raises:
       ValueError: no such folder, damaged, or an extractor that does not fit.

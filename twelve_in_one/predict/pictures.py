@@ -1,4 +1,4 @@
-"""Draws what was predicted: boxes, the best images, and where attention fell."""
+"""Draws predictions: boxes, the best images, and attention."""
 
 from typing import TYPE_CHECKING
 
@@ -19,13 +19,13 @@ _BLANK, _UNKNOWN_SIZE = 226, (320, 40)
 
 
 def picture(result: Result) -> "Image.Image":
-    """A result as a picture: its image with text, answer and boxes, and beside it, if it has
+    """A result as a picture: its image with text, answer and boxes, and next to it, if it has
     attention maps, each image as the words read it in the last connection layer.
 
-    Images of which only regions are known are blank; of a ranking the best ten are shown.
+    Images known only by their regions are blank; a ranking shows the best ten.
 
     Raises:
-      ValueError: a picture cannot be read any more.
+      ValueError: a picture can no longer be read.
       ImportError: pillow is not installed.
     """
     try:
@@ -81,7 +81,7 @@ def _size(image: SeenImage) -> tuple[int, int]:
 
 
 def _canvas(image: SeenImage) -> np.ndarray:
-    """uint8[H, W, 3], blank where there are no pixels."""
+    """uint8[H, W, 3], blank if there are no pixels."""
     pixels = image.pixels()
     if pixels is None:
         width, height = _size(image)

@@ -1,7 +1,7 @@
 """Asks a trained model about images: answers, rankings, boxes, verdicts.
 
-Inputs are encoded by the functions that made the training batches, and every row that an evaluation
-of the same example would see, a prediction sees too.
+Inputs are encoded by the functions that made the training batches, and a prediction sees the same
+rows as an evaluation of the same example.
 """
 
 import dataclasses
@@ -34,17 +34,17 @@ class Predictor:
     """A trained model that answers about images.
 
     Every method takes one image (or pair) and one text and returns one result; given a list for
-    either it returns a list, one result for each element. Two lists go element by element and must
-    be of one length; what is given once goes with every element of a list. An image is a path, a
-    PIL image, uint8[H, W, 3] or `Regions`, see `inputs`.
+    either it returns a list, one result per element. Two lists are paired element by element and
+    must have the same length; a single value goes with every element of a list. An image is a
+    path, a PIL image, uint8[H, W, 3] or `Regions`, see `inputs`.
 
-    All methods raise ValueError where the model was not trained on the task, an image or box cannot
-    be used, or lists differ in length, and ImportError, naming what to install, where texts or
-    pictures need a library that is missing. They warn of texts that are longer than the model
-    takes; the end is cut off, as in training.
+    All methods raise ValueError if the model was not trained on the task, an image or box cannot be
+    used, or lists differ in length, and ImportError, naming the package to install, if texts or
+    pictures need a missing library. They warn of texts that are too long for the model; the end is
+    cut off, as in training.
 
     `task` is the name of one of the model's tasks. None takes the only one that a method can use,
-    or of several the first that its description names.
+    or of several the first one named in its description.
 
     Attributes:
       serving: tasks, words, answers, preprocessing.
@@ -84,7 +84,7 @@ class Predictor:
         )
 
     def read(self, image: Image) -> SeenImage:
-        """What the model sees of an image; its `regions` may be passed instead of the image."""
+        """The model's input from an image; its `regions` may be passed instead of the image."""
         return self._engine.reader.read(image)
 
     def answer(
@@ -96,13 +96,13 @@ class Predictor:
         top: int = 5,
         attention: bool = False,
     ) -> Answer | list[Answer]:
-        """Answers questions with answers of the model's vocabulary.
+        """Answers questions with answers from the model's vocabulary.
 
         Args:
           image: one or several.
           question: one or several.
           task: "vqa", "vgqa" or "gqa", which differ in answers and style.
-          top: how many of the best answers to list.
+          top: number of best answers to list.
           attention: also return attention maps.
         """
         shape = self._engine.task(task, "vqa", kind="answer")
@@ -145,7 +145,7 @@ class Predictor:
         *,
         attention: bool = False,
     ) -> Ranking | list[Ranking]:
-        """Puts images in the order in which they fit a caption, or each of several.
+        """Ranks images by how well they fit a caption, or each of several.
 
         Args:
           images: N.
@@ -184,15 +184,15 @@ class Predictor:
         boxes: Boxes | Sequence[Boxes] | None = None,
         attention: bool = False,
     ) -> Grounding | list[Grounding]:
-        """Finds what a phrase means among the regions of an image, the whole image included.
+        """Finds the region that a phrase means in an image, including the whole image.
 
         Args:
           image: one or several.
           phrase: one or several.
           task: "refcoco", "refcoco+" or "refcocog".
           boxes: choose among these, numbered from 1, and the whole image, instead of the detected
-            regions, as models do that were trained on annotated boxes; [G, 4] corners in pixels or
-            `Regions`, for several images a list with those of each.
+            regions, like models trained on annotated boxes; [G, 4] corners in pixels or
+            `Regions`; for several images a list with those of each.
           attention: also return attention maps.
         """
         shape = self._engine.task(task, "refcoco", kind="region")
@@ -234,8 +234,8 @@ class Predictor:
           boxes: [G, 4] corners in pixels or `Regions` with features; for several images a list with
             those of each. The model sees all of them.
           task: "visual7w" or "guesswhat".
-          choices: positions of the boxes that may be chosen, or for several results a list with
-            those of each; None for all.
+          choices: positions of the boxes that may be chosen; for several results a list with those
+            of each; None for all.
           attention: also return attention maps.
         """
         shape = self._engine.task(task, "visual7w", kind="choice")
@@ -276,7 +276,7 @@ class Predictor:
         Args:
           image: one or several.
           hypothesis: one or several.
-          task: "snli_ve", or one like it, perhaps with labels of its own.
+          task: "snli_ve", or one like it, perhaps with its own labels.
           attention: also return attention maps.
         """
         shape = self._engine.task(task, "snli_ve", kind="verdict", rows_per_example=1)
@@ -300,7 +300,7 @@ class Predictor:
           left: one or several.
           right: one or several.
           sentence: one or several.
-          task: "nlvr2", or one like it, perhaps with labels of its own.
+          task: "nlvr2", or one like it, perhaps with its own labels.
           attention: also return attention maps, those of the left image and of the right one.
         """
         shape = self._engine.task(task, "nlvr2", kind="verdict", rows_per_example=2)

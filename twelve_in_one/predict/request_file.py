@@ -1,7 +1,7 @@
-"""Many predictions from a file: one request a line in, one result a line out, in the same order.
+"""Many predictions from a file: one request per line in, one result per line out, in order.
 
-Requests are sent through the model together where they ask the same kind of thing, which is many
-times faster than one by one.
+Requests of the same kind go through the model together, which is many times faster than one by
+one.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from twelve_in_one.data.formats.files import read_text
 from twelve_in_one.predict.predictor import Predictor
 from twelve_in_one.predict.results import Result, to_json
 
-# Keys of a request of each command; those with True must be there.
+# Keys of a request for each command; those with True are required.
 _COMMON = {"id": False, "task": False}
 KEYS = {
     "answer": {"image": True, "text": True, "top": False},
@@ -33,7 +33,7 @@ TEXT_ARGUMENT = {
     "compare": "sentence",
 }
 _OWN = ("image", "left", "right", "boxes", "choices")
-_MAX_SHOWN = 20  # lines that are wrong
+_MAX_SHOWN = 20  # wrong lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Request:
 
     Attributes:
       line: its number, from 1.
-      values: what it asks, by key.
+      values: its arguments, by key.
     """
 
     line: int
@@ -53,13 +53,13 @@ def read_requests(path: Path, command: str, elsewhere: Sequence[str] = ()) -> li
     """Reads and checks all requests before any work is done.
 
     Args:
-      path: one JSON object a line; blank lines are passed over.
+      path: one JSON object per line; blank lines are skipped.
       command: which of the predictions, a key of `KEYS`.
       elsewhere: keys that may be missing, since their values come from elsewhere.
 
     Raises:
-      ValueError: the file cannot be read or holds none; lines are no objects, or lack a key or have
-        an unknown one. Names each.
+      ValueError: the file cannot be read or holds none; lines are not objects, or lack a key or
+        have an unknown one. Names each.
     """
     keys = KEYS[command] | _COMMON
     requests, wrong = [], []
@@ -106,13 +106,13 @@ def answer_requests(
       predictor: the model.
       command: which of the predictions.
       requests: from `read_requests`.
-      options: arguments of those that do not say otherwise.
+      options: default arguments of requests.
       resolve: turns the values of a request into arguments, e.g. ids into regions.
-      chunk: requests that are kept in memory at a time.
+      chunk: requests to keep in memory at a time.
 
     Yields:
-      Each request with its result, None if it failed, and what to write: the result as JSON, with
-      its "id", or "line" if it has none; of one that failed its "error".
+      Each request with its result, None if it failed, and the output: the result as JSON, with its
+      "id", or "line" if it has none; for a failed one its "error".
     """
     for start in range(0, len(requests), chunk):
         part = requests[start : start + chunk]
@@ -141,7 +141,7 @@ def _groups(command: str, requests: Sequence[Request]) -> list[list[Request]]:
 
 
 def _parts(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What each result has of its own, and what results of one call have in common."""
+    """The arguments of each single result, and those shared by all results of one call."""
     own = {key: values[key] for key in _OWN if key in values}
     return own, {k: v for k, v in values.items() if k not in own and k not in ("id", "text")}
 
@@ -159,7 +159,7 @@ def _run(
         if len(group) == 1:
             return {group[0].line: error}
         alone: dict[int, Result | ValueError] = {}
-        for request in group:  # finds out which of them it was
+        for request in group:  # finds the one that failed
             alone |= _run(predictor, command, [request], options, resolve)
         return alone
     return {request.line: result for request, result in zip(group, results, strict=True)}

@@ -1,7 +1,7 @@
-"""What predictions return: plain data, with the images that they are about for drawing.
+"""Results of predictions: plain data, with their images for drawing.
 
-Scores are probabilities where the task was trained with a sigmoid: of an answer or box, the share
-of agreement that the model expects (a soft score, an IoU). Boxes are x1, y1, x2, y2 in pixels.
+Scores are probabilities if the task was trained with a sigmoid: for an answer or box, the agreement
+that the model expects (a soft score, an IoU). Boxes are x1, y1, x2, y2 in pixels.
 Letters: S text positions, R regions, N candidates or images.
 """
 
@@ -15,7 +15,7 @@ from twelve_in_one.predict.inputs import SeenImage
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """Which token and region read which, of one text and one image; padding is cut away.
+    """Attention between the tokens of one text and the regions of one image, without padding.
 
     Attributes:
       tokens: S word pieces, "[CLS]" first, then "[TASK]" if the model has task tokens.
@@ -51,13 +51,13 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What all predictions have.
+    """The common part of all predictions.
 
     Attributes:
       text: question, caption, phrase, hypothesis or sentence.
-      images: that were asked about: one, two of a comparison, all of a ranking.
-      attention: one for each row that the model saw: left and right of a comparison, the best image
-        of a ranking; empty unless asked for.
+      images: of the request: one, two for a comparison, all for a ranking.
+      attention: one per row that the model saw: left and right for a comparison, the best image for
+        a ranking; empty unless requested.
     """
 
     text: str
@@ -67,11 +67,11 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Answer(Result):
-    """Of a question about an image.
+    """The answer to a question about an image.
 
     Attributes:
       answer: the best one.
-      probability: its, a sigmoid: probabilities of different answers do not sum to 1.
+      probability: of this answer, a sigmoid: probabilities of different answers do not sum to 1.
       top: the best answers with their probabilities, best first.
     """
 
@@ -82,11 +82,11 @@ class Answer(Result):
 
 @dataclasses.dataclass(frozen=True)
 class Ranking(Result):
-    """Images in the order in which they fit a caption.
+    """Images ranked by how well they fit a caption.
 
     Attributes:
       order: int64[N], positions in `images`, best first; images of equal score keep their order.
-      scores: float32[N] of `images`; only differences mean something.
+      scores: float32[N] of `images`; only differences are meaningful.
     """
 
     order: np.ndarray
@@ -99,8 +99,8 @@ class Grounding(Result):
 
     Attributes:
       box: the best candidate.
-      score: its.
-      best: its position among the candidates.
+      score: of this box.
+      best: position of this box among the candidates.
       candidates: float32[N, 4]; candidate 0 is the whole image, given boxes count from 1.
       scores: float32[N], the IoU with the right box that the model expects.
     """
@@ -114,14 +114,14 @@ class Grounding(Result):
 
 @dataclasses.dataclass(frozen=True)
 class Pointing(Result):
-    """Which of given boxes answers a question.
+    """The given box that answers a question.
 
     Attributes:
       box: the chosen one.
-      score: its.
-      best: its position among the given boxes.
+      score: of this box.
+      best: position of this box among the given boxes.
       candidates: float32[N, 4], the given boxes.
-      scores: float32[N]; NaN of boxes that were no choice.
+      scores: float32[N]; NaN for boxes that were not choices.
     """
 
     box: tuple[float, float, float, float]
@@ -136,11 +136,11 @@ class Verdict(Result):
     """Whether a sentence holds.
 
     Attributes:
-      label: "contradiction", "neutral" or "entailment"; of a comparison True or False; of a task on
-        a data set of one's own, one of its labels.
+      label: "contradiction", "neutral" or "entailment"; True or False for a comparison; for a task
+        on the user's own dataset, one of its labels.
       probability: of the label.
-      probabilities: of each label ("True" and "False" of a comparison): the sigmoids that the
-        classes were trained with, divided by their sum.
+      probabilities: of each label ("True" and "False" for a comparison): the classes' sigmoids,
+        divided by their sum.
     """
 
     label: str | bool
@@ -149,7 +149,7 @@ class Verdict(Result):
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """A result as values that JSON knows; of the attention, what the text read in the last
+    """A result as JSON values; from the attention, only what the text read in the last
     connection layer.
     """
     values: dict[str, Any] = {"text": result.text, "images": [i.name for i in result.images]}

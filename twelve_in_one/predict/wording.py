@@ -16,7 +16,7 @@ from twelve_in_one.predict.results import (
 
 
 def describe(result: Result) -> str:
-    """What was predicted, in a line."""
+    """The prediction in one line."""
     if isinstance(result, Answer):
         return f"{result.answer} ({result.probability:.2f})"
     if isinstance(result, Ranking):
@@ -31,7 +31,7 @@ def describe(result: Result) -> str:
 
 
 def lines(result: Result, top: int) -> list[str]:
-    """What was asked, then the best answers, best first, `top` at most."""
+    """The question, then at most `top` answers, best first."""
     if isinstance(result, Ranking):
         asked = result.text
     else:
@@ -47,7 +47,7 @@ def _scored(result: Result, top: int) -> list[tuple[str, float]]:
     if isinstance(result, Ranking):
         return [(result.images[i].name, result.scores[i]) for i in result.order[:top]]
     if isinstance(result, Grounding | Pointing):
-        # Numbers that are none sort last.
+        # NaN sorts last.
         order = np.argsort(-result.scores, kind="stable")[: int(np.isfinite(result.scores).sum())]
         boxes, scores = result.candidates, result.scores
         return [
@@ -59,7 +59,7 @@ def _scored(result: Result, top: int) -> list[tuple[str, float]]:
 
 
 def _whole(result: Result, candidate: int) -> str:
-    """Says of a candidate that nobody gave or found what it is."""
+    """Names a candidate that is neither a given nor a detected box."""
     return " (whole image)" if isinstance(result, Grounding) and candidate == 0 else ""
 
 

@@ -1,9 +1,9 @@
-"""What a run has learnt, for people: a table, plots, example pictures and one HTML page.
+"""The readable results of a run: a table, plots, example pictures and one HTML page.
 
     python -m twelve_in_one.report --workdir DIR
 
-Everything is made from what a workdir holds (`metrics.jsonl`, `results.json`, `config.json`,
-`examples/`), at any time, also while a run goes on.
+Everything is made from the contents of a workdir (`metrics.jsonl`, `results.json`, `config.json`,
+`examples/`), at any time, even during a run.
 """
 
 from twelve_in_one.report.results import results_table

@@ -12,7 +12,7 @@ from twelve_in_one.report.write import write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 if the report was written, 1 with a line on stderr if not."""
+    """Entry point; returns 0 if the report was written, else 1 with a line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m twelve_in_one.report",
         description="Writes DIR/report.html with the plots and results of a run, also of one that "

@@ -1,6 +1,6 @@
-"""Some examples of an evaluation, with what the model made of them, for the report.
+"""Some examples of an evaluation, with the model's predictions, for the report.
 
-What is not at hand stays blank: a job that has trained for days shall not end because of a picture.
+Missing parts stay blank: a job that has trained for days must not fail because of a picture.
 """
 
 import functools
@@ -26,7 +26,7 @@ _BEST_IMAGES = 5  # a row of thumbnails
 _BEST_ANSWERS = 3
 _RIGHT = 0.5  # soft scores and IoU above it count as right
 _log = logging.getLogger(__name__)
-# Six of the twelve tasks share COCO's folder, which takes a while to list.
+# Six of the twelve tasks share COCO's folder, which is slow to list.
 _listed = functools.lru_cache(maxsize=4)(lambda folder: picture_files(folder)[0])
 
 
@@ -40,26 +40,26 @@ class _Photo(NamedTuple):
 def example_pictures(
     stream: TaskStream, predictions: Outcome | Ranking, files: Mapping[str, Path], count: int
 ) -> list[ExamplePicture]:
-    """Makes pictures of examples that are spread evenly over the predictions, always the same.
+    """Makes pictures of examples spread evenly over the predictions, always the same ones.
 
     | kind | shown |
     |---|---|
-    | answer | the answer, and the three that most people gave |
+    | answer | the answer, and the three most frequent ones of people |
     | verdict | the label, and the right one |
-    | region | predicted and right box among all candidates; their IoU, and the best there was |
+    | region | predicted and right box among all candidates; their IoU, and the best possible one |
     | choice | chosen and right box among the choices |
     | match | the five best images for a caption, then the right one if it is none of them |
 
-    In brackets is what the model gives for its answer, see `EvalOutput.confidence`. An answer is
-    right if more than half of it counts; where none is published or agreed on, `right` is None.
+    Brackets hold the model's probability of its answer, see `EvalOutput.confidence`. An answer is
+    right if its score is above one half; if none is published or agreed on, `right` is None.
 
     Only records and pictures of these examples are read, so that one process of several can call
-    this alone. Pictures that are missing or cannot be read are None, and a warning names them.
+    this alone. Missing or unreadable pictures are None, and a warning names them.
 
     Args:
-      stream: that was evaluated.
-      predictions: of it, from `protocols.evaluate_task`, perhaps of the first examples only.
-      files: pictures by image id, see `pictures_of`; empty where there are none.
+      stream: the evaluated one.
+      predictions: for it, from `protocols.evaluate_task`, perhaps of the first examples only.
+      files: pictures by image id, see `pictures_of`; empty if there are none.
       count: of examples; all if there are fewer.
 
     Raises:
@@ -114,11 +114,11 @@ def _check_id(selection: Selection, what: str, found: str, predicted: str) -> No
 
 
 def _photos(selection: Selection, place: int) -> list[_Photo]:
-    """The images of a record, given by its place among those that take part."""
+    """The images of a record, given by its position among the selected ones."""
     position = int(selection.records[place])
     images = selection.reader.record(position).images
     ids = selection.reader.index.image_ids[position]
-    # Nobody may know the size, where neither region features nor annotations state it.
+    # The size may be unknown, if neither region features nor annotations state it.
     sizes = ((max(1, int(image.boxes[0, 2])), max(1, int(image.boxes[0, 3]))) for image in images)
     return [_Photo(str(image_id), size) for image_id, size in zip(ids, sizes, strict=True)]
 
@@ -147,7 +147,7 @@ def _ranking(
 def _answered(
     encoding: Encoding, example: Example, outcome: Outcome, number: int
 ) -> dict[str, Any]:
-    """Answer, expected, right and boxes of an example that was not ranked."""
+    """Answer, expected, right and boxes of an example without a ranking."""
     task, annotation = encoding.task, example.annotation
     chosen = int(outcome.prediction[number])
     right = bool(outcome.score[number] > _RIGHT)
@@ -180,25 +180,25 @@ def _answered(
 
 
 def _best_answers(annotation: Annotation) -> str:
-    """Those that most people gave, with their scores where these are below 1."""
+    """The most frequent answers, with their scores if below 1."""
     scored = zip(annotation.answers, annotation.scores, strict=True)
     best = sorted(scored, key=lambda pair: -pair[1])[:_BEST_ANSWERS]
     return ", ".join(text if score == 1 else f"{text} ({score:.2g})" for text, score in best)
 
 
 def _fitted(boxes: Sequence[Box], size: tuple[int, int], image: np.ndarray | None) -> list[Box]:
-    """Boxes in pixels of the picture at hand, which may have been resized since."""
+    """Boxes in pixels of the available picture, which may have been resized."""
     height, width = (size[1], size[0]) if image is None else image.shape[:2]
     x, y = width / size[0], height / size[1]
     return [Box(b.x1 * x, b.y1 * y, b.x2 * x, b.y2 * y, b.role) for b in boxes]
 
 
 def pictures_of(domain: str, raw_dir: Path | None) -> Mapping[str, Path]:
-    """Pictures of a collection by image id, as far as there are any.
+    """Pictures of a collection by image id, as far as they exist.
 
     Args:
       domain: the collection.
-      raw_dir: holds `images/<collection>/`; None where there are no pictures.
+      raw_dir: holds `images/<collection>/`; None if there are no pictures.
     """
     if raw_dir is None:
         return {}

@@ -69,9 +69,9 @@ def page(run: Run, plots: Sequence[Picture | str], sheets: Sequence[Picture]) ->
     """The whole page.
 
     Args:
-      run: what is told of.
+      run: the reported run.
       plots: pictures, or sentences that say why there is none.
-      sheets: contact sheets of examples, their captions the tasks.
+      sheets: contact sheets of examples, with the tasks as captions.
     """
     title = f"Report of {run.workdir.resolve().name}"
     parts = [f"<h1>{escape(title)}</h1>", _facts(run), "<h2>Results</h2>"]
@@ -94,7 +94,7 @@ def page(run: Run, plots: Sequence[Picture | str], sheets: Sequence[Picture]) ->
 
 
 def duration(seconds: float) -> str:
-    """Time for people: "42 s", "5 min 03 s", "2 h 05 min"."""
+    """Readable time: "42 s", "5 min 03 s", "2 h 05 min"."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
@@ -108,7 +108,7 @@ def _facts(run: Run) -> str:
 
 
 def facts(run: Run) -> Iterator[tuple[str, str]]:
-    """What a run was: (heading, text), only what is known."""
+    """The known facts about a run: (heading, text)."""
     results, last = run.results, run.train[-1] if run.train else {}
     timing = last.get("timing", {})
 
@@ -141,7 +141,7 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def results_html(results: Results) -> str:
-    """The table of results, a row a task below its group, and their average."""
+    """The table of results, one row per task below its group, and their average."""
     names = [name for name in COLUMNS if name != "group"]
     header = "".join(_cell("th", name, name) for name in names)
     rows = [f'<thead><tr>{header}<th class="text">more</th></tr></thead>']
@@ -162,7 +162,7 @@ def results_html(results: Results) -> str:
 
 
 def _official(results: Results) -> str:
-    """The official figures, a row a split, and those that are missing."""
+    """The official figures, one row per split, and the missing ones."""
     rows = []
     for title, split, official in officials(results):
         if official.figures:

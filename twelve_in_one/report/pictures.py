@@ -1,4 +1,4 @@
-"""Pictures of examples: what the model was shown, what it said, and what is right."""
+"""Pictures of examples: the model's input, its answer, and the right one."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-WIDTH = 320  # pixels of an example
+WIDTH = 320  # pixels per example
 _SHEET_COLUMNS = 4
 _MAX_HEIGHT = 320  # of one picture
 _THUMBS_A_ROW = 5
@@ -19,7 +19,7 @@ _MIN_WEIGHTS_WIDTH = 480
 _LABELLED = 3
 _PAPER, _INK, _FAINT, _BLANK = (250, 249, 246), (28, 28, 30), (110, 112, 118), (226, 226, 222)
 _RIGHT, _WRONG = (22, 128, 60), (190, 30, 45)
-# What lies further down is drawn first: a prediction that is right shows inside its frame of truth.
+# Lower entries are drawn first: a right prediction shows inside its frame of truth.
 _ROLES = {
     "region": ((150, 152, 158), 1),
     "choice": ((40, 120, 220), 1),
@@ -29,7 +29,7 @@ _ROLES = {
 
 
 class Box(NamedTuple):
-    """Corners in pixels of the picture, and what the box is: see `ExamplePicture.boxes`."""
+    """Corners in pixels of the picture, and the role of the box: see `ExamplePicture.boxes`."""
 
     x1: float
     y1: float
@@ -46,14 +46,14 @@ class ExamplePicture:
       task: title of its task.
       text: question, caption or phrase.
       answer: the model's.
-      expected: the right one; "" if it is not known or the boxes tell.
-      right: whether the answer counts as right; None where nobody knows.
-      images: uint8[H, W, 3]; two are shown side by side. None is a picture that is not at hand.
-      sizes: (width, height) of every image, needed where one is None.
+      expected: the right one; "" if it is unknown or shown by the boxes.
+      right: whether the answer counts as right; None if unknown.
+      images: uint8[H, W, 3]; two are shown side by side. None is a missing picture.
+      sizes: (width, height) of every image, needed if one is None.
       boxes: on the first image; roles are "predicted", "truth", "choice" (may be chosen) and
         "region" (anything else).
-      true_image: of retrieval, the image that fits.
-      chosen_image: of retrieval, the image that the model chose. With either of the two all images
+      true_image: in retrieval, the right image.
+      chosen_image: in retrieval, the image that the model chose. With either of the two, all images
         are shown as thumbnails.
     """
 
@@ -70,7 +70,7 @@ class ExamplePicture:
 
 
 def draw_example(example: ExamplePicture) -> "Image.Image":
-    """The example as a picture `WIDTH` wide, of the height that it needs.
+    """The example as a picture `WIDTH` wide, as high as necessary.
 
     Raises:
       ValueError: no image, an image that is not uint8[H, W, 3], one that is None without a size, an
@@ -102,11 +102,11 @@ def contact_sheet(examples: Sequence[ExamplePicture]) -> "Image.Image":
 
 
 def draw_weights(image: np.ndarray, boxes: np.ndarray, weights: np.ndarray) -> "Image.Image":
-    """A picture with the regions that attention fell on: dark where there was none, red where most.
+    """A picture with its attended regions: dark without attention, red at the maximum.
 
-    The heat of a pixel is the sum of the weights of the regions that cover it, over the largest
-    such sum; the three heaviest regions are framed, with their share of all weights. Leave the
-    global region out: it covers everything.
+    The heat of a pixel is the sum of the weights of the regions that cover it, divided by the
+    largest such sum; the three heaviest regions are framed, with their share of all weights. Omit
+    the global region: it covers everything.
 
     Args:
       image: uint8[H, W, 3].
@@ -117,7 +117,7 @@ def draw_weights(image: np.ndarray, boxes: np.ndarray, weights: np.ndarray) -> "
       The picture, enlarged if it is small.
 
     Raises:
-      ValueError: shapes or values are other than that.
+      ValueError: shapes or values differ from these.
     """
     from PIL import Image, ImageDraw
 
@@ -190,7 +190,7 @@ def _draw(example: ExamplePicture, *, heading: bool) -> "Image.Image":
     for line, ink in lines:
         canvas.text((_GAP, y), line, fill=ink, font=font)
         y += _LINE
-    # A bar in the margin can be seen from afar.
+    # A bar in the margin is visible from afar.
     canvas.rectangle((0, _GAP, 3, height - _GAP), fill=colour)
     return picture
 
@@ -280,7 +280,7 @@ def _size(example: ExamplePicture, i: int) -> tuple[int, int]:
 def _fitted(
     example: ExamplePicture, i: int, width: int, max_height: int = _MAX_HEIGHT
 ) -> "Image.Image":
-    """An image scaled to `width`, or to less if it is tall."""
+    """An image scaled to `width`, or smaller if it is tall."""
     from PIL import Image
 
     full, image = _size(example, i), example.images[i]
@@ -292,7 +292,7 @@ def _fitted(
 
 
 def _inside(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Corners rounded and clipped to a picture, in order, at least a pixel apart."""
+    """Corners rounded and clipped to a picture, in order, at least one pixel apart."""
     (x1, x2), (y1, y2) = sorted(box[[0, 2]]), sorted(box[[1, 3]])
     x1, y1 = (int(np.clip(round(v), 0, n - 1)) for v, n in ((x1, size[0]), (y1, size[1])))
     x2, y2 = (
@@ -318,7 +318,7 @@ def _font() -> "ImageFont.FreeTypeFont":
 
 
 def _wrapped(text: str, font: Any, width: int) -> list[str]:
-    """Lines that fit: whole words where possible, `_MAX_LINES` at most."""
+    """Lines that fit: whole words if possible, at most `_MAX_LINES`."""
     text = text[: _MAX_LINES * width]  # no letter is narrower than a pixel
     lines: list[str] = []
     for paragraph in text.splitlines():

@@ -1,4 +1,4 @@
-"""Plots of a run. Figures are made without pyplot, so nothing of matplotlib's state is touched."""
+"""Plots of a run. Figures are made without pyplot, so matplotlib's state stays untouched."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ _COLUMNS = 4
 _GROUP_COLOURS = {"G1": "#3b6fb6", "G2": "#c8702b", "G3": "#33865b", "G4": "#8a56a8"}
 _OTHER = "#5a6068"
 _STOPPED = "#d9dbdf"
-# Colours, lines and markers differ, so that a copy in grey can be read too.
+# Colours, lines and markers differ, so that a grey copy is readable too.
 _BARS = {
     "chance": ("#6d737b", ":", "|"),
     "words": ("#c0392b", "--", "d"),
@@ -32,14 +32,14 @@ _STYLE = {
     "grid.color": "#e6e7ea",
     "grid.linewidth": 0.6,
     "figure.dpi": 110,
-    "text.parse_math": False,  # a title may hold a dollar sign
+    "text.parse_math": False,  # a title may contain a dollar sign
 }
 # With fewer points a mean would hide more than it shows.
 _SMOOTH_FROM = 60
 
 
 def all_plots(run: Run) -> Iterator[tuple[str, "Figure | str"]]:
-    """(name, figure) of every plot; where a run has nothing to show yet, a sentence that says so.
+    """(name, figure) of every plot; a sentence instead if a run has nothing to show yet.
 
     Figures are made one at a time, so that only one is in memory.
     """
@@ -80,7 +80,7 @@ def loss_plot(run: Run) -> "Figure | str":
 
 
 def validation_plot(run: Run) -> "Figure | str":
-    """Validation score of every task, beside what can be scored without looking."""
+    """Validation score of every task, and the scores possible without looking."""
     if not run.validation:
         return "No validation yet."
     figure, grid = _small_multiples(run.tasks)
@@ -105,7 +105,7 @@ def validation_plot(run: Run) -> "Figure | str":
 
 
 def stop_and_go_plot(run: Run) -> "Figure | str":
-    """When each task went and when it was stopped: a bar a task over the rounds."""
+    """When each task trained and when it was stopped: one bar per task over the rounds."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -127,7 +127,7 @@ def stop_and_go_plot(run: Run) -> "Figure | str":
             )
         total = sum(span.end - span.start for span in found)
         going = sum(span.end - span.start for span in found if not span.stopped)
-        # In the axes' width, so that the text stays beside the bars whatever the rounds.
+        # In units of the axes' width, so that the text stays next to the bars for any rounds.
         axes.text(
             1.01, row, f"{going / total:.0%}", transform=axes.get_yaxis_transform(), va="center"
         )
@@ -144,7 +144,7 @@ def stop_and_go_plot(run: Run) -> "Figure | str":
 
 
 def results_plot(run: Run) -> "Figure | str":
-    """Final scores as bars, with marks for what can be scored without looking."""
+    """Final scores as bars, with marks for the scores possible without looking."""
     from matplotlib.figure import Figure
 
     if run.results is None or not run.results.tasks:
@@ -154,7 +154,7 @@ def results_plot(run: Run) -> "Figure | str":
     figure = Figure(figsize=(10, 1.1 + 0.3 * count), layout="constrained")
     axes = figure.subplots()
     scores = [task.score if np.isfinite(task.score) else 0.0 for task in results.tasks]
-    ends = list(scores)  # of what is drawn in a row, where its text goes
+    ends = list(scores)  # right ends of the marks of each row, to place its text
     colours = [_GROUP_COLOURS.get(task.group, _OTHER) for task in results.tasks]
     axes.barh(range(count), scores, color=colours, height=0.66, alpha=0.85)
     for row, task in enumerate(results.tasks):
@@ -191,7 +191,7 @@ def _heading(task: Any) -> str:
 def _small_multiples(
     tasks: Sequence[TaskName],
 ) -> tuple["Figure", list[tuple[TaskName, "Axes"]]]:
-    """A figure with a small plot for every task, row by row."""
+    """A figure with one small plot per task, row by row."""
     from matplotlib.figure import Figure
 
     columns = min(_COLUMNS, len(tasks))
@@ -203,7 +203,7 @@ def _small_multiples(
         columns,
         squeeze=False,
         sharex=True,
-        # Margins in inches; a layout engine takes as long as all the drawing.
+        # Margins in inches; a layout engine would take as long as all the drawing.
         gridspec_kw=dict(
             left=0.45 / width,
             right=1 - 0.15 / width,
@@ -225,7 +225,7 @@ def _small_multiples(
 
 
 def _columns(points: Sequence[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """(rounds, values); what is not finite leaves a gap in the line."""
+    """(rounds, values); values that are not finite leave gaps in the line."""
     rounds = np.array([x for x, _ in points], float)
     values = np.array([np.nan if y is None else y for _, y in points], float)
     return rounds, np.where(np.isfinite(values), values, np.nan)

@@ -24,12 +24,12 @@ _NUMBERS = frozenset(COLUMNS[3:])
 
 @dataclasses.dataclass(frozen=True)
 class Official:
-    """What a benchmark's own program says of a split.
+    """The output of a benchmark's own program for a split.
 
     Attributes:
-      program: its name; "" where it could not be run.
-      examples: that it scored.
-      figures: by name, in percent but for ranks and GQA's distribution.
+      program: its name; "" if it could not be run.
+      examples: number scored.
+      figures: by name, in percent except ranks and GQA's distribution.
       not_computed: figure -> why it is missing.
     """
 
@@ -45,14 +45,14 @@ class TaskResult:
 
     Attributes:
       name: short name, as in configs.
-      title: name for people.
+      title: display name.
       group: "G1" to "G4".
       metric: name of the score.
-      score: the number that is compared.
-      chance: of a uniform guess; None if not known, as are the following.
-      words: of a model that sees the text alone.
-      majority: of the one best constant answer.
-      examples: scored.
+      score: the number to compare.
+      chance: of a uniform guess; None if unknown, like the following fields.
+      words: of a model that sees only the text.
+      majority: of the best constant answer.
+      examples: number scored.
       loss: mean over the examples.
       metrics: more scores by name, e.g. "r@5" or "oracle".
       official: split -> figures by the rules of the benchmark's own program, see `official.py`.
@@ -74,23 +74,23 @@ class TaskResult:
     trained_on: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def above(self) -> bool:
-        """Whether the score is above chance and words, as far as these are known."""
+        """Whether the score is above chance and words, as far as they are known."""
         return all(self.score > bar for bar in (self.chance, self.words) if bar is not None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """All of a `results.json`.
+    """The contents of a `results.json`.
 
     Attributes:
-      tasks: in the groups' order, within a group as they were given.
-      split: that was scored; None if not told, as are the following.
+      tasks: in the groups' order, within a group in their given order.
+      split: the scored one; None if unknown, like the following fields.
       round: rounds trained.
       updates: parameter updates.
       parameters: of the model.
-      seconds: the whole run took.
-      unscored: task -> examples whose answers nobody published.
-      trained_on_only: "task/split" -> records, all of which the model was trained on.
+      seconds: of the whole run.
+      unscored: task -> examples with unpublished answers.
+      trained_on_only: "task/split" -> number of records, all seen by the model in training.
     """
 
     tasks: tuple[TaskResult, ...]
@@ -105,7 +105,7 @@ class Results:
     def average(self, of: str) -> float | None:
         """Mean over the tasks of "score", "chance", "words" or "majority".
 
-        None where a task lacks it: a mean over other tasks could not be compared.
+        None if a task lacks it: means over different tasks are not comparable.
         """
         values = [getattr(task, of) for task in self.tasks]
         return None if not values or None in values else math.fsum(values) / len(values)
@@ -115,7 +115,7 @@ def parse_results(raw: Any, where: str = "results") -> Results:
     """The contents of a `results.json`, checked.
 
     Raises:
-      ValueError: something is missing or of the wrong type; begins with `where`, names the key.
+      ValueError: a key is missing or of the wrong type; starts with `where`, names the key.
     """
     tasks = _get(raw, "tasks", Mapping, where, needed=True)
     parsed = [_parse_task(name, tasks[name], f"{where}: tasks.{name}") for name in tasks]
@@ -189,7 +189,7 @@ def _get(record: Any, key: str, kind: type, where: str, *, needed: bool = False)
 
 
 def number(value: float | None) -> str:
-    """A score as text, three decimals."""
+    """A score as text, with three decimals."""
     return NOTHING if value is None else f"{value:.3f}"
 
 
@@ -214,7 +214,7 @@ def average_cells(results: Results) -> tuple[str, ...]:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The results as text: a row a task in the groups' order, and their average.
+    """The results as text: one row per task in the groups' order, and their average.
 
     Args:
       results: the contents of a `results.json`.
@@ -254,7 +254,7 @@ def _official_block(results: Results) -> list[str]:
 
 
 def officials(results: Results) -> Iterator[tuple[str, str, Official]]:
-    """(title, split, official figures) of everything that has any."""
+    """(title, split, official figures) of all splits that have any."""
     for task in results.tasks:
         for split, official in task.official.items():
             yield task.title, split, official
@@ -266,7 +266,7 @@ def figure_text(official: Official, between: str = "  ") -> str:
 
 
 def missing_lines(results: Results) -> list[str]:
-    """Which official figures could not be computed, and what it would take."""
+    """The official figures that could not be computed, and the files they need."""
     return [
         f"{title} ({split}): {name}: {reason}"
         for title, split, official in officials(results)
@@ -275,7 +275,7 @@ def missing_lines(results: Results) -> list[str]:
 
 
 def seen_lines(results: Results) -> list[str]:
-    """How much of what was scored the model has seen in training, where it has or may have."""
+    """How much of the scored data the model has, or may have, seen in training."""
     lines, unknown = [], {}
     for task in results.tasks:
         for split, seen in task.trained_on.items():
@@ -299,7 +299,7 @@ def seen_lines(results: Results) -> list[str]:
 
 
 def unscored_lines(results: Results) -> list[str]:
-    """What was not scored, and why."""
+    """The tasks and splits that were not scored, and why."""
     lines = [
         f"{name}: {count:,} examples without public answers: not scored"
         for name, count in results.unscored.items()
@@ -311,7 +311,7 @@ def unscored_lines(results: Results) -> list[str]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width, numbers to the right."""
+    """Columns of equal width, numbers right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

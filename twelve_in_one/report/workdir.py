@@ -1,4 +1,4 @@
-"""What a workdir tells about its run, as far as it has come."""
+"""The data of a workdir about its run so far."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from twelve_in_one.tasks.twelve import TASKS
 
 
 class TaskName(NamedTuple):
-    """How a task is called: `name` in records, `title` for people, `group` "G1" to "G4" or ""."""
+    """Names of a task: `name` in records, `title` for display, `group` "G1" to "G4" or ""."""
 
     name: str
     title: str
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def last_round(self) -> int:
-        """The last round that any record tells of."""
+        """The last round of any record."""
         return max((record["round"] for record in (*self.train, *self.validation)), default=0)
 
     def validations(self, task: str) -> list[dict[str, Any]]:
@@ -60,10 +60,10 @@ class Run:
 
 
 def read_run(workdir: Path) -> Run:
-    """Reads what there is of a workdir.
+    """Reads the existing files of a workdir.
 
     Raises:
-      ValueError: no such folder, nothing in it tells of a run, or a file is damaged.
+      ValueError: no such folder, no run in it, or a file is damaged.
       OSError: a file cannot be read.
     """
     if not workdir.is_dir():
@@ -110,7 +110,7 @@ def _task_names(named: Sequence[str], results: Results | None) -> tuple[TaskName
         known |= {task.name: TaskName(task.name, task.title, task.group) for task in results.tasks}
         named = [*(task.name for task in results.tasks), *named]
     found = [known.get(name, TaskName(name, name, "")) for name in dict.fromkeys(named)]
-    # Stable: tasks that are not among the twelve stay as they came, after them.
+    # Stable: tasks outside the twelve keep their order, after them.
     found.sort(key=lambda task: order.index(task.name) if task.name in order else len(order))
     return tuple(sorted(found, key=lambda task: task.group or "~"))
 
@@ -118,8 +118,8 @@ def _task_names(named: Sequence[str], results: Results | None) -> tuple[TaskName
 def stop_spans(run: Run, task: str) -> list[Span]:
     """When a task was stopped and when it was not, from round 0 to the last one.
 
-    Every task begins to go; a validation says what holds from its round on. Empty if the task has
-    never been validated.
+    Every task starts out going; a validation sets the state from its round on. Empty if the task
+    has never been validated.
     """
     records = run.validations(task)
     if not records:

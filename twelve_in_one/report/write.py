@@ -1,4 +1,4 @@
-"""Writes the report of a workdir: plots, contact sheets and the page that shows them all."""
+"""Writes the report of a workdir: plots, contact sheets and the page that shows them."""
 
 import io
 import re
@@ -28,13 +28,13 @@ _CAPTIONS = {
 def write_report(workdir: Path, examples: Sequence[ExamplePicture] = ()) -> Path:
     """Writes `report.html`, `plots/*.png` and, if examples are given, `examples/*.png`.
 
-    The page is one file with its pictures in it. What a run does not have yet is left out, and the
-    page says so. Call it on one process: it asks nothing of devices, so that it can look at a run
-    beside which it goes on.
+    The page is one file with its pictures in it. It omits whatever the run lacks so far,
+    and says so. Call it on one process: it uses no devices, so that it can run alongside
+    training.
 
     Args:
       workdir: of a run.
-      examples: take the place of the contact sheets that are there; without any those are shown.
+      examples: replace the existing contact sheets; if empty, those are shown.
 
     Returns:
       Path of the page.
@@ -49,7 +49,7 @@ def write_report(workdir: Path, examples: Sequence[ExamplePicture] = ()) -> Path
     for name, plot in all_plots(run):
         path = workdir / PLOTS / f"{name}.png"
         if isinstance(plot, str):
-            path.unlink(missing_ok=True)  # of an earlier run in this folder
+            path.unlink(missing_ok=True)  # from an earlier run in this folder
             plots.append(plot)
             continue
         with atomic.replacing(path) as temporary:

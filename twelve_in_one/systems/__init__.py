@@ -1,4 +1,4 @@
-"""The systems that the package trains, each a model with what the trainer must know of it."""
+"""The systems that the package trains: models with the interface that the trainer needs."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ SYSTEMS: Mapping[str, type[System]] = {"vilbert": Vilbert}
 
 
 def from_json(text: str) -> System:
-    """What `System.to_json` wrote; what was written before there were several is `Vilbert`.
+    """Reads the output of `System.to_json`; earlier formats without a system mean `Vilbert`.
 
     Raises:
       ValueError: not a JSON object, an unknown system or version, or fields that do not fit.

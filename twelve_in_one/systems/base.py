@@ -1,8 +1,8 @@
-"""What trainer, evaluators, checkpoints and export know of a model.
+"""The interface of a model to trainer, evaluators, checkpoints and export.
 
 A `System` is a model with its config, frozen and hashable: it makes parameters, says what one
-program trains (`Objective`), how rows are judged, and which inputs its parameters depend on.
-Batches and parameters are opaque to everybody else, but for the batch keys `task_id`, `_mask` and
+program trains (`Objective`), how rows are scored, and which inputs its parameters depend on.
+Batches and parameters are opaque to all other code, except the batch keys `task_id`, `_mask` and
 `example_id` (see `tasks/task.py`).
 """
 
@@ -29,12 +29,12 @@ Shape = tuple[int | str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What one program trains.
+    """The training objective of one program.
 
     Attributes:
       key: streams whose objectives have equal keys, and batches of equal shapes, share a program.
-      parts: names of what the loss consists of, where that is more than one thing: losses of a
-        task, or the tasks of a mixed batch. The sums then are of shape [parts].
+      parts: names of the parts of the loss, if there are several: losses of a task, or the tasks
+        of a mixed batch. The sums then have shape [parts].
       loss: (params, batch, dropout key or None) -> sums of loss and score.
       count: batch -> `Sums.count`, known before the loss, so that a batch may be cut into parts;
         None if it cannot be cut, as every row's loss depends on the others.
@@ -48,13 +48,13 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the data say about the sizes of a model.
+    """The facts about the data that determine sizes of a model.
 
     Attributes:
       vocab_size: word pieces.
-      answers: head -> how many answers or labels there are.
+      answers: head -> number of answers or labels.
       feature_dim: F of the regions; 0 if there are none.
-      own_heads: (name, labels, rows an example) of heads for data sets of the user's own.
+      own_heads: (name, labels, rows per example) of heads for the user's own datasets.
     """
 
     vocab_size: int
@@ -65,7 +65,7 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Which parameters know which inputs: with other inputs they mean nothing.
+    """Which parameters depend on which inputs: with other inputs they are meaningless.
 
     Each is a prefix of "/"-joined names; "" if no parameter does. "{head}" stands for a head.
     """
@@ -87,16 +87,16 @@ class ExportedInput:
 
 @dataclasses.dataclass(frozen=True)
 class Function:
-    """A function to export: the scores of tasks that agree in head and lengths, without dropout.
+    """A function to export: the scores of tasks with the same head and lengths, without dropout.
 
     Attributes:
       inputs: by name.
-      letters: what the letters in shapes mean.
+      letters: meanings of the letters in shapes.
       meaning: of the scores.
-      columns: names of the scores' columns, if they are known to everybody.
+      columns: names of the scores' columns, if they are fixed.
       params: prefixes of the "/"-joined names of the parameters that it takes.
       scores: (params, inputs) -> float32 scores.
-      plain: the same without its short cuts, which it is checked against.
+      plain: the same without shortcuts, as a check.
       noise: (sizes of the letters) -> inputs drawn at random, with padding.
     """
 
@@ -123,12 +123,12 @@ class System(abc.ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     config_type: ClassVar[type]
-    # Fields of the config that may be 0: as the data has them; and others that may be, or below it.
+    # Fields of the config that may be 0, to come from the data; others that may be 0, or negative.
     data_decides: ClassVar[tuple[str, ...]] = ()
     may_be_zero: ClassVar[tuple[str, ...]] = ()
     may_be_negative: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[Inputs] = Inputs()
-    # Parameters of a source that a model may have no use for, as prefixes of "/"-joined names.
+    # Parameters of a source that a model may leave unused, as prefixes of "/"-joined names.
     optional: ClassVar[tuple[str, ...]] = ()
 
     # From settings.
@@ -136,7 +136,7 @@ class System(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """The system of a config as nested dicts; lists do for tuples.
+        """The system of a config given as nested dicts; lists may stand for tuples.
 
         Raises:
           ValueError: unknown or missing fields, or inconsistent sizes.
@@ -145,15 +145,15 @@ class System(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def resolve(cls, fields: Mapping[str, Any], facts: Facts) -> Self:
-        """The same with the sizes that the data decides where the fields say 0.
+        """The same, with sizes from the data where the fields are 0.
 
         Raises:
-          ConfigError: a size that the fields give does not fit the data.
+          ConfigError: a size in the fields does not fit the data.
         """
 
     @classmethod
     def misfits(cls, fields: Mapping[str, Any], tasks: Mapping[str, tuple[Task, Any]]) -> list[str]:
-        """What of the settings cannot be had together, each "SETTING: what".
+        """The incompatible settings, each as "SETTING: problem".
 
         Args:
           fields: of the config.
@@ -165,7 +165,7 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> Params:
-        """Random parameters: a nested dict of arrays, in the layout that runs."""
+        """Random parameters: a nested dict of arrays, in the running layout."""
 
     @abc.abstractmethod
     def abstract(self) -> Params:
@@ -173,7 +173,7 @@ class System(abc.ABC):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the parameters are."""
+        """Total size of the parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(self.abstract())))
 
     @property
@@ -187,7 +187,7 @@ class System(abc.ABC):
     ) -> tuple[ParamGroup, ...]:
         """Rates and decay by parameter."""
 
-    # Layouts: on disk all models are unrolled.
+    # Layouts: all models on disk are unrolled.
 
     @property
     def scanned(self) -> bool:
@@ -209,14 +209,14 @@ class System(abc.ABC):
         raise ValueError(f"{self.name} has no scanned layout")
 
     def for_inference(self) -> Self:
-        """Without what only training is for; unrolled."""
+        """The system without its training-only parts; unrolled."""
         return self.with_layout(False)
 
-    # What it computes.
+    # Computation.
 
     @abc.abstractmethod
     def objective(self, tasks: Sequence[Task]) -> Objective:
-        """What a stream trains: of one task, or a mixed one of several.
+        """The objective of a stream: of one task, or a mixed one of several.
 
         Raises:
           ValueError: these tasks cannot share a batch.
@@ -224,10 +224,10 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def judge(self, task: Task) -> Callable[[Params, Batch], tuple[Sums, Candidates]]:
-        """(params, batch) -> loss and score, and what every row's prediction is chosen from."""
+        """(params, batch) -> loss and score, and the candidates for every row's prediction."""
 
     def pair_scores(self, task: Task) -> Callable[[Params, Batch, Batch, jax.Array], jax.Array]:
-        """(params, C queries, I items, task id) -> float32[C, I], of tasks whose kind is `ranked`.
+        """(params, C queries, I items, task id) -> float32[C, I], for tasks whose kind is `ranked`.
 
         Raises:
           ValueError: the system has no such tasks.
@@ -236,10 +236,10 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def sizes(self, task: Task) -> dict[str, Any]:
-        """What a task's batches have from the model: arguments of `data.streams.open_stream`."""
+        """The model's sizes for a task's batches: arguments of `data.streams.open_stream`."""
 
     def function(self, task: Task) -> Function:
-        """What is exported to serve a task, and others of its head and lengths.
+        """The function to export for a task, and for others with its head and lengths.
 
         Raises:
           ValueError: the system has nothing to export.

@@ -1,6 +1,6 @@
-"""12-in-1: the two-stream model, its tasks' losses, and what it reads of a batch.
+"""12-in-1: the two-stream model, the losses of its tasks, and its inputs from a batch.
 
-Letters as in `tasks/task.py` and `models/two_stream/config.py`; k trunk rows an example.
+Letters as in `tasks/task.py` and `models/two_stream/config.py`; k trunk rows per example.
 """
 
 import dataclasses
@@ -177,7 +177,7 @@ class Vilbert(System):
     def _apply(
         self, task: Task, params: Params, batch: Batch, dropout_key: jax.Array | None
     ) -> dict[str, jax.Array]:
-        """Output of each of the task's heads, and of no other."""
+        """The outputs of the task's heads only."""
         out, _ = trunk.TwoStreamModel(self.config).apply(
             {"params": params},
             **trunk_inputs(task, batch),
@@ -196,9 +196,9 @@ class Vilbert(System):
         return judge
 
     def pair_scores(self, task: Task) -> Callable[[Params, Batch, Batch, jax.Array], jax.Array]:
-        """Captions are rows of `CAPTION_KEYS`, images of `IMAGE_KEYS`.
+        """Scores captions, rows of `CAPTION_KEYS`, with images, rows of `IMAGE_KEYS`.
 
-        Layers before the first connection run once a caption and once an image.
+        Layers before the first connection run once per caption and once per image.
         """
         model = trunk.TwoStreamModel(self.config)
 

@@ -1,1 +1,1 @@
-"""The training loop and what it needs: data made ready, programs compiled, results at the end."""
+"""The training loop and its surroundings: data preparation, compilation, final results."""

@@ -1,4 +1,4 @@
-"""What a run would do, as text: plan, shapes, cut texts, groups, programs, memory and time."""
+"""Describes a run as text: plan, shapes, cut texts, groups, programs, memory and time."""
 
 import time
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def describe(
     abstract: Any,
     frozen: Any,
 ) -> str:
-    """The text. Runs every program a few times on real batches, and changes nothing on disk."""
+    """Returns the text. Runs every program a few times on real batches; changes nothing on disk."""
     from twelve_in_one.data.cut_texts import count_cut
 
     batches = {name: stream.batch(0) for name, stream in job.train_streams.items()}
@@ -84,7 +84,7 @@ def _memory(job: Job, table: Sequence[programs.Program], abstract: Any, frozen: 
 
 
 def _time(job: Job, compiled: programs.Programs, abstract: Any, frozen: Any, batches: Any) -> str:
-    """Measures every step, and counts how often the plan calls for it if nothing stops."""
+    """Measures every step, and counts how often the plan runs it if no task stops."""
     state, rest = programs.random_state(
         job.system, job.optimizer, abstract, job.run.seed, job.frozen, frozen
     )
@@ -99,7 +99,7 @@ def _time(job: Job, compiled: programs.Programs, abstract: Any, frozen: Any, bat
         name, task = run.task.name, run.task
         batch = job.placement.place(batches[name])
         seconds = []
-        for _ in range(_REPEATS + 1):  # the first one warms up
+        for _ in range(_REPEATS + 1):  # the first is a warm-up
             start = time.perf_counter()
             if compiled.update is None:
                 state, _ = compiled.grad[name](state, batch, key, rest)

@@ -1,4 +1,4 @@
-"""The end of a run: test scores, example pictures and the report; and its results, for people."""
+"""The end of a run: test scores, example pictures, the report, and readable results."""
 
 import dataclasses
 import html
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Results(dict[str, Any]):
-    """The contents of a `results.json`, which print as a table, in a notebook as one of HTML.
+    """The contents of a `results.json`; prints as a table, in a notebook as an HTML table.
 
     Attributes:
       workdir: of the run.
@@ -61,13 +61,13 @@ def finish(
     updates: Mapping[str, int],
     writer: metrics_writer.MetricsWriter,
 ) -> Results:
-    """Scores the model on `TaskOptions.test_splits`, and writes what came of the run.
+    """Scores the model on `TaskOptions.test_splits`, and writes the results of the run.
 
     Args:
       job: the run.
       compiled: its programs.
-      params: of the model, at its end.
-      position: likewise.
+      params: of the model, at the end of the run.
+      position: of the run, at its end.
       updates: task name -> batches trained on.
       writer: of the run.
 
@@ -95,7 +95,7 @@ def finish(
         missing = set(wanted) - set(splits[name])
         if missing:
             _log.warning("%s: not built, and left out: %s", name, ", ".join(sorted(missing)))
-        if not splits[name]:  # a score on what was validated on, which the table says, beats none
+        if not splits[name]:  # a score on the validation split, marked in the table, beats none
             splits[name] = (task.options.val_split,)
     raw = Path(run.data.raw_dir) if run.data.raw_dir else None
     pictures: list[Any] = []
@@ -110,7 +110,7 @@ def finish(
             else:
                 files = pictures_of(job.data.source(name).domain, raw)
             pictures.extend(example_pictures(stream, predictions, files, run.evaluation.pictures))
-        except ValueError as error:  # the other processes go on, so this one has to
+        except ValueError as error:  # the other processes continue, so this one must too
             _log.warning("no example pictures of %s: %s", split, error)
 
     limit = run.evaluation.max_test_examples
@@ -173,7 +173,7 @@ def finish(
 
 
 def _describe(scored: Mapping[str, str], validated: Mapping[str, str]) -> str:
-    """Which tasks were scored on what: "test of gqa, nlvr2; val (also validated on) of vqa"."""
+    """The tasks scored on each split: "test of gqa, nlvr2; val (also validated on) of vqa"."""
     groups: dict[str, list[str]] = {}
     for name, split in scored.items():
         seen = " (also validated on)" if split == validated[name] else ""

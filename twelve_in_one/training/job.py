@@ -1,4 +1,4 @@
-"""What a run consists of: its data, devices, plan, optimizer and programs."""
+"""The parts of a run: its data, devices, plan, optimizer and programs."""
 
 import dataclasses
 import logging
@@ -51,7 +51,7 @@ class Job:
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Patterns of parameters that are not trained."""
+        """Patterns of frozen parameters."""
         return (*self.system.frozen, *self.run.optimizer.frozen)
 
     @property
@@ -61,7 +61,7 @@ class Job:
 
 
 def open_job(run: RunConfig, workdir: Path) -> Job:
-    """Data, devices and plan of a run; nothing is compiled yet.
+    """Opens data, devices and plan of a run; compiles nothing yet.
 
     Raises:
       ValueError: settings and data do not fit each other, or data or `init_from` is missing.
@@ -138,7 +138,7 @@ def _schedule(
 
 
 def advances_within_round(run: RunConfig) -> bool:
-    """Whether the learning rate changes within a round, as of the released task training."""
+    """Whether the learning rate changes within a round, as in the released task training."""
     pretrains = any(KINDS[task.task.kind].pretrains for task in check.task_runs(run))
     return run.system.official.schedule and not pretrains
 
@@ -189,7 +189,7 @@ def abstract_of(job: Job) -> tuple[Any, Any]:
     """`programs.abstract_state` and `programs.abstract_frozen` of a run.
 
     Raises:
-      ConfigError: a pattern of parameters that are not to be trained matches none.
+      ConfigError: a pattern of frozen parameters matches none.
     """
     try:
         state = programs.abstract_state(job.system, job.placement, job.optimizer, job.frozen)
@@ -201,7 +201,7 @@ def abstract_of(job: Job) -> tuple[Any, Any]:
 def compile_job(
     job: Job, state: Any, frozen: Any
 ) -> tuple[programs.Programs, tuple[programs.Program, ...]]:
-    """All programs of the run, from its `abstract_of`, and the compile list."""
+    """Compiles all programs of the run, from its `abstract_of`; also returns the compile list."""
     return programs.compile_all(
         job.system,
         job.placement,

@@ -1,6 +1,6 @@
-"""The training loop: rounds of updates, and validations between them, as the plan says.
+"""The training loop: rounds of updates with validations between them, following the plan.
 
-Nothing in here waits for the devices but where a line of the log or a checkpoint is written.
+This module waits for the devices only to write a log line or a checkpoint.
 """
 
 import collections
@@ -30,23 +30,23 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Position:
-    """Where the run is: what the loop carries from round to round, on the host."""
+    """The progress of the run: host values that the loop carries from round to round."""
 
     round: int
     controllers: stop_and_go.State
     scores: dict[str, float]
     window: LogWindow
     seconds: float
-    frozen: str = ""  # hash of the parameters that are not trained
+    frozen: str = ""  # hash of the frozen parameters
 
 
 def begin(
     job: Job, checkpoints: state.Checkpoints, abstract: Any, abstract_frozen: Any
 ) -> tuple[steps.TrainState, Any, Position, dict[str, int]]:
-    """Where the run begins: workdir, else init_from, else random weights.
+    """Loads the starting point: workdir, else init_from, else random weights.
 
     Returns:
-      The state, the parameters that are not trained, where the run is, and batches used.
+      The state, the frozen parameters, the position of the run, and batches used.
 
     Raises:
       ValueError: the checkpoint is of another run.
@@ -119,10 +119,10 @@ def run_rounds(
     writer: metrics_writer.MetricsWriter,
     stop: processes.StopRequest,
 ) -> tuple[steps.TrainState, bool]:
-    """The training loop; `position` and `mixture` go along, `rest` is what is not trained.
+    """The training loop; advances `position` and `mixture`, `rest` are the frozen parameters.
 
     Returns:
-      The state, and whether the run is complete: False if it was asked to stop, and has saved.
+      The state, and whether the run is complete: False if it was asked to stop and has saved.
 
     Raises:
       FloatingPointError: a gradient is not finite, and the config says to raise.
@@ -182,7 +182,7 @@ def run_rounds(
 
 
 class _Updates:
-    """Updates on the batches of a mixture. Nothing in here waits for a number from the devices."""
+    """Updates on the batches of a mixture. Never waits for a number from the devices."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class _Updates:
         self.done = sum(mixture.positions.values())
 
     def round(self, train_state: steps.TrainState, names: Sequence[str]) -> steps.TrainState:
-        """A round: every task's update in turn, or one from the sum of their gradients."""
+        """Runs one round: each task's update in turn, or one update from the sum of gradients."""
         compiled, total = self._compiled, None
         with jax.transfer_guard(self._job.run.parallel.transfer_guard):
             for i, name in enumerate(names):
@@ -228,7 +228,7 @@ class _Updates:
         return train_state
 
     def _wait(self, train_state: steps.TrainState) -> None:
-        """Until no more programs are waiting on the devices than may."""
+        """Waits until the devices' queue of programs is within its limit."""
         if not self._most_ahead:
             jax.block_until_ready(train_state.step)
         elif len(self._ahead) > self._most_ahead:
@@ -238,7 +238,7 @@ class _Updates:
         return not self._ahead or self._ahead[-1].is_ready()
 
     def _run(self, train_state: steps.TrainState, name: str) -> Any:
-        """The gradient of the task's next batch; of a run of one task, the state after it."""
+        """The gradient of the task's next batch; in a run of one task, the state after it."""
         with self._stopwatch.waiting(self._starved):
             batch = self._mixture.next(name)
         with profiling.annotate(name, self.done):

@@ -1,4 +1,4 @@
-"""Makes the generated world and its datasets where a run asks for them and they are missing."""
+"""Makes the generated world and its datasets if a run needs them and they are missing."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from twelve_in_one.data import build, own, own_inputs, own_spec
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.world import make
 
-_FEW_PICTURES = 64  # for which starting further processes takes longer than they save
+_FEW_PICTURES = 64  # up to here, starting further processes costs more time than it saves
 
 
 def missing_datasets(run: RunConfig) -> tuple[str, ...]:
@@ -27,22 +27,22 @@ def missing_datasets(run: RunConfig) -> tuple[str, ...]:
 
 
 def prepare(run: RunConfig, workdir: Path) -> None:
-    """Makes what is missing; what is there must be made of what the run says. For one process only.
+    """Makes missing data; existing data must come from the run's sources. For one process only.
 
-    Where another process is making it, waits for that.
+    Waits if another process is already making it.
 
     Raises:
-      DataError: datasets are missing, and the run does not say what to make them of; or they were
-        made of something else; or records of the user's own cannot be used.
+      DataError: datasets are missing and the run does not name their source; or they were made
+        from another source; or the user's own records cannot be used.
     """
     if not own_spec.own_options(run):
         _prepare_others(run)
         return
-    # Mistakes in a user's files are reported before anything that takes long.
+    # Report mistakes in a user's files before any slow work.
     folder, _ = own_spec.data_folder(run, workdir)
     begun_with = run.init_from.path
     if begun_with and not Path(begun_with).exists() and own_spec.read_spec(folder):
-        _prepare_others(run)  # a resumed run needs it no more
+        _prepare_others(run)  # a resumed run no longer needs it
         return
     spec = own_spec.spec_of(run)
     if own_spec.is_built(folder, spec):
@@ -67,7 +67,7 @@ def prepare(run: RunConfig, workdir: Path) -> None:
 
 
 def _prepare_others(run: RunConfig) -> None:
-    """`prepare` of the datasets that are not the user's own."""
+    """`prepare` for all datasets but the user's own."""
     if run.data.held_out_dir and not run.data.samples_dir:
         raise DataError(
             f"config.data.held_out_dir={run.data.held_out_dir} needs config.data.samples_dir, what "
@@ -106,7 +106,7 @@ def _prepare_others(run: RunConfig) -> None:
 def _make(run: RunConfig) -> None:
     missing = missing_datasets(run)
     raw, data = run.data.raw_dir, run.data.dir
-    if run.data.samples_dir:  # also where all is there: it refuses data of other files
+    if run.data.samples_dir:  # also if all data exists: it refuses data from other files
         held_out = ["--held_out", run.data.held_out_dir] if run.data.held_out_dir else []
         _command(
             "data.real_samples", "--samples", run.data.samples_dir, "--data_dir", data, *held_out
@@ -122,9 +122,9 @@ def _make(run: RunConfig) -> None:
 
 
 def _command(module: str, *arguments: str) -> None:
-    """Runs a command of ours that goes on where it was killed, and says itself what is wrong.
+    """Runs one of our commands, which resumes after a kill and prints its own errors.
 
-    In a process of its own, as it starts several, which would import all that this one has.
+    It gets its own process because it starts several, which would import all modules of this one.
     """
     command = [sys.executable, "-m", f"twelve_in_one.{module}", *arguments]
     code = subprocess.run(command, check=False).returncode

@@ -1,6 +1,6 @@
-"""What a run executes on its devices, compiled ahead of time and in threads.
+"""The programs of a run, compiled ahead of time and in threads.
 
-Tasks that differ in nothing but their id and data share a program; the update is the same for all.
+Tasks that differ only in id and data share a program; the update is the same for all.
 """
 
 import itertools
@@ -28,10 +28,10 @@ from twelve_in_one.training import steps
 
 
 class Programs(NamedTuple):
-    """Compiled functions of a run; see `steps` and `evaluation` for their arguments.
+    """Compiled functions of a run; see `steps` and `rows.make_eval_step` for their arguments.
 
     Attributes:
-      grad: task name -> gradient step; of a run of one task, gradient and update.
+      grad: task name -> gradient step; in a run of one task, gradient and update.
       add: sum of two gradients; None where every task has its own update.
       update: update step; None for a run of one task.
       evaluate: task name -> evaluation step.
@@ -47,9 +47,9 @@ class Program(NamedTuple):
     """One entry of the compile list.
 
     Attributes:
-      name: what it does, for which tasks.
-      seconds: that compiling took.
-      memory: bytes a device, see `profiling.memory_of`.
+      name: its function and tasks.
+      seconds: compilation time.
+      memory: bytes per device, see `profiling.memory_of`.
     """
 
     name: str
@@ -63,13 +63,13 @@ def abstract_state(
     optimizer: optax.GradientTransformation,
     frozen: Sequence[str] = (),
 ) -> Any:
-    """`steps.TrainState` of shapes with shardings; the optimizer's copies lie as the parameters.
+    """`steps.TrainState` of shapes with shardings; optimizer copies are placed like parameters.
 
     Args:
-      system: that is trained.
+      system: the model to train.
       placement: of the run.
       optimizer: of the run.
-      frozen: patterns of parameters that are not trained, see `trees.split`.
+      frozen: patterns of frozen parameters, see `trees.split`.
     """
 
     def make(key: jax.Array) -> steps.TrainState:
@@ -100,7 +100,7 @@ def abstract_state(
 
 
 def abstract_frozen(system: System, placement: Placement, frozen: Sequence[str]) -> Any:
-    """Shapes with shardings of the parameters that are not trained."""
+    """Shapes with shardings of the frozen parameters."""
     _, params = trees.split(nn.unbox(system.abstract()), frozen)
     _, shardings = trees.split(placement.params, frozen)
     return jax.tree.map(_abstract, params, shardings)
@@ -119,14 +119,14 @@ def random_state(
     frozen: Sequence[str] = (),
     abstract: Any = None,
 ) -> tuple[steps.TrainState, Any]:
-    """A first state and the parameters that are not trained, drawn where they will lie.
+    """Draws a first state and the frozen parameters, directly in their final placement.
 
     Args:
-      system: that is trained.
+      system: the model to train.
       optimizer: of the run.
       state: from `abstract_state`.
       seed: of the run.
-      frozen: patterns of parameters that are not trained.
+      frozen: patterns of frozen parameters.
       abstract: from `abstract_frozen`; nothing if None.
     """
 
@@ -154,10 +154,10 @@ def compile_all(
     official_schedule: bool,
     log: Callable[[str], None],
 ) -> tuple[Programs, tuple[Program, ...]]:
-    """Compiles everything that a run executes more than once.
+    """Compiles every program that a run executes more than once.
 
     Args:
-      system: that is trained.
+      system: the model to train.
       placement: of the run.
       tasks: of the run.
       scales: task name -> factor on its loss.
@@ -165,11 +165,11 @@ def compile_all(
       state: from `abstract_state`.
       frozen: from `abstract_frozen`.
       batches: task name -> a training batch of this process, for its shapes.
-      eval_batches: task name -> an evaluation batch likewise.
+      eval_batches: task name -> an evaluation batch of this process, for its shapes.
       clip_norm: see `steps.make_update_step`.
       fused: also compile the sum of gradients.
       official_schedule: see `steps.make_update_step`.
-      log: takes a line on every program.
+      log: called with one line per program.
     """
     whole = sharding.replicated(placement.mesh)
     key = _abstract(jax.eval_shape(lambda: jax.random.key(0)), whole)
@@ -245,7 +245,7 @@ def compile_all(
 
 
 def compile_list(table: Sequence[Program]) -> str:
-    """The programs as text, a row each."""
+    """The programs as text, one per row."""
     unknown = "?"
     rows = [f"{'compile s':>9}  {'arguments':>10}  {'temporary':>10}  {'in all':>10}  program"]
     for program in table:
@@ -287,7 +287,7 @@ def _shapes(batch: Batch) -> list[tuple[Any, ...]]:
 
 
 def _specs(placement: Placement, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
-    """Global shapes of a batch of which this process holds its rows."""
+    """Global shapes of a batch, from this process's rows."""
     split = NamedSharding(placement.mesh, PartitionSpec(sharding.DATA))
     whole = sharding.replicated(placement.mesh)
 

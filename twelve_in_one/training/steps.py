@@ -1,7 +1,7 @@
 """Gradients, updates and evaluations, as pure functions to be compiled ahead of time.
 
-A gradient step is compiled for every head and shape, an update step once: tasks differ in the
-former only, and one update from the sum of several tasks' gradients needs the two apart anyway.
+A gradient step is compiled for every head and shape, an update step only once: tasks differ only in
+the former. One update from the sum of several tasks' gradients needs two programs anyway.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ Batch = Mapping[str, Any]
 
 
 class TrainState(NamedTuple):
-    """What updates change.
+    """The state that updates change.
 
     Attributes:
       step: int32[] updates done or skipped.
-      clock: int32[] what the learning rate is a function of: rounds in which a task was active.
-      skipped: int32[] updates that were left out because a gradient was not finite.
+      clock: int32[] argument of the learning rate: rounds in which a task was active.
+      skipped: int32[] updates skipped because a gradient was not finite.
       params: of the model.
       opt_state: of the optimizer.
     """
@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """Of one task's batch, or the sum over the tasks of a round.
+    """The gradient of one task's batch, or the sum over the tasks of a round.
 
     Attributes:
       grads: like the parameters.
@@ -50,7 +50,7 @@ class Gradient(NamedTuple):
 
 
 class TaskMetrics(NamedTuple):
-    """What is logged of one batch.
+    """The logged metrics of one batch.
 
     Attributes:
       sums: loss and score, without the loss scale.
@@ -73,16 +73,16 @@ def make_grad_step(
     """Gradient of one batch, to be jitted.
 
     Args:
-      objective: what is trained; static, so that only what it needs is compiled.
+      objective: the training objective; static, so that only the parts it needs are compiled.
       loss_scale: factor on the mean loss (the released code scales it by the task's learning rate
         over the smallest one).
-      accumulate: parts that the batch is cut into, one after the other, to need less memory. The
-        gradient is that of the whole batch: of one task, where the released code mixes tasks.
+      accumulate: number of parts to cut the batch into, run in sequence to save memory. The
+        gradient is that of the whole batch, of one task; the released code mixes tasks.
 
     Returns:
-      A function of (params, step, batch, key, frozen): the gradient is that of `params`, `frozen`
-      are the others, if there are any. Dropout keys are `key` folded with step and task, so that a
-      resumed run draws the same masks.
+      A function of (params, step, batch, key, frozen): the gradient is with respect to `params`;
+      `frozen` holds the other parameters, if any. Dropout keys are `key` folded with step and
+      task, so that a resumed run draws the same masks.
 
     Raises:
       ValueError: the objective's batches cannot be cut.
@@ -108,7 +108,7 @@ def make_grad_step(
     ) -> tuple[Gradient, TaskMetrics]:
         frozen = frozen or {}
         key = jax.random.fold_in(key, step)
-        if not jnp.ndim(batch["task_id"]):  # rows of a mixed batch have one each
+        if not jnp.ndim(batch["task_id"]):  # in a mixed batch each row has its own
             key = jax.random.fold_in(key, batch["task_id"])
         if counted is None:
             grads, sums = part_gradient(params, frozen, batch, key, None)
@@ -136,7 +136,7 @@ def make_grad_step(
 
 
 def _cut(batch: Batch, parts: int) -> dict[str, jax.Array]:
-    """[B, ...] to [parts, B / parts, ...], so that each part lies spread over the devices."""
+    """[B, ...] to [parts, B / parts, ...], so that each part is spread over the devices."""
 
     def one(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
@@ -157,17 +157,17 @@ def make_update_step(
 ) -> Callable[[TrainState, Gradient, jax.Array, jax.Array], TrainState]:
     """One update from a gradient, to be jitted with the state donated; the same for all tasks.
 
-    A gradient that is not finite changes nothing but the counters.
+    A gradient that is not finite changes only the counters.
 
     Args:
-      optimizer: an optax transformation; those of `optim` take their learning rate at the clock.
-      clip_norm: global norm that the gradient is cut to; 0 does not.
-      official_schedule: the clock tells a round's first update from the later ones, see
+      optimizer: an optax transformation; those of `optim` evaluate the learning rate at the clock.
+      clip_norm: global norm to clip the gradient to; 0 disables clipping.
+      official_schedule: the clock distinguishes a round's first update from later ones, see
         `schedules.update_clock`.
 
     Returns:
-      A function of (state, gradient, later, last), bool[] whether the update is not the first, and
-      whether it is the last of its round: then the clock goes on.
+      A function of (state, gradient, later, last): bool[] whether the update is not the first,
+      and whether it is the last of its round, which advances the clock.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -208,9 +208,9 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, TaskMetrics]]:
     """Gradient and update in one function of (state, batch, key, frozen).
 
-    For a run of one stream, whose every update is the first and the last of its round; a run of
-    several compiles the update once and not with every stream. Gradients then need no memory of
-    their own between two programs.
+    For a run of one stream, whose every update is both first and last in its round; a run of
+    several streams compiles the update once instead of with each. Joined, gradients need no
+    separate memory between two programs.
     """
     gradient_of = make_grad_step(objective, loss_scale=loss_scale, accumulate=accumulate)
     update = make_update_step(optimizer, clip_norm=clip_norm, official_schedule=official_schedule)

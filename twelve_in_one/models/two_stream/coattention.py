@@ -1,7 +1,7 @@
 """The connection layer in which the two streams read each other (ViLBERT section 3.1).
 
-Each stream's queries attend to the other stream's keys and values; what was read is projected back,
-added to the stream's own input and normalised, and a feed-forward block per stream follows. There
+Each stream's queries attend to the other stream's keys and values; the result is projected back,
+added to the stream's own input and normalised, then a feed-forward block per stream follows. There
 is no self-attention inside.
 """
 
@@ -63,7 +63,7 @@ class CoAttentionLayer(nn.Module):
                 name=name,
             )
 
-        # The probabilities' dropout rate belongs to the stream that is read.
+        # The probabilities' dropout rate is that of the stream being read.
         text_rate, visual_rate = config.text.dropout_rate, config.visual.dropout_rate
         text_reads, text_map = attention(
             config.text.hidden_dim,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-# The heads of the released downstream model, which holds the pretraining heads too.
+# The heads of the released downstream model, which also holds the pretraining heads.
 TASK_HEADS = (
     "vqa",
     "gqa",
@@ -23,7 +23,7 @@ TASK_HEADS = (
 )
 PRETRAINING_HEADS = ("masked_language", "masked_region", "alignment")
 ALL_HEADS = TASK_HEADS + PRETRAINING_HEADS
-# Names of parameters of heads, which no head of a user's own may have.
+# Names of heads' parameters, not allowed for a user's own heads.
 RESERVED_HEADS = (*ALL_HEADS, "masked_region_logits", "masked_language_bias")
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "swish")
@@ -40,9 +40,9 @@ class StreamConfig:
       hidden_dim: width of the stream (D for text, V for vision).
       num_heads: attention heads; must divide `hidden_dim`.
       mlp_dim: width of the feed-forward block.
-      activation: one of `ACTIVATIONS`; "gelu" is the exact erf form. The text stream's is also that
-        of both masked-modelling heads.
-      dropout_rate: dropout on sub-layer outputs. The text stream's is also that of both embeddings.
+      activation: one of `ACTIVATIONS`; "gelu" is the exact erf form. The text stream's is also used
+        by both masked-modelling heads.
+      dropout_rate: dropout on sub-layer outputs. The text stream's also applies to both embeddings.
       attention_dropout_rate: dropout on attention probabilities.
       num_frozen_layers: the first this many layers (and the embedding) receive no gradient.
     """
@@ -59,7 +59,7 @@ class StreamConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Numerics:
-    """What every layer of a model has in common; three reference families differ in each of these.
+    """Settings shared by all layers of a model; three reference families differ in each of these.
 
     Attributes:
       dtype: compute dtype.
@@ -82,7 +82,7 @@ class TwoStreamConfig:
       visual: the visual stream.
       text_connections: connection c runs once text layers 0 .. text_connections[c] - 1 and visual
         layers 0 .. visual_connections[c] - 1 have run (the reference's `t_biattention_id`).
-      visual_connections: likewise for the visual stream (`v_biattention_id`).
+      visual_connections: the same for the visual stream (`v_biattention_id`).
       coattention_dim: width C of its joint queries, keys and values, and of the pooled vectors.
       coattention_heads: heads of the co-attention.
       vocab_size: word pieces.
@@ -90,26 +90,26 @@ class TwoStreamConfig:
       position_offset: first row of the position table that is used (2 for RoBERTa's weights).
       num_token_types: rows of the token-type table.
       num_tasks: rows of the task-token table, indexed by the task ids of the reference (1 VQA ...
-        17 GuessWhat); 0 leaves the task token out (paper section 3.2).
+        17 GuessWhat); 0 omits the task token (paper section 3.2).
       region_feature_dim: size F of a region feature.
       num_region_classes: classes of the masked-region head when `visual_target` is 0.
-      visual_target: what a masked region predicts: 0 its class distribution, 1 its feature, 2 its
+      visual_target: target of a masked region: 0 its class distribution, 1 its feature, 2 its
         feature by contrast (NCE).
       num_vqa_answers: labels of the head that VQA and Visual Genome QA share.
       num_gqa_answers: labels of the GQA head.
-      fusion: how the pooled vectors meet: "mul" or "sum".
+      fusion: combines the pooled vectors: "mul" or "sum".
       with_coattention: False skips every connection layer.
       dynamic_attention: text gates the queries and keys of the visual self-attention.
       heads: heads that exist in the model; any subset can be computed in a call.
-      own_heads: further ones, of data sets of a user's own whose labels no head of `heads` has:
-        (name, labels L, images an example: 1 or 2) each.
-      head_dropout_rate: dropout on what the heads read: the fused vector, and the states that
-        regions and tokens are scored by. The released code sets 0.1, whatever its config says.
+      own_heads: additional heads, for the user's own datasets with labels that no head of `heads`
+        has: (name, labels L, images per example: 1 or 2) each.
+      head_dropout_rate: dropout on the heads' inputs: the fused vector, and the states of scored
+        regions and tokens. The released code sets 0.1, regardless of its config.
       layer_norm_eps: added to the variance inside the square root.
       initializer_range: standard deviation of the normal initialiser of every matrix and table.
-      answer_bias: that the labels of the answer heads begin with. Of thousands of answers with a
-        sigmoid each, nearly all are wrong: the log odds of being right, -6.5, saves small models
-        the time to find that out. 0 in the released code.
+      answer_bias: initial bias of the answer heads' labels. Of thousands of answers with a sigmoid
+        each, nearly all are wrong: starting at the log odds of being right, -6.5, saves small
+        models the time to learn that. 0 in the released code.
       dtype: compute dtype; parameters, softmax and layer-norm statistics are float32 or wider.
       scan_layers: run repeated layers with `lax.scan`: the same numbers, shorter compilation,
         stacked parameters.
@@ -163,7 +163,7 @@ class TwoStreamConfig:
 
     @property
     def num_answers(self) -> Mapping[str, int]:
-        """Labels of each head that has answers of its own."""
+        """Labels of each head with its own answers."""
         own = {name: labels for name, labels, _ in self.own_heads}
         return {"vqa": self.num_vqa_answers, "gqa": self.num_gqa_answers} | own
 
@@ -249,7 +249,7 @@ def _large_text() -> StreamConfig:
 
 
 def _connected(text: StreamConfig, num_visual_layers: int, **overrides: Any) -> TwoStreamConfig:
-    """The last `num_visual_layers` text layers each get a connection in front of them."""
+    """Puts a connection before each of the last `num_visual_layers` text layers."""
     n = num_visual_layers
     return TwoStreamConfig(
         text=text,
@@ -260,8 +260,8 @@ def _connected(text: StreamConfig, num_visual_layers: int, **overrides: Any) -> 
     )
 
 
-# RoBERTa was trained with positions from row 2 on (its padding id + 1). The released two-stream
-# code looks them up from row 0, which `reference_config.from_reference` keeps.
+# RoBERTa was trained with positions from row 2 (its padding id + 1). The released two-stream
+# code looks them up from row 0; `reference_config.from_reference` keeps this.
 _ROBERTA = dict(vocab_size=50265, max_positions=514, num_token_types=1, position_offset=2)
 
 SYSTEM = "vilbert"  # name of the system that trains it
@@ -283,7 +283,7 @@ SIZES: Mapping[str, TwoStreamConfig] = {
         num_region_classes=16,
         num_vqa_answers=32,
         num_gqa_answers=24,
-        initializer_range=0.1,  # 0.02 suits a width of 768; signals of a narrow model would die out
+        initializer_range=0.1,  # 0.02 suits a width of 768; signals of narrow models would vanish
     ),
 }
 
@@ -292,7 +292,7 @@ def named_size(name: str) -> TwoStreamConfig:
     """The shipped configuration `name`.
 
     Raises:
-      ValueError: unknown name; the message lists the near ones.
+      ValueError: unknown name; the message lists similar ones.
     """
     if name not in SIZES:
         near = difflib.get_close_matches(name, SIZES, n=3) or sorted(SIZES)
@@ -324,7 +324,7 @@ def from_json(text: str) -> TwoStreamConfig:
 
 
 def from_dict(raw: Mapping[str, Any]) -> TwoStreamConfig:
-    """The inverse of `dataclasses.asdict`; lists do for tuples.
+    """The inverse of `dataclasses.asdict`; lists may stand for tuples.
 
     Raises:
       ValueError: unknown or missing fields, or inconsistent sizes.

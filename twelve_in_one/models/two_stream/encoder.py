@@ -1,6 +1,6 @@
-"""Runs the layers of both streams in the order that the connections prescribe.
+"""Runs the layers of both streams in the order given by the connections.
 
-Unrolled, every layer has parameters of its own: `text_layer_i`, `visual_layer_i`, `connection_i`.
+Unrolled, every layer has its own parameters: `text_layer_i`, `visual_layer_i`, `connection_i`.
 Scanned, each repeated stretch of the order (`order.Segment`) is one `lax.scan` over parameters
 stacked along a leading axis, in `segment_k`. Both give the same numbers; `stack_layers` and
 `unstack_layers` map parameters (or anything of their structure) between the two.
@@ -20,7 +20,7 @@ from twelve_in_one.models.two_stream.order import Segment, segments
 
 Array = jax.Array
 
-# Folded into the dropout key before the layer id, so that each layer draws masks of its own.
+# Folded into the dropout key before the layer id, so that each layer draws its own masks.
 _KIND_KEYS = {"text": 0, "visual": 1, "connection": 2}
 _LAYER_NAMES = {"text": "text_layer", "visual": "visual_layer", "connection": "connection"}
 
@@ -151,7 +151,7 @@ class Encoder(nn.Module):
           region_mask: bool[B, R].
           dropout_key: key of all layers' dropout, or None.
           all_pairs: just before the first connection, form all M * N pairs, caption-major.
-          return_attention: put attention maps into the intermediates.
+          return_attention: add attention maps to the intermediates.
 
         Returns:
           text, visual and the named intermediates; see `TwoStreamTrunk`.
@@ -198,7 +198,7 @@ class Encoder(nn.Module):
 def _stop_frozen(
     config: TwoStreamConfig, segment: Segment, streams: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """Cuts the gradient of a stream behind its last frozen layer, which ends a segment."""
+    """Stops the gradient of a stream after its last frozen layer, which ends a segment."""
     text, visual = streams
     last = set(segment.layers(segment.repeats - 1))
     if ("text", config.text.num_frozen_layers - 1) in last:
@@ -214,7 +214,7 @@ def segment_name(k: int) -> str:
 
 
 def _unstack_aux(stacked: Mapping[str, Array], segment: Segment) -> dict[str, Array]:
-    """Intermediates stacked over repeats, renamed after the layers that made them."""
+    """Intermediates stacked over repeats, renamed after their layers."""
     aux = {}
     for r in range(segment.repeats):
         for (kind, first_id), (_, layer_id) in zip(

@@ -1,6 +1,6 @@
-"""Output heads: what turns pooled vectors and hidden states into scores.
+"""Output heads: they turn pooled vectors and hidden states into scores.
 
-| head | reads | gives | of the twelve, used by |
+| head | input | output | used by (of the twelve) |
 |---|---|---|---|
 | vqa | fused | [B, 3129] | VQAv2, Visual Genome QA |
 | gqa | fused | [B, 1533] | GQA |
@@ -12,7 +12,7 @@
 | masked_language | text states | [B, S, vocabulary] | pretraining |
 | masked_region | visual states | [B, R, classes] | pretraining |
 | alignment | fused | [B, 2], 0 = aligned | pretraining |
-| `config.own_heads` | fused, or two, concatenated | [B, L], [B/2, L] | data sets of a user's own |
+| `config.own_heads` | fused, or two, concatenated | [B, L], [B/2, L] | the user's own datasets |
 """
 
 import functools
@@ -30,7 +30,7 @@ Array = jax.Array
 
 
 class TrunkOutput(NamedTuple):
-    """What the heads read.
+    """The inputs of the heads.
 
     Attributes:
       text: [B, S, D] final text states; position 0 is CLS, position 1 the task slot, if any.
@@ -50,13 +50,13 @@ class TrunkOutput(NamedTuple):
 class Classifier(nn.Module):
     """Linear -> GELU -> layer norm -> linear (the released code's `SimpleClassifier`).
 
-    Its declared dropout of 0.5 is never applied there, so there is none here.
+    Its declared dropout of 0.5 is never applied in the released code, so there is none here.
 
     Attributes:
       hidden_dim: width between the two maps.
       num_labels: L.
       numerics: of the model.
-      bias: that the last map begins with.
+      bias: initial bias of the last map.
     """
 
     hidden_dim: int
@@ -75,7 +75,7 @@ class Classifier(nn.Module):
 
 
 class Transform(nn.Module):
-    """Linear -> activation -> layer norm, in front of a masked-modelling decoder.
+    """Linear -> activation -> layer norm, before a masked-modelling decoder.
 
     Attributes:
       hidden_dim: width of the stream whose states are decoded.
@@ -92,7 +92,7 @@ class Transform(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [B, L, hidden_dim] to [B, L, hidden_dim]."""
-        # The output axis has a name of its own: one array must not use a mesh axis twice.
+        # The output axis has its own name: one array must not use a mesh axis twice.
         x = dense(self.hidden_dim, (self.axis, "mlp"), self.numerics, name="dense")(x)
         return layer_norm("mlp", self.numerics, name="norm")(activation(self.activation)(x))
 
@@ -110,7 +110,7 @@ class Heads(nn.Module):
         vocabulary_logits: Callable[[Array], Array],
         dropout_key: Array | None = None,
     ) -> dict[str, Array]:
-        """Computes the heads in `names`, and only those.
+        """Computes only the heads in `names`.
 
         Args:
           trunk: the trunk's output for B rows.
@@ -119,8 +119,8 @@ class Heads(nn.Module):
           dropout_key: dropout on the fused vector and on the region and token states, or None.
 
         Returns:
-          {name: logits}, shapes in the module docstring. Scores of padded regions and tokens are
-          left as they come: losses and metrics take the mask.
+          {name: logits}, shapes in the module docstring. Scores of padded regions and tokens
+          are not masked: losses and metrics apply the mask.
 
         Raises:
           ValueError: a name that is not in `config.all_heads`; a head of pairs with an odd B.
@@ -176,7 +176,7 @@ class Heads(nn.Module):
             return linear(config.masked_region_dim, "classifier_embed", "masked_region_logits")(x)
 
         def alignment() -> Array:
-            # Its own dropout draw, apart from the task heads'.
+            # Its own dropout draw, separate from the task heads'.
             fused = dropout(trunk.fused, rate, fold_key(dropout_key, 1))
             return linear(2, "fused_embed", "alignment")(fused)
 

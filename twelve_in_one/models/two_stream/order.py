@@ -1,4 +1,4 @@
-"""The order in which layers run, and how it breaks into stretches that repeat."""
+"""The order in which layers run, divided into repeated stretches."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ class Segment:
     Attributes:
       pattern: kinds in order of execution, of "text", "visual", "connection".
       first: for each kind, the id of its first layer in this segment.
-      repeats: how often the pattern runs; each repeat advances the ids of a kind by how often the
-        kind stands in the pattern.
+      repeats: how often the pattern runs; each repeat advances the ids of a kind by its number of
+        occurrences in the pattern.
     """
 
     pattern: tuple[str, ...]
@@ -38,7 +38,7 @@ def segments(config: TwoStreamConfig) -> tuple[Segment, ...]:
     For connection c the layers of both streams up to the ids of c run first (text, then visual),
     then the connection; after the last one the remaining visual layers, then the remaining text
     layers (released code, `BertEncoder`). Layers before the first connection, and frozen layers,
-    form segments of their own.
+    form separate segments.
     """
     runs: list[tuple[tuple[str, ...], dict[str, int]]] = []
 

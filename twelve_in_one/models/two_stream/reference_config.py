@@ -16,8 +16,8 @@ from twelve_in_one.models.two_stream.config import (
 
 logger = logging.getLogger(__name__)
 
-# Read by nothing in the released code, or settings of a run and not of the model: accepted, and
-# named in one log line.
+# Unused in the released code, or settings of a run rather than the model: accepted, and named in
+# one log line.
 _INERT_KEYS = ("v_initializer_range", "bi_intermediate_size", "bi_attention_type", "pooling_method")
 _RUN_KEYS = (
     "model", "fast_mode", "in_batch_pairs", "objective", "num_negative", "visualization",
@@ -125,7 +125,7 @@ def to_reference(config: TwoStreamConfig) -> dict[str, Any]:
 
 
 def load(source: str | Path) -> TwoStreamConfig:
-    """The config `source` names: a shipped size, or a JSON file of ours or of the released code.
+    """The config named by `source`: a shipped size, or a JSON file of ours or of the released code.
 
     Raises:
       ValueError: no such size or file, not JSON, or sizes that do not fit; names the file.

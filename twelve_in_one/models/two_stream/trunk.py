@@ -1,7 +1,7 @@
 """The two-stream model of 12-in-1: embeddings, encoder, poolers (`TwoStreamTrunk`), and heads.
 
-Tokens, regions and boxes go in; logits of the heads that were asked for come out, with every named
-intermediate in `aux`. The trunk can be used alone as a backbone.
+Takes tokens, regions and boxes; returns logits of the requested heads, and every named intermediate
+in `aux`. The trunk can be used alone as a backbone.
 
 Shape letters: see `models/config.py`.
 """
@@ -34,7 +34,7 @@ _EMBEDDING_KEY, _ENCODER_KEY, _HEAD_KEY = range(3)
 
 
 class TextEmbedding(nn.Module):
-    """Word + position + token-type embedding, with the task vector placed behind CLS.
+    """Word + position + token-type embedding, with the task vector placed after CLS.
 
     The task vector gets neither a position nor a token type, and the words keep the positions they
     have without it (released code; paper section 3.2).
@@ -142,8 +142,8 @@ class TwoStreamTrunk(nn.Module):
           task_id: int32[] or int32[B], row of the task table; required iff the model has one.
           token_types: int32[B, T]; zeros if None.
           dropout_key: a `jax.random.key` turns dropout on; None means evaluation.
-          all_pairs: the retrieval fast path. Rows of text and of images are then counted apart, M
-            captions and N images, and the output has M * N rows, caption-major. Layers before the
+          all_pairs: the retrieval fast path. Text and images then have separate rows, M captions
+            and N images, and the output has M * N rows, caption-major. Layers before the
             first connection run once per caption and once per image.
           return_attention: also put all attention maps into `aux`.
 
@@ -151,7 +151,7 @@ class TwoStreamTrunk(nn.Module):
           A `TrunkOutput` and `aux`, the named intermediates: "text_embedding" [B, S, D],
           "visual_embedding" [B, R, V], "text_layer_i", "visual_layer_i", "connection_i_text",
           "connection_i_visual", and the entries of `TrunkOutput`. With `return_attention`
-          (query, then key, behind batch and head): "attention/text_layer_i" [B, N, S, S],
+          (query, then key, after batch and head): "attention/text_layer_i" [B, N, S, S],
           "attention/visual_layer_i" [B, N, R, R], "attention/connection_i_text_reads_visual"
           [B, N, S, R], "attention/connection_i_visual_reads_text" [B, N, R, S].
 
@@ -255,7 +255,7 @@ class TwoStreamModel(nn.Module):
     ) -> tuple[dict[str, Array], Aux]:
         """Runs the trunk and the heads named by `heads`.
 
-        Arguments but `heads` are those of `TwoStreamTrunk`; `heads.py` lists the heads' shapes.
+        Other arguments are those of `TwoStreamTrunk`; `heads.py` lists the heads' shapes.
 
         Returns:
           {head: logits} and `aux`, see `TwoStreamTrunk`.
@@ -320,5 +320,5 @@ def abstract_params(config: TwoStreamConfig) -> Any:
 
 
 def count_parameters(config: TwoStreamConfig) -> int:
-    """Number of parameters of our model; unlike the released one it holds no unused layer."""
+    """Number of parameters of our model; unlike the released one it has no unused layers."""
     return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(abstract_params(config))))
