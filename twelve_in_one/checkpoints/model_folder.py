@@ -52,8 +52,8 @@ def load(
 
     Args:
       directory: the folder.
-      shardings: see `checkpoint.load_params`; NumPy arrays if None.
-      scan_layers: see `checkpoint.load_params`.
+      shardings: see `weights.load_params`; NumPy arrays if None.
+      scan_layers: see `weights.load_params`.
 
     Raises:
       ValueError: not such a folder, damaged, or inconsistent; names the file.

@@ -32,7 +32,7 @@ class Progress:
     Attributes:
       round: rounds done.
       positions: task -> batches used.
-      controllers: of stop-and-go, as `dsg.to_json` writes them.
+      controllers: of stop-and-go, as `stop_and_go.to_json` writes them.
       scores: task -> last validation score.
       window: sums since the last line of the log.
       seconds: time spent training, over all restarts.

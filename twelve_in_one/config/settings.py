@@ -1,4 +1,4 @@
-"""The settings of a run as frozen dataclasses. Configs are checked into these, see `config_check`.
+"""The settings of a run as frozen dataclasses. Configs are checked into these, see `check.py`.
 
 Sizes count examples, rounds and batches; a round visits every active task once (the paper's
 iteration).
@@ -174,7 +174,7 @@ class OwnTaskOptions(TaskOptions):
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleOptions:
-    """Schedule of the tasks: the fields of `task_plan.Schedule` and `dsg.Controller`."""
+    """Schedule of the tasks: the fields of `plan.Schedule` and `stop_and_go.Controller`."""
 
     kind: str = _one_of(
         "stop_and_go",
@@ -300,7 +300,7 @@ class InitFrom:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingOptions:
-    """Inputs and targets of pretraining on captions; see `data.pretraining` and spec section 4.
+    """Inputs and targets of pretraining on captions; see `data/encode/pretraining.py` and paper section 3.
 
     `model.visual_target` is the target of a masked region.
 

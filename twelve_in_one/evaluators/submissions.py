@@ -53,7 +53,7 @@ def write(folder: Path, stream: TaskStream, split: str, predictions: Outcome | R
       folder: made if missing.
       stream: the evaluated stream.
       split: its name.
-      predictions: from `protocols.evaluate_task`.
+      predictions: from `suite.evaluate_task`.
 
     Raises:
       ValueError: predictions are missing, unknown or duplicate, or an id lacks the official form.

@@ -152,7 +152,7 @@ def rounds_for(updates: int, tasks: Sequence[str], kind: str, curriculum_share: 
       updates: of all tasks together.
       tasks: their names.
       kind: "round_robin", "curriculum" or "anti_curriculum".
-      curriculum_share: see `task_plan.Schedule`.
+      curriculum_share: see `plan.Schedule`.
     """
     planned = tuple(plan.PlannedTask(name, 1, 1) for name in tasks)
 

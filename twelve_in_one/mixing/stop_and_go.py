@@ -1,7 +1,7 @@
 """Dynamic Stop-and-Go: a controller for each task, as a pure state machine.
 
 A controller watches the validation score of its task; a task that no longer improves is stopped
-(it then trains every `gap` rounds only, see `task_plan`), one that degrades while stopped goes
+(it then trains every `gap` rounds only, see `plan`), one that degrades while stopped goes
 again. Controllers are pure functions of plain Python values, so all hosts decide the same.
 
 Source: Lu et al., "12-in-1: Multi-Task Vision and Language Representation Learning" (2020), and

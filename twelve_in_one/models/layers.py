@@ -5,7 +5,7 @@ so a layer gives the same numbers scanned or unrolled, rematerialised or not, un
 Parameters are float32; `Numerics.dtype` is the compute dtype; softmax and layer-norm statistics are
 float32. Every parameter and activation carries logical axis names (`parallel/sharding.py`).
 
-Shape letters: see `models/config.py`.
+Shape letters: see `models/two_stream/config.py`.
 """
 
 import functools

@@ -109,7 +109,7 @@ def param_shardings(boxed: Any, mesh: Mesh, layout: str) -> Any:
 
     Args:
       boxed: tree of abstract parameters with logical axis names, from
-        `two_stream.abstract_params`.
+        `System.abstract`.
       mesh: from `make_mesh`.
       layout: one of `LAYOUTS`.
     """

@@ -1,7 +1,7 @@
 """Runs the model on batches of few different sizes, over the devices of one process.
 
 Batches are padded to a power of two (times the devices along `data`), so that a head is compiled
-for a handful of sizes, for any number of examples. Letters as in `tasks/base.py`; M captions,
+for a handful of sizes, for any number of examples. Letters as in `tasks/task.py`; M captions,
 N images.
 """
 
@@ -65,7 +65,7 @@ class Forward:
 
         Args:
           task: of the batch.
-          batch: see `tasks/base.py`; B must come from `padded_size`.
+          batch: see `tasks/task.py`; B must come from `padded_size`.
           attention: return attention maps.
 
         Returns:

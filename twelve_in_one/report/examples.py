@@ -58,7 +58,7 @@ def example_pictures(
 
     Args:
       stream: the evaluated one.
-      predictions: for it, from `protocols.evaluate_task`, perhaps of the first examples only.
+      predictions: for it, from `suite.evaluate_task`, perhaps of the first examples only.
       files: pictures by image id, see `pictures_of`; empty if there are none.
       count: of examples; all if there are fewer.
 

@@ -24,7 +24,7 @@ def loss(outputs: Mapping[str, jax.Array], batch: Mapping[str, Any]) -> Sums:
     Args:
       outputs: "masked_language" [B, S, vocabulary], "masked_region" [B, R, C or F] and
         "alignment" [B, 2].
-      batch: of `data.pretraining`.
+      batch: of `data/encode/pretraining.py`.
     """
     mask, labels = batch["_mask"], batch["token_labels"]
     words = outputs["masked_language"]

@@ -221,7 +221,7 @@ CHOICE_DTYPES = {"choices": np.int32, "choice_mask": bool}
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("count", [0, 2, 3])
 def test_batch_contract(name, count):
-    """Keys, dtypes and shapes of `tasks/base.py`, however many rows are real."""
+    """Keys, dtypes and shapes of `tasks/task.py`, however many rows are real."""
     encoding = _encoding(name)
     task, k = encoding.task, encoding.task.rows_per_example
     rng = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 Everything here is NumPy and a pure function of its arguments, so that the trainer's pipeline,
 predictions on single images and the tests against the released loaders share one piece of code. The
-batch contract is in `tasks/base.py`. Letters as there; N regions of an image, G annotated boxes.
+batch contract is in `tasks/task.py`. Letters as there; N regions of an image, G annotated boxes.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@
 F feature size, C region classes):
 
 * tokens int32[B, T], token_mask bool[B, T], boxes float32[B, R, 5], region_mask bool[B, R]: as in
-  `tasks/base.py`; regions float32[B, R, F], hidden ones zero, region 0 the mean after hiding
+  `tasks/task.py`; regions float32[B, R, F], hidden ones zero, region 0 the mean after hiding
 * token_labels int32[B, T], original id where a token is to be predicted, else -1
 * region_labels int32[B, R], 1 where a region is to be predicted, else -1; -1 for region 0
 * what a region is predicted to be. Target 0: region_classes float32[B, R, C], the detector's

@@ -3,7 +3,7 @@
 Takes tokens, regions and boxes; returns logits of the requested heads, and every named intermediate
 in `aux`. The trunk can be used alone as a backbone.
 
-Shape letters: see `models/config.py`.
+Shape letters: see `config.py`.
 """
 
 import functools
