@@ -268,7 +268,7 @@ def use_small_world(config: ConfigDict) -> None:
 
 
 def pretraining_config() -> ConfigDict:
-    """Pretraining on Conceptual Captions as in the released script (spec section 4)."""
+    """Pretraining on Conceptual Captions as in the released script."""
     config = get_config(("conceptual_captions",))
     config.model.heads, config.model.num_tasks = PRETRAINING_HEADS, 0
     optimizer = config.optimizer

@@ -300,7 +300,7 @@ class InitFrom:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingOptions:
-    """Inputs and targets of pretraining on captions; see `data/encode/pretraining.py` and paper section 3.
+    """Inputs and targets of pretraining on captions; see `data/encode/pretraining.py`.
 
     `model.visual_target` is the target of a masked region.
 

@@ -1,4 +1,4 @@
-"""A plain BERT as the start of the text stream, as in pretraining (spec section 1.11)."""
+"""A plain BERT as the start of the text stream, as in pretraining."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
