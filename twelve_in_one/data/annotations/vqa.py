@@ -155,7 +155,7 @@ def official_records(folder: Path, split: str) -> Callable[[frozenset[str]], Rec
     """For `official.OfficialFiles`.
 
     Raises:
-      MissingFile: the annotations are not there, or nobody published them.
+      MissingFile: the annotations are missing, or not published.
     """
     parts = {"train": ("train2014", "val2014"), "val": ("val2014",)}.get(split)
     if parts is None:

@@ -17,7 +17,7 @@ def region_rows(regions: Regions) -> tuple[np.ndarray, np.ndarray]:
       regions: N regions with features of size F.
 
     Returns:
-      float32[N + 1, F], row 0 the mean of the others (zeros where N is 0), and
+      float32[N + 1, F], row 0 the mean of the others (zeros if N is 0), and
       float32[N + 1, 5], x1 / width, y1 / height, x2 / width, y2 / height and the share of the
       image's area, row 0 being 0, 0, 1, 1, 1.
 
