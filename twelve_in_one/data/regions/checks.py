@@ -15,11 +15,11 @@ from twelve_in_one.tasks.metrics.boxes import corners_from_xywh, iou, iou_matrix
 _SLACK = 1.0
 _MIN_ANNOTATED_IOU = 0.9
 _PROB_TOLERANCE = 0.02
-# Of boxes in x, y, width, height more than this share is no box if read as corners.
+# More than this share of boxes in x, y, width, height are invalid if read as corners.
 _MIN_EMPTY_SHARE = 0.2
-# Detectors that give shares of the picture leave it by no more than this.
+# Boxes of detectors that give shares of the picture leave it by at most this.
 _UNIT_SLACK = 0.01
-_TINY_PICTURE = 2  # pixels; boxes of one pixel are normal in smaller pictures
+_TINY_PICTURE = 2  # pixels; boxes of one pixel are normal in pictures this small
 # Damaged values may be so large that areas and sums overflow, which needs no separate warning.
 _QUIETLY = np.errstate(over="ignore", invalid="ignore")
 _CONVERT = "looks like x, y, width, height: store x1, y1, x + width, y + height instead"
