@@ -30,7 +30,7 @@ from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
 
-_ORDER, _DRAW = 0, 1  # what a seed is for
+_ORDER, _DRAW = 0, 1  # purposes of a seed
 _SHARD_RECORDS = CHUNK_RECORDS * BLOCK_CHUNKS
 
 

@@ -78,7 +78,7 @@ def tabulate(stream: TaskStream, max_examples: int) -> Table:
         tokens = batch["tokens"][rows].reshape(int(rows.sum()), -1, task.max_tokens)
         decode = stream.encoding.tokenizer.decode
         if kind.ranked:
-            # Each option is scored on its own, as a model does.
+            # Each option is scored on its own, as in a model.
             texts += [decode(option) for example in tokens for option in example]
             scores.append(np.tile(np.eye(2)[[1, 0, 0, 0]], (len(tokens), 1)))
             possible.append(np.ones_like(scores[-1], bool))

@@ -1,6 +1,6 @@
 """Losses and training scores of all task types, as sums and counts.
 
-Every function returns a `Sums` over the rows (or tokens, or regions) that count, so that hosts,
+Every function returns a `Sums` over the rows (or tokens, or regions) that count, so hosts,
 devices and micro-batches add up exactly: mean loss = loss / count, accuracy = score / count.
 Masks remove padded rows, regions and choices before any arithmetic reaches them,
 so they add exactly nothing, never a NaN, and their logits get a gradient of exactly zero.

@@ -126,7 +126,7 @@ def collected(
       questions: as read; the first question with an id counts.
       path: of the file, for messages.
       skipped: records left out so far; reading `questions` may add to it.
-      image_of: image id -> what is known of the image; a `RecordError` skips the question.
+      image_of: image id -> known data on the image; a `RecordError` skips the question.
 
     Raises:
       DataError: no question can be used.

@@ -31,7 +31,7 @@ def picture_of(
       data: a whole file.
       where: begins the error's message.
       upright: turned as its EXIF data say, or as it is stored.
-      min_side: least pixels of a side.
+      min_side: smallest side, in pixels.
 
     Returns:
       The picture, and its width and height in pixels.

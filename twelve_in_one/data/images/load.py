@@ -28,7 +28,7 @@ def load_image(path: Path, *, upright: bool = True, min_side: int = MIN_SIDE) ->
     Args:
       path: of the file.
       upright: turned as its EXIF data say, or as it is stored.
-      min_side: least pixels of a side.
+      min_side: smallest side, in pixels.
 
     Raises:
       DataError: missing, not an image, truncated, too small or too large, or with values in

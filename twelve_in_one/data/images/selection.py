@@ -9,7 +9,7 @@ from twelve_in_one.data.images.image_set import ImageSet
 from twelve_in_one.data.stored.order import PERMUTED_EXAMPLES, WINDOW, TrainingOrder, host_rows
 from twelve_in_one.data.stored.records import DataError
 
-_ORDER = 0  # what a seed is for
+_ORDER = 0  # purpose of a seed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from twelve_in_one.data.stored.records import DataError, Skipped
 
 MIN_SIDE = 1  # pixels; a picture to classify may be as small as a digit
 MAX_UNREADABLE_SHARE = 0.05
-_DRAW = 1  # what a seed is for, beside the order
+_DRAW = 1  # purpose of a seed, beside the order
 _EMPTY, _PLAIN, _ODD = 0, 1, 2  # rows: without a picture, with one for graph operations or not
 _TRIED = 32
 

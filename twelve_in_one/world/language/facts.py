@@ -52,7 +52,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Beside:
-    """Names the one thing of a kind that stands in a relation to another.
+    """Names the one thing of a kind that has a relation to another.
 
     Attributes:
       kind: of the named thing.

@@ -84,7 +84,7 @@ def shape_of_kind(scene: Scene, rng: np.random.Generator) -> Draft | None:
 
 
 def neighbour(scene: Scene, rng: np.random.Generator, namer: Namer, words: int = 1) -> Draft | None:
-    """Asks what stands in a relation to a thing; the answer is a shape, or colour and shape."""
+    """Asks which thing has a relation to a thing; the answer is a shape, or colour and shape."""
     relation = pick(rng, facts.RELATIONS)
     drafts = []
     for index, name in namer(scene, rng).items():
@@ -121,7 +121,7 @@ def number_of_all(scene: Scene, rng: np.random.Generator) -> Draft:
 
 
 def number_beside(scene: Scene, rng: np.random.Generator, namer: Namer) -> Draft | None:
-    """Asks how many things stand in a relation to a thing."""
+    """Asks how many things have a relation to a thing."""
     relation = pick(rng, facts.RELATIONS[:4])
     kind = Kind(size=pick(rng, (None, *SIZES)))
     # Things hidden by a curtain on the other side would not count.
