@@ -21,7 +21,7 @@ from twelve_in_one.data.regions.checks import check_annotated, check_regions
 from twelve_in_one.data.regions.store import NoRegions, RegionStore
 from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions, Skipped
 
-NO_REGIONS = "none"  # name of missing features
+NO_REGIONS = "none"  # name for no features
 NO_PICTURE = "there is no picture of it"
 STORED = "detected"  # default name of a detector's features
 _GROUND_REGIONS, _PHOTO_REGIONS = 16, 36
