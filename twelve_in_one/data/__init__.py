@@ -1,1 +1,1 @@
-"""Where batches come from. The one part of the package that may import TensorFlow."""
+"""Data, from official files to batches. The only part of the package that may import TensorFlow."""

@@ -144,7 +144,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _pictures_option(text: str) -> tuple[bool, Path | None]:
-    """Whether pictures are kept, and where they are."""
+    """Returns whether pictures are kept, and where they are."""
     keep, _, path = text.partition(":")
     if keep == "keep":
         return True, local_path(path) if path else None
@@ -152,7 +152,7 @@ def _pictures_option(text: str) -> tuple[bool, Path | None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 if everything that was asked for is complete."""
+    """Runs the command; returns 0 if everything requested is complete."""
     args = parse_arguments(argv)
     try:
         extras.require("building datasets", "data")
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_vocabularies(args: argparse.Namespace) -> None:
-    """Reads the vocabularies that are given or there: they are needed last, perhaps after hours.
+    """Reads given or existing vocabularies early: they are needed last, perhaps after hours.
 
     Raises:
       DataError: one cannot be used.
@@ -191,7 +191,7 @@ def _check_vocabularies(args: argparse.Namespace) -> None:
 
 
 def _outcomes(work: Any, names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """What `build_dataset` or `check_dataset` returns, or an error, of each dataset."""
+    """For each dataset, the result of `build_dataset` or `check_dataset`, or an error."""
     arguments = names, [args] * len(names), [work] * len(names)
     if args.jobs == 1 or len(names) == 1:
         return list(map(_attempt, *arguments))
@@ -229,7 +229,7 @@ def _names(args: argparse.Namespace) -> list[str]:
 def _regions(
     args: argparse.Namespace, source: Source, *, overwrite: bool = False
 ) -> region_inputs.RegionInputs:
-    """Regions of the images of a dataset, and the pictures themselves where they are kept."""
+    """Regions of a dataset's images, and the pictures themselves if they are kept."""
     inputs = _only_regions(args, source, overwrite)
     if not args.keep_images:
         return inputs
@@ -281,7 +281,7 @@ def _build_inputs(name: str, args: argparse.Namespace) -> Any:
 
 
 def build_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Builds one dataset, unless it is there, made of the same files.
+    """Builds one dataset, unless it already exists, built from the same files.
 
     Raises:
       DataError: see the readers, the region stores and `BuildInputs`.
@@ -294,7 +294,7 @@ def build_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Reads annotations, regions and, where it is built, every record of a dataset.
+    """Reads annotations, regions and, if the dataset is built, all its records.
 
     Raises:
       DataError: the annotation files are unusable.
@@ -349,7 +349,7 @@ def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def is_built(data_dir: Path, name: str, regions: str) -> bool:
-    """Whether a complete build is there."""
+    """Returns whether a complete build exists."""
     return regions in region_names(data_dir, name)
 
 
@@ -364,9 +364,9 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def _finish(args: argparse.Namespace) -> None:
-    """The clean split, hard negatives and vocabularies, over everything that is built by now.
+    """Makes the clean split, hard negatives and vocabularies, over everything built so far.
 
-    A dataset's test images are nobody's to train on, whichever region features either is built
+    No dataset may train on another's test images, whichever region features the two are built
     with.
     """
     own = _regions_name(args)

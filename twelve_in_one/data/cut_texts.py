@@ -1,10 +1,10 @@
-"""How many texts of a split are longer than its task takes: the ends of these are cut off."""
+"""Counts the texts of a split that are too long for its task: their ends are cut off."""
 
 import dataclasses
 
 from twelve_in_one.data.pipeline import Stream
 
-# Records of a large split that are looked at: reading all would take longer than a few batches do.
+# Records read from a large split: reading all would take longer than a few batches.
 MAX_RECORDS = 1000
 
 
@@ -16,9 +16,9 @@ class CutTexts:
       name: "dataset/split".
       max_tokens: T of the task, with [CLS] and [SEP].
       num_cut: texts with more tokens.
-      num_read: texts that were looked at.
-      num_texts: texts that take part, each as often as it does.
-      longest: tokens of the longest text that was looked at.
+      num_read: texts that were read.
+      num_texts: texts that take part, counting repetitions.
+      longest: tokens of the longest text that was read.
     """
 
     name: str
@@ -40,11 +40,11 @@ class CutTexts:
 
 
 def count_cut(stream: Stream, max_records: int = MAX_RECORDS) -> CutTexts:
-    """Counts the texts that the batches of a stream have not in full.
+    """Counts the texts that the batches of a stream cut off.
 
     Args:
       stream: of one task.
-      max_records: of a split with more, only the first are looked at; stored order is random.
+      max_records: only this many are read of a larger split, the first; stored order is random.
 
     Raises:
       DataError: a record cannot be read.

@@ -1,8 +1,8 @@
 """Several tasks as one sequence of batches, in the order of a plan.
 
-The plan decides which task comes when, so it holds all the weights of the mixture: a task that is
-stopped simply does not occur in it. One tf.data pipeline a task works ahead of it. Positions, the
-number of batches used of each task, are all that a run needs to resume.
+The plan decides which task comes when, so it holds all the weights of the mixture: a stopped task
+simply does not occur in it. One tf.data pipeline per task works ahead of it. Positions, the
+number of batches used from each task, are all that a run needs to resume.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,12 +1,12 @@
-"""What the official evaluation programs know of a question, kept beside the records of a split.
+"""Inputs of the official evaluation programs, kept beside the records of a split.
 
-`official-<split>.json.gz` in the folder of a built dataset holds {"program", "records"}, a record
-an example by its id. Nothing that trains reads it, so that it is kept of all splits but "train".
+`official-<split>.json.gz` in the folder of a built dataset holds {"program", "records"}, one record
+per example by its id. Training never reads it, so it is kept for all splits but "train".
 
 | program | record |
 |---|---|
 | vqa | "answers" of all people; "question_type" and "answer_type", which other data may lack |
-| gqa | the official question, and "choices": {"valid", "plausible"} where there is a choices file |
+| gqa | the official question, and "choices": {"valid", "plausible"} if there is a choices file |
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ Records = Mapping[str, Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class OfficialFiles:
-    """Where the records of a dataset come from.
+    """The source of a dataset's records.
 
     Attributes:
       program: that scores its answers.
-      find: (folder, split) -> a function from example ids to records by id, of those that have
-        one. Raises `MissingFile` where the files are not there, or nobody published the answers.
+      find: (folder, split) -> a function from example ids to records by id, for those that have
+        one. Raises `MissingFile` if the files are missing, or the answers are not published.
     """
 
     program: Program
@@ -39,7 +39,7 @@ class OfficialFiles:
 
 @dataclasses.dataclass(frozen=True)
 class OfficialRecords:
-    """What a program needs to know of a split.
+    """Inputs of a program for a split.
 
     Attributes:
       program: that scores its answers.
@@ -51,21 +51,21 @@ class OfficialRecords:
 
 
 def path_of(folder: Path, split: str) -> Path:
-    """Where the records of a split lie in the folder of a built dataset."""
+    """Path of a split's records in the folder of a built dataset."""
     return folder / f"official-{split}.json.gz"
 
 
 def keep(
     files: OfficialFiles, raw: Path, folder: Path, split: str, example_ids: Callable[[], Any]
 ) -> str:
-    """Writes the records of a split's examples, unless they are there.
+    """Writes the records of a split's examples, unless they exist.
 
     Args:
-      files: where they come from.
+      files: their source.
       raw: folder of the official files.
       folder: of the built dataset.
       split: of it.
-      example_ids: called for the ids of all its examples, where they are needed.
+      example_ids: called for the ids of all its examples, if they are needed.
 
     Returns:
       Why there are none, or "".
@@ -74,7 +74,7 @@ def keep(
     if path.is_file():
         return ""
     try:
-        read_records = files.find(raw, split)  # before the ids, which take reading the split
+        read_records = files.find(raw, split)  # before the ids, which need a pass over the split
     except MissingFile as error:
         return str(error)
     wanted = frozenset(example_ids())
@@ -86,13 +86,13 @@ def keep(
             f"no record in the official files in {raw}"
         )
     text = json.dumps({"program": files.program, "records": records}, ensure_ascii=False)
-    # Without the time of day: the same files are built alike.
+    # Without the time of day: equal inputs give equal files.
     atomic.write(path, gzip.compress(text.encode(), mtime=0))
     return ""
 
 
 def read(folder: Path, split: str) -> OfficialRecords | None:
-    """Reads what `keep` wrote; None if nothing was kept.
+    """Reads the records that `keep` wrote; None if there are none.
 
     Raises:
       DataError: the file is damaged.

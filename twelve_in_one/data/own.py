@@ -39,7 +39,7 @@ from twelve_in_one.tasks.task import Task
 
 
 def read_pictures(folder: Path, name: str) -> dict[str, Path]:
-    """Pictures of a data set by image id, as far as there are files.
+    """Pictures of a data set by image id, where files exist.
 
     Raises:
       DataError: the list of them is missing or damaged.
@@ -52,7 +52,7 @@ def _pictures(folder: Path, name: str) -> Path:
 
 
 def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:
-    """Builds everything; what is there of an earlier, interrupted call is kept.
+    """Builds everything; keeps the results of an earlier, interrupted call.
 
     Raises:
       DataError: see `read_all`, `regions_of` and the builders.
@@ -89,7 +89,7 @@ def build(folder: Path, spec: Spec, *, jobs: int = 1) -> None:
             spec.sets[name].max_skipped_share,
             f"--config.task.{name}.max_skipped_share=SHARE",
         )
-        # Of a build that was cut short before somebody changed a file.
+        # From a build that was interrupted before a file changed.
         stale = spec.regions in region_names(folder, name) and (
             read_build_info(built_folder(folder, name, spec.regions))["made_of"]["files"] != made
         )
@@ -112,7 +112,7 @@ def _lent(spec: Spec) -> Any:
 def _write_answers(
     folder: Path, task: Task, options: OwnTaskOptions, found: Found, lent: Any
 ) -> list[str]:
-    """Answers or labels of a task's own head, or of the head of the twelve that it shares."""
+    """Answers or labels of a task's own head, or of the head that it shares with the twelve."""
     path = folder / f"answers-{task.head}.json"
     if options.labels:
         answers.write_vocabulary(path, options.labels)
@@ -141,7 +141,7 @@ def _write_answers(
 
 
 def _one_sided(name: str, task: Task, found: Found) -> list[str]:
-    """Says so if all training records want the same, which nobody can learn from."""
+    """Reports if all training records have the same answer: there is nothing to learn."""
     noun = KINDS[task.kind].noun
     annotations = found.splits["train"].annotations if noun else ()
     wanted = {(annotation.label, annotation.answers) for annotation in annotations}
@@ -149,11 +149,11 @@ def _one_sided(name: str, task: Task, found: Found) -> list[str]:
 
 
 def _write_words(folder: Path, spec: Spec, found: Mapping[str, Found], lent: Any) -> str:
-    """The tokenizer's words: given, lent, or made of the training texts."""
+    """The tokenizer's words: given, lent, or made from the training texts."""
     texts = [a.text for one in found.values() for a in one.splits["train"].annotations]
     if spec.vocab:
         words = text.load_tokenizer(Path(spec.vocab), lower_case=False).vocabulary
-        # A model says whether its words are of cased text; of others, capitals do.
+        # A model says whether its words are for cased text; for other words, capitals show it.
         lower_case = not text.with_capitals(words)
         if lent is not None and words == lent.tokenizer.vocabulary:
             lower_case = lent.tokenizer.lower_case
@@ -176,7 +176,7 @@ def _write_words(folder: Path, spec: Spec, found: Mapping[str, Found], lent: Any
 
 
 def _write_clean_split(folder: Path, spec: Spec) -> list[str]:
-    """The images that nobody may train on, those of the run's other datasets included."""
+    """The images that no dataset may train on, including those of the run's other datasets."""
     own = sources(spec)
     indexes = {name: finish.split_indexes(folder, name, spec.regions) for name in own}
     base = {}
@@ -205,7 +205,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; 0 if everything could be built."""
+    """Runs the command; returns 0 if everything could be built."""
     parser = argparse.ArgumentParser(
         prog="python -m twelve_in_one.data.own",
         description=__doc__,

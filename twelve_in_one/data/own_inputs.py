@@ -1,4 +1,4 @@
-"""Reads what data sets of a user's own are built from: records, pictures and region features."""
+"""Reads the inputs of a user's own data sets: records, pictures and region features."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ def read_all(folder: Path, spec: Spec) -> dict[str, Found]:
     """Reads and checks the records of all data sets.
 
     Raises:
-      DataError: says of every data set what is wrong with it.
+      DataError: lists the faults of every data set.
     """
     found, errors = {}, []
     for name, options in spec.sets.items():
@@ -67,12 +67,12 @@ def _rules(task: Task, options: OwnTaskOptions, written: Path) -> Rules:
         try:
             path = finders[-1](name)
             if options.features in PIXELS:
-                _file_size(path, name)  # refuses what is no picture
+                _file_size(path, name)  # refuses files that are not pictures
             return path
         except RecordError:
             if options.features in PIXELS:
                 raise
-            return None  # a store knows the image, or nobody needs to
+            return None  # a store knows the image, or none is needed
 
     sizes = _file_size if options.features in PIXELS else _store_size(options.features)
     return Rules(
@@ -90,7 +90,7 @@ def _rules(task: Task, options: OwnTaskOptions, written: Path) -> Rules:
 
 
 def _file_size(path: Path | None, name: str) -> tuple[int, int] | None:
-    """Width and height of a picture that is held upright, as its regions are."""
+    """Width and height of the upright picture, the frame of its regions."""
     from PIL import Image
 
     if path is None:
@@ -99,7 +99,7 @@ def _file_size(path: Path | None, name: str) -> tuple[int, int] | None:
         with Image.open(path) as picture:
             turned = picture.getexif().get(0x0112, 1) >= 5
             return picture.size[::-1] if turned else picture.size
-    except Exception as error:  # decoders fail on strangers' bytes with whatever they trip over
+    except Exception as error:  # decoders raise any kind of error on strangers' bytes
         raise RecordError(f"picture {name!r} cannot be read: {error}") from error
 
 
@@ -117,7 +117,7 @@ def _store_size(features: str) -> Any:
 
 
 def _store_key(store: Any, name: str) -> str | None:
-    """How a store calls the picture that records call `name`."""
+    """A store's name for the picture that records call `name`."""
     tries = [name, Path(name).stem]
     tries += [jsonl.image_id_of(name, "coco")] if tries[1][-1:].isdecimal() else []
     return next((key for key in tries if key in store), None)
@@ -164,7 +164,7 @@ def _from_pictures(
     folder: Path, name: str, spec: Spec, found: Mapping[str, Found], jobs: int
 ) -> RegionInputs:
     named, features = sources(spec), spec.sets[name].features
-    # Data sets about one folder have their pictures looked at once.
+    # Pictures of a folder that several data sets share are read once.
     pictures: dict[str, Path] = {}
     for other, options in spec.sets.items():
         if named[other].domain == named[name].domain and options.features == features:

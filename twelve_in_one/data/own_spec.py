@@ -1,4 +1,4 @@
-"""What data sets of their own a run wants built, and whether a folder holds them (`data.own`)."""
+"""The user's data sets that a run needs built, and whether a folder holds them (`data.own`)."""
 
 import dataclasses
 import hashlib
@@ -31,10 +31,10 @@ _STORE = (
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What to build.
+    """The data sets to build.
 
     Attributes:
-      sets: task name -> settings; `features` is told of all.
+      sets: task name -> settings; each states its `features`.
       regions: name of the region features of the run.
       base: data folder of the run's other tasks; "" if it has none.
       vocab: words to use; "" makes them.
@@ -49,7 +49,7 @@ class Spec:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "Spec":
-        """The inverse of `dataclasses.asdict`, of what JSON made of it."""
+        """The inverse of `dataclasses.asdict`, after a round trip through JSON."""
         sets = {
             name: OwnTaskOptions(
                 **{k: tuple(v) if isinstance(v, list) else v for k, v in x.items()}
@@ -61,7 +61,7 @@ class Spec:
 
 
 def own_options(run: RunConfig) -> dict[str, OwnTaskOptions]:
-    """Settings of the run's tasks on data sets of the user's own."""
+    """Settings of the run's tasks on the user's own data sets."""
     found = {name: run.task[name] for name in run.tasks}
     return {name: x for name, x in found.items() if isinstance(x, OwnTaskOptions)}
 
@@ -86,10 +86,10 @@ def _regions_name(run: RunConfig, own: Mapping[str, OwnTaskOptions]) -> str:
 
 
 def _features(run: RunConfig, options: OwnTaskOptions) -> str:
-    """What regions a data set is built with.
+    """The source of a data set's regions.
 
     Raises:
-      DataError: nobody says it.
+      DataError: it is not given.
     """
     if options.features:
         return options.features
@@ -109,13 +109,13 @@ def _features(run: RunConfig, options: OwnTaskOptions) -> str:
 
 
 def _lender(run: RunConfig) -> Any:
-    """`Serving` of the model that the run begins with; None where there is none."""
+    """`Serving` of the model that the run begins with; None if there is none."""
     path = _model_folder(run)
     return load_serving(path) if path else None
 
 
 def _model_folder(run: RunConfig) -> Path | None:
-    """The model folder that a run begins with; None where it is a bare checkpoint, or nothing."""
+    """The model folder that a run begins with; None for a bare checkpoint, or nothing."""
     if not run.init_from.path:
         return None
     path = Path(run.init_from.path)
@@ -124,10 +124,10 @@ def _model_folder(run: RunConfig) -> Path | None:
 
 
 def spec_of(run: RunConfig) -> Spec:
-    """What a run needs built.
+    """The data sets that a run needs built.
 
     Raises:
-      DataError: nobody says what regions to take.
+      DataError: the source of regions is not given.
     """
     own = own_options(run)
     sets = {
@@ -141,7 +141,7 @@ def spec_of(run: RunConfig) -> Spec:
 
 
 def check_files(spec: Spec) -> None:
-    """Raises a DataError that lists all files and folders that are missing."""
+    """Raises a DataError that lists all missing files and folders."""
     missing = []
     for name, options in spec.sets.items():
         paths = [(key, getattr(options, key)) for key in _FILES]
@@ -159,7 +159,7 @@ def _lacks(path: str) -> bool:
 
 
 def made_of(spec: Spec) -> dict[str, str]:
-    """What tells whether a built folder is what a run wants; "" of a file that is not there."""
+    """Data that tell whether a built folder fits a run; "" for a file that does not exist."""
     words = Path(spec.vocab) if spec.vocab else Path(spec.base) / finish.WORDS
     made = {"regions": spec.regions, "words": _hash(words)}
     for name, options in spec.sets.items():
@@ -179,7 +179,7 @@ def _hash(path: Path) -> str:
 
 
 def is_built(folder: Path, spec: Spec) -> bool:
-    """Whether a data folder holds what is wanted.
+    """Returns whether a data folder holds the wanted data sets.
 
     Raises:
       DataError: it holds something else.
@@ -187,7 +187,7 @@ def is_built(folder: Path, spec: Spec) -> bool:
     if not (folder / OWN).is_file():
         return False
     there, here = read_json(folder / OWN, dict)["made_of"], made_of(spec)
-    # A file that is gone since is no other one.
+    # A file that has since disappeared does not count as another file.
     keys = sorted(key for key in there | here if here.get(key) and there.get(key) != here[key])
     keys += sorted(there.keys() - here.keys())
     if keys:
@@ -200,7 +200,7 @@ def is_built(folder: Path, spec: Spec) -> bool:
 
 
 def read_spec(folder: Path) -> Spec | None:
-    """What a data folder was built from; None if it holds no data sets of a user's own.
+    """The inputs of a data folder's build; None if it holds no data sets of a user.
 
     Raises:
       DataError: damaged.
@@ -215,12 +215,12 @@ def read_spec(folder: Path) -> Spec | None:
 
 
 def sources(spec: Spec) -> dict[str, Source]:
-    """The data sets, as other datasets are described; without a reader."""
+    """The data sets, described like other datasets, but without a reader."""
     named = {}
     domains: dict[str, str] = {}
     for name, options in spec.sets.items():
         where = options.images or options.hf
-        # Two data sets about one folder share its images' ids.
+        # Two data sets on one folder share its images' ids.
         domain = options.collection or domains.setdefault(where, f"own/{name}")
         task = own_task(name, options)
         named[name] = Source(

@@ -1,9 +1,9 @@
 """Batches of one task, by number: `stream.batch(i)` is a pure function of i.
 
-A `Selection` knows which examples take part and in which order they come; batch i is computed from
-i alone, so a run resumes at any batch, and hosts agree without talking. `as_dataset` puts tf.data's
-parallel prefetching around it. Training runs through epoch after epoch without a partial batch;
-evaluation covers every example once and fills the last batch up (`_mask`).
+A `Selection` knows which examples take part and in which order; batch i is computed from
+i alone, so a run resumes at any batch, and hosts agree without communication. `as_dataset` adds
+tf.data's parallel prefetching. Training runs through epoch after epoch without a partial batch;
+evaluation covers every example once and pads the last batch (`_mask`).
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
 
-_ORDER, _DRAW = 0, 1  # what a seed is for
+_ORDER, _DRAW = 0, 1  # purposes of a seed
 _SHARD_RECORDS = CHUNK_RECORDS * BLOCK_CHUNKS
 
 
@@ -41,10 +41,10 @@ class Seen:
     Attributes:
       records: examples that were.
       of_records: examples of the split.
-      images: images that were, with whatever question.
+      images: images that were, with any question.
       of_images: images of the split.
       left_out: whether these examples are left out of the score.
-      unknown: what is not known of this, in words.
+      unknown: the unknown part of this, in words.
     """
 
     records: int
@@ -56,7 +56,7 @@ class Seen:
 
 
 class AllTrainedOn(DataError):
-    """A split of which nothing is left to score: the model was trained on all its records."""
+    """A split with nothing left to score: the model was trained on all its records."""
 
     def __init__(self, name: str, records: int):
         super().__init__(
@@ -68,7 +68,7 @@ class AllTrainedOn(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Which examples of a split take part, and in which order they come.
+    """The examples of a split that take part, and their order.
 
     Attributes:
       reader: the split.
@@ -81,7 +81,7 @@ class Selection:
       order_options: of `epoch_order`.
       permuted_examples: see `TrainingOrder`.
       domain: collection that the images come from.
-      seen: how much of the split was trained on; None in training, and where nobody looked.
+      seen: how much of the split was trained on; None in training, and if not computed.
     """
 
     reader: SplitReader
@@ -112,12 +112,12 @@ class Selection:
 
     @property
     def num_examples(self) -> int:
-        """Examples an epoch."""
+        """Examples per epoch."""
         return int(self.first_example[-1])
 
     @property
     def num_batches(self) -> int:
-        """Batches an epoch, the last one counted in full."""
+        """Batches per epoch, counting a partial last one as full."""
         return -(-self.num_examples // self.batch_size)
 
     @property
@@ -137,7 +137,7 @@ class Selection:
             self.host,
             self.num_hosts,
             self.permuted_examples,
-            # As many records as a block of `epoch_order` has are in memory.
+            # Memory holds as many records as a block of `epoch_order`.
             -(-_SHARD_RECORDS * self.num_examples // len(counts)),
         )
 
@@ -168,7 +168,7 @@ class Selection:
         return self.reader.index.texts[int(first) + which]
 
     def rng(self, epoch: int, number: int) -> np.random.Generator:
-        """For an example's random draws, whoever makes them: worker, host or resumed run."""
+        """For an example's random draws, the same in any worker, host or resumed run."""
         return np.random.default_rng((_DRAW, *self.seed, epoch, number))
 
 
@@ -230,7 +230,7 @@ class TaskStream:
         annotation = record.annotations[which]
         if not KINDS[self.encoding.task.kind].ranked:
             return Example(record, annotation)
-        # Evaluation draws the same negatives whenever it is run.
+        # Every evaluation draws the same negatives.
         rng = selection.rng(epoch, number)
         drawn = draw_negatives(rng, image, selection.first_example, self.pool)
         other = selection.reader.record(int(selection.records[drawn.image]))
@@ -249,14 +249,14 @@ def as_dataset(
     """Batches start, start + 1, ... as a `tf.data.Dataset`, made in parallel ahead of use.
 
     Args:
-      stream: where they come from.
-      start: first batch, the number of batches that were used before.
+      stream: source of the batches.
+      start: first batch, equal to the number of batches used before.
       stop: end; None for the end of the evaluation, or never in training.
-      prefetch: batches that wait ready.
+      prefetch: number of batches that wait ready.
 
     Returns:
-      A dataset of dicts with static shapes, in the order of their numbers; example_id as bytes,
-      which is what TensorFlow makes of texts.
+      A dataset of dicts with static shapes, in the order of their numbers; example_id is bytes,
+      TensorFlow's form of texts.
     """
     import tensorflow as tf
 
@@ -292,15 +292,15 @@ def as_dataset(
 
 
 def yield_often() -> None:
-    """Lets the training loop's thread in after half a millisecond while others make batches.
+    """Lets the training loop's thread run after half a millisecond while others make batches.
 
-    Python's own five would add up: the loop asks for a batch a hundred times a second.
+    Python's default of five would add up: the loop asks for a batch a hundred times a second.
     """
     sys.setswitchinterval(5e-4)
 
 
 def hide_accelerators() -> None:
-    """Keeps TensorFlow off the GPUs, whose whole memory it would take to read files."""
+    """Keeps TensorFlow off the GPUs: it would take their whole memory just to read files."""
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")

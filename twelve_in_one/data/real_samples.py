@@ -54,7 +54,7 @@ from twelve_in_one.data.stored.records import AnnotationSet, DataError
 
 SAMPLES_VARIABLE = "TWELVE_IN_ONE_SAMPLES"
 REGIONS = "real"  # name of the region features of all sets
-_HELD_OUT = "held out: "  # before the names of files, where a dataset says what it was made of
+_HELD_OUT = "held out: "  # prefix of file names in a dataset's list of sources
 _NUM_WORDS = 8000
 
 
@@ -107,7 +107,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 if everything could be built."""
+    """Runs the command; returns 0 if everything could be built."""
     args = parse_arguments(argv)
     try:
         extras.require("building datasets", "data")
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> bool:
-    """Whether all sets could be built."""
+    """Returns whether all sets could be built."""
     found = real_sets.read_samples(args.samples)
     tests: dict[str, RealSet] = {}
     if args.held_out is not None:
@@ -127,7 +127,7 @@ def _run(args: argparse.Namespace) -> bool:
             report.log(f"{path}: not used, its name is none of those that --help lists")
     _print_read([*found.values(), *tests.values()])
     _print_seen(found, tests)
-    # What the end needs, before anything that takes minutes.
+    # Inputs of the last step first, before anything that takes minutes.
     words, answers = _words(args, found.values()), _answers(args.samples, {*found, *tests})
     regions = _regions(args)
     outcomes = []
@@ -161,7 +161,7 @@ def _print_read(sets: Iterable[RealSet]) -> None:
 
 
 def _print_seen(sets: Mapping[str, RealSet], tests: Mapping[str, RealSet]) -> None:
-    """How much of the tests is not unseen at all."""
+    """How much of the tests is in the training data."""
     for name, test in tests.items():
         for split, annotations in test.splits.items():
             for role, own in sets[name].splits.items() if name in sets else ():
@@ -176,10 +176,10 @@ def _print_seen(sets: Mapping[str, RealSet], tests: Mapping[str, RealSet]) -> No
 
 
 def _words(args: argparse.Namespace, sets: Iterable[RealSet]) -> tuple[str, ...]:
-    """Words of the tokenizer: given ones, or made from the training texts.
+    """Words of the tokenizer: given, or made from the training texts.
 
     Raises:
-      DataError: the data folder has others, or --words leaves no room for all characters.
+      DataError: the data folder has other words, or --words leaves no room for all characters.
     """
     if args.vocab is not None:
         words = text.load_tokenizer(args.vocab, lower_case=args.lower_case).vocabulary
@@ -212,7 +212,7 @@ def _answers(samples: Path, names: Container[str]) -> dict[str, Path]:
 
 
 def _regions(args: argparse.Namespace) -> RegionInputs:
-    """Regions of the photos that are there; all other images have none."""
+    """Regions of the available photos; all other images have none."""
     source = dataclasses.replace(SOURCES["coco"], scores_annotated_boxes=True)
     photos = [
         region_inputs.from_pixels(
@@ -246,7 +246,7 @@ def _regions(args: argparse.Namespace) -> RegionInputs:
 def _build(
     args: argparse.Namespace, real: RealSet, hashes: Mapping[str, str], regions: RegionInputs
 ) -> dict[str, Any]:
-    """Builds a dataset; where no more than the files that are held out has changed, again."""
+    """Builds a dataset; rebuilds it if only the held-out files have changed."""
     from twelve_in_one.data.builders.base import BuildInputs, build_with
     from twelve_in_one.data.builders.twelve import BUILDERS
 
@@ -275,7 +275,7 @@ def _hashes(paths: Iterable[Path], folder: Path, prefix: str = "") -> dict[str, 
 
 
 def _differs_in_held_out(data_dir: Path, name: str, hashes: Mapping[str, str]) -> bool:
-    """Whether a dataset is there, made of the same samples but of other files that are held out."""
+    """Returns whether a dataset exists with the same samples but other held-out files."""
     if REGIONS not in region_names(data_dir, name):
         return False
     there = read_build_info(built_folder(data_dir, name, REGIONS))["made_of"]["files"]
@@ -284,7 +284,7 @@ def _differs_in_held_out(data_dir: Path, name: str, hashes: Mapping[str, str]) -
 
 
 def _finish(args: argparse.Namespace, words: Sequence[str], answers: Mapping[str, Path]) -> None:
-    """What all sets have in common: the clean split, hard negatives, words and answers."""
+    """Writes the files that all sets share: the clean split, hard negatives, words and answers."""
     indexes = finish.built_indexes(args.data_dir, REGIONS)
     clean = splits.test_images(indexes)
     finish.write_clean_split(args.data_dir, clean)

@@ -1,4 +1,4 @@
-"""The streams of a run, as its config asks for them. Trainer and evaluator share this."""
+"""The streams of a run, as set by its config. Trainer and evaluator share this."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,16 +30,16 @@ def open_data(run: RunConfig, workdir: Path) -> DataFolder:
 
 
 def splits_of(folder: DataFolder, task: TaskRun, splits: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the splits that were built; a user may lack the files of one."""
+    """The splits among these that were built; a user may lack the files of some."""
     built = folder.built(task.task.name)
     return tuple(split for split in splits if has_split(built, split))
 
 
 def feature_dim(folder: DataFolder, tasks: tuple[TaskRun, ...]) -> int:
-    """F, region feature size of the tasks' training splits; 0 where none has features.
+    """F, region feature size of the tasks' training splits; 0 if none has features.
 
     Raises:
-      ValueError: tasks differ in it.
+      ValueError: it differs between tasks.
     """
     found = {}
     for task in tasks:
@@ -55,7 +55,7 @@ def feature_dim(folder: DataFolder, tasks: tuple[TaskRun, ...]) -> int:
 def system_of(
     run: RunConfig, folder: DataFolder, tasks: Sequence[Task], feature_dim: int
 ) -> System:
-    """The system of a run with the sizes that the data decides, and heads of the user's own.
+    """The system of a run with the sizes set by the data, and the user's own heads.
 
     Args:
       run: the settings.
@@ -64,7 +64,7 @@ def system_of(
       feature_dim: F of the data's regions; 0 if it has none.
 
     Raises:
-      ConfigError: a size that the config gives does not fit the data.
+      ConfigError: a size in the config does not fit the data.
       DataError: no answers are known for a head.
     """
     heads = []
@@ -97,13 +97,13 @@ def open_task(
       run: the settings.
       folder: from `open_data`.
       task: one of the run's.
-      split: of it.
-      system: whose sizes the batches have.
+      split: of the task.
+      system: sets the sizes of the batches.
       training: shuffled and endless, or once in stored order.
       batch_size: B over all processes; that of the task if None.
 
     Raises:
-      DataError: the dataset or something that it needs has not been built.
+      DataError: the dataset or one of its inputs has not been built.
     """
     limit = task.options.max_train_examples if training else 0
     feature_dtype = np.dtype(run.data.feature_dtype).type
@@ -133,7 +133,7 @@ def open_task(
 def pretraining_options(
     options: PretrainingOptions, official: OfficialOptions, *, training: bool
 ) -> dict[str, object]:
-    """Fields of `PretrainingStream`; see `PretrainingOptions` for what differs in validation."""
+    """Fields of `PretrainingStream`; see `PretrainingOptions` for differences in validation."""
     all_labels = official.validation and options.objective == 1 and not training
     return {
         "objective": 0 if all_labels else options.objective,
@@ -145,7 +145,7 @@ def pretraining_options(
 
 
 def serving_of(folder: DataFolder, tasks: tuple[TaskRun, ...], system: System) -> Serving:
-    """What goes with the weights of a model that learnt these tasks from this folder."""
+    """Companion of the weights of a model that learnt these tasks from this folder."""
     shapes = tuple(task.task for task in tasks)
     heads = {task.head for task in shapes}
     answers = {head: answers for head, answers in folder.answers.items() if head in heads}

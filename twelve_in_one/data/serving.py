@@ -1,9 +1,9 @@
-"""What it takes to give a model an input and to read its output, and the small files that hold it.
+"""The data needed to give a model inputs and read its outputs, and the small files that hold them.
 
-preprocessing.json                  what was done to the inputs
+preprocessing.json                  preprocessing of the inputs
 tasks.json                          the tasks that it was trained on, with their shapes
 vocab.txt                           word pieces
-answers-HEAD.json                   answers, or labels of one's own, of the heads that have any
+answers-HEAD.json                   answers, or the user's own labels, of heads that have any
 trained_on.npz                      examples and images that it has seen, see `data.trained_on`
 """
 
@@ -30,14 +30,14 @@ PREPROCESSING_FILE, TASKS_FILE, WORDS_FILE = "preprocessing.json", "tasks.json",
 
 @dataclasses.dataclass(frozen=True)
 class Serving:
-    """What it takes to give the model an input and to read its output.
+    """The data needed to give the model inputs and read its outputs.
 
     Attributes:
-      tasks: that it was trained on, with the lengths that were used.
+      tasks: that it was trained on, with the lengths used.
       tokenizer: of its texts.
-      answers: head -> answers in the order of its labels, of heads that have answers.
-      preprocessing: what was done to the inputs.
-      trained_on: examples and images that it has seen; None if nobody noted it.
+      answers: head -> answers in the order of its labels, for heads that have answers.
+      preprocessing: of the inputs.
+      trained_on: examples and images that it has seen; None if this was not recorded.
     """
 
     tasks: tuple[Task, ...]
@@ -60,7 +60,7 @@ class Serving:
 
 
 def serving_texts(serving: Serving) -> dict[str, str]:
-    """{file name: content} of everything but the weights and what was trained on."""
+    """{file name: content} of everything but the weights and the record of training data."""
     texts = {
         PREPROCESSING_FILE: serving.preprocessing.to_json(),
         TASKS_FILE: json.dumps([dataclasses.asdict(task) for task in serving.tasks], indent=2),
@@ -72,7 +72,7 @@ def serving_texts(serving: Serving) -> dict[str, str]:
 
 
 def load_serving(directory: str | os.PathLike[str]) -> Serving:
-    """Everything but the weights.
+    """Reads everything but the weights.
 
     Raises:
       ValueError: a file is missing or damaged; names it.
@@ -121,7 +121,7 @@ def _task(raw: Any) -> Task:
 
 
 def answers_file(head: str) -> str:
-    """Name of the file of a head's answers."""
+    """File name of a head's answers."""
     return f"answers-{head}.json"
 
 

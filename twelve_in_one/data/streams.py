@@ -32,18 +32,18 @@ from twelve_in_one.tasks.task import VERDICTS, Task, label_names
 
 @dataclasses.dataclass(frozen=True)
 class DataFolder:
-    """What the datasets of a data folder share.
+    """Data that the datasets of a data folder share.
 
     Attributes:
-      path: of the folder, as `data.build` leaves it, or `data.own`.
+      path: of the folder, written by `data.build` or `data.own`.
       regions: name of the region features.
       tokenizer: of its `vocab.txt` and `tokenizer_config.json`.
-      answers: head -> answers or labels, as far as there are any.
-      clean: images that nobody may train on; None to train on everything.
-      own: data sets of the user's own, all in `path`.
+      answers: head -> answers or labels, if there are any.
+      clean: images that no dataset may train on; None to train on everything.
+      own: the user's own data sets, all in `path`.
       base: folder of all other datasets; None if that is `path`.
-      trained_on: what the model has seen; streams that are not for training say how much of it they
-        hold, and leave those examples out. None looks at nothing.
+      trained_on: data that the model has seen; evaluation streams say how much of it they
+        hold, and leave those examples out. None skips the check.
       keep_trained_on: leave nothing out.
     """
 
@@ -58,7 +58,7 @@ class DataFolder:
     keep_trained_on: bool = False
 
     def source(self, name: str) -> Source:
-        """What is known of a dataset."""
+        """The description of a dataset."""
         return self.own[name] if name in self.own else SOURCES[name]
 
     def built(self, name: str) -> Path:
@@ -75,7 +75,7 @@ def open_folder(path: Path, regions: str, *, clean: bool = True) -> DataFolder:
     """Opens a data folder.
 
     Args:
-      path: as `data.build` or `data.own` leaves it.
+      path: as written by `data.build` or `data.own`.
       regions: name of the region features, "pixels" or that of a store.
       clean: leave out other datasets' test images (12-in-1 section 3.2).
 
@@ -95,11 +95,11 @@ def open_folder(path: Path, regions: str, *, clean: bool = True) -> DataFolder:
 
 
 def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int) -> Preprocessing:
-    """What is done to the inputs of a model that learns these tasks; goes with its checkpoint.
+    """Preprocessing of the inputs of a model that learns these tasks; stored with its checkpoint.
 
     Args:
       folder: from `open_folder`.
-      tasks: with the lengths that are used.
+      tasks: with the lengths used.
       feature_dim: region feature size F of the model.
 
     Raises:
@@ -153,22 +153,22 @@ def open_stream(
       batch_size: global.
       training: shuffled and endless, or once in stored order.
       feature_dim: region feature size F of the model; None for that of the dataset.
-      num_labels: L of kind "answer", at least as many as answers; as many if None.
+      num_labels: L for kind "answer", at least the number of answers; equal to it if None.
       seed: of order and negatives.
       host: which of the hosts this is.
       num_hosts: how many there are.
       cache_bytes: memory for records.
-      max_examples: use about so many, of records drawn by the seed; 0 uses all.
-      removed: take the records that cleaning leaves out, and no others: annotations that nobody
-        trained on, though their split is trained on (the released code's "mteval" splits).
+      max_examples: use about this many, from records drawn by the seed; 0 uses all.
+      removed: take only the records that cleaning leaves out: annotations never trained on,
+        although their split is trained on (the released code's "mteval" splits).
       encoding_options: further fields of `Encoding`.
-      pretraining_options: further fields of `PretrainingStream`, of kind "pretraining".
+      pretraining_options: further fields of `PretrainingStream`, for kind "pretraining".
 
     Raises:
-      DataError: the dataset or something that it needs has not been built, cleaning leaves nothing
+      DataError: the dataset or one of its inputs has not been built, or cleaning leaves nothing
         out.
       AllTrainedOn: the model was trained on all of it.
-      ValueError: training on what is left out.
+      ValueError: training on the removed records.
     """
     if removed and training:
         raise ValueError(f"{task.name}: what cleaning leaves out is not for training")
@@ -184,10 +184,10 @@ def open_stream(
     seen = None
     if folder.trained_on is not None and not training:
         reader, records, seen = _unseen(folder, task.name, source.domain, reader, records)
-    pool = None  # without region features there is nothing to be near in
+    pool = None  # without region features no image is near another
     kind = KINDS[task.kind]
     if kind.ranked and training and reader.index.feature_dim:
-        # What is stored is of all images that are clean without a user's own.
+        # The stored pool covers all images that are clean without a user's own data sets.
         if folder.clean is None or max_examples or folder.own:
             pool = nearest_pool(reader.index.mean_features[records])
         else:
@@ -231,7 +231,7 @@ def open_stream(
 def _unseen(
     folder: DataFolder, name: str, domain: str, reader: SplitReader, records: np.ndarray
 ) -> tuple[SplitReader, np.ndarray, Seen]:
-    """What of a split is scored: all, or what the model has not been trained on; and how much was.
+    """The scored part of a split: all, or all that the model was not trained on; and how much was.
 
     Raises:
       AllTrainedOn: it was trained on all of it.
@@ -249,7 +249,7 @@ def _unseen(
 def _some(
     records: np.ndarray, counts: np.ndarray, max_examples: int, seed: tuple[int, ...]
 ) -> np.ndarray:
-    """Of the records, as many as hold `max_examples` examples, in stored order; all if 0."""
+    """Enough of the records to hold `max_examples` examples, in stored order; all if 0."""
     if not max_examples or counts[records].sum() <= max_examples:
         return records
     drawn = np.random.default_rng(seed).permutation(records)

@@ -27,7 +27,7 @@ from twelve_in_one.tasks.metrics.boxes import is_right
 from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TWELVE
 
-_MAX_LABELS = 200  # the commonest; logistic regression over thousands of answers takes hours
+_MAX_LABELS = 200  # the most common; logistic regression over thousands of answers takes hours
 _BATCH = 256
 _MANY_TEXTS = 100
 
@@ -39,7 +39,7 @@ class Blind:
     Attributes:
       task: name.
       examples: scored.
-      chance: a uniform guess among what is possible.
+      chance: a uniform guess among the possible predictions.
       majority: always the answer that is best on the training split.
       words: logistic regression on the text.
     """
@@ -53,7 +53,7 @@ class Blind:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """N examples as text and as the score that each of L predictions would get.
+    """N examples as texts, and the score that each of L predictions would get.
 
     Attributes:
       texts: N.
@@ -67,7 +67,7 @@ class Table:
 
 
 def tabulate(stream: TaskStream, max_examples: int) -> Table:
-    """The first examples of a stream, by the code that makes its batches."""
+    """The first examples of a stream, made by the code that makes its batches."""
     task, kind = stream.task, KINDS[stream.task.kind]
     texts: list[str] = []
     scores, possible = [], []
@@ -78,7 +78,7 @@ def tabulate(stream: TaskStream, max_examples: int) -> Table:
         tokens = batch["tokens"][rows].reshape(int(rows.sum()), -1, task.max_tokens)
         decode = stream.encoding.tokenizer.decode
         if kind.ranked:
-            # Each option is scored on its own, as a model does.
+            # Each option is scored on its own, as in a model.
             texts += [decode(option) for example in tokens for option in example]
             scores.append(np.tile(np.eye(2)[[1, 0, 0, 0]], (len(tokens), 1)))
             possible.append(np.ones_like(scores[-1], bool))
@@ -88,7 +88,7 @@ def tabulate(stream: TaskStream, max_examples: int) -> Table:
         mask = np.ones_like(targets, bool)
         if kind.protocols:
             targets, mask = is_right(targets), batch["region_mask"][rows]
-            if stream.encoding.candidates == "annotated":  # the whole picture is none of them
+            if stream.encoding.candidates == "annotated":  # the whole picture is not one of them
                 mask = mask & (np.arange(mask.shape[1]) > 0)
                 targets = targets & mask
         elif kind.choices:
@@ -148,7 +148,7 @@ def _fit(
         LogisticRegression(C=0.3, max_iter=60),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not be the last word
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not be optimal
         model.fit(texts, labels)
     return model.predict_proba, model.classes_
 
@@ -163,10 +163,10 @@ def score_task(
       task: with its shapes.
       split: to score on.
       max_examples: of each split.
-      candidates: what tasks of kind "region" choose from, see `Encoding`.
+      candidates: of tasks of kind "region", see `Encoding`.
 
     Raises:
-      DataError: the task has not been built, or a split of it.
+      DataError: the task or one of its splits has not been built.
     """
 
     def table(which: str) -> Table:

@@ -1,8 +1,8 @@
-"""What a model was trained on, so that nobody takes a score on it for one on unseen records.
+"""Training data of a model, so a score on it is not mistaken for one on unseen records.
 
-Noted at the beginning of a run as 64-bit hashes, 8 bytes an example and an image, and kept with the
-model (`trained_on.npz`, some 40 MB for the twelve datasets): data folders change, and what is
-tested today may have been trained on yesterday. Letters: E examples, n records.
+Recorded at the beginning of a run as 64-bit hashes, 8 bytes per example and per image, and kept
+with the model (`trained_on.npz`, some 40 MB for the twelve datasets): data folders change, and
+today's test data may have been yesterday's training data. Letters: E examples, n records.
 """
 
 import dataclasses
@@ -39,9 +39,9 @@ class TrainedOn:
 
     Attributes:
       examples: dataset -> uint64[...], keys of its examples, ascending.
-      images: uint64[...], keys of the images of all datasets, ascending; a photo of both COCO and
-        Visual Genome under both its ids, as far as these are known.
-      unknown: what else it was trained on that nobody noted, in words.
+      images: uint64[...], keys of the images of all datasets, ascending; a photo in both COCO and
+        Visual Genome is under both its ids, if these are known.
+      unknown: further training data that were not recorded, in words.
     """
 
     examples: Mapping[str, np.ndarray]
@@ -49,7 +49,7 @@ class TrainedOn:
     unknown: tuple[str, ...] = ()
 
     def __or__(self, other: "TrainedOn") -> "TrainedOn":
-        """Both."""
+        """Joins both."""
         nothing = np.zeros(0, np.uint64)
         examples = {
             name: np.union1d(self.examples.get(name, nothing), other.examples.get(name, nothing))
@@ -60,12 +60,12 @@ class TrainedOn:
 
 
 def nothing(*unknown: str) -> TrainedOn:
-    """Of a model that has been trained on nothing that is known."""
+    """For a model without any known training data."""
     return TrainedOn({}, np.zeros(0, np.uint64), unknown)
 
 
 def of_streams(streams: Iterable[_Trained]) -> TrainedOn:
-    """What training on these streams sees, whether or not it comes to the end of an epoch."""
+    """The data of training on these streams, even if it does not reach the end of an epoch."""
     examples: dict[str, np.ndarray] = {}
     images, both, unknown = [], [], []
     for stream in streams:
@@ -81,7 +81,7 @@ def of_streams(streams: Iterable[_Trained]) -> TrainedOn:
         if selection.domain == "visual_genome":
             both.append(_photos_of_both(index))
     found = np.unique(np.concatenate(images)) if images else np.zeros(0, np.uint64)
-    for genome, coco in both:  # a photo that is known by one id is known by both
+    for genome, coco in both:  # a photo known by one id is known by both
         seen = np.isin(genome, found) | np.isin(coco, found)
         found = np.union1d(found, np.concatenate([genome[seen], coco[seen]]))
     return TrainedOn(examples, found, tuple(unknown))
@@ -97,7 +97,7 @@ def look(
       name: of the dataset.
       domain: collection that its images come from.
       index: of the split.
-      records: int64[n'], positions of the records that are scored.
+      records: int64[n'], positions of the scored records.
 
     Returns:
       bool[E], the examples of the split that were trained on; and the numbers, of `records` alone.
@@ -125,7 +125,7 @@ def look(
 
 
 def without_examples(reader: SplitReader, left_out: np.ndarray) -> SplitReader:
-    """The split without some of its examples; records may remain with none.
+    """The split without some of its examples; records may be left without any.
 
     Args:
       reader: of the split.
@@ -150,7 +150,7 @@ def without_examples(reader: SplitReader, left_out: np.ndarray) -> SplitReader:
 
 
 def write(path: Path, trained: TrainedOn) -> None:
-    """Writes what `read` reads."""
+    """Writes the file that `read` reads."""
     atomic.write(path, to_bytes(trained))
 
 
@@ -164,7 +164,7 @@ def to_bytes(trained: TrainedOn) -> bytes:
 
 
 def read(path: Path) -> TrainedOn | None:
-    """Reads what was noted; None if nothing was.
+    """Reads the record; None if there is none.
 
     Raises:
       DataError: the file is damaged.
@@ -191,7 +191,7 @@ def _not_kept(name: str) -> str:
 
 
 def _photos_of_both(index: SplitIndex) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of Visual Genome's photos that are COCO's, under the one and the other id."""
+    """Keys of Visual Genome's photos that are COCO's, under each of their two ids."""
     known = index.coco_ids >= 0
     genome = [key_of(f"visual_genome\0{image_id}") for image_id in index.image_ids[known]]
     coco = [key_of(f"coco\0{image_id}") for image_id in index.coco_ids[known]]
@@ -199,7 +199,7 @@ def _photos_of_both(index: SplitIndex) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _image_keys(domain: str, index: SplitIndex, records: np.ndarray) -> np.ndarray:
-    """uint64[n', K, 2], keys under the own id and under COCO's, twice the own one where none."""
+    """uint64[n', K, 2], keys under the own id and COCO's; the own key twice if there is none."""
     ids, coco = index.image_ids[records].ravel(), index.coco_ids[records].ravel()
     own = np.array([key_of(f"{domain}\0{image_id}") for image_id in ids], np.uint64)
     other = own.copy()

@@ -1,6 +1,6 @@
-"""What sets the kinds of tasks apart, as one table: loss, prediction, measures and meaning.
+"""The differences between kinds of tasks, as one table: loss, prediction, measures and meaning.
 
-What other layers do by kind stands in tables of theirs, beside what they need for it: targets in
+Other layers have their own tables by kind, beside the code that they need: targets in
 `data/encode/examples.py`, official figures in `evaluators/official.py`. Letters as in
 `tasks/task.py`; C candidates of a prediction, E examples.
 """
@@ -24,7 +24,7 @@ Outputs = Mapping[str, jax.Array]
 
 
 class _Task(Protocol):
-    """What is read here of a `tasks.task.Task`."""
+    """The fields of a `tasks.task.Task` that are read here."""
 
     name: str
     head: str
@@ -33,7 +33,7 @@ class _Task(Protocol):
 
 
 class _Outcome(Protocol):
-    """What is read here of an `evaluators.rows.Outcome`."""
+    """The fields of an `evaluators.rows.Outcome` that are read here."""
 
     example_ids: tuple[str, ...]
     score: np.ndarray
@@ -42,12 +42,12 @@ class _Outcome(Protocol):
 
 
 class Candidates(NamedTuple):
-    """What a prediction is chosen from.
+    """Candidates of a prediction.
 
     Attributes:
       logits: [B, C].
       credit: float or bool[B, C], the score that each would get.
-      real: bool[B, C], those that may be chosen; None if all may.
+      real: bool[B, C], which of them may be chosen; None if all may.
     """
 
     logits: jax.Array
@@ -61,20 +61,20 @@ class Kind:
 
     Attributes:
       loss: (task, outputs of its heads, batch) -> loss and score.
-      candidates: (task, output of its head, batch) -> what a prediction is chosen from.
+      candidates: (task, output of its head, batch) -> candidates of a prediction.
       meaning: of the head's scores, for people; "{head}" becomes its name.
       metric: (task, candidates that the run names) -> name of the score.
       further: (task, outcome) -> further measures, shares in [0, 1].
       softmax: probabilities are a softmax over the candidates, otherwise a sigmoid of each.
-      right_first: candidate 0 is the right one, so that a tie counts as wrong.
-      count: batch -> what the loss is divided by, `Sums.count` of `loss`; rows where None.
-      heads: that are read, if more than the task's own.
-      noun: what its labels are called, "answer" or "label"; "" if predictions have no names.
+      right_first: candidate 0 is the right one, so a tie counts as wrong.
+      count: batch -> divisor of the loss, `Sums.count` of `loss`; number of rows if None.
+      heads: all heads read, if more than the task's own.
+      noun: name of its labels, "answer" or "label"; "" if predictions have no names.
       located: predictions are boxes of the picture.
-      protocols: what it chooses from is up to the run (`TaskOptions.candidates`), and numbers of
+      protocols: the run chooses the candidates (`TaskOptions.candidates`), and numbers of
         the two protocols cannot be compared.
       choices: chooses among annotated boxes, `num_choices` of them.
-      pretrains: on pairs of picture and caption, with one task alone.
+      pretrains: on pairs of picture and caption, as the only task.
       ranked: tested by ranking all candidates of a split for every query, not row by row.
       blind: chance, majority and words can be scored, see `data.text_baselines`.
     """
@@ -169,9 +169,9 @@ def _verdict_measures(task: _Task, outcome: _Outcome) -> dict[str, float]:
 
 
 def _consistency(outcome: _Outcome) -> float:
-    """Share of sentences of NLVR2 that are judged rightly of all their pairs of pictures.
+    """Share of NLVR2's sentences with a correct verdict on all their pairs of pictures.
 
-    An identifier is split-number-pair-sentence; the sentence is what remains without the pair
+    An identifier is split-number-pair-sentence; without the pair it identifies the sentence
     (NLVR2's evaluation script).
     """
     right: dict[tuple[str, ...], bool] = {}
@@ -245,7 +245,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def batch_count(kind: Kind, batch: Batch) -> jax.Array:
-    """What the loss of a batch is divided by: `Sums.count` of its loss, known before it."""
+    """The divisor of a batch's loss: `Sums.count` of the loss, known before it."""
     if kind.count is not None:
         return kind.count(batch)
     return jnp.sum(batch["_mask"], dtype=jnp.float32)

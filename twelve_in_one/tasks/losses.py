@@ -1,14 +1,14 @@
 """Losses and training scores of all task types, as sums and counts.
 
-Every function returns a `Sums` over the rows (or tokens, or regions) that count, so that hosts,
+Every function returns a `Sums` over the rows (or tokens, or regions) that count, so hosts,
 devices and micro-batches add up exactly: mean loss = loss / count, accuracy = score / count.
-Padded rows, regions and choices are taken out by their masks before any arithmetic can reach them,
+Masks remove padded rows, regions and choices before any arithmetic reaches them,
 so they add exactly nothing, never a NaN, and their logits get a gradient of exactly zero.
 
 Reductions follow the released code (its `LoadLosses` and `ForwardModelsTrain`): the answer, region
 and choice losses are summed over classes, the pair and three-way losses averaged over them.
 
-Contrastive losses compare every row with every other, so their batches cannot be cut in parts.
+Contrastive losses compare every row with every other, so their batches cannot be split.
 
 Letters: B rows, L labels, R regions, M choices, S text positions, F feature size, K negatives.
 """
@@ -32,7 +32,7 @@ class Sums(NamedTuple):
     Attributes:
       loss: float32[] sum of the loss.
       score: float32[] sum of the score (share of right answers, or soft scores).
-      count: float32[] how many rows, tokens or regions were summed.
+      count: float32[] number of rows, tokens or regions in the sums.
     """
 
     loss: Array
@@ -40,16 +40,16 @@ class Sums(NamedTuple):
     count: Array
 
     def mean_loss(self) -> Array:
-        """loss / count, and 0 where nothing counted; of several parts the sum of theirs."""
+        """loss / count, or 0 if nothing counted; for several parts the sum over them."""
         return jnp.sum(self.loss / jnp.maximum(self.count, 1))
 
     def mean_score(self) -> Array:
-        """score / count, and 0 where nothing counted; of several parts that of the first."""
+        """score / count, or 0 if nothing counted; for several parts that of the first."""
         return jnp.ravel(self.score / jnp.maximum(self.count, 1))[0]
 
 
 def _keep(x: Array, mask: Array, fill: float = 0.0) -> Array:
-    """`x` where `mask`, else `fill`. Done on inputs: no NaN of theirs reaches a gradient."""
+    """`x` where `mask`, else `fill`. Applied to inputs, so none of their NaNs reach a gradient."""
     return jnp.where(mask, x.astype(jnp.float32), jnp.float32(fill))
 
 
@@ -98,10 +98,10 @@ def verdict_loss(logits: Array, targets: Array, mask: Array) -> Sums:
 
 
 def _stands_out(logits: Array, labels: Array) -> Array:
-    """bool[...], whether the label's logit [..., C] is above all others.
+    """bool[...], whether the label's logit in [..., C] is above all others.
 
-    The right option always comes first, so that a model that scores all alike would be right by the
-    rule that the first of the best counts.
+    The right option always comes first, so a model that scores all options equally would be right
+    under the rule that the first of the best counts.
     """
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     right = jnp.max(jnp.where(own, logits, -jnp.inf), axis=-1)
@@ -261,13 +261,13 @@ def alignment_loss(logits: Array, labels: Array, mask: Array) -> Sums:
 
 
 def sigmoid_contrast_loss(logits: Array, mask: Array) -> Sums:
-    """Which text is of which picture, a sigmoid for every pair (Zhai et al. 2023, SigLIP).
+    """Matches texts and pictures, with a sigmoid for every pair (Zhai et al. 2023, SigLIP).
 
-    Summed over the texts of a picture. The score is 1 where a picture's own text stands out.
+    Summed over the texts of a picture. The score is 1 where a picture's own text scores highest.
 
     Args:
-      logits: float[B, B], pictures by texts, those of one index belonging together; temperature
-        and bias are in them.
+      logits: float[B, B], pictures by texts, where equal indices belong together; temperature
+        and bias are included.
       mask: bool[B], False for pairs that take no part, as pictures or as texts.
     """
     logits = _keep(logits, mask[:, None] & mask[None])
@@ -278,9 +278,9 @@ def sigmoid_contrast_loss(logits: Array, mask: Array) -> Sums:
 
 
 def softmax_contrast_loss(logits: Array, mask: Array) -> Sums:
-    """Which text is of which picture and which picture of which text: softmax cross-entropy (CLIP).
+    """Matches texts to pictures and pictures to texts: softmax cross-entropy (CLIP).
 
-    The mean of both directions, of which a bias changes neither; arguments and score are those of
+    The mean of both directions; a bias changes neither. Arguments and score are those of
     `sigmoid_contrast_loss`.
     """
     loss = 0.5 * (one_way_contrast(logits, mask) + one_way_contrast(logits.T, mask))
@@ -288,9 +288,9 @@ def softmax_contrast_loss(logits: Array, mask: Array) -> Sums:
 
 
 def one_way_contrast(logits: Array, mask: Array) -> Array:
-    """float32[B], cross-entropy of each row's own column among those of `mask`; see above."""
+    """float32[B], cross-entropy of each row's own column among those in `mask`; see above."""
     pairs = mask[:, None] & mask[None]
-    # A finite score for columns that take no part: a row without any stays free of NaN.
+    # A finite score for columns that take no part: a row without columns stays free of NaN.
     logits = jnp.where(pairs, _keep(logits, pairs), _MASKED_LOGIT)
     return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(len(mask)))
 

@@ -1,4 +1,4 @@
-"""Tasks on data sets of a user's own: one of the twelve with other data, perhaps other labels."""
+"""Tasks on a user's own data sets: one of the twelve with other data, perhaps other labels."""
 
 import dataclasses
 import re
@@ -15,9 +15,9 @@ ANSWER_HEADS = ("vqa", "gqa")
 
 
 def own_task(name: str, options: OwnTaskOptions) -> Task:
-    """The task `name`: like `options.like`, with a head of its own where its labels are its own.
+    """The task `name`: like `options.like`, with a head of its own if its labels are its own.
 
-    The head is then called as the task.
+    The head then has the name of the task.
     """
     like = TASKS[options.like]
     head = like.head
@@ -30,7 +30,7 @@ def own_task(name: str, options: OwnTaskOptions) -> Task:
 
 
 def wrong(name: str, options: OwnTaskOptions) -> list[str]:
-    """What is wrong with the settings of such a task, each ".SETTING: what" or ": what"."""
+    """Faults in the settings of such a task, each ".SETTING: fault" or ": fault"."""
     errors = []
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in (*TASKS, *RESERVED_HEADS):
         errors.append(

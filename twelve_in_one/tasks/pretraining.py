@@ -1,8 +1,8 @@
 """The loss of pretraining on captions: masked words, masked regions, alignment (paper section 4).
 
-A batch says itself what a masked region is asked for: "region_classes" its class distribution
-(target 0), "region_features" alone its feature (target 1), with "across_draws" and "within_draws"
-its feature among others (target 2). Letters as in `data/pretraining.py`.
+The batch itself gives the target of masked regions: "region_classes" their class distribution
+(target 0), "region_features" alone their feature (target 1), with "across_draws" and "within_draws"
+their feature among others (target 2). Letters as in `data/encode/pretraining.py`.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from twelve_in_one.tasks.losses import Sums
 
 
 def loss(outputs: Mapping[str, jax.Array], batch: Mapping[str, Any]) -> Sums:
-    """Sums of three parts, in the order of `models.config.PRETRAINING_HEADS`.
+    """Sums of three parts, in the order of `PRETRAINING_HEADS`.
 
     The loss of the second is multiplied by batch["region_weight"], that of the third by
     batch["alignment_weight"]; the total is the sum of the parts' means.
@@ -68,31 +68,31 @@ def _masked_region_loss(predictions: jax.Array, batch: Mapping[str, Any]) -> Sum
 def contrast_negatives(
     across: jax.Array, within: jax.Array, real: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Which regions of the batch a masked region is told apart from.
+    """Chooses the regions of the batch from which a masked region is distinguished.
 
-    As in the released code, which however may draw padded slots: here these are left out.
+    As in the released code, except that it may draw padded slots, which are left out here.
 
     Args:
       across: float[B, R, K] uniform in [0, 1), of regions of other rows.
-      within: float[B, R, K'] likewise, of other regions of the own row.
-      real: bool[B, R], True for real regions, which stand in front of padding; without the global
-        region, as the draws.
+      within: float[B, R, K'] also, of other regions of the same row.
+      real: bool[B, R], True for real regions, which come before padding; without the global
+        region, like the draws.
 
     Returns:
       int32[B, R, K + K'], rows of the regions flattened to [B * R], and bool[B, R, K + K'], whether
-      they are real regions and others than the region itself.
+      they are real regions other than the region itself.
     """
     rows, regions, _ = across.shape
     row = jnp.arange(rows)[:, None, None]
     own = jnp.arange(regions)[None, :, None]
     last = rows * regions - 1
 
-    # One of the (B - 1) * R slots of other rows: those from the own row on move up by a row.
+    # One of the (B - 1) * R slots of other rows: slots from the own row on move up by a row.
     slot = jnp.floor(across * ((rows - 1) * regions)).astype(jnp.int32)
     other = jnp.minimum(slot + jnp.where(slot >= row * regions, regions, 0), last)
     usable = real.reshape(-1)[other] & (other // regions != row)  # a single row has no others
 
-    # One of the row's real regions but the own.
+    # One of the row's real regions except its own.
     size = jnp.sum(real, axis=1, dtype=jnp.int32)[:, None, None]
     place = jnp.floor(within * jnp.maximum(size - 1, 0)).astype(jnp.int32)
     place = place + (place >= own)

@@ -1,16 +1,16 @@
-"""A task as data: which head it reads, which loss it trains, and the shapes of its batches.
+"""A task as data: its head, its loss, and the shapes of its batches.
 
-A batch is a dict (B examples; k trunk rows an example, the axis present only where k > 1):
+A batch is a dict (B examples; k trunk rows per example, the axis present only if k > 1):
 
 * tokens int32[B, (k,) T], token_mask bool[B, (k,) T]
 * regions float[B, (k,) R, F] (region 0 is the mean of the image's regions),
   boxes float32[B, (k,) R, 5], region_mask bool[B, (k,) R]
 * task_id int32[]
-* _mask bool[B], False for rows that only fill the batch up
+* _mask bool[B], False for rows that only fill the batch
 * targets, by kind of task:
   "answer" float[B, L] soft scores; "verdict" float[B, L] one-hot; "match" int32[B] the option that
   fits; "region" float[B, R] IoU; "choice" float[B, M] IoU with choices int32[B, M] (regions) and
-  choice_mask bool[B, M]. Kind "pretraining" has no targets but what `data/pretraining.py` lists.
+  choice_mask bool[B, M]. Kind "pretraining" has only the targets listed in `data/encode/pretraining.py`.
 
 Batches made from datasets also carry example_id str[B], for the host only.
 """
@@ -44,15 +44,15 @@ class Task:
         verification.
       task_id: row of the task-token table (the number in the reference's task file, unless a run's
         config names another).
-      head: output head it reads; of kind "pretraining" the one that judges whole examples.
+      head: output head it reads; for kind "pretraining" the one that judges whole examples.
       kind: loss and layout of its targets.
       rows_per_example: trunk rows that one example takes (4 retrieval options, 2 images of a pair).
       max_tokens: text positions T, with CLS and SEP, before the task token.
       max_regions: region slots R, with the global region.
-      batch_size: examples a batch, of the paper's run.
-      learning_rate: of the paper's run.
-      num_choices: choice slots M of kind "choice", else 0.
-      detected_slots: of kind "choice": slots for detected regions, with the global one; annotated
+      batch_size: examples per batch, in the paper's run.
+      learning_rate: in the paper's run.
+      num_choices: choice slots M for kind "choice", else 0.
+      detected_slots: for kind "choice": slots for detected regions, with the global one; annotated
         boxes follow.
     """
 
@@ -77,11 +77,11 @@ class Task:
 
 
 def label_names(task: Task, answers: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """What the labels of kinds "answer" and "verdict" mean, in their order.
+    """Meanings of the labels of kinds "answer" and "verdict", in their order.
 
     Args:
       task: one of these.
-      answers: head -> answers, of heads whose labels come with the data.
+      answers: head -> answers, for heads whose labels come with the data.
 
     Raises:
       ValueError: there are none for its head.
@@ -93,7 +93,7 @@ def label_names(task: Task, answers: Mapping[str, tuple[str, ...]]) -> tuple[str
 
 
 def names_of_labels(task: Task, answers: Mapping[str, int]) -> dict[int, str]:
-    """`label_names` by label, where the data gives answer -> label."""
+    """`label_names` by label, from answer -> label in the data."""
     fixed = VERDICTS.get(task.head)
     return dict(enumerate(fixed)) if fixed else {label: name for name, label in answers.items()}
 
@@ -110,5 +110,5 @@ def task_loss(task: Task, outputs: Mapping[str, jax.Array], batch: Mapping[str, 
 
 
 def task_count(task: Task, batch: Mapping[str, Any]) -> jax.Array:
-    """What the loss of a batch is divided by: `Sums.count` of `task_loss`, known before it."""
+    """The divisor of a batch's loss: `Sums.count` of `task_loss`, known before it."""
     return kinds.batch_count(KINDS[task.kind], batch)

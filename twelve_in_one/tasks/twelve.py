@@ -1,7 +1,7 @@
 """The twelve tasks of 12-in-1, in the paper's groups, and pretraining.
 
 Sequence lengths, batch sizes and learning rates are those of the released task file; task ids are
-the numbers of its keys. Task ids that are missing belong to datasets outside the twelve.
+the numbers of its keys. Missing task ids belong to datasets outside the twelve.
 """
 
 from collections.abc import Mapping

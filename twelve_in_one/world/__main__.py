@@ -55,7 +55,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 if the world is there in the end."""
+    """Runs the command; returns 0 if the world exists at the end."""
     try:
         extras.require("making pictures", "data")
     except ImportError as error:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from twelve_in_one.world import make
 
     args = parse_arguments(argv)
-    # As on an interrupt, what is unfinished is removed.
+    # As on an interrupt, unfinished output is removed.
     signal.signal(signal.SIGTERM, _stop)
     start = time.perf_counter()
     try:

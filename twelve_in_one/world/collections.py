@@ -1,7 +1,7 @@
-"""Which scene is which picture of which collection, under which official id and file name.
+"""Assigns scenes to the pictures of collections, with official ids and file names.
 
-Collections share photos as the real ones do: half of Visual Genome's are COCO's, too, under another
-id and name. NLVR2's, Flickr30k's and those of the web have nothing in common with the others.
+Collections share photos like the real ones: half of Visual Genome's are also COCO's, under another
+id and name. NLVR2's, Flickr30k's and those of the web share nothing with the others.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from twelve_in_one.world.language import entailment
 from twelve_in_one.world.scene import Scene
 
-# Shares of the world's distinct pictures, and how many it takes for every split to have some.
+# Shares of the world's distinct pictures, and the number needed for every split to have some.
 _SHARES = {
     "train2014": 0.26,
     "val2014": 0.11,
@@ -25,7 +25,7 @@ _SHARES = {
     "conceptual_captions": 0.08,
 }
 _LEAST = dict.fromkeys(_SHARES, 2) | {"train2014": 10, "val2014": 4, "flickr30k": 8, "nlvr2": 12}
-# A picture of Visual Genome that is in COCO, too, for each that is not.
+# For each picture of Visual Genome outside COCO, one that is also in COCO.
 _TWINS = 1.0
 _NLVR2_SHARES = {"train": 0.64, "dev": 0.16, "test1": 0.2}
 # Several pairs are needed for a sentence to be true of some and false of others.
@@ -40,13 +40,13 @@ class Picture:
     """A picture under its name in one collection.
 
     Attributes:
-      position: of its scene among the world's scenes, by which the same photo is known elsewhere.
-      scene: what it shows.
+      position: of its scene among the world's scenes; identifies the same photo elsewhere.
+      scene: its contents.
       image_id: official id, -1 in NLVR2, whose pictures only have names.
       file: path below the folder of all images.
-      object_id: id of its first thing; the others follow. Unique over a collection, 0 where
+      object_id: id of its first thing; the others follow. Unique within a collection, 0 if
         nothing refers to things.
-      coco_id: id of the same photo in COCO, -1 where it is in no part of COCO.
+      coco_id: id of the same photo in COCO, -1 if it is in no part of COCO.
       only_tested: see `tested.py`; datasets say more about it.
     """
 
@@ -60,13 +60,13 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """The file's name without folders."""
+        """The file name without folders."""
         return self.file.rsplit("/", 1)[-1]
 
 
 Pictures = tuple[Picture, ...]
 Pair = tuple[Picture, Picture]
-# Pairs that the same sentences are about.
+# Pairs described by the same sentences.
 PairSet = tuple[Pair, ...]
 
 
@@ -81,8 +81,8 @@ class Collections:
       flickr30k: all.
       nlvr2: "train", "dev" or "test1" -> sets of pairs; files "<split>-<set>-<pair>-img<side>.jpg".
       conceptual_captions: "train" or "val" -> pictures; ids are line numbers within the split.
-      referred: further ones of train2014 about which there are neither questions nor captions.
-      pointed_at: those of them that Visual Genome has too, likewise without questions.
+      referred: further pictures of train2014, without questions or captions.
+      pointed_at: those of them that are also in Visual Genome, there also without questions.
     """
 
     coco: Mapping[str, Pictures]
@@ -112,7 +112,7 @@ def divide(total: int, shares: Mapping[str, float], least: Mapping[str, int]) ->
     """Whole numbers close to `total * share` that add up to `total`, each at least `least`.
 
     Raises:
-      ValueError: the least numbers alone are more than `total`.
+      ValueError: the minimum numbers alone add up to more than `total`.
     """
     if sum(least.values()) > total:
         raise ValueError(f"{total} cannot be divided into at least {dict(least)}")
@@ -130,13 +130,13 @@ def divide(total: int, shares: Mapping[str, float], least: Mapping[str, int]) ->
 
 @functools.cache
 def leaves_open(scene: Scene) -> bool:
-    """Whether SNLI-VE finds hypotheses of all labels: there is shade beside several other things.
+    """Returns whether SNLI-VE finds hypotheses of all labels: shade and several other things.
 
-    Curtains play no part, so that having one says nothing about the label.
+    Curtains play no part, so having one says nothing about the label.
     """
     if len(scene.things) < 5 or not any(thing.shaded for thing in scene.things):
         return False
-    # Whether there is a hypothesis does not depend on the label.
+    # The existence of a hypothesis does not depend on the label.
     rng = np.random.default_rng(0)
     return any(entailment.hypothesis(scene, rng, "neutral") for _ in range(_OPEN_TRIES))
 
@@ -170,7 +170,7 @@ def make_collections(
 
 
 def _arranged(scenes: tuple[Scene, ...], flickr30k: range) -> tuple[Scene, ...]:
-    """Swaps a few scenes, if need be, so that Flickr30k has enough for SNLI-VE in small worlds."""
+    """Swaps a few scenes, if needed, so that Flickr30k has enough for SNLI-VE in small worlds."""
     arranged = list(scenes)
     to_give = [i for i in flickr30k if not leaves_open(scenes[i])]
     missing = _LEAST_OPEN - (len(flickr30k) - len(to_give))
@@ -186,7 +186,7 @@ def _ids(count: int, first: int, gap: int, rng: np.random.Generator) -> list[int
 
 
 def _object_ids(scenes: list[Scene], first: int) -> list[int]:
-    """Id of the first thing of each scene, if things are numbered through from `first`."""
+    """Id of the first thing of each scene, with things numbered consecutively from `first`."""
     counts = [len(scene.things) for scene in scenes]
     return (first + np.cumsum([0, *counts[:-1]])).tolist()
 
@@ -197,7 +197,7 @@ def further_ids(
     gap: int,
     rng: np.random.Generator,
 ) -> tuple[list[int], list[int]]:
-    """Ids of more pictures, and of the first things of each, beyond those of a collection."""
+    """Ids of more pictures, and of their first things, beyond those of a collection."""
     last = max(others, key=lambda picture: picture.image_id)
     scenes = [scene for _, scene in placed]
     return (
@@ -248,7 +248,7 @@ def _visual_genome(
 
 
 def _gqa_testdev(positions: range, scenes: tuple[Scene, ...], rng: np.random.Generator) -> Pictures:
-    """In the collection of Visual Genome, as GQA distributes both together."""
+    """In the collection of Visual Genome, because GQA distributes both together."""
     ids = _ids(len(positions), 161_000, 9, rng)
     return tuple(
         Picture(position, scenes[position], image_id, f"visual_genome/gqa/n{image_id}.jpg", 0)
@@ -265,7 +265,7 @@ def _flickr30k(positions: range, scenes: tuple[Scene, ...], rng: np.random.Gener
 
 
 def _nlvr2(positions: range, scenes: tuple[Scene, ...]) -> dict[str, tuple[PairSet, ...]]:
-    """Consecutive scenes as pairs, four to seven pairs a set."""
+    """Consecutive scenes as pairs, four to seven pairs per set."""
     counts = divide(len(positions) // 2, _NLVR2_SHARES, dict.fromkeys(_NLVR2_SHARES, _LEAST_PAIRS))
     first = positions.start
     sets = {}
@@ -286,7 +286,7 @@ def _nlvr2(positions: range, scenes: tuple[Scene, ...]) -> dict[str, tuple[PairS
 def nlvr2_pair(
     name: str, placed: Sequence[tuple[int, Scene]], *, only_tested: bool = False
 ) -> Pair:
-    """Left and right picture, a position and a scene each; NLVR2 has no numbers for pictures."""
+    """Left and right picture, each a position and a scene; NLVR2 has no picture numbers."""
     folder = name.split("-")[0]
     left, right = (
         Picture(
@@ -298,7 +298,7 @@ def nlvr2_pair(
 
 
 def _conceptual_captions(split: str, positions: range, scenes: tuple[Scene, ...]) -> Pictures:
-    """A picture a line; "val-" keeps the lines of the second file apart from those of the first."""
+    """One picture per line; "val-" separates the lines of the second file from the first's."""
     prefix = "" if split == "train" else f"{split}-"
     return tuple(
         Picture(position, scenes[position], line, f"conceptual_captions/{prefix}{line}.jpg", 0)

@@ -1,4 +1,4 @@
-"""A picture of what a world's files say: for looking at, read as a training job reads them."""
+"""A picture for people of the contents of a world's files, read as in a training job."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ _PAPER, _INK, _MARK = (250, 249, 246), (28, 28, 30), (255, 0, 120)
 
 
 class _Cell(NamedTuple):
-    """What is shown of a picture.
+    """One cell of the sheet.
 
     Attributes:
       file: of the picture.
@@ -32,13 +32,13 @@ class _Cell(NamedTuple):
 
 
 def draw(folder: Path) -> None:
-    """Writes contact_sheet.png: pictures of RefCOCO's training split with what is said of them.
+    """Writes contact_sheet.png: pictures of RefCOCO's training split with texts about them.
 
     Args:
       folder: of a world, all datasets written.
 
     Raises:
-      DataError: a file of it cannot be read.
+      DataError: one of its files cannot be read.
     """
     cells = _cells(folder)
     font = ImageFont.load_default(_TEXT_SIZE)
@@ -86,7 +86,7 @@ def _cells(folder: Path) -> list[_Cell]:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Lines of whole words that fit a cell."""
+    """Lines of whole words that fit in a cell."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,4 +1,4 @@
-"""What a scene lies on: a textured ground, and the curtain before one side of it."""
+"""Grounds of scenes: a textured ground, and the curtain in front of one side of it."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from twelve_in_one.world.scene import HEIGHT, WIDTH
 from twelve_in_one.world.scenes import CURTAIN_WIDTH
 
-# Pale and dull beside COLOURS, so that things of any colour stand out.
+# Pale and dull compared with COLOURS, so things of any colour stand out.
 _GROUND_COLOURS = {
     "grass": (150, 184, 112),
     "sand": (228, 208, 164),
@@ -20,7 +20,7 @@ _CURTAIN_COLOURS = ((112, 70, 84), (78, 92, 120), (134, 118, 92), (92, 112, 104)
 
 
 def ground(name: str, rng: np.random.Generator) -> np.ndarray:
-    """float32[H, W, 3], 0 to 255: the ground `name` with its texture, no light on it yet."""
+    """float32[H, W, 3], 0 to 255: the ground `name` with its texture, not yet lit."""
     base = np.asarray(_GROUND_COLOURS[name], np.float32) + rng.normal(0, 4, 3).astype(np.float32)
     clouds = 10 * _noise(4, 5, rng) + 5 * _noise(16, 20, rng)
     return base + (clouds + _TEXTURES[name](rng))[..., None]
@@ -35,7 +35,7 @@ def draw_curtain(picture: np.ndarray, side: str, rng: np.random.Generator) -> No
     sway = 1.5 * np.sin(y / rng.uniform(18, 30) + rng.uniform(0, 6))
     folds = np.sin((x + sway) * 2 * np.pi / rng.uniform(7.5, 10.5) + rng.uniform(0, 6))
     shade = 1 + 0.2 * folds + 0.06 * np.sin(2.3 * x + rng.uniform(0, 6))
-    # The seam towards the picture is dark and throws a soft shadow on the ground beside it.
+    # The inner seam is dark and throws a soft shadow on the ground beside it.
     shade[:, -2:] *= 0.7
     panel = np.clip(shade, 0.4, 1.5)[..., None] * colour
     shadow = 1 - 0.35 * np.exp(-np.arange(10, dtype=np.float32) / 4)[:, None]
@@ -48,7 +48,7 @@ def draw_curtain(picture: np.ndarray, side: str, rng: np.random.Generator) -> No
 
 
 def _noise(rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
-    """float32[H, W], about -1 to 1: a coarse grid of random numbers, drawn smooth."""
+    """float32[H, W], about -1 to 1: a coarse grid of random numbers, smoothly interpolated."""
     grid = Image.fromarray(rng.uniform(-1, 1, (rows, columns)).astype(np.float32))
     return np.asarray(grid.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 

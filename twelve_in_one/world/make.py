@@ -33,13 +33,13 @@ from twelve_in_one.world.writers import (
 from twelve_in_one.world.writers.output import Counts, Item, Result, Run
 
 MIN_IMAGES, MAX_IMAGES = 50, 50_000
-# Of what the same arguments make; to be raised with every change of it.
+# Version of the output for the same arguments; raise it with every change of the output.
 VERSION = 3
 ABOUT = "world.json"
 
 _JPEG_QUALITY = 92
 _LOG_SECONDS = 1.0
-_CHUNK = 32  # most items that a process is given at a time
+_CHUNK = 32  # most items handed to a process at a time
 
 Log = Callable[[str], None]
 
@@ -53,7 +53,7 @@ class _Chunk(NamedTuple):
 
 
 def is_made(out: Path, images: int, seed: int, more_captions: int = 0) -> bool:
-    """Whether `out` holds the world of these arguments already.
+    """Returns whether `out` already holds the world of these arguments.
 
     Raises:
       ValueError: an argument is out of range; or `out` holds something else, which is never
@@ -81,26 +81,26 @@ def is_made(out: Path, images: int, seed: int, more_captions: int = 0) -> bool:
 def make(
     out: Path, images: int, seed: int, jobs: int, log: Log, more_captions: int = 0
 ) -> dict[str, Counts]:
-    """Makes a world in a temporary folder beside `out`, and names it `out` when it is complete.
+    """Makes a world in a temporary folder beside `out`, and renames it to `out` when complete.
 
-    The same images, seed and `VERSION` make the same bytes, whatever the number of jobs (with the
+    The same images, seed and `VERSION` make the same bytes for any number of jobs (with the
     same release of Pillow and numpy).
 
     Args:
       out: a folder that does not exist or is empty.
-      images: number of different pictures; many have several names. Those that are only tested
-        on (see `tested.py`) come on top.
+      images: number of different pictures; many have several names. Pictures for testing only
+        (see `tested.py`) are extra.
       seed: not negative.
-      jobs: processes.
-      log: is told how far it is, with rate and time left.
-      more_captions: further pictures, for Conceptual Captions alone; they leave the other datasets
-        as they are.
+      jobs: number of processes.
+      log: receives progress, with rate and time left.
+      more_captions: further pictures, for Conceptual Captions alone; they do not change the other
+        datasets.
 
     Returns:
       Dataset -> split -> records and pictures.
 
     Raises:
-      ValueError: see `is_made`; also if the world is there already, or `jobs` is below 1.
+      ValueError: see `is_made`; also if the world already exists, or `jobs` is below 1.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
@@ -113,7 +113,7 @@ def make(
         if jobs == 1:
             counts = _fill(folder, images, seed, more_captions, _Runner(seed, None, 1, log))
         else:
-            # A fork of a process that runs threads, as JAX and TensorFlow do, may hang.
+            # A fork of a process with threads, like those of JAX and TensorFlow, may hang.
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent)
             try:
@@ -167,7 +167,7 @@ def _fill(folder: Path, images: int, seed: int, more_captions: int, run: Run) ->
 def _write_datasets(
     folder: Path, collections: Collections, splits: Splits, run: Run, least: int
 ) -> dict[str, Counts]:
-    """Writes everything; captions that are tested on are `least` or more."""
+    """Writes everything, with at least `least` test captions."""
     flickr_captions = captions.describe(
         "flickr30k", collections.flickr30k, run, splits.flickr30k["test"], least
     )
@@ -225,7 +225,7 @@ def _draw(item: tuple[Scene, list[Path]], rng: np.random.Generator) -> None:
 
 
 class _Runner:
-    """See `Run`; in this process where there is no pool."""
+    """See `Run`; in this process if there is no pool."""
 
     def __init__(self, seed: int, pool: ProcessPoolExecutor | None, jobs: int, log: Log):
         self._seed, self._pool, self._jobs, self._log = seed, pool, jobs, log
@@ -264,5 +264,5 @@ def _call(chunk: _Chunk) -> list[Any]:
 
 
 def _rng(seed: int, name: str, position: int = 0) -> np.random.Generator:
-    """Randomness of one item of one step, no matter where and when it is worked on."""
+    """Randomness of one item of one step, wherever and whenever it is processed."""
     return np.random.default_rng([seed, zlib.crc32(name.encode()), position])

@@ -1,4 +1,4 @@
-"""Draws scenes: whatever a question may ask for can be seen, and nothing else gives it away."""
+"""Draws scenes: everything that a question may ask for is visible, and nothing else reveals it."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -15,7 +15,7 @@ _SILHOUETTE = np.array((34, 33, 40), np.float32)
 def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Pixels of the scene, uint8[H, W, 3].
 
-    `rng` decides what no sentence speaks of: texture, light, tints, sharpness and noise.
+    `rng` decides details that no sentence mentions: texture, light, tints, sharpness and noise.
     """
     border = (_BORDER, _BORDER)
     canvas = np.pad(ground(scene.ground, rng), (border, border, (0, 0)), mode="edge")
@@ -49,7 +49,7 @@ def _draw_thing(canvas: np.ndarray, thing: Thing, rng: np.random.Generator) -> N
 
 
 def _mask(thing: Thing, left: int, top: int, size: int) -> Image.Image:
-    """Which points of the square of `size` pixels at (left, top) the thing covers, enlarged."""
+    """The points of the square of `size` pixels at (left, top) that the thing covers, enlarged."""
     mask = Image.new("L", (size * _SCALE, size * _SCALE))
     draw = ImageDraw.Draw(mask)
     draw.polygon(((outline(thing) - (left, top)) * _SCALE).ravel().tolist(), fill=255)
@@ -68,7 +68,7 @@ def _surface(
       thing: not shaded.
       mask: its points, enlarged.
       cover: float32[S, S, 1], share of each pixel that it covers.
-      rng: decides tints and where the pattern begins.
+      rng: decides tints and the start of the pattern.
 
     Returns:
       float32[S, S, 3].
@@ -77,7 +77,7 @@ def _surface(
     # Dark marks on light things, light marks on dark ones.
     mark = colour * 0.42 if colour.mean() > 125 else colour * 0.25 + 185
     colour, mark = colour.astype(np.float32), mark.astype(np.float32)
-    # A point is off the rim if nothing around it is outside.
+    # A point is not on the rim if nothing around it is outside.
     rim = max(3.0, 0.1 * thing.radius * _SCALE)
     inside = np.asarray(mask.filter(ImageFilter.BoxBlur(rim))) == 255
     inner = _share(inside)
@@ -92,7 +92,7 @@ def _surface(
 
 
 def _marks(pattern: str, size: int, step: float, rng: np.random.Generator) -> np.ndarray:
-    """bool[size, size], where stripes or dots lie that repeat every `step` points."""
+    """bool[size, size], the stripes or dots, which repeat every `step` points."""
     x = (np.arange(size, dtype=np.float32) + rng.uniform(0, size))[None] / np.float32(step)
     y = (np.arange(size, dtype=np.float32) + rng.uniform(0, size))[:, None] / np.float32(step)
     if pattern == "striped":

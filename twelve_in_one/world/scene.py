@@ -1,14 +1,14 @@
-"""What a picture of the world shows: things on a ground, some in shadow, perhaps a curtain.
+"""Contents of a picture of the world: things on a ground, some in shadow, perhaps a curtain.
 
-A scene is plain data. `render` turns it into pixels, `language` into sentences; the two never meet
-elsewhere, and nothing downstream of the written files sees a scene.
+A scene is plain data. `render` turns it into pixels, `language` into sentences; nothing else
+connects the two, and nothing downstream of the written files sees a scene.
 """
 
 import dataclasses
 
 WIDTH, HEIGHT = 160, 128
 
-# Names with the RGB that a thing of that colour has before light and noise.
+# Names with the RGB of a thing of that colour before light and noise.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (208, 42, 42),
     "green": (52, 160, 62),
@@ -36,7 +36,7 @@ SIZES = ("small", "large")
 GROUNDS = ("grass", "sand", "sea", "snow", "street")
 # Radius in pixels of a thing of each size, before a variation of 10 % either way.
 RADIUS = {"small": 10.0, "large": 17.0}
-# Share of scenes with a curtain: of the sampler, and of what is said of hidden things.
+# Share of scenes with a curtain: for the sampler, and for sentences about hidden things.
 CURTAIN_SHARE = 0.3
 
 
@@ -46,14 +46,14 @@ class Thing:
 
     Attributes:
       shape: one of SHAPES.
-      colour: one of COLOURS. Cannot be told where `shaded`.
-      pattern: one of PATTERNS. Cannot be told where `shaded`.
+      colour: one of COLOURS. Cannot be told if `shaded`.
+      pattern: one of PATTERNS. Cannot be told if `shaded`.
       size: one of SIZES.
       x: centre, pixels from the left.
       y: centre, pixels from the top.
       radius: pixels.
       turn: rotation, radians, within a few degrees of upright.
-      shaded: drawn as a dark silhouette, so that shape and size can be seen but not its colour.
+      shaded: drawn as a dark silhouette, so shape and size are visible, but not its colour.
     """
 
     shape: str
@@ -84,8 +84,8 @@ class Scene:
     Attributes:
       ground: one of GROUNDS, the background.
       things: 3 to 8, no two of equal shape, colour, pattern and size; none covers another's centre.
-      curtain: "left" or "right" where a curtain hides that side of the picture (what is behind it
-        cannot be known, and no thing is), else None.
+      curtain: "left" or "right" if a curtain hides that side of the picture (the space behind it
+        is unknown, and in fact empty), else None.
     """
 
     ground: str

@@ -1,7 +1,7 @@
-"""Draws scenes at random: what is on the ground, where it lies, what a curtain hides.
+"""Draws scenes at random: the things on the ground, their places, and the curtain.
 
-Things of a scene often share shape or colour, so that a question or an expression that names only
-one of them does not say which thing it means.
+Things in a scene often share shape or colour, so a question or an expression that names only
+one of these does not say which thing it means.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ from twelve_in_one.world.scene import (
 MIN_THINGS, MAX_THINGS = 3, 8
 CURTAIN_WIDTH = 0.22 * WIDTH  # pixels
 _SHADED_SHARE = 0.15
-# How often a thing takes over a property from one that is there already.
+# How often a thing takes a property from an existing one.
 _SAME_SHAPE, _SAME_COLOUR = 0.4, 0.35
 _PATTERN_SHARES = (0.5, 0.25, 0.25)
 _MAX_OVERLAP = 0.2  # of two boxes, as a share of the smaller one
@@ -77,7 +77,7 @@ def _placed(
     curtain: str | None,
     rng: np.random.Generator,
 ) -> Thing | None:
-    """A thing of these looks at a free place, None if a few dozen random places are all taken."""
+    """A thing with these looks at a free place, or None if a few dozen random places are taken."""
     shape, colour, pattern, size = looks
     radius = round(float(RADIUS[size] * rng.uniform(0.9, 1.1)), 2)
     left = _MARGIN + radius + (CURTAIN_WIDTH if curtain == "left" else 0)

@@ -6,15 +6,15 @@ import numpy as np
 
 from twelve_in_one.world.scene import Thing
 
-# Share of the radius at which the hole of a ring begins.
+# Radius of a ring's hole, as a share of the ring's radius.
 RING_HOLE = 0.5
 
 
 def outline(thing: Thing) -> np.ndarray:
     """Corners of the thing's outline in pixels: float64[P, 2], x and y.
 
-    The outline is turned by `thing.turn` and then fitted to the box, all four sides of which it
-    touches; that of a ring is its outer circle.
+    The outline is turned by `thing.turn` and then fitted to the box, so it touches all four sides;
+    a ring's outline is its outer circle.
     """
     cos, sin = math.cos(thing.turn), math.sin(thing.turn)
     points = _UNIT_OUTLINES[thing.shape] @ np.array([[cos, sin], [-sin, cos]])

@@ -1,7 +1,7 @@
-"""Which pictures each dataset trains, validates and tests on.
+"""The pictures that each dataset trains, validates and tests on.
 
-As with the real datasets, the divisions of one collection know nothing of each other: a picture
-that RefCOCO tests on is one that VQA, COCO retrieval and perhaps RefCOCOg train on.
+As in the real datasets, the divisions of one collection are independent of each other: VQA, COCO
+retrieval and perhaps RefCOCOg train on a picture that RefCOCO tests on.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from twelve_in_one.world.scene import Thing
 
 Division = Mapping[str, Pictures]
 
-# Targets of RefCOCO's testA, where the real one has people; those of testB are of other shapes.
+# Targets of RefCOCO's testA, where the real one has people; those of testB have other shapes.
 ROUND_SHAPES = frozenset({"circle", "ring", "heart", "crescent"})
 MIN_CHOICES = 4  # of a Visual7W question
 
@@ -42,7 +42,7 @@ class Splits:
     Attributes:
       karpathy: COCO captions: "train" (train2014), "restval", "val" and "test" (all of val2014).
       flickr30k: "train", "val", "test"; all of Flickr30k.
-      snli_ve: "train", "dev", "test"; those of Flickr30k about which much is open (see
+      snli_ve: "train", "dev", "test"; those of Flickr30k that leave much open (see
         `leaves_open`), divided differently.
       gqa: "train", "val", "testdev"; most of Visual Genome, testdev apart from it.
       visual7w: "train", "val", "test"; some of Visual Genome, with at least four things.
@@ -62,16 +62,16 @@ class Splits:
 
 
 def is_round(thing: Thing) -> bool:
-    """Whether RefCOCO's testA, not testB, refers to such a thing."""
+    """Returns whether RefCOCO's testA, not testB, refers to such a thing."""
     return thing.shape in ROUND_SHAPES
 
 
 def make_splits(collections: Collections, rng: np.random.Generator) -> Splits:
     """Divides the collections.
 
-    A picture that is tested on is lost to all training, and here test sets are larger beside
+    A test picture is lost to all training, and here test sets are larger relative to
     training sets than in reality. Half of the test pictures of RefCOCOg, GuessWhat, Visual7W and
-    SNLI-VE are therefore chosen among those that another dataset tests on.
+    SNLI-VE are therefore chosen among another dataset's test pictures.
     """
     coco, flickr30k = collections.coco, collections.flickr30k
     karpathy = {"train": coco["train2014"]} | _divide(coco["val2014"], _KARPATHY, rng)
@@ -103,7 +103,7 @@ def _take(
     rng: np.random.Generator,
     prefer: Callable[[Picture], bool] = lambda picture: True,
 ) -> tuple[Pictures, Pictures]:
-    """`count` random pictures, preferred ones as far as there are, and the others; both sorted."""
+    """`count` random pictures, preferred ones first if there are any, and the rest; both sorted."""
     order = sorted(rng.permutation(len(pictures)), key=lambda i: not prefer(pictures[i]))
     taken, rest = ([pictures[i] for i in part] for part in (order[:count], order[count:]))
     return _sorted(taken), _sorted(rest)
@@ -114,7 +114,7 @@ def _sorted(pictures: Sequence[Picture]) -> Pictures:
 
 
 def _counts(pictures: Sequence[Picture], shares: Mapping[str, float]) -> dict[str, int]:
-    """Size of each part, at least one picture but for what is left unused."""
+    """Size of each part: at least one picture, except for the unused rest."""
     least = {name: int(name != "unused") for name in shares}
     return divide(len(pictures), shares, least)
 
@@ -136,7 +136,7 @@ def _divide_beside(
     tested: set[int],
     rng: np.random.Generator,
 ) -> dict[str, Pictures]:
-    """As `_divide`, with half of the test pictures among the ids `tested`, the others not."""
+    """Like `_divide`, with half of the test pictures among the ids `tested`, the others not."""
     count = _counts(pictures, shares)["test"]
     shared, others = _take(pictures, count // 2, rng, lambda p: p.image_id in tested)
     own, others = _take(others, count - len(shared), rng, lambda p: p.image_id not in tested)

@@ -1,10 +1,10 @@
-"""Pictures that are only tested on: without them a difference of a point could not be told.
+"""Pictures for testing only: without them tests could not show a difference of one point.
 
-Of most tasks the shares of a world leave some hundred test examples, and a score of so few is
-uncertain by several points. Worlds that are large enough to be trained on therefore have a fixed
-number of further pictures, about which each dataset says more than about others, so that every task
-is tested on at least `EXAMPLES`. They come after the others in every order: what those show and
-what is said about them does not change, and neither does any training split.
+The shares of a world leave most tasks some hundred test examples, and a score on so few is
+uncertain by several points. Worlds large enough for training therefore have a fixed
+number of further pictures, about which each dataset says more than about others, so every task
+is tested on at least `EXAMPLES`. They come after the others in every order: the others' contents
+and texts do not change, and neither does any training split.
 
 Datasets share these pictures, too, but no training split has them.
 """
@@ -38,14 +38,14 @@ _COUNTS = {
     "nlvr2": 120,
 }
 _POINTED_AT = 150  # of train2014, which are Visual Genome's as well
-# Captions are ranked among at least so many pictures. Each more is one more for every caption to be
-# scored with, so that there are rather more captions of a picture.
+# Captions are ranked among at least this many pictures. Each additional picture has to be scored
+# with every caption, so there are more captions per picture instead.
 _GALLERY = 40
 _PAIRS_PER_SET = 4
 
 
 def count(images: int) -> int:
-    """Scenes that `add` wants for a world of so many pictures."""
+    """Number of scenes that `add` needs for a world of this many pictures."""
     return sum(_COUNTS.values()) if images >= MIN_IMAGES else 0
 
 
@@ -169,7 +169,7 @@ def _genome(
 def _plain(
     file: str, placed: Placed, others: Sequence[Picture], rng: np.random.Generator
 ) -> Pictures:
-    """Pictures to whose things nothing refers."""
+    """Pictures with things that nothing refers to."""
     ids, _ = further_ids(others, placed, 9, rng)
     return tuple(
         Picture(position, scene, image_id, file.format(image_id), 0, only_tested=True)
@@ -190,7 +190,7 @@ def _pair_sets(placed: Placed, num_others: int) -> list[tuple[Pair, ...]]:
 
 
 def _lacking(pictures: Pictures, further: Pictures) -> Pictures:
-    """So many of the further ones that there are enough to rank."""
+    """As many of the further pictures as are needed for ranking."""
     return further[: max(0, _GALLERY - len(pictures))]
 
 

@@ -1,1 +1,1 @@
-"""Readers of the official annotation files, one module a dataset or family."""
+"""Readers of the official annotation files, one module per dataset or family."""

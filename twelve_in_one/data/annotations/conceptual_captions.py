@@ -3,14 +3,14 @@
 Official files (Google's Conceptual Captions page; licence and checksums are unknown here), lines
 "caption<tab>url" without a header: `Train_GCC-training.tsv` and
 `Validation_GCC-1.1.0-Validation.tsv`, 3.3 million lines and some 15,000. The columns may also come
-the other way round, as in Conceptual 12M: the caption is what is no address. A header is left out
-and not counted. Where there are none, `caption_train.json` and `caption_val.json` of the reference
-are read: {image id: caption}. All may be gzipped.
+in the other order, as in Conceptual 12M: the caption is the cell that is not an address. A header
+is skipped and not counted. Without these files, `caption_train.json` and `caption_val.json` of the
+reference are read: {image id: caption}. All may be gzipped.
 
-An image of the official files is known by the number of its line, from 0, with "val-" before it
-where the file is that of validation, which counts from 0 as well. The pictures have to be fetched
-from their addresses, many of which are dead; the one of image "val-17" is expected as "val-17.jpg"
-in the folder of images, which is also what `AnnotatedImage.file_name` says.
+An image of the official files is identified by its line number, from 0; ids of the validation file,
+which also counts from 0, start with "val-". The pictures have to be fetched from their addresses,
+many of which are dead; the picture of image "val-17" is expected as "val-17.jpg" in the folder of
+images, and `AnnotatedImage.file_name` has the same name.
 """
 
 import re
@@ -41,14 +41,14 @@ _COLUMN_NAMES = frozenset((*_CAPTION_NAMES, *_ADDRESS_NAMES))
 
 
 def read(folder: Path, split: str) -> AnnotationSet:
-    """All captions of a split in file order; the 3.3 million of training take some 1.7 GB.
+    """All captions of a split in file order; the 3.3 million for training take some 1.7 GB.
 
     Args:
       folder: where the files are.
       split: "train" or "val".
 
     Returns:
-      An annotation a caption; its example id is the image's id. Lines without caption or address
+      One annotation per caption; its example id is the image's id. Lines without caption or address
       are skipped, and keep their numbers; a header is noted.
 
     Raises:
@@ -76,7 +76,7 @@ def read(folder: Path, split: str) -> AnnotationSet:
 
 
 def stream(folder: Path, split: str) -> Iterator[Annotation | Skipped]:
-    """What `read` gathers, one at a time and without the images.
+    """Yields the annotations of `read` one at a time, without the images.
 
     Raises:
       MissingFile, ValueError: as `read`, at once.
@@ -91,7 +91,7 @@ def stream(folder: Path, split: str) -> Iterator[Annotation | Skipped]:
 
 
 def feature_key(image_id: str) -> str:
-    """The id by which stores of region features, one a file, know an image."""
+    """The id of an image in stores of region features with one file per image."""
     return image_id.removeprefix(_PREFIXES["val"])
 
 
@@ -118,11 +118,11 @@ def _has_header(path: Path) -> bool:
 
 
 def _is_header(path: Path, line: bytes) -> bool:
-    """Whether a first line names the columns.
+    """Returns whether a first line names the columns.
 
     Raises:
-      DataError: it may do so, or be a record without an address; by one line off, every caption
-        would be that of another image.
+      DataError: it could be either a header or a record without an address; an error of one line
+        would give every caption to another image.
     """
     try:
         cells = _cells(line)
@@ -140,7 +140,7 @@ def _is_header(path: Path, line: bytes) -> bool:
 
 
 def _caption(line: bytes) -> str:
-    """The cell that is no address, whichever comes first."""
+    """The cell that is not an address, in either column."""
     cells = _cells(line)
     captions = [cell for cell in cells if not _is_address(cell)]
     if len(captions) != 1:

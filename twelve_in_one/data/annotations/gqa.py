@@ -4,8 +4,8 @@ Official files, from the GQA download page (annotations CC-BY-4.0; checksums unk
 folder, unpacked or compressed with gzip: {train,val,testdev}_balanced_questions.json, each an
 object question id -> {"imageId", "question", "answer"}.
 
-Where a file is missing, the released code's `cache/{train,val,trainval}_target.pkl` with
-`cache/trainval_label2ans.pkl` are read in its place; these hold only the answers of the vocabulary.
+If a file is missing, the released code's `cache/{train,val,trainval}_target.pkl` and
+`cache/trainval_label2ans.pkl` are read instead; these hold only the answers in the vocabulary.
 Image ids are Visual Genome ids; some images of testdev are not in Visual Genome ("n161313").
 """
 
@@ -76,8 +76,8 @@ def read_trainval(folder: Path) -> AnnotationSet:
 def read_split(folder: Path, official_split: str) -> AnnotationSet:
     """Reads the questions of one official split.
 
-    An example has its answer with score 1 (from a cache: no answer where that is not in the
-    vocabulary). Questions of testdev may lack theirs.
+    An example has its answer with score 1 (from a cache: no answer if it is not in the
+    vocabulary). Questions of testdev may have no answer.
 
     Args:
       folder: of the files above.
@@ -117,7 +117,7 @@ def official_records(folder: Path, split: str) -> Callable[[frozenset[str]], Rec
 def records_of_files(
     paths: Iterable[Path], choices: Iterable[Path], example_ids: frozenset[str]
 ) -> Records:
-    """What the official program knows of some questions, out of files of questions and choices."""
+    """What the official program needs for some questions, from files of questions and choices."""
     records: dict[str, dict[str, Any]] = {}
     for path in paths:
         for key, record in json_stream.members(read_text(path), str(path)):

@@ -1,6 +1,6 @@
 """GuessWhat?! pointing: which object of a picture was a dialogue of questions and answers about?
 
-Official files (GuessWhat?! repository, Apache-2.0; a licence of the data is not stated), one game a
+Official files (GuessWhat?! repository, Apache-2.0; no licence of the data is stated), one game per
 line, possibly gzipped: `guesswhat.train.jsonl`, `guesswhat.valid.jsonl`, `guesswhat.test.jsonl`.
 Pictures and objects are COCO's. Checksums: unknown. The released 12-in-1 code also reads
 `cache/image_bbox_list.pkl` (image id -> {"bboxes": object ids}) and `cache/bboxes_dict.pkl` (object
@@ -27,15 +27,15 @@ from twelve_in_one.data.stored.records import (
     Skipped,
 )
 
-# Rows that the released code has for annotated boxes: 306 less the global region and 100 detections
-# is 205, the last of which stands for "no candidate".
+# Rows that the released code has for annotated boxes: 306 minus the global region and 100
+# detections is 205; the last one means "no candidate".
 MAX_CANDIDATES = 204
 
 _PARTS = {"train": "train", "val": "valid", "test": "test"}
-# Larger than any picture; what is beyond does not fit the type it is stored in.
+# Larger than any picture; larger values do not fit the type they are stored in.
 _MAX_PIXELS = 10**9
 _BOX_LIST, _CORNERS = "image_bbox_list.pkl", "bboxes_dict.pkl"
-# Corners of an object as two sources state them differ by rounding at most.
+# Two sources may state an object's corners differently, but only by rounding.
 _MAX_DIFFERENCE = 1.0
 
 Box = tuple[float, float, float, float]
@@ -45,13 +45,13 @@ def read(folder: Path, split: str) -> AnnotationSet:
     """Games of a split in file order, lost and unfinished ones included.
 
     The text is the dialogue: for every turn "start", the question, "answer", the answer as given
-    (Yes, No or N/A) and "stop". It is empty where nothing was asked. Candidates are the objects of
+    (Yes, No or N/A) and "stop". It is empty if nothing was asked. Candidates are the objects of
     the game. Image id and COCO id are the same.
 
-    An image's boxes are the objects of all games about it in all split files that there are, so
-    that each split sees the same list. Where `folder/cache` has the two pickles, these state list
-    and corners instead, as the released code's stores of region features demand; a game is skipped
-    if its own boxes are others by more than a pixel.
+    An image's boxes are the objects of all games about it in all existing split files, so each
+    split sees the same list. If `folder/cache` has the two pickles, the list and the corners come
+    from them instead, as the released code's stores of region features require; a game is skipped
+    if its own boxes differ by more than a pixel.
 
     Args:
       folder: where the files are.
@@ -89,7 +89,7 @@ def read(folder: Path, split: str) -> AnnotationSet:
                 if game.game_id in annotations:
                     raise RecordError(f"line {line}: the same id occurred before")
             except RecordError as error:
-                # Games of other splits are reported where their split is read.
+                # Games of other splits are reported when their split is read.
                 if source == path:
                     name = record_name(record, "id", f"line {line}")
                     skipped.append(Skipped(str(path), name, str(error)))
@@ -160,7 +160,7 @@ def _dialogue(turns: list[Any]) -> str:
 
 
 def _check_agreement(boxes: Mapping[int, Box], known: Mapping[int, Box]) -> None:
-    """RecordError where an object has other corners than it is known to have."""
+    """Raises a RecordError if an object's corners differ from the known ones."""
     for object_id in sorted(boxes.keys() & known.keys()):
         box, other = boxes[object_id], known[object_id]
         if max(abs(a - b) for a, b in zip(box, other, strict=True)) > _MAX_DIFFERENCE:

@@ -1,8 +1,8 @@
-"""Rows of a dataset of the Hugging Face library, as records that `jsonl` reads.
+"""Rows of a Hugging Face dataset, as records that `jsonl` reads.
 
-Columns are called as the keys of `jsonl`; `image`, `left` and `right` hold pictures or their paths.
-Pictures are written to files, named by their content, so that one that many rows share is kept
-once. Needs `pip install 'twelve_in_one[hf]'`. No code of a dataset is run.
+Columns have the names of the keys of `jsonl`; `image`, `left` and `right` hold pictures or their
+paths. Pictures are written to files named by their content, so a picture that many rows share is
+kept once. Needs `pip install 'twelve_in_one[hf]'`. No code of a dataset is run.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ def parts(source: str, folder: Path) -> list[Part]:
       folder: for its pictures, made if missing.
 
     Returns:
-      A part a split; if there is but one split, its role is left to its records.
+      One part per split; if there is only one split, its records decide their roles.
 
     Raises:
-      DataError: the library is missing, there is no such dataset or split, or a split is called
-        otherwise than train, val(idation), dev or test.
+      DataError: the library is missing, there is no such dataset or split, or a split has a name
+        other than train, val(idation), dev or test.
     """
     found = _load(*_name_and_split(source))
     roles = {name: ROLES.get(name.lower(), "") for name in found}
@@ -101,13 +101,13 @@ def _rows(dataset: Any, folder: Path) -> Iterator[tuple[str, Mapping[str, Any] |
             yield f"row {number}", error
             continue
         if names and isinstance(record.get("label"), int):
-            # -1 stands for a label that is not told.
+            # -1 means that the label is not given.
             record["label"] = names[record["label"]] if record["label"] >= 0 else None
         yield f"row {number}", record
 
 
 def _written(picture: Mapping[str, Any], key: str, folder: Path) -> str:
-    """Writes a picture's bytes as they are; the file's name in the folder."""
+    """Writes a picture's bytes unchanged; returns the file's name in the folder."""
     content, path = picture.get("bytes"), picture.get("path")
     if content is None:
         try:

@@ -1,4 +1,4 @@
-"""A data set of a user's own: one JSON object a line, about pictures in one folder.
+"""A user's own data set: one JSON object per line, about pictures in one folder.
 
     {"image": "a.jpg", "question": "what is it?", "answer": "a kettle"}            like vqa, gqa
     {"image": "a.jpg", "caption": "a kettle on a stove"}                           like coco
@@ -6,16 +6,16 @@
     {"image": "a.jpg", "statement": "the stove is on", "label": "neutral"}         like snli_ve
     {"left": "a.jpg", "right": "b.jpg", "statement": "both show cups", "label": true}  like nlvr2
 
-* `answers` instead of `answer`: a list of what several people said, or {answer: score}. Of a list
+* `answers` instead of `answer`: a list of several people's answers, or {answer: score}. In a list,
   an answer scores the share of the people who gave it; from ten people on as in VQA, where three of
   ten nearly suffice.
 * `captions` instead of `caption`: a list.
-* `id`: of the record; without it, the number of its line, in the file of a split as "val-7".
+* `id`: of the record; without it, its line number, in the file of a split as "val-7".
 * `split`: "train", "val" or "test", in every record or in none.
-* Of "test" records `answer` and `label` may be missing.
+* "test" records may lack `answer` and `label`.
 
-Files ending in .gz are decompressed. Rows of a dataset of the Hugging Face library have the same
-keys, see `hf_rows`.
+Files ending in .gz are decompressed. Rows of a Hugging Face dataset have the same keys, see
+`hf_rows`.
 """
 
 import collections
@@ -41,7 +41,7 @@ from twelve_in_one.data.stored.records import (
 from twelve_in_one.tasks.kinds import KINDS, Name
 
 SPLITS = ("train", "val", "test")
-# Names that people give to these splits.
+# Other names for these splits.
 ROLES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -64,8 +64,8 @@ class Part:
     """Records of one file.
 
     Attributes:
-      file: its path, or how else the records are called.
-      role: split that all of them belong to; "" where records say it or nobody.
+      file: its path, or another name for the records.
+      role: split that all of them belong to; "" if the records or nothing at all gives it.
       rows: the records.
     """
 
@@ -80,16 +80,16 @@ class Rules:
 
     Attributes:
       kind: of the task.
-      images: pictures an example, 1 or 2.
-      picture: name of a picture, as a record has it -> its file, or None where none is needed; a
+      images: pictures per example, 1 or 2.
+      picture: name of a picture, as a record has it -> its file, or None if none is needed; a
         `RecordError` says why there is none.
-      size_of: likewise its width and height in pixels; None where nobody knows.
-      labels: of kind "verdict", in order.
+      size_of: name of a picture -> its width and height in pixels; None if unknown.
+      labels: for kind "verdict", in order.
       box_format: "xyxy" or "xywh".
-      collection: that the pictures are of, see `OwnTaskOptions`.
-      val_share: of the images, held out where nothing says what is validated on.
-      test_share: likewise.
-      max_skipped_share: of unusable records; more is an error.
+      collection: that the pictures belong to, see `OwnTaskOptions`.
+      val_share: share of the images to hold out for validation, if nothing else chooses them.
+      test_share: the same for testing.
+      max_skipped_share: largest share of unusable records; more is an error.
     """
 
     kind: Name
@@ -106,13 +106,13 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What the records hold.
+    """Contents of the records.
 
     Attributes:
-      splits: split -> annotations; what was skipped is listed with its split, or with "train".
-      pictures: image id -> file, of pictures that have one.
-      names: image id -> how the records call it.
-      repeated: records that say what an earlier one says; they count once.
+      splits: split -> annotations; skipped records are listed with their split, or with "train".
+      pictures: image id -> file, for pictures that have one.
+      names: image id -> its name in the records.
+      repeated: records that repeat an earlier one; they count once.
       notes: lines for people.
     """
 
@@ -127,7 +127,7 @@ def file_part(path: Path, role: str = "") -> Part:
     """The records of a JSON-lines file.
 
     Raises:
-      DataError: when it is read; it cannot be.
+      DataError: during reading, if the file cannot be read.
     """
     rows = ((f"line {number}", record) for number, record in files.read_json_lines(path))
     return Part(str(path), role, rows)
@@ -142,7 +142,7 @@ def read(parts: Sequence[Part], rules: Rules) -> Found:
 
     Raises:
       DataError: too many records cannot be used: lists the first twenty with file, line, key and
-        value; or nothing is left to train or to validate on.
+        value; or nothing is left to train or validate on.
     """
     reader = _Reader(rules)
     for part in parts:
@@ -153,7 +153,7 @@ def read(parts: Sequence[Part], rules: Rules) -> Found:
 
 
 class _Reader:
-    """Collects records, and what is wrong with others."""
+    """Collects usable records, and the faults of the others."""
 
     def __init__(self, rules: Rules):
         self._rules = rules
@@ -215,7 +215,7 @@ class _Reader:
     def _annotations(
         self, place: str, record: Mapping[str, Any], role: str
     ) -> tuple[Annotation, ...]:
-        """One annotation, or of captions several."""
+        """One annotation, or several for captions."""
         rules = self._rules
         sides = ("image",) if rules.images == 1 else ("left", "right")
         images = [self._image(record, side) for side in sides]
@@ -243,7 +243,7 @@ class _Reader:
         return (Annotation(example_id, key, text, box=self._box(record, images[0])),)
 
     def _image(self, record: Mapping[str, Any], key: str) -> str:
-        """The id of a picture; takes note of it."""
+        """Returns the id of a picture, and notes it."""
         name = files.text_id(jsonl_fields.required(record, key), key)
         image_id = image_id_of(name, self._rules.collection)
         if image_id not in self._images:
@@ -269,7 +269,7 @@ class _Reader:
         return box
 
     def check(self) -> None:
-        """Raises a DataError with all that is wrong, if it is too much."""
+        """Raises a DataError that lists the faults, if there are too many."""
         marked = [kept for kept in self._kept if kept[0]]
         if 0 < len(marked) < len(self._kept):
             for _, file, place, _ in (kept for kept in self._kept if not kept[0]):
@@ -291,7 +291,7 @@ class _Reader:
         """The splits.
 
         Raises:
-          DataError: nothing to train or to validate on.
+          DataError: nothing to train or validate on.
         """
         roles, notes = self._roles()
         splits = {}
@@ -331,7 +331,7 @@ class _Reader:
         return Found(splits, self._pictures, self._names, self._repeated, tuple(notes))
 
     def _roles(self) -> tuple[list[str], list[str]]:
-        """The split of every record that is kept, and what was decided."""
+        """The split of every kept record, and notes on the decisions."""
         roles = [role for role, *_ in self._kept]
         shares, notes = {}, []
         if not any(roles):  # nothing is said of any
@@ -352,7 +352,7 @@ class _Reader:
         return [role or "train" for role in roles], notes
 
     def _groups(self) -> dict[str, str]:
-        """Image or pair -> what stands for all pictures that are in pairs with each other."""
+        """Image or pair -> representative of all pictures that pairs connect with it."""
         parent: dict[str, str] = {}
 
         def root(name: str) -> str:
@@ -369,10 +369,10 @@ class _Reader:
 
 
 def image_id_of(name: str, collection: str = "") -> str:
-    """The id of a picture that a record calls `name`, in the collection that it is of.
+    """The id, within its collection, of a picture that a record calls `name`.
 
     Raises:
-      RecordError: a picture of COCO whose name ends in no number.
+      RecordError: a picture of COCO whose name does not end in a number.
     """
     stem = PurePosixPath(name).stem
     if collection == "coco":
@@ -385,7 +385,7 @@ def image_id_of(name: str, collection: str = "") -> str:
 
 
 def picture_in(folder: Path) -> Callable[[str], Path]:
-    """Finds the pictures of records in a folder; a `RecordError` names what looks like one."""
+    """Finds the pictures of records in a folder; a `RecordError` names similar files."""
     near: dict[Path, list[str]] = {}
 
     def picture(name: str) -> Path:
@@ -403,7 +403,7 @@ def picture_in(folder: Path) -> Callable[[str], Path]:
 
 
 def _held_out(split: str, names: Iterable[str], share: float) -> set[str]:
-    """Those that a share between 0 and 1 falls on, by name alone; of a few names one at least.
+    """Chooses a share between 0 and 1 of the names, by name alone; of a few names at least one.
 
     A picture stays in its split when others are added, and is in the same one in every data set.
     """

@@ -1,4 +1,4 @@
-"""Fields of records of a user's own: each is checked, and an error says how to mend it."""
+"""Fields of a user's own records: each is checked, and an error says how to mend it."""
 
 import collections
 import difflib
@@ -15,16 +15,16 @@ _BOX_SLACK = 1.0  # pixels, as `regions.checks` allows
 def box(
     record: Mapping[str, Any], key: str, box_format: str, size: tuple[int, int] | None
 ) -> tuple[float, float, float, float]:
-    """Corners x1, y1, x2, y2 in pixels of a box of a picture.
+    """Corners x1, y1, x2, y2 of a picture's box, in pixels.
 
     Args:
-      record: that has it.
+      record: that has the box.
       key: of the box.
       box_format: "xyxy" or "xywh".
-      size: width and height of the picture; None where nobody knows.
+      size: width and height of the picture; None if unknown.
 
     Raises:
-      RecordError: no box of this picture; says how to mend it.
+      RecordError: not a box of this picture; says how to mend it.
     """
     value = files.field(record, key, list)
     if len(value) != 4 or not all(_is_number(v) for v in value):
@@ -61,10 +61,10 @@ def _is_number(value: Any) -> bool:
 
 
 def required(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The record, if it has the key.
+    """Returns the record if it has the key.
 
     Raises:
-      RecordError: it does not; names a key that is spelt alike.
+      RecordError: it does not; names a key with similar spelling.
     """
     if record.get(key) is None:
         alike = difflib.get_close_matches(key, map(str, record), n=1)
@@ -82,7 +82,7 @@ def text(record: Mapping[str, Any], key: str) -> str:
     """A text without spaces around it.
 
     Raises:
-      RecordError: missing, no text, or empty.
+      RecordError: missing, not a text, or empty.
     """
     found = files.field(required(record, key), key, str).strip()
     if not found:
@@ -91,10 +91,10 @@ def text(record: Mapping[str, Any], key: str) -> str:
 
 
 def captions(record: Mapping[str, Any]) -> list[str]:
-    """Texts of "captions", or the one of "caption".
+    """Texts of "captions", or the one text of "caption".
 
     Raises:
-      RecordError: there are none, or both, or one is no text or empty.
+      RecordError: neither or both are there, or one is not a text or is empty.
     """
     _only_one(record, "caption", "captions")
     if record.get("captions") is None:
@@ -115,7 +115,7 @@ def answers(
       needed: whether there must be one.
 
     Raises:
-      RecordError: none where there must be, both, or an answer or score that is none.
+      RecordError: none although needed, both, or an invalid answer or score.
     """
     _only_one(record, "answer", "answers")
     several = record.get("answers")
@@ -149,15 +149,15 @@ def _answer(value: Any, key: str) -> str:
 
 
 def label(record: Mapping[str, Any], labels: Sequence[str], *, needed: bool) -> int:
-    """Place of "label" among `labels`, whatever the capitals; -1 where it is missing and may be.
+    """Index of "label" in `labels`, ignoring case; -1 if it is missing and may be.
 
     Raises:
-      RecordError: it is missing, or none of them.
+      RecordError: it is missing, or not one of them.
     """
     if record.get("label") is None and not needed:
         return -1
     value = required(record, "label")["label"]
-    # "True" is the label of what JSON spells true.
+    # JSON's true means the label "True".
     name = str(value) if isinstance(value, bool | int) else files.field(record, "label", str)
     by_name = {known.casefold(): i for i, known in enumerate(labels)}
     if name.strip().casefold() not in by_name:

@@ -1,9 +1,9 @@
 """NLVR2: is a sentence true of two pictures?
 
-Official files (NLVR repository, folder `nlvr2/data`; one JSON object a line, possibly gzipped):
-`train.json`, `dev.json` and `test1.json` (public test, "test-P"; `test.json` where it was renamed
-for the released 12-in-1 code). There also are a `balanced` and an `unbalanced` part of dev and
-test, `balanced_dev.json` and so on. Sentences and labels: CC-BY-4.0; the pictures belong to others.
+Official files (NLVR repository, folder `nlvr2/data`; one JSON object per line, possibly gzipped):
+`train.json`, `dev.json` and `test1.json` (public test, "test-P"; `test.json` if it was renamed
+for the released 12-in-1 code). Dev and test also have a `balanced` and an `unbalanced` part,
+`balanced_dev.json` and so on. Sentences and labels: CC-BY-4.0; the pictures belong to others.
 Checksums: unknown.
 """
 
@@ -24,12 +24,12 @@ def read(
 ) -> AnnotationSet:
     """Sentences of a split in file order, each about a pair of pictures.
 
-    A pair's key is the identifier without its last part ("dev-850-0-0" -> "dev-850-0"), and the
-    pictures' ids, which also are keys of their features, are that with "-img0" (left) and "-img1"
-    (right). The label is 0 (False), 1 (True), or -1 where a record has none, as in a hidden test.
+    A pair's key is the identifier without its last part ("dev-850-0-0" -> "dev-850-0"). The
+    pictures' ids, also the keys of their features, are that key plus "-img0" (left) or "-img1"
+    (right). The label is 0 (False), 1 (True), or -1 if a record has none, as in a hidden test.
 
     Args:
-      folder: where the files are; parts may also lie in `folder/<part>`.
+      folder: where the files are; parts may also be in `folder/<part>`.
       split: "train", "val" (official dev) or "test" (official test1).
       part: "balanced": only pairs of pictures with one true and one false sentence;
         "unbalanced": only pairs whose two sentences are both true or both false. The two parts

@@ -1,6 +1,6 @@
-"""What the readers of VQA, Visual Genome QA and GQA share.
+"""Code that the readers of VQA, Visual Genome QA and GQA share.
 
-* Which questions are held out for validation.
+* The choice of questions to hold out for validation.
 * The caches of the released training code (`cache/*_target.pkl`, lists of records with `labels`
   into `cache/trainval_label2ans.pkl`), turned back into answer texts.
 """
@@ -24,9 +24,9 @@ from twelve_in_one.data.stored.records import (
 )
 
 _LABELS = "trainval_label2ans.pkl"
-# Where a folder has it: a JSON list of the ids of the questions to hold out, instead of the last.
+# If a folder has it: a JSON list of the ids of the questions to hold out, instead of the last ones.
 HELD_OUT = "val_question_ids.json"
-# Of a single right answer; shared by millions of annotations.
+# For a single right answer; shared by millions of annotations.
 ONE = (1.0,)
 
 
@@ -34,9 +34,9 @@ def num_held_out(num_questions: int, official: int, num_val: int | None = None) 
     """How many questions at the end of a file are held out for validation.
 
     Args:
-      num_questions: that the file has.
+      num_questions: in the file.
       official: how many the released code holds out: 3,000 of VQA and GQA, 5,000 of Visual Genome.
-      num_val: how many the user wants; None for `official` where the file has at least four times
+      num_val: how many the user wants; None for `official` if the file has at least four times
         as many questions, else (samples, generated data) a fifth of them, rounded down, at least 1.
 
     Returns:
@@ -61,7 +61,7 @@ def hold_out(
     parts list all skipped records, which belong to neither.
 
     Raises:
-      DataError: the file is no list of ids, or has some that no question has.
+      DataError: the file is not a list of ids, or has ids that no question has.
     """
     annotations = annotation_set.annotations
     if num_val is None and (path := folder / HELD_OUT).is_file():
@@ -94,9 +94,9 @@ def _held_out_ids(path: Path) -> set[str]:
 
 
 def joined(first: AnnotationSet, second: AnnotationSet, second_file: Path) -> AnnotationSet:
-    """Both sets, without pairs, as one, in that order.
+    """Joins two sets without pairs, in that order.
 
-    Questions of `second`, read from `second_file`, whose ids `first` has too are skipped.
+    Questions of `second`, read from `second_file`, are skipped if `first` has their ids.
     """
     seen = {annotation.example_id for annotation in first.annotations}
     new, skipped = [], []
@@ -123,10 +123,10 @@ def collected(
     """Makes a set of the questions of one file, in their order.
 
     Args:
-      questions: as read; of questions with the same id the first counts.
+      questions: as read; the first question with an id counts.
       path: of the file, for messages.
       skipped: records left out so far; reading `questions` may add to it.
-      image_of: what is known of the image with an id; a `RecordError` skips the question.
+      image_of: image id -> known data on the image; a `RecordError` skips the question.
 
     Raises:
       DataError: no question can be used.
@@ -156,11 +156,11 @@ def is_cache(path: Path) -> bool:
 
 
 def read_cache(path: Path) -> tuple[list[Any], tuple[str, ...]]:
-    """Records of a `cache/*_target.pkl`, and the answers that their labels count.
+    """Records of a `cache/*_target.pkl`, and the answers that their labels index.
 
     Raises:
-      DataError: the file or the `trainval_label2ans.pkl` beside it is missing, no pickle of plain
-        data, or no list.
+      DataError: the file or the `trainval_label2ans.pkl` beside it is missing, not a pickle of
+        plain data, or not a list.
     """
     records = safe_pickle.load(path)
     if not isinstance(records, list):
@@ -174,8 +174,8 @@ def cached_answers(
     """Answers and scores of a cached record: answers outside the vocabulary are not in the caches.
 
     Raises:
-      RecordError: `labels` and `scores` are no lists of one length, a label is no index into the
-        vocabulary or repeated, or a score does not lie in [0, 1].
+      RecordError: `labels` and `scores` are not lists of one length, a label is repeated or is not
+        an index into the vocabulary, or a score is not in [0, 1].
     """
     labels, scores = field(record, "labels", list), field(record, "scores", list)
     for label in labels:
@@ -192,7 +192,7 @@ def cached_answers(
 def cached_questions(
     path: Path, skipped: list[Skipped], question_id_of: Callable[[Any, str], int | str]
 ) -> Iterator[Annotation]:
-    """Questions of a cache whose records hold `question` too, in file order.
+    """Questions of a cache whose records also hold `question`, in file order.
 
     Args:
       path: of a `cache/*_target.pkl`.
@@ -222,7 +222,7 @@ def number_id(record: Any, key: str) -> int:
     """An id under `key` that is a number.
 
     Raises:
-      RecordError: missing, no integer, negative, or beyond 63 bits.
+      RecordError: missing, not an integer, negative, or beyond 63 bits.
     """
     number = field(record, key, int)
     if not 0 <= number < 1 << 63:
@@ -231,7 +231,7 @@ def number_id(record: Any, key: str) -> int:
 
 
 def record_name(record: Any, key: str, otherwise: str) -> str:
-    """How a skipped record is called: by the id under `key`, where it has one."""
+    """Names a skipped record: by the id under `key`, if it has one."""
     try:
         return text_id(record, key)
     except RecordError:

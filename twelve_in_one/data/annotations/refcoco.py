@@ -1,10 +1,10 @@
 """RefCOCO, RefCOCO+ and RefCOCOg: which object of a picture does an expression mean?
 
-Official files (refer, Apache-2.0, of lichengunc; a licence of the expressions is not stated; boxes
-are COCO's, CC-BY-4.0), a folder a set: `refcoco/refs(unc).p`, `refcoco+/refs(unc).p` and
+Official files (refer, Apache-2.0, by lichengunc; no licence of the expressions is stated; boxes
+are COCO's, CC-BY-4.0), one folder per set: `refcoco/refs(unc).p`, `refcoco+/refs(unc).p` and
 `refcocog/refs(umd).p` with an `instances.json` each. The pickles, lists of references to an object
-with several expressions each, are read without running anything of theirs. Checksums: unknown.
-`refs(google).p` is another division of the same expressions and not what the paper reports on.
+with several expressions each, are read without running anything in them. Checksums: unknown.
+`refs(google).p` divides the same expressions differently; the paper does not report on it.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from twelve_in_one.data.stored.records import (
     Skipped,
 )
 
-# By set: the file of references, and the splits that they are divided into.
+# By set: the file of references, and their splits.
 _UNC = ("train", "val", "testA", "testB")
 _SETS = {
     "refcoco": ("refs(unc).p", _UNC),
@@ -50,13 +50,13 @@ def read(folder: Path, name: str, split: str) -> AnnotationSet:
 
     Text is the raw expression, `box` the annotated box with corners x + w and y + h, nothing
     subtracted, and the example id "<ref_id>/<sent_id>". An image has all its usable boxes in
-    `instances.json`, referred to or not; unusable are those without size or outside the image.
+    `instances.json`, referred to or not; boxes without size or outside the image are unusable.
 
     Args:
       folder: holds the folders "refcoco", "refcoco+" and "refcocog".
-      name: of the set, as these.
-      split: "train", "val" or "test"; of "refcoco" and "refcoco+" also "testA" and "testB", whose
-        references "test" has together, still in the order of the list (REFER tool).
+      name: of the set, one of these.
+      split: "train", "val" or "test"; for "refcoco" and "refcoco+" also "testA" and "testB"; "test"
+        joins the references of both, still in the order of the list (REFER tool).
 
     Raises:
       MissingFile: one of the two files is not there.

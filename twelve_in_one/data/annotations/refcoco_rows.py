@@ -1,8 +1,8 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg as rows, one an expression: a form that evaluations pass around.
+"""RefCOCO, RefCOCO+ and RefCOCOg as rows, one per expression: a form common in evaluations.
 
 A JSON list of {"img_id": "COCO_train2014_000000580957_4", "sents": expression, "bbox": [x, y,
 width, height], "width", "height"}, as in `eval_scripts/eval_data` of MiniGPT-4 (BSD-3). There are
-no ids of references and no instances file: what is known of an image is the boxes that expressions
+no ids of references and no instances file: an image's only known boxes are those that expressions
 refer to.
 """
 
@@ -39,7 +39,7 @@ def read(path: Path, beside: Iterable[Path] = ()) -> AnnotationSet:
     """Expressions of a file, in its order, with the boxes referred to in their images.
 
     The example id is "<img_id>#<n>", n counting the expressions of this `img_id` from 0. An image
-    has every distinct box that a row of it has, in ascending order of corners, with ids from 1.
+    has every distinct box of its rows, in ascending order of corners, with ids from 1.
 
     Args:
       path: of the expressions.
@@ -54,7 +54,7 @@ def read(path: Path, beside: Iterable[Path] = ()) -> AnnotationSet:
     if not rows:
         raise none_usable(path, "expression", skipped)
     boxes: dict[str, set[Box]] = {row.image_id: set() for row in rows}
-    # What is wrong in a file beside is said where that file is read for its own expressions.
+    # Faults in the other files are reported when they are read for their own expressions.
     others = (row for other in beside for row in _rows(other, sizes, []))
     for row in (*rows, *others):
         if row.image_id in boxes:
@@ -69,7 +69,7 @@ def read(path: Path, beside: Iterable[Path] = ()) -> AnnotationSet:
 
 
 def _rows(path: Path, sizes: dict[str, tuple[int, int]], skipped: list[Skipped]) -> list[_Row]:
-    """Usable rows; adds the sizes of images that are not in `sizes` yet."""
+    """Returns usable rows; adds the sizes of images that are not in `sizes` yet."""
     rows = []
     for position, record in enumerate(json_stream.elements(files.read_text(path), str(path)), 1):
         name = f"record {position}"

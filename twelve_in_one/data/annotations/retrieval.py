@@ -1,29 +1,29 @@
 """Captions of COCO and Flickr30k, for retrieval: each caption is one example of its image.
 
-A folder holds one of these layouts; of several, the first that is complete for the split is read.
+A folder holds one or more of these layouts; the first that is complete for the split is read.
 Checksums of all of them are unknown here.
 
 COCO (captions: CC-BY-4.0)
-  1. `dataset_coco.json`, Karpathy's file (licence unknown): 113,287 images for training, which are
-     his parts "train" and "restval", and 5,000 each for validation and testing.
+  1. `dataset_coco.json`, Karpathy's file (licence unknown): 113,287 images for training, his parts
+     "train" and "restval", and 5,000 each for validation and testing.
   2. `captions_train2014.json` and `captions_val2014.json` of the COCO 2014 annotations, with
      `karpathy_val_images.txt` and `karpathy_test_images.txt` (peteanderson80/bottom-up-attention,
      MIT; lines "val2014/COCO_val2014_000000253964.jpg 253964"). Images in neither list are for
      training; the parts are the same as in layout 1.
   3. `all_data_final_{train,val_set0,test_set0}_2014.jsonline` of the reference (licence unknown):
-     lines {"sentences", "id", "img_path"}. Its test part has 1,000 of the 5,000 images; which ones
-     is not known without the file, so the other layouts give all.
+     lines {"sentences", "id", "img_path"}. Its test part has 1,000 of the 5,000 images; only the
+     file tells which, so the other layouts give all.
   4. `{train,valid,test}_ann.jsonl` of VOLTA (licence unknown): lines of the same form.
 
 Flickr30k (free for non-commercial research and education; no licence is stated)
   1. `dataset_flickr30k.json`, Karpathy's file: 29,000, 1,014 and 1,000 images, as in the paper.
-  2. `results_20130124.token` with `train.txt`, `val.txt` and `test.txt` (ids a line,
+  2. `results_20130124.token` with `train.txt`, `val.txt` and `test.txt` (one id per line,
      BryanPlummer/flickr30k_entities): 29,783, 1,000 and 1,000 images.
   3. `results.csv`, Kaggle's copy of these captions ("image_name| comment_number| comment"), with
      the same lists.
   4. and 5. as 3. and 4. of COCO.
 
-An image of COCO is known by its decimal id, one of Flickr30k by the number in its file's name.
+An image of COCO is identified by its decimal id, one of Flickr30k by the number in its file name.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ _VOLTA_LINES = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Caption:
-    """A caption as found: `number` is its position within the image, unusable ones counted too."""
+    """A caption as found: `number` is its position within the image, counting unusable ones."""
 
     file: Path
     image: AnnotatedImage
@@ -83,7 +83,7 @@ def read_coco(folder: Path, split: str) -> AnnotationSet:
       split: "train", "val" or "test".
 
     Returns:
-      An annotation a caption; `example_id` is "<image id>#<position within the image>". Captions
+      One annotation per caption; `example_id` is "<image id>#<position within the image>". Captions
       without text or repeating an id, and listed images without captions, are skipped.
 
     Raises:
@@ -92,7 +92,7 @@ def read_coco(folder: Path, split: str) -> AnnotationSet:
       DataError: a file or a list of ids is broken.
     """
     _check_split(split)
-    # Karpathy took his test images from val2014, and left the rest of it for training.
+    # Karpathy took his test images from val2014 and left its rest for training.
     held_out = ("val", "test") if split == "train" else (split,)
     lists = tuple(f"karpathy_{name}_images.txt" for name in held_out)
     years = ("train2014", "val2014") if split == "train" else ("val2014",)
@@ -144,7 +144,7 @@ def text_of(record: Any, key: str) -> str:
     """Text under `key`, unchanged.
 
     Raises:
-      RecordError: missing, no text, or blank.
+      RecordError: missing, not a text, or blank.
     """
     text = files.field(record, key, str)
     if not text.strip():
@@ -228,7 +228,7 @@ def _json_lines(path: Path, image_of: _ImageOf) -> _Found:
 def _sentences(
     path: Path, name: str, record: Any, image_of: _ImageOf, raw_key: str | None = None
 ) -> _Found:
-    """The captions of a record of one image: under `raw_key` of objects, or plain text."""
+    """The captions in the record of one image: under `raw_key` of objects, or plain text."""
     try:
         image = image_of(record)
         sentences = files.field(record, "sentences", list)
@@ -250,7 +250,7 @@ def _sentences(
 
 
 def _coco_captions(lists: Sequence[Path], captions: Sequence[Path], split: str) -> _Found:
-    """The official COCO files: captions of images in the lists, for training of all others."""
+    """The official COCO files: captions of listed images, for training those of all others."""
     listed = {image_id: path for path in lists for image_id in _read_ids(path)}
     counts: dict[int, int] = {}
     for path in captions:
@@ -323,7 +323,7 @@ def _flickr_table(ids: Path, path: Path) -> _Found:
 def _flickr_lines(
     ids: Path, path: Path, parse: Callable[[str], tuple[str, str, str] | None]
 ) -> _Found:
-    """Captions of listed images; `parse` takes name, number and caption out of a line."""
+    """Captions of listed images; `parse` extracts name, number and caption from a line."""
     image_of = _flickr_image("name")
     listed = dict.fromkeys(_read_ids(ids), ids)
     seen: set[int] = set()
@@ -353,7 +353,7 @@ def _without_captions(listed: Mapping[int, Path], seen: Container[int], captions
 
 
 def _read_ids(path: Path) -> list[int]:
-    """Ids, one a line, perhaps after the name of the image's file.
+    """Ids, one per line, perhaps after the name of the image's file.
 
     A broken line fails the whole list: leaving one out would move a test image into training.
     """

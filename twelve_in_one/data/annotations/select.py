@@ -1,7 +1,7 @@
-"""Parts of an `AnnotationSet`, by image: how test images of one dataset leave all the others.
+"""Parts of an `AnnotationSet`, by image: removes the test images of one dataset from the others.
 
 Training drops annotations on images that some other dataset tests on (the paper's clean multi-task
-setup); which split is cleaned with which list is for the caller to decide.
+setup); the caller decides which split is cleaned with which list.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ def without_images(annotation_set: AnnotationSet, ids: Collection[str]) -> Annot
 
     Args:
       annotation_set: any.
-      ids: image ids as in `AnnotatedImage.image_id`; ids that do not occur are of no effect.
+      ids: image ids as in `AnnotatedImage.image_id`; ids that do not occur have no effect.
 
     Returns:
       The remaining annotations in their order, with the images and pairs that they need; `skipped`
-      as it was.
+      is unchanged.
     """
     touches = _touches(annotation_set, ids)
     return restricted(annotation_set, (a for a in annotation_set.annotations if not touches(a)))
@@ -50,7 +50,7 @@ def restricted(annotation_set: AnnotationSet, annotations: Iterable[Annotation])
 
 
 def joined_notes(sets: Iterable[AnnotationSet]) -> Mapping[str, frozenset[str]]:
-    """The notes of several sets; of the same note, all examples that it is about."""
+    """The notes of several sets; equal notes are joined, with all their examples."""
     notes: dict[str, frozenset[str]] = {}
     for annotation_set in sets:
         for note, about in annotation_set.notes.items():

@@ -1,7 +1,7 @@
 """SNLI-VE (visual entailment): does a picture entail a sentence, contradict it, or neither?
 
 Official files (SNLI-VE repository, BSD-2; the sentences are SNLI's, CC-BY-SA-4.0), one JSON object
-a line: `snli_ve_train.jsonl`, `snli_ve_dev.jsonl`, `snli_ve_test.jsonl`. Where there are none, the
+per line: `snli_ve_train.jsonl`, `snli_ve_dev.jsonl`, `snli_ve_test.jsonl`. Without these, the
 tables of e-SNLI-VE (e-ViL repository, no licence stated) are read: `esnlive_train.csv`,
 `esnlive_dev.csv`, `esnlive_test.csv`. Their labels were corrected, so accuracies on the two are not
 comparable. All may be gzipped. Checksums: unknown. The pictures are those of Flickr30k.
@@ -25,7 +25,7 @@ from twelve_in_one.data.stored.records import (
     Skipped,
 )
 
-# Class of each gold label in the released code; without a majority ("-") an entry is kept, and
+# Class of each gold label in the released code; an entry without a majority ("-") is kept, and
 # trained on with an all-zero target.
 LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2, "-": -1}
 
@@ -34,7 +34,7 @@ _FILES = {
     "val": ("snli_ve_dev.jsonl", "esnlive_dev.csv"),
     "test": ("snli_ve_test.jsonl", "esnlive_test.csv"),
 }
-# Spellings of the picture's key, the official one (with its slip) first.
+# Spellings of the picture's key, the official one (with its typo) first.
 _IMAGE_KEYS = ("Flikr30kID", "Flickr30kID", "Flickr30K_ID")
 _COLUMNS = ("pairID", "Flickr30kID", "hypothesis", "gold_label")
 
@@ -43,8 +43,8 @@ def read(folder: Path, split: str) -> AnnotationSet:
     """Sentences (hypotheses) of a split in file order.
 
     The image id is the number before the dot of the picture's name, without leading zeros. The
-    example id is `pairID`; where that occurred before in the file, "@" and the number of the line
-    (of a table: of the row below the header) are appended.
+    example id is `pairID`; if that occurred before in the file, "@" and the line number
+    (in a table: the row number below the header) are appended.
 
     Args:
       folder: where the files are.
@@ -64,7 +64,7 @@ def read_file(path: Path) -> AnnotationSet:
     """Sentences of one file, in its order; see `read`.
 
     Args:
-      path: of JSON lines, or of a table where its name holds ".csv".
+      path: of JSON lines, or of a table if its name contains ".csv".
 
     Raises:
       DataError: it cannot be read, or a table lacks a column.
@@ -99,8 +99,7 @@ def read_file(path: Path) -> AnnotationSet:
 
 
 def _read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | RecordError]]:
-    """(row number from 1, record) of a table with a header, as `files.read_json_lines`."""
-    # Without newline="" the reader would change line ends within quotes.
+    """Yields (row number from 1, record) of a table with a header, like `files.read_json_lines`."""
     table = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
     number = 0
     try:

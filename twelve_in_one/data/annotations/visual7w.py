@@ -1,6 +1,6 @@
 """Visual7W pointing: which of four boxes of a picture does a question mean?
 
-Official file (Visual7W toolkit, MIT; a licence of the questions is not stated):
+Official file (Visual7W toolkit, MIT; no licence of the questions is stated):
 `dataset_v7w_pointing.json`, all splits in one, possibly gzipped. Its pictures are those of Visual
 Genome, whose `image_data.json` (CC-BY-4.0) adds sizes and COCO ids. Checksums: unknown.
 """
@@ -23,7 +23,7 @@ from twelve_in_one.data.stored.records import (
 
 _FILE, _IMAGE_DATA = "dataset_v7w_pointing.json", "image_data.json"
 _SPLITS = ("train", "val", "test")
-# Larger than any picture; what is beyond does not fit the type it is stored in.
+# Larger than any picture; larger values do not fit the type they are stored in.
 _MAX_PIXELS = 10**9
 
 Box = tuple[float, float, float, float]
@@ -38,15 +38,15 @@ def read(folder: Path, split: str, image_data: Path | None = None) -> Annotation
     """Questions of a split in file order, with the boxes of their images.
 
     The image id is Visual Genome's, the example id is `qa_id`. An image's boxes are all that its
-    questions mention, sorted by box id; in that order the released code expects their features.
-    The four candidates of a question are sorted by box id, too, so that the place of the right one
-    tells nothing; a box named twice stays twice.
+    questions mention, sorted by box id; the released code expects their features in that order.
+    The four candidates of a question are sorted by box id, too, so the position of the right one
+    reveals nothing; a box named twice stays twice.
 
     Args:
       folder: where the file is.
       split: "train", "val" or "test".
       image_data: Visual Genome's `image_data.json`, for sizes and COCO ids. By default the one in
-        `folder` or in `folder/../visual_genome`; where there is none, these stay unknown.
+        `folder` or in `folder/../visual_genome`; without it, these stay unknown.
 
     Raises:
       MissingFile: no such file.
@@ -173,7 +173,7 @@ def _find_image_data(folder: Path) -> Path | None:
 def _read_image_data(
     path: Path, wanted: Collection[str]
 ) -> tuple[dict[str, AnnotatedImage], list[Skipped]]:
-    """Sizes and COCO ids of the wanted images, as far as they are there."""
+    """Sizes and COCO ids of the wanted images, as far as they are known."""
     images: dict[str, AnnotatedImage] = {}
     skipped = []
     for position, record in enumerate(json_stream.elements(files.read_text(path), str(path)), 1):

@@ -6,14 +6,14 @@ unpacked or compressed with gzip:
 * question_answers.json: a list of {"id", "qas": [{"qa_id", "image_id", "question", "answer"}]}
 * image_data.json: a list of {"image_id", "width", "height", "coco_id"}
 
-Where the first is missing, the released code's `cache/trainval_target.pkl` with
-`cache/trainval_label2ans.pkl` are read in its place (and image_data.json where there is one); these
-hold only the answers of the vocabulary.
+If the first is missing, the released code's `cache/trainval_target.pkl` and
+`cache/trainval_label2ans.pkl` are read instead (and image_data.json if there is one); these
+hold only the answers in the vocabulary.
 
-Answers are written as sentences ("Green.", "A red shirt."), whereas the vocabulary, that of VQA,
-holds normalised texts. As in the common recipe, an answer is therefore normalised as the official
-VQA evaluation does, which drops the final period, capitals and articles ("green", "red shirt");
-what is kept is that text.
+Answers are written as sentences ("Green.", "A red shirt."), whereas the vocabulary, VQA's,
+holds normalised texts. As in the common recipe, each answer is therefore stored normalised by the
+rules of the official VQA evaluation, which drop the final period, capitals and articles ("green",
+"red shirt").
 """
 
 import dataclasses
@@ -65,9 +65,9 @@ def read(folder: Path, split: str, num_val: int | None = None) -> AnnotationSet:
 def read_all(folder: Path) -> AnnotationSet:
     """Reads all questions, in the order of their ids.
 
-    An example has its normalised answer with score 1 (from a cache: no answer where that is not in
-    the vocabulary). Images have size and COCO id where image_data.json was read; questions on
-    images which that lacks are skipped.
+    An example has its normalised answer with score 1 (from a cache: no answer if it is not in the
+    vocabulary). Images have size and COCO id if image_data.json was read; questions on images
+    missing from it are skipped.
 
     Raises:
       DataError: a file is missing, is not what it should be, or holds no usable question.

@@ -6,8 +6,8 @@ all in one folder, unpacked or compressed with gzip:
 * v2_OpenEnded_mscoco_{train2014,val2014,test2015}_questions.json
 * v2_mscoco_{train2014,val2014}_annotations.json
 
-Where an annotation file is missing, the released code's `cache/{train,val}_target.pkl` with
-`cache/trainval_label2ans.pkl` are read in its place; these hold only the answers of the vocabulary.
+If an annotation file is missing, the released code's `cache/{train,val}_target.pkl` and
+`cache/trainval_label2ans.pkl` are read instead; these hold only the answers in the vocabulary.
 Image ids are COCO ids.
 """
 
@@ -86,12 +86,12 @@ def read_split(folder: Path, official_split: str) -> AnnotationSet:
     """Reads the questions of one official split, in the order of their ids.
 
     An example's answers are the distinct texts that people gave, not normalised, in the order of
-    first mention; scores depend on how many of the ten gave them (`tasks.metrics.vqa.soft_score`).
+    first mention; scores depend on how many of the ten gave each (`tasks.metrics.vqa.soft_score`).
     Questions that fewer than ten people answered are noted, see `FEW_ANSWERS`.
 
     Args:
       folder: of the files above.
-      official_split: "train2014", "val2014" or "test2015", the last of which has no answers.
+      official_split: "train2014", "val2014" or "test2015"; the last has no answers.
 
     Raises:
       DataError: a file is missing, is not what it should be, or holds no usable question.
@@ -110,7 +110,7 @@ def read_files(path: Path, target_file: Path | None) -> AnnotationSet:
 
     Args:
       path: of the questions.
-      target_file: of their annotations (or a cache of the released code); None where there are no
+      target_file: of their annotations (or a cache of the released code); None if there are no
         answers.
 
     Raises:
@@ -155,7 +155,7 @@ def official_records(folder: Path, split: str) -> Callable[[frozenset[str]], Rec
     """For `official.OfficialFiles`.
 
     Raises:
-      MissingFile: the annotations are not there, or nobody published them.
+      MissingFile: the annotations are missing, or not published.
     """
     parts = {"train": ("train2014", "val2014"), "val": ("val2014",)}.get(split)
     if parts is None:
@@ -164,7 +164,7 @@ def official_records(folder: Path, split: str) -> Callable[[frozenset[str]], Rec
 
 
 def records_of_files(paths: Iterable[Path], example_ids: frozenset[str]) -> Records:
-    """What the official program knows of some questions, out of files of annotations."""
+    """What the official program needs for some questions, from files of annotations."""
     records = {}
     for path in paths:
         for record in json_stream.elements(read_text(path), str(path), "annotations"):
@@ -212,7 +212,7 @@ def _questions(
 
 
 def _targets(path: Path, skipped: list[Skipped]) -> dict[int, _Target]:
-    """Targets by question id, of an official annotation file or of a released cache."""
+    """Targets by question id, from an official annotation file or a released cache."""
     if question_answering.is_cache(path):
         records, vocabulary = question_answering.read_cache(path)
         answers_of = partial(_cached_answers, vocabulary=vocabulary)

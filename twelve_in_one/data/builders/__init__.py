@@ -1,1 +1,1 @@
-"""One TFDS builder for each dataset, and what `data.build` and `data.own` make beside records."""
+"""One TFDS builder per dataset, and the files that `data.build` and `data.own` add to records."""

@@ -1,9 +1,9 @@
-"""Answer vocabularies: which answers a classification head knows, and its targets.
+"""Answer vocabularies: the answers that a classification head knows, and its targets.
 
 VQA and Visual Genome QA share one vocabulary, GQA has its own. A vocabulary is a tuple of texts,
-the position of a text is its class. Whoever starts from a checkpoint has to read the very file that
+the position of a text is its class. To start from a checkpoint, read the exact file that
 belongs to it (the released code's `trainval_label2ans.pkl`): the order of the answers is part of
-the weights, and lists of other origin may be in another one.
+the weights, and lists of other origin may have another order.
 """
 
 import json
@@ -19,7 +19,7 @@ from twelve_in_one.data.formats import files, safe_pickle
 from twelve_in_one.data.stored.records import Annotation, AnnotationSet, DataError
 from twelve_in_one.tasks.metrics.vqa import normalise_answer
 
-# Of the common recipe; leaves 3,129 answers of VQA v2 train and val.
+# From the common recipe; leaves 3,129 answers of VQA v2 train and val.
 MIN_QUESTIONS = 9
 
 
@@ -27,21 +27,21 @@ def vqa_vocabulary(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Builds the vocabulary of VQA from the annotations of train and val.
 
     The common recipe: normalise each question's `multiple_choice_answer` as the official evaluation
-    does and keep what occurs in at least 9 questions. (The recipe also strips commas, of which the
+    does and keep texts that occur in at least 9 questions. (The recipe also strips commas, but
     normalisation leaves none.) An answer of articles only, such as "the", becomes the empty text,
     which the released vocabulary contains too.
 
     Args:
-      records: official annotation records, of which `question_id` and `multiple_choice_answer` are
+      records: official annotation records; only `question_id` and `multiple_choice_answer` are
         read, see `annotations.vqa.annotation_records`. A question counts once however often listed.
 
     Returns:
       The answers, most frequent first, ties in the order of the text. (The order of the released
-      vocabulary follows from no rule.)
+      vocabulary follows no rule.)
 
     Raises:
-      DataError: a record lacks a key or holds something else than a number and a text, or no answer
-        occurs often enough.
+      DataError: a record lacks a key or holds something other than a number and a text, or no
+        answer occurs often enough.
     """
     answer_of: dict[tuple[int, str], None] = {}
     for position, record in enumerate(records, 1):
@@ -63,11 +63,11 @@ def vqa_vocabulary(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 def gqa_vocabulary(sets: Iterable[AnnotationSet], num: int | None = None) -> tuple[str, ...]:
     """Builds the vocabulary of GQA from the annotations of train and val.
 
-    The released head has 1,533 answers; by which rule they were chosen is not known (LXMERT lists
-    1,842). This rule takes the most frequent ones.
+    The released head has 1,533 answers, chosen by an unknown rule (LXMERT lists 1,842). This rule
+    takes the most frequent ones.
 
     Args:
-      sets: annotation sets, each example having one answer or none.
+      sets: annotation sets; each example has one answer or none.
       num: how many answers to keep; None for all.
 
     Returns:
@@ -114,15 +114,15 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
     """Reads a vocabulary.
 
     The ending decides: `.json` (also `.json.gz`) and `.pkl` hold a list of answers or a mapping
-    answer -> class, `.txt` an answer a line. The empty text is an answer like any other (see
+    answer -> class, `.txt` one answer per line. The empty text is an answer like any other (see
     `vqa_vocabulary`); in a text file it is an empty line.
 
     Returns:
       The answers in the order of their classes.
 
     Raises:
-      DataError: the file cannot be read, is of another kind or form, holds no answer, something
-        that is no text, or an answer twice, or its classes are not 0, 1, 2, ...
+      DataError: the file cannot be read, is of another kind or form, holds no answer, holds
+        something that is not a text, or an answer twice, or its classes are not 0, 1, 2, ...
     """
     suffix = Path(path.stem).suffix if path.suffix in (".gz", ".gzip") else path.suffix
     if suffix == ".json":
@@ -148,7 +148,7 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
 
 
 def _ordered(class_of: Mapping[Any, Any], path: Path) -> list[Any]:
-    """The keys of a mapping answer -> class by class."""
+    """The keys of a mapping answer -> class, ordered by class."""
     answers: dict[int, Any] = {}
     for answer, label in class_of.items():
         if type(label) is not int or not 0 <= label < len(class_of) or label in answers:
@@ -178,10 +178,10 @@ def _checked(answers: Sequence[Any], where: Path | str) -> tuple[str, ...]:
 
 
 def write_vocabulary(path: Path, answers: Sequence[str]) -> None:
-    """Writes a vocabulary as a JSON list, an answer a line; `path` must end in .json.
+    """Writes a vocabulary as a JSON list, one answer per line; `path` must end in .json.
 
     Raises:
-      DataError: `answers` is empty, holds something that is no text, or an answer twice.
+      DataError: `answers` is empty, holds something that is not a text, or an answer twice.
       ValueError: `path` does not end in .json.
     """
     if path.suffix != ".json":
@@ -195,14 +195,14 @@ def soft_targets(
     """Target vector of one question; L answers in the vocabulary.
 
     Args:
-      answers: distinct answers, in or out of the vocabulary.
+      answers: distinct answers, inside or outside the vocabulary.
       scores: of each answer.
       index: answer -> class.
       num_labels: L.
 
     Returns:
-      float32[L], the score of each answer at its class; answers out of the vocabulary are left out,
-      so that a question may have zeros only.
+      float32[L], the score of each answer at its class; answers outside the vocabulary are left
+      out, so a question may have zeros only.
 
     Raises:
       ValueError: answers and scores differ in number, or a class is not below L.
@@ -219,7 +219,7 @@ def soft_targets(
 
 
 def coverage(annotations: Iterable[Annotation], index: Mapping[str, int]) -> tuple[int, int]:
-    """Counts questions of which at least one answer is in the vocabulary.
+    """Counts questions with at least one answer in the vocabulary.
 
     Args:
       annotations: questions; those without any answer (test splits) count as not covered.

@@ -1,4 +1,4 @@
-"""Joins annotations and regions to records, the unit that is stored and read."""
+"""Joins annotations and regions into records, the unit of storage and reading."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,13 +28,13 @@ _SHOWN_REASONS = 3
 
 
 def read_splits(source: Source, folder: Path) -> tuple[dict[str, AnnotationSet], dict[str, str]]:
-    """All splits of a dataset whose files are there.
+    """All splits of a dataset whose files exist.
 
     Returns:
-      Split -> annotations, and split -> what is missing.
+      Split -> annotations, and split -> missing files.
 
     Raises:
-      DataError: a file is unusable, or none is there.
+      DataError: a file is unusable, or there is none.
     """
     found, missing = {}, {}
     for split in source.splits:
@@ -55,7 +55,7 @@ def read_splits(source: Source, folder: Path) -> tuple[dict[str, AnnotationSet],
 def splits_without_regions(
     source: Source, found: Mapping[str, AnnotationSet], inputs: RegionInputs
 ) -> dict[str, str]:
-    """Splits none of whose images has regions, as where a store is of others only, and why.
+    """Splits without regions for any image, as when a store covers only other splits, and why.
 
     Raises:
       DataError: no image of any split has regions.
@@ -66,7 +66,7 @@ def splits_without_regions(
         if not images or any(map(inputs.has, images)):
             continue
         missing = missing_images(inputs, images)
-        if not any(missing.values()):  # damage is another matter than regions of others
+        if not any(missing.values()):  # damage is not the same as a store of other images
             lacking[split] = f"region features {inputs.name} lack {describe_missing(missing)}"
     if len(lacking) == len(found):
         split, reason = next(iter(lacking.items()))
@@ -75,11 +75,11 @@ def splits_without_regions(
 
 
 def describe_missing(missing: Mapping[str, str], total: int | None = None) -> str:
-    """Says how many images have no regions, the first of them, and reasons that are known.
+    """Says how many images have no regions, and names the first of them and any known reasons.
 
     Args:
       missing: image id -> reason or "", at least one.
-      total: of how many; None if these are all.
+      total: number of images; None if all are missing.
     """
     known = [f"{image_id} ({reason})" for image_id, reason in missing.items() if reason]
     text = f"{len(missing)} of {total or len(missing)} images, the first: {next(iter(missing))}"
@@ -89,7 +89,7 @@ def describe_missing(missing: Mapping[str, str], total: int | None = None) -> st
 
 
 def notes_of(annotations: AnnotationSet, regions: RegionInputs) -> tuple[str, ...]:
-    """What a user should know of a split, a sentence each."""
+    """Notes on a split for the user, one sentence each."""
     total = len(annotations.annotations)
     notes = [
         f"{len(about):,} of {total:,} examples {note}" if about else note
@@ -113,7 +113,7 @@ def make_record(
     annotations: tuple[Annotation, ...],
     inputs: RegionInputs,
 ) -> Record:
-    """Joins what is known of an image or a pair.
+    """Joins all data about an image or a pair.
 
     Raises:
       DataError: the regions of an image are unusable.
@@ -157,7 +157,7 @@ def make_record(
 def _pictures(
     images: list[AnnotatedImage], regions: list[Regions], inputs: RegionInputs
 ) -> tuple[tuple[Picture, ...], list[tuple[int, int]]]:
-    """The pictures to keep, turned as the boxes mean them, and their sizes; () and zeros if none.
+    """The pictures to keep, in the orientation of the boxes, and their sizes; () and zeros if none.
 
     Raises:
       DataError: a picture is missing or cannot be read.
@@ -197,10 +197,10 @@ def _size(
     picture: tuple[int, int],
     inputs: RegionInputs,
 ) -> tuple[int, int]:
-    """Width and height: of the file that the regions come from, else as annotated.
+    """Width and height: of the regions' file, else as annotated.
 
     Raises:
-      DataError: they are stated differently, or not at all although there are boxes.
+      DataError: the two disagree, or there are boxes but no size.
     """
     stated = {
         f"regions {inputs.name} were found in": (detected.width, detected.height),

@@ -1,4 +1,4 @@
-"""What the builders of all datasets share: annotations and regions become one record an image."""
+"""Code that all builders share: annotations and regions become one record per image."""
 
 import collections
 import contextlib
@@ -46,20 +46,20 @@ from twelve_in_one.data.stored.records import AnnotationSet, DataError, Skipped
 MAX_SKIPPED_SHARE = 0.05
 _STORED_ORDER_SEED = 1912
 _SHOWN_FILES = 5
-_STAMPS = "region_stamps.json"  # of all images that a dataset was built of, also without regions
+_STAMPS = "region_stamps.json"  # of all images in a dataset's build, with or without regions
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildInputs:
-    """What a dataset is built from.
+    """Inputs of a dataset's build.
 
     Attributes:
       folder: of the official annotation files.
       regions: of the images.
       file_hashes: file name -> SHA-256 of the annotation files.
-      progress: (split, records done, records in all), called often.
-      max_skipped_share: of the annotations; more is an error.
-      skip_option: how a user sets that.
+      progress: (split, records done, total records), called often.
+      max_skipped_share: largest share of skipped annotations; more is an error.
+      skip_option: the option that sets it.
     """
 
     folder: Path
@@ -72,16 +72,16 @@ class BuildInputs:
 
 @dataclasses.dataclass
 class SplitReport:
-    """What a split holds and what was left out.
+    """Contents of a split, and the records left out.
 
     Attributes:
       records: images, or pairs of images.
-      images: distinct ones.
+      images: distinct images.
       annotations: examples.
-      skipped: records that were left out, with reasons.
+      skipped: records left out, with reasons.
       seconds: taken.
       empty: images in which the detector found nothing.
-      notes: what a user should know of how records were understood.
+      notes: for the user, on how records were interpreted.
     """
 
     records: int = 0
@@ -94,7 +94,7 @@ class SplitReport:
 
 
 class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes one record an image. Subclasses name their `source`; their docstring is the recipe."""
+    """Writes one record per image. Subclasses name a `source`; their docstring is the recipe."""
 
     VERSION = tfds.core.Version("1.0.0")
     source: Source
@@ -116,7 +116,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             builder=self,
             description=inspect.getdoc(type(self)),
             features=schema.features_dict(self.inputs.regions.pictures is not None),
-            # The generator shuffles, so that the index, written along, knows the order.
+            # The generator shuffles, so the index, written along with it, knows the order.
             disable_shuffling=True,
         )
 
@@ -130,7 +130,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         super()._download_and_prepare(*args, **kwargs)
-        # Into the folder that becomes the dataset's when it is complete.
+        # Into the folder that becomes the dataset's once complete.
         info = {
             "made_of": made_of(self.inputs),
             "splits": {split: dataclasses.asdict(r) for split, r in self.reports.items()},
@@ -204,7 +204,7 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
 
 def made_of(inputs: BuildInputs) -> dict[str, Any]:
-    """What tells whether a built dataset is up to date."""
+    """Data that tell whether a built dataset is up to date."""
     made = {"features": inputs.regions.describes, "files": dict(inputs.file_hashes)}
     if inputs.regions.official_sizes:
         made["official_sizes"] = True
@@ -214,7 +214,7 @@ def made_of(inputs: BuildInputs) -> dict[str, Any]:
 
 
 def _converted_note(converted: collections.Counter[str]) -> tuple[str, ...]:
-    """Says how many pictures are not the files' own bytes."""
+    """Says how many pictures are not stored as the files' own bytes."""
     if not converted:
         return ()
     kinds = "; ".join(f"{kind}: {count:,}" for kind, count in sorted(converted.items()))
@@ -224,21 +224,21 @@ def _converted_note(converted: collections.Counter[str]) -> tuple[str, ...]:
 def build_with(
     kind: type[ImageMajorBuilder], inputs: BuildInputs, data_dir: Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Builds one dataset, unless it is there, made of the same files.
+    """Builds one dataset, unless it already exists, built from the same files.
 
     Args:
       kind: the builder's class.
-      inputs: what to build from.
+      inputs: of the build.
       data_dir: where to build.
-      overwrite: build again what is there.
+      overwrite: rebuild an existing dataset.
 
     Returns:
-      What is noted beside the records, with "name", whether it was "kept", and "unofficial": split
-      -> why no official program can score it.
+      The notes stored beside the records, with "name", whether it was "kept", and "unofficial":
+      split -> why no official program can score it.
 
     Raises:
-      DataError: see the readers, the region stores and `BuildInputs`; or it is there, made of other
-        files.
+      DataError: see the readers, the region stores and `BuildInputs`; or the dataset exists, built
+        from other files.
     """
     name, regions = kind.source.name, inputs.regions.name
     if regions in region_names(data_dir, name) and not overwrite:
@@ -259,7 +259,7 @@ def build_with(
     mode = modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS
     tfds.disable_progress_bar()
     logging.set_verbosity(logging.ERROR)
-    # TFDS announces downloads of unknown size, of which there are none, on stdout.
+    # TFDS announces downloads of unknown size on stdout, although there are none.
     silence = contextlib.redirect_stdout(io.StringIO())
     for folder in (data_dir / dataset_folder(name) / regions).glob("incomplete*"):
         shutil.rmtree(folder)  # of a build that was killed
@@ -277,9 +277,9 @@ def build_with(
 def _keep_official(
     kind: type[ImageMajorBuilder], inputs: BuildInputs, folder: Path
 ) -> dict[str, str]:
-    """Keeps what official programs need beside a built dataset; split -> why there is nothing.
+    """Stores inputs of official programs beside a dataset; returns split -> why there are none.
 
-    Data that were built before there was any such thing get it here.
+    Datasets built by versions without these files get them here.
     """
     files = kind.source.official
     if files is None:
@@ -299,7 +299,7 @@ def _example_ids(folder: Path, split: str) -> Iterator[str]:
 
 
 def _check_stamps(folder: Path, regions: RegionInputs) -> None:
-    """Raises DataError where files that the regions come from were changed or added since."""
+    """Raises DataError if files that the regions come from were changed or added since."""
     stamps = read_json(folder / _STAMPS, dict) if (folder / _STAMPS).exists() else {}
     changed = [image_id for image_id, stamp in stamps.items() if regions.stamp(image_id) != stamp]
     if changed:
@@ -311,7 +311,7 @@ def _check_stamps(folder: Path, regions: RegionInputs) -> None:
 
 
 def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """How that which a dataset was built from differs from that which it would be built from."""
+    """How the inputs of an existing build differ from those of a new one."""
     if there["features"] != here["features"]:
         return f"region features {there['features']}, not {here['features']}"
     if there.get("official_sizes") != here.get("official_sizes"):
@@ -344,17 +344,17 @@ class _IndexRows:
 
     @property
     def num_empty(self) -> int:
-        """Images without any region, where others have some."""
+        """Images without any region, if others have some."""
         return len(self._empty) if self._feature_dim else 0
 
     def __len__(self) -> int:
         return len(self._records)
 
     def add(self, record: schema.Record) -> None:
-        """Takes a record in.
+        """Adds a record.
 
         Raises:
-          DataError: its features have another size than those before.
+          DataError: its feature size differs from that of earlier records.
         """
         size = record.features.shape[1]
         if size and self._feature_dim not in (0, size):

@@ -1,12 +1,12 @@
-"""What all datasets of a data folder have in common, made once they are built.
+"""Files that all datasets of a data folder share, made once the datasets are built.
 
 * `answers-vqa.json`, `answers-gqa.json`: answer vocabularies
-* `vocab.txt`, `tokenizer_config.json`: words of the tokenizer, and whether it lower-cases texts
-* `clean_split.json`: images that nobody may train on
+* `vocab.txt`, `tokenizer_config.json`: the tokenizer's words, and whether it lower-cases texts
+* `clean_split.json`: images that no dataset may train on
 * `hard_negatives.npz` in each retrieval dataset: images that look alike
 
-Each is written under another name first, so that what is there is whole, and vocabularies that are
-there are kept: checkpoints depend on them.
+Each is written under another name first, so a file that exists is complete. Existing vocabularies
+are kept: checkpoints depend on them.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ MAX_WORDS = 30_522
 
 
 def built_indexes(data_dir: Path, regions: str) -> Indexes:
-    """Indexes of everything that is built with the given region features."""
+    """Indexes of all datasets built with the given region features."""
     indexes: dict[str, dict[str, SplitIndex]] = {}
     for name, source in SOURCES.items():
         if regions in region_names(data_dir, name):
@@ -49,7 +49,7 @@ def built_indexes(data_dir: Path, regions: str) -> Indexes:
 def split_indexes(
     data_dir: Path, name: str, regions: str, known: Sequence[str] = ("train", "val", "test")
 ) -> dict[str, SplitIndex]:
-    """Indexes of those splits of a built dataset that are there."""
+    """Indexes of a built dataset's existing splits."""
     folder = built_folder(data_dir, name, regions)
     return {split: read_index(folder, split) for split in known if has_split(folder, split)}
 
@@ -57,12 +57,12 @@ def split_indexes(
 def write_answers(
     manual_dir: Path, data_dir: Path, given: Mapping[str, Path | None], built: Iterable[str]
 ) -> list[str]:
-    """Writes the answer vocabularies: given ones, or made by rule from the official files.
+    """Writes the answer vocabularies: given, or made by rule from the official files.
 
     Args:
       manual_dir: of the official files.
       data_dir: of the built datasets.
-      given: "vqa" and "gqa" -> file, None to make it.
+      given: "vqa" and "gqa" -> file, or None to make the vocabulary.
       built: names of the built datasets.
 
     Returns:
@@ -109,22 +109,22 @@ def _answers(head: str, folder: Path) -> tuple[str, ...]:
 def write_words(
     manual_dir: Path, data_dir: Path, given: Path | None, lower_case: bool | None = None
 ) -> str:
-    """Writes the tokenizer's words: a given file, or made from the training texts.
+    """Writes the tokenizer's words: from a given file, or made from the training texts.
 
-    These are the texts of all datasets in `manual_dir`, whichever are built by now: words must
-    not depend on which came first.
+    These are the texts of all datasets in `manual_dir`, built or not: words must not depend on the
+    order of builds.
 
     Args:
       manual_dir: of the official files.
       data_dir: of the built datasets.
-      given: vocabulary file; None for the words that are there, or else to make them.
-      lower_case: of the tokenizer; None for that of the words that are there, or else True.
+      given: vocabulary file; None to keep existing words, or else make them.
+      lower_case: of the tokenizer; None for the setting of existing words, or else True.
 
     Returns:
-      A line about it.
+      A line about the words.
 
     Raises:
-      DataError: words cannot be read; or those that are there are for other texts than
+      DataError: words cannot be read; or the existing words are not for the kind of text that
         `lower_case` says.
     """
     known = known_tokenizer(data_dir, given, lower_case)
@@ -150,7 +150,7 @@ def write_words(
 def known_tokenizer(
     data_dir: Path, given: Path | None, lower_case: bool | None
 ) -> text.Tokenizer | None:
-    """The tokenizer of the given words, or else of those that are there; None if there are none.
+    """The tokenizer of the given words, or else of the existing ones; None if there are none.
 
     Args and errors are those of `write_words`.
     """
@@ -168,7 +168,7 @@ def known_tokenizer(
 
 
 def write_tokenizer(data_dir: Path, words: Sequence[str], lower_case: bool) -> None:
-    """Writes what `read_tokenizer` reads."""
+    """Writes the files that `read_tokenizer` reads."""
     _write_tokenizer_config(data_dir, lower_case)
     text.write_vocabulary(data_dir / WORDS, words)
 
@@ -178,7 +178,7 @@ def _write_tokenizer_config(data_dir: Path, lower_case: bool) -> None:
 
 
 def read_tokenizer(data_dir: Path) -> text.Tokenizer:
-    """The tokenizer of a data folder; it lower-cases texts where no file says otherwise.
+    """The tokenizer of a data folder; it lower-cases texts unless a file says otherwise.
 
     Raises:
       DataError: a file is missing or damaged, or the words are for cased text and it lower-cases.
@@ -194,7 +194,7 @@ def read_tokenizer(data_dir: Path) -> text.Tokenizer:
 
 
 def _training_texts(manual_dir: Path, without: list[str]) -> Iterator[str]:
-    """Adds to `without` the datasets that there are no training texts of."""
+    """Adds to `without` the datasets without training texts."""
     for name, source in sorted(SOURCES.items()):
         try:
             annotations = source.read(manual_dir / source.folder, "train").annotations
@@ -205,7 +205,7 @@ def _training_texts(manual_dir: Path, without: list[str]) -> Iterator[str]:
 
 
 def write_clean_split(data_dir: Path, clean: CleanSplit) -> None:
-    """Writes the images that nobody may train on, unless they are there."""
+    """Writes the images that no dataset may train on, unless they are already written."""
     path = data_dir / CLEAN_SPLIT
     with contextlib.suppress(DataError):  # damaged or missing
         if splits.read_clean_split(path) == clean:
@@ -218,7 +218,7 @@ def write_hard_negatives(
 ) -> None:
     """Writes the pool of each retrieval dataset, over the images that remain after cleaning.
 
-    A pool of these images that is there is kept.
+    An existing pool of the same images is kept.
     """
     for name in ("coco", "flickr30k"):
         if "train" not in indexes.get(name, {}):
@@ -243,7 +243,7 @@ def read_hard_negatives(folder: Path, image_ids: np.ndarray) -> np.ndarray:
 
     Args:
       folder: of the built dataset.
-      image_ids: str[n], images that are trained on, in stored order.
+      image_ids: str[n], training images, in stored order.
 
     Returns:
       int32[n, P].

@@ -7,10 +7,10 @@ from multiprocessing import connection
 
 
 def end_with_parent() -> None:
-    """Makes this worker end when its parent is gone, however that ended; as a pool's initializer.
+    """Makes this worker end with its parent, however that ends; for use as a pool's initializer.
 
-    Otherwise the workers of a killed command finish their work and then wait for more for ever. An
-    interrupt is left to the parent, which tells the user once.
+    Otherwise the workers of a killed command finish their work and then wait forever for more. The
+    parent handles interrupts, and tells the user once.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -1,7 +1,7 @@
-"""What `data.real_samples` trains and tests on: which file is which, and which images are held out.
+"""The data of `data.real_samples`: which file is which, and which images are held out.
 
-Records are read by the readers of the official files (`data/annotations/`). What is decided here is
-the splits: no sample has all those of its dataset.
+The readers of the official files (`data/annotations/`) read the records. This module only decides
+the splits: no sample has all splits of its dataset.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from twelve_in_one.data.official import OfficialFiles
 from twelve_in_one.data.stored.records import Annotation, AnnotationSet, DataError, Skipped
 
 _HELD_OUT_SHARE = 5
-_DRAW = "twelve_in_one real samples 9"  # of ten draws the one nearest to a fifth of each set
+_DRAW = "twelve_in_one real samples 9"  # of ten draws, the nearest to a fifth of each set
 _ENDINGS = (".json", ".csv", ".jsonl", ".gzip")  # the reader looks for these with .gz, too
-# RefCOCO and RefCOCO+ refer to the same objects, so each knows boxes that the other lacks.
+# RefCOCO and RefCOCO+ refer to the same objects, so each has boxes that the other lacks.
 _BESIDE = {"refcoco": "refcoco+", "refcoco+": "refcoco"}
 _REFERENCES = {
     "refcoco_testA": ("refcoco", "testA"),
@@ -39,7 +39,7 @@ class RealSet:
       name: of the dataset.
       splits: role -> annotations.
       files: that they were read from.
-      repeated: records that are in an earlier file, too, the very same; they count once.
+      repeated: records identical to one in an earlier file; they count once.
     """
 
     name: str
@@ -49,7 +49,7 @@ class RealSet:
 
     @property
     def official(self) -> OfficialFiles | None:
-        """What the official program needs, out of the same files."""
+        """Inputs of the official program, from the same files."""
         files = SOURCES[self.name].official
         if files is None:
             return None
@@ -61,7 +61,7 @@ class RealSet:
         return OfficialFiles(files.program, lambda folder, split: find)
 
     def __or__(self, other: "RealSet") -> "RealSet":
-        """Both, which must not have a split in common."""
+        """Joins both, which must not share a split."""
         return RealSet(
             self.name,
             {**self.splits, **other.splits},
@@ -71,16 +71,16 @@ class RealSet:
 
 
 def is_held_out(image_id: str) -> bool:
-    """Whether sets that are split by image validate on this one; true of about every fifth.
+    """Returns whether sets split by image validate on this one; true for about every fifth.
 
-    It depends on nothing but the id, so that an image is held out of all sets or of none.
+    It depends on the id alone, so an image is held out of all sets or of none.
     """
     digest = hashlib.sha256(f"{_DRAW}:{image_id}".encode()).digest()
     return int.from_bytes(digest[:8]) % _HELD_OUT_SHARE == 0
 
 
 def read_samples(folder: Path) -> dict[str, RealSet]:
-    """All datasets that a folder of samples has, with their splits "train" and "val".
+    """All datasets in a folder of samples, with their splits "train" and "val".
 
     VQA keeps the samples' split ("valid" is "val"), with the questions about the photos; all others
     are split by image, see `is_held_out`.
@@ -154,7 +154,7 @@ def _find(folder: Path, *stems: str) -> Path:
 def _by_image(
     name: str, paths: Iterable[Path], annotations: AnnotationSet, repeated: int = 0
 ) -> RealSet:
-    """Divides a set in two; what was skipped is listed with "train"."""
+    """Divides a set in two; skipped records are listed with "train"."""
     held_out = {image_id for image_id in annotations.images if is_held_out(image_id)}
     val = select.only_images(annotations, held_out)
     splits = {
@@ -167,7 +167,7 @@ def _by_image(
 def _read_all(
     read: Callable[..., AnnotationSet], sources: Iterable[tuple[Path, ...]]
 ) -> tuple[AnnotationSet, int]:
-    """What several files hold together, and how many records are in more than one of them."""
+    """Joins several files; also returns how many records are in more than one of them."""
     found: list[AnnotationSet] = []
     repeated = 0
     for paths in sources:
@@ -180,9 +180,9 @@ def _read_all(
 def _news(
     annotations: AnnotationSet, earlier: Iterable[AnnotationSet], path: Path
 ) -> tuple[AnnotationSet, int]:
-    """What of a set is not in earlier ones, and how many records are, the very same.
+    """The part of a set that is not in earlier ones, and the number of its identical records there.
 
-    Records that share no more than their id with an earlier one are skipped.
+    Records that share only their id with an earlier one are skipped.
     """
     known = {a.example_id: a for part in earlier for a in part.annotations}
     new: list[Annotation] = []
@@ -202,7 +202,7 @@ def _news(
 
 
 def _joined(parts: Sequence[AnnotationSet]) -> AnnotationSet:
-    """Sets without pairs, which have no record in common, as one."""
+    """Joins sets without pairs that have no record in common."""
     return AnnotationSet(
         tuple(annotation for part in parts for annotation in part.annotations),
         {image_id: image for part in parts for image_id, image in part.images.items()},
@@ -212,7 +212,7 @@ def _joined(parts: Sequence[AnnotationSet]) -> AnnotationSet:
 
 
 def read_held_out(folder: Path) -> tuple[dict[str, RealSet], list[Path]]:
-    """Test splits out of files of the samples' forms, found by their names anywhere below a folder.
+    """Test splits from files in the samples' forms, found by name anywhere below a folder.
 
     Names may end in .json, .jsonl, .csv, .gzip and .gz; several files of one set count together.
 
@@ -223,8 +223,8 @@ def read_held_out(folder: Path) -> tuple[dict[str, RealSet], list[Path]]:
     * esnlive_X, snli_ve_X: SNLI-VE
 
     Returns:
-      Dataset -> its split "test", or "testA" and "testB" of RefCOCO and RefCOCO+; and the files
-      whose names say nothing.
+      Dataset -> its split "test", or "testA" and "testB" for RefCOCO and RefCOCO+; and the files
+      whose names match no form.
 
     Raises:
       DataError: no file has such a name; or one is unusable or lacks its companion.
@@ -260,11 +260,11 @@ def read_held_out(folder: Path) -> tuple[dict[str, RealSet], list[Path]]:
 
 
 def _stem(path: Path) -> str:
-    """A file's name without endings, of which names may have several."""
+    """A file's name without its endings (there may be several)."""
     return re.sub(r"(\.(json|jsonl|csv|gzip|gz))+$", "", path.name)
 
 
 def _with_answers(questions: Path) -> tuple[Path, Path]:
-    """A file of questions, and that of their annotations beside it."""
+    """A file of questions, and the file of their annotations beside it."""
     names = (_stem(questions).replace("questions", word) for word in ("annotatons", "annotations"))
     return questions, _find(questions.parent, *names)

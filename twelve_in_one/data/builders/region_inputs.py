@@ -1,4 +1,4 @@
-"""Which region features a dataset is built with: a store of a detector's, the pixels, or none.
+"""Region features that a dataset is built with: from a detector's store, from pixels, or none.
 
 "lmdb:PATH", "npy:DIR", "tsv:FILE", "hdf5:FILE", "records:DIR"   a store, see `data/regions/`; or
                                                                 several, with commas between them
@@ -21,7 +21,7 @@ from twelve_in_one.data.regions.checks import check_annotated, check_regions
 from twelve_in_one.data.regions.store import NoRegions, RegionStore
 from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions, Skipped
 
-NO_REGIONS = "none"  # name of features that there are none of
+NO_REGIONS = "none"  # name for no features
 NO_PICTURE = "there is no picture of it"
 STORED = "detected"  # default name of a detector's features
 _GROUND_REGIONS, _PHOTO_REGIONS = 16, 36
@@ -36,17 +36,17 @@ class RegionInputs:
     Attributes:
       name: of the features, part of the built dataset's folder; datasets that are trained together
         share it.
-      describes: what made them, as it travels with checkpoints.
+      describes: their origin, stored with checkpoints.
       has: image id -> whether there are regions.
       detected: image -> regions, checked.
-      annotated: image -> regions that are its annotated boxes, of which the features and the size
-        of the picture (0 where unknown) count; features float[G, 0] where there are none.
-      stamp: image id -> what changes with the files that its regions come from.
-      unreadable: what no region could be taken from, by image id where it is known.
-      official_sizes: accept that detected and annotated regions, and the annotations, state
-        different sizes of a picture, as the released loader does: each kind of box is then placed
+      annotated: image -> regions at its annotated boxes; only their features and the size
+        of the picture (0 if unknown) are used; features float[G, 0] if there are none.
+      stamp: image id -> text that changes with the files of its regions.
+      unreadable: images that gave no regions, by image id if it is known.
+      official_sizes: accept, as the released loader does, that detected and annotated regions, and
+        the annotations, state different sizes of a picture: each kind of box is then placed
         in the size of its own store.
-      pictures: image id -> file, where pictures are kept in the records beside the regions.
+      pictures: image id -> file, if pictures are kept in the records beside the regions.
     """
 
     name: str
@@ -61,7 +61,7 @@ class RegionInputs:
 
 
 def with_pictures(inputs: RegionInputs, pictures: Mapping[str, Path]) -> RegionInputs:
-    """Regions, and beside them the pictures themselves."""
+    """Regions together with the pictures themselves."""
 
     def stamp(image_id: str) -> str:
         picture = files.stamp(pictures[image_id]) if image_id in pictures else ""
@@ -76,7 +76,7 @@ def _no_features(image: AnnotatedImage) -> Regions:
 
 
 def no_regions() -> RegionInputs:
-    """Neither detected boxes nor features: what can be learnt from text and annotated boxes."""
+    """No detected boxes and no features, to learn from text and annotated boxes alone."""
     store = NoRegions()
     return RegionInputs(
         NO_REGIONS,
@@ -95,7 +95,7 @@ def from_stores(
     *,
     official_sizes: bool = False,
 ) -> RegionInputs:
-    """Regions of a detector, and of its pass over the annotated boxes.
+    """Regions from a detector, and from its pass over the annotated boxes.
 
     Args:
       source: the dataset.
@@ -105,7 +105,7 @@ def from_stores(
       official_sizes: see `RegionInputs`.
 
     Raises:
-      DataError: a store cannot be opened; or the dataset needs features of annotated boxes and no
+      DataError: a store cannot be opened; or the dataset needs features of annotated boxes, but no
         store of them is given.
     """
     store = open_store(features)
@@ -151,7 +151,7 @@ def from_stores(
 
 
 def store_key(store: RegionStore, source: Source, image_id: str) -> str:
-    """The key of an image in a store, where released stores have another than the annotations."""
+    """The key of an image in a store, if released stores use another key than the annotations."""
     keys = {
         "visual7w": visual7w.feature_key,
         "conceptual_captions": conceptual_captions.feature_key,
@@ -171,18 +171,18 @@ def from_pixels(
     jobs: int,
     overwrite: bool = False,
 ) -> RegionInputs:
-    """Regions found in the pictures of the dataset's collection; those found before are kept.
+    """Finds regions in the pictures of the dataset's collection; keeps those found before.
 
-    Pictures are upright, but where annotations mean them as they are stored (`means_stored`).
+    Pictures are upright, unless annotations mean them as they are stored (`means_stored`).
 
     Args:
       source: the dataset.
-      images_dir: holds one folder a collection ("coco", "visual_genome", ...), searched in depth.
+      images_dir: holds one folder per collection ("coco", "visual_genome", ...), searched in depth.
       cache_dir: where regions are kept, for all datasets of the collection.
       cluttered: photos rather than things on an even ground.
-      num_regions: most regions an image; None for what suits the kind of picture.
-      jobs: processes.
-      overwrite: find the regions anew.
+      num_regions: most regions per image; None for the default of the kind of picture.
+      jobs: number of processes.
+      overwrite: find the regions again.
 
     Raises:
       DataError: there are no pictures.
@@ -212,7 +212,7 @@ def from_pictures(
     jobs: int,
     overwrite: bool = False,
 ) -> RegionInputs:
-    """As `from_pixels`, of pictures by image id: all those of the collection."""
+    """Like `from_pixels`, for pictures by image id: all those of the collection."""
     from twelve_in_one.data.images.load import load_image, means_stored
     from twelve_in_one.data.regions.extract import extract_folder, turned_images
     from twelve_in_one.data.regions.extractor import PixelExtractor
@@ -262,11 +262,11 @@ def from_pictures(
 def picture_files(folder: Path) -> tuple[dict[str, Path], tuple[Skipped, ...]]:
     """Pictures below a folder by image id: the file's stem, or the number that ends COCO's names.
 
-    Links are followed. Two pictures of one id are taken for the same if they have the same size.
+    Links are followed. Two pictures with one id count as the same if they have the same size.
 
     Returns:
-      File by image id, and pictures that are left out, with reasons: copies by their names, other
-      names than COCO's among COCO's, and pictures of one id that differ.
+      File by image id, and pictures left out, with reasons: copies by their names, names among
+      COCO's that are not COCO's, and different pictures with one id.
 
     Raises:
       DataError: there is none.
@@ -297,7 +297,7 @@ def picture_files(folder: Path) -> tuple[dict[str, Path], tuple[Skipped, ...]]:
 
 
 def _image_id(stem: str, stems: Container[str], coco: bool) -> str:
-    """The id of a picture by its name without suffix; ValueError where it has none."""
+    """The id of a picture from its name without suffix; ValueError if it has none."""
     copy = _COPY.fullmatch(stem)
     if copy and (original := copy[1] or copy[2]) in stems:
         raise ValueError(f"named like a copy of {original}: remove it")
@@ -310,10 +310,10 @@ def _image_id(stem: str, stems: Container[str], coco: bool) -> str:
 
 
 def missing_images(inputs: RegionInputs, image_ids: Iterable[str]) -> dict[str, str]:
-    """Images without regions, or without a picture that is to be kept.
+    """Images without regions, or without a picture to keep.
 
     Returns:
-      Image id -> the reason, "" where it is not known.
+      Image id -> the reason, "" if unknown.
     """
     reasons = {skip.record: skip.reason for skip in inputs.unreadable}
     missing = {}

@@ -1,4 +1,4 @@
-"""What the build command says: progress on stderr, tables and what was left out on stdout."""
+"""Output of the build command: progress on stderr, tables and skipped records on stdout."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ _SHOWN_REASONS = 5
 
 
 def log(line: str) -> None:
-    """A line of progress; the report goes to stdout."""
+    """Prints a line of progress; the report goes to stdout."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -42,18 +42,18 @@ class Progress:
 
 
 def attempt(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` returns of a dataset, or its error: it must not stop the other datasets."""
+    """The result of `work` on a dataset, or its error, which must not stop the other datasets."""
     try:
         return work()
     except (DataError, OSError) as error:
         return {"name": name, "error": str(error)}
-    except Exception as error:  # of ours or a library's: where it came from must be seen
+    except Exception as error:  # ours or a library's: its origin must be visible
         log(traceback.format_exc())
         return {"name": name, "error": f"{type(error).__name__}: {error}"}
 
 
 def print_outcomes(outcomes: Sequence[dict[str, Any]]) -> bool:
-    """Prints the reports of all datasets, then the errors; whether there are none."""
+    """Prints the reports of all datasets, then the errors; returns whether there are none."""
     failed = [outcome for outcome in outcomes if "error" in outcome]
     print_reports([outcome for outcome in outcomes if "error" not in outcome])
     for outcome in failed:
@@ -62,7 +62,7 @@ def print_outcomes(outcomes: Sequence[dict[str, Any]]) -> bool:
 
 
 def print_reports(outcomes: Sequence[dict[str, Any]]) -> None:
-    """Prints what `build_dataset` or `check_dataset` returned of each dataset."""
+    """Prints the result of `build_dataset` or `check_dataset` for each dataset."""
     print(
         f"{'dataset':<20} {'split':<6} {'records':>9} {'images':>9} {'examples':>11} {'skipped':>8}"
     )
@@ -84,7 +84,7 @@ def print_reports(outcomes: Sequence[dict[str, Any]]) -> None:
                     f"  without regions: {outcome['name']}/{split}: {report['empty']:,} of "
                     f"{report['images']:,} images, in which the detector found nothing"
                 )
-            for note in report.get("notes", ()):  # datasets that are there may be older than notes
+            for note in report.get("notes", ()):  # existing datasets may be older than notes
                 print(f"  note: {outcome['name']}/{split}: {note}")
         for split, report in outcome["splits"].items():
             _print_skipped(f"{outcome['name']}/{split}", report["skipped"])

@@ -1,7 +1,7 @@
-"""The thirteen datasets as data: where their images come from, their splits, how they are read.
+"""The thirteen datasets as data: the source of their images, their splits, and their readers.
 
-Splits go by their role: "train", "val" and "test" ("testA" and "testB" for RefCOCO and RefCOCO+).
-Which official splits play which role is said in each reader under `annotations/`.
+Splits are named by role: "train", "val" and "test" ("testA" and "testB" for RefCOCO and RefCOCO+).
+Each reader under `annotations/` says which official splits play which role.
 """
 
 import dataclasses
@@ -32,16 +32,16 @@ class Source:
     Attributes:
       name: as in `tasks/twelve.py`.
       domain: collection that its images come from.
-      folder: of its annotation files, below the folder of all.
+      folder: of its annotation files, below the folder for all datasets.
       read: (folder, split) -> annotations.
       splits: all of them.
       test_splits: those whose images no dataset may train on (12-in-1 section 3.2). VQA and GQA
-        have test images of their own, which nobody trains on.
+        have test images of their own, which no dataset trains on.
       cleaned_splits: those that lose other datasets' test images.
       scores_annotated_boxes: candidates are annotated boxes, so these need features.
       keeps_texts: retrieval and pretraining draw captions of other images.
-      official: what the official evaluation program needs beside the answers; None where there is
-        no program, or what is built is enough.
+      official: inputs of the official evaluation program beside the answers; None if there is
+        no program, or the built dataset is enough.
     """
 
     name: str
@@ -79,7 +79,7 @@ SOURCES: dict[str, Source] = {
             test_splits=(),
             official=OfficialFiles("vqa", vqa.official_records),
         ),
-        # Its 5,000 evaluated questions share images with its training questions, so that "val" is
+        # Its 5,000 evaluated questions share images with its training questions, so "val" is
         # cleaned with them (released code).
         Source(
             "vgqa",

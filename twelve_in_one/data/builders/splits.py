@@ -1,13 +1,13 @@
 """The clean multi-task split: no dataset trains on an image that any dataset is tested on.
 
 Datasets share photos, so a test image of one may be a training image of another (12-in-1 section
-3.2). The ids of all test images are collected per collection of images, COCO and Visual Genome are
-joined by Visual Genome's own list of COCO ids, and records of such images leave every training
-split. Test splits stay as they are. Computed from the indexes of built datasets alone, so that
-cleaning is a choice of which records are read and needs no second build.
+3.2). The ids of all test images are gathered per collection of images, Visual Genome's own list of
+COCO ids joins COCO and Visual Genome, and records of such images are removed from every training
+split. Test splits stay unchanged. All this uses the indexes of built datasets alone, so
+cleaning only chooses which records are read, and needs no second build.
 
-GQA's files do not say which of its images are COCO's, those of Visual Genome QA say it of all: what
-any index knows of an image counts for all datasets that use it.
+GQA's files do not say which of its images are COCO's; those of Visual Genome QA do for all images.
+So an id that any index knows for an image counts for all datasets that use the image.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ _NONE: Mapping[str, Source] = {}
 
 @dataclasses.dataclass(frozen=True)
 class CleanSplit:
-    """Ids of the images that nobody may train on.
+    """Ids of the images that no dataset may train on.
 
     Attributes:
-      images: domain -> ids; a photo of both COCO and Visual Genome is in both, under either's id.
-      datasets: whose test splits were collected.
+      images: domain -> ids; a photo in both COCO and Visual Genome is in both, under each one's id.
+      datasets: those whose test splits were collected.
     """
 
     images: Mapping[str, frozenset[str]]
@@ -48,7 +48,7 @@ def test_images(indexes: Indexes, own: Mapping[str, Source] = _NONE) -> CleanSpl
 
     Args:
       indexes: dataset -> split -> index.
-      own: data sets of the user's own among them.
+      own: the user's own data sets among them.
     """
     known = {**SOURCES, **own}
     images: dict[str, set[str]] = {source.domain: set() for source in known.values()}
@@ -72,7 +72,7 @@ def from_id_lists(lists: Mapping[str, Sequence[int]]) -> CleanSplit:
 
 
 def _coco_ids(indexes: Indexes, sources: Mapping[str, Source] = SOURCES) -> dict[str, str]:
-    """Visual Genome id -> COCO id, as far as any index knows it."""
+    """Visual Genome id -> COCO id, if any index knows it."""
     known = {}
     for name, splits in indexes.items():
         if sources[name].domain == "visual_genome":
@@ -86,7 +86,7 @@ def _coco_ids(indexes: Indexes, sources: Mapping[str, Source] = SOURCES) -> dict
 def _under_both_ids(
     images: Mapping[str, set[str]], coco_ids: Mapping[str, str]
 ) -> dict[str, frozenset[str]]:
-    """`images`, those of COCO and Visual Genome that are the same photos in both."""
+    """`images`, with photos shared by COCO and Visual Genome in both."""
     genome = images["visual_genome"]
     coco = images["coco"] | {coco_ids[image] for image in genome & coco_ids.keys()}
     genome = genome | {image for image, photo in coco_ids.items() if photo in coco}
@@ -95,7 +95,7 @@ def _under_both_ids(
 
 
 def _is_in(images: Mapping[str, frozenset[str]], domain: str, index: SplitIndex) -> np.ndarray:
-    """bool[n, K], whether `images` has the image under the one or the other id."""
+    """bool[n, K], whether `images` has the image under either id."""
     own = np.isin(index.image_ids, np.array(sorted(images.get(domain, ())), str))
     photos = np.fromiter(map(int, images.get("coco", ())), np.int64)
     return own | (np.isin(index.coco_ids, photos) & (index.coco_ids >= 0))
@@ -125,7 +125,7 @@ class Removed:
 def removed(
     indexes: Indexes, clean: CleanSplit, own: Mapping[str, Source] = _NONE
 ) -> tuple[Removed, ...]:
-    """What cleaning takes from every split that is cleaned; `own` as in `test_images`."""
+    """Losses of every cleaned split; `own` as in `test_images`."""
     rows, known = [], {**SOURCES, **own}
     for name, splits in indexes.items():
         source = known[name]
@@ -147,11 +147,11 @@ def removed(
 
 
 def overlap_matrix(indexes: Indexes) -> tuple[tuple[str, ...], np.ndarray]:
-    """Share of each dataset's test images that another one trains or validates on (Table 1).
+    """Share of each dataset's test images that another dataset trains or validates on (Table 1).
 
     Returns:
-      Names, and float64[n, n]: row tested, column trained on; NaN on the diagonal and for datasets
-      without test images of their own.
+      Names, and float64[n, n]: tested in rows, trained on in columns; NaN on the diagonal and for
+      datasets without test images of their own.
     """
     names = tuple(indexes)
     coco_ids = _coco_ids(indexes)
@@ -211,7 +211,7 @@ def write_clean_split(path: Path, clean: CleanSplit) -> None:
 
 
 def read_clean_split(path: Path) -> CleanSplit:
-    """Reads what `write_clean_split` wrote.
+    """Reads the file that `write_clean_split` wrote.
 
     Raises:
       DataError: missing or damaged.

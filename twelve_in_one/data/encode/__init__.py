@@ -1,1 +1,1 @@
-"""From records to arrays of a batch."""
+"""Turns records into the arrays of a batch."""

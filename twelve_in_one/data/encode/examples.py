@@ -1,7 +1,7 @@
 """Turns records into batches: text to tokens, regions to padded rows, labels to targets.
 
-Everything here is NumPy and a pure function of its arguments, so that the trainer's pipeline,
-predictions on single images and the tests against the released loaders share one piece of code. The
+Everything here is NumPy and a pure function of its arguments, so the trainer's pipeline,
+predictions on single images and the tests against the released loaders share the code. The
 batch contract is in `tasks/task.py`. Letters as there; N regions of an image, G annotated boxes.
 """
 
@@ -30,15 +30,15 @@ class Encoding:
       task: shapes and kind of the batch.
       tokenizer: of the model.
       feature_dim: region feature size F of the model.
-      answers: answer -> label, of kinds "answer" and "verdict".
-      num_labels: L of kinds "answer" and "verdict".
+      answers: answer -> label, for kinds "answer" and "verdict".
+      num_labels: L for kinds "answer" and "verdict".
       training: targets of regions are cut at IoU 0.5, and annotated boxes follow the detected ones
         (released code); otherwise targets are the plain IoU with detected regions.
       candidates: "annotated" scores the annotated boxes instead of detected regions in tasks of
         kind "region".
-      feature_dtype: of `regions`; float16 halves what goes to the device.
-      official_pair_packing: put the two images' rows of NLVR2 one right after the other before they
-        are split in the middle, as released, instead of padding each image.
+      feature_dtype: of `regions`; float16 halves the transfer to the device.
+      official_pair_packing: put the rows of NLVR2's two images directly after each other before
+        splitting them in the middle, as released, instead of padding each image.
     """
 
     task: Task
@@ -57,8 +57,8 @@ class Example:
     """One example, ready to be encoded.
 
     Attributes:
-      record: where its image comes from.
-      annotation: what it asks.
+      record: with its image.
+      annotation: its question.
       options: kind "match": image and caption of each of the k options, the right one first.
     """
 
@@ -68,7 +68,7 @@ class Example:
 
 
 def encode_batch(encoding: Encoding, examples: Sequence[Example], batch_size: int) -> Batch:
-    """A batch of `batch_size` rows, of which the first are `examples` and the rest padding.
+    """A batch of `batch_size` rows: first the `examples`, then padding.
 
     Raises:
       DataError: an example does not fit its task (label out of range, unknown choice, feature size
@@ -81,11 +81,11 @@ def encode_batch(encoding: Encoding, examples: Sequence[Example], batch_size: in
 def encode_inputs(
     encoding: Encoding, examples: Sequence[Example], batch_size: int
 ) -> tuple[Batch, list[np.ndarray]]:
-    """`encode_batch` without targets and choices, for examples whose answer nobody knows.
+    """`encode_batch` without targets and choices, for examples with unknown answers.
 
     Returns:
-      The batch, and float32[R, 4] of each example: its rows' boxes in pixels, 0 where padding (of
-      a pair, the right image's; none of pairs that are packed as released).
+      The batch, and float32[R, 4] for each example: its rows' boxes in pixels, 0 for padding (for
+      a pair, those of the right image; none for pairs packed as released).
 
     Raises:
       DataError: the regions do not fit the task or the model; names the task and the example.
@@ -113,7 +113,7 @@ def encode_inputs(
 
 
 def encode_texts(encoding: Encoding, texts: Sequence[str], num_rows: int) -> Batch:
-    """`num_rows` rows of tokens and token_mask, of which the first are `texts`."""
+    """`num_rows` rows of tokens and token_mask; the first are `texts`."""
     max_tokens = encoding.task.max_tokens
     tokens = np.full((num_rows, max_tokens), encoding.tokenizer.pad_id, np.int32)
     mask = np.zeros((num_rows, max_tokens), bool)
@@ -128,7 +128,7 @@ def encode_images(encoding: Encoding, examples: Sequence[Example]) -> Batch:
     """A row of regions, boxes and region_mask for the only image of every example.
 
     Raises:
-      DataError: region features of another size than the model takes.
+      DataError: region features do not have the model's size.
     """
     batch = _empty_regions(encoding, len(examples))
     for row, example in enumerate(examples):
@@ -183,7 +183,7 @@ def _put_regions(encoding: Encoding, examples: Sequence[Example], batch: Batch) 
 def _put_annotated(
     encoding: Encoding, example: Example, targets: list[np.ndarray], end: int
 ) -> np.ndarray:
-    """Adds annotated boxes behind the detected regions; float32[R, 4] pixel boxes of all rows."""
+    """Adds annotated boxes after detected regions; float32[R, 4] pixel boxes of all rows."""
     task, annotated = encoding.task, example.record.annotated
     kind = KINDS[task.kind]
     detected = example.record.images[-1]
@@ -194,7 +194,7 @@ def _put_annotated(
         start = end = 1
     elif kind.protocols and encoding.training and annotated.features.shape[1]:
         start = end
-    else:  # among them boxes without features, which were never meant as rows
+    else:  # includes boxes without features, never meant as rows
         boxes[:end] = detected.boxes[:end]
         return boxes
     for target in targets:
@@ -216,7 +216,7 @@ def _put_annotated(
 
 
 def _put(targets: Sequence[np.ndarray], row: int, image: ImageRows, start: int) -> int:
-    """Writes an image's rows from slot `start` on, as many as fit; returns the slot after them."""
+    """Writes as many of an image's rows as fit from slot `start`; returns the slot after them."""
     regions, boxes, mask = (target[row] for target in targets)
     stop = min(start + len(image), len(mask))
     count = stop - start
@@ -273,7 +273,7 @@ def _region_targets(
 
 
 def _overlap(encoding: Encoding, example: Example, boxes: np.ndarray) -> np.ndarray:
-    """float32[R], IoU of every row with the box that is meant; 0 for padding."""
+    """float32[R], IoU of every row with the target box; 0 for padding."""
     if example.annotation.box is None:
         raise _error(encoding, example, "no box")
     real = boxes.any(axis=1)
@@ -286,7 +286,7 @@ def _choice_targets(
     encoding: Encoding, examples: Sequence[Example], pixel_boxes: list[np.ndarray], batch_size: int
 ) -> Batch:
     task = encoding.task
-    # A slot without a choice points at the last region, as released; its mask takes it out.
+    # A slot without a choice points at the last region, as released; its mask excludes it.
     choices = np.full((batch_size, task.num_choices), task.max_regions - 1, np.int32)
     mask = np.zeros((batch_size, task.num_choices), bool)
     targets = np.zeros((batch_size, task.num_choices), np.float32)

@@ -1,9 +1,9 @@
-"""What pretraining hides: tokens, regions and whose caption it is (12-in-1, section 4).
+"""What pretraining hides: tokens, regions and the match of caption and image (12-in-1, section 4).
 
 Everything is a pure function of its inputs and of a generator that the caller seeds for every
-example, so an example is masked in the same way whatever batch, worker or host it falls to. Each
-function draws one array of uniform numbers with a row per token or region (the columns are named
-where they are drawn); a row does not depend on how many come after it, so padding changes nothing.
+example, so an example is masked the same way in any batch, worker or host. Each function draws one
+array of uniform numbers with a row per token or region (the columns are named where they are
+drawn); a row does not depend on the number of rows after it, so padding changes nothing.
 
 Labels are those of `tasks/losses.py`: -1 where there is nothing to predict.
 
@@ -20,7 +20,7 @@ from twelve_in_one.tasks.metrics.boxes import iou_matrix
 # 0: all losses on all pairs. 1: masked losses on aligned pairs only (12-in-1). 2: no swapped pairs.
 Objective = Literal[0, 1, 2]
 
-# Shares of the selected tokens (BERT): these become [MASK], these a random token, the rest stay.
+# Shares of the selected tokens (BERT) that become [MASK] and a random token; the rest stay.
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 
 
@@ -30,7 +30,7 @@ class RegionMask(NamedTuple):
     Attributes:
       features: float32[N, F], zero where hidden.
       labels: int32[N], 1 where the region is to be predicted, else -1.
-      global_feature: float32[F], feature of the global region; knows nothing of hidden regions.
+      global_feature: float32[F], feature of the global region, computed without hidden regions.
     """
 
     features: np.ndarray
@@ -41,9 +41,9 @@ class RegionMask(NamedTuple):
 def pair_label(
     rng: np.random.Generator, num_captions: int, own: int, *, objective: Objective
 ) -> tuple[int, int]:
-    """Which caption an image is shown with.
+    """Chooses the caption to show with an image.
 
-    Draws the same amount for every objective, so the masks that follow agree between them.
+    Makes the same number of draws for every objective, so the masks that follow are the same.
 
     Args:
       rng: of the example.
@@ -53,7 +53,7 @@ def pair_label(
 
     Returns:
       Index of the caption, and the alignment label: 0 aligned, 1 swapped. A swapped caption is any
-      of the corpus; if by chance the own one, the label is 1 nevertheless (released code).
+      in the corpus; even if it is the image's own by chance, the label is 1 (released code).
 
     Raises:
       ValueError: no such caption or objective.
@@ -124,29 +124,30 @@ def mask_regions(
     official_overlap: bool = False,
     max_regions: int = 36,
 ) -> RegionMask:
-    """Hides regions for masked region modelling, with those that show the same (paper, section 4).
+    """Hides regions for masked region modelling, and those that overlap them (paper, section 4).
 
     Every region is selected with probability `rate` and hidden with probability `zero_rate` if
     selected. A region whose IoU with *another* selected region, hidden or not, exceeds
     `overlap_iou` is hidden too, since it could be copied from; that holds for selected regions as
-    well. Only selected regions have labels. The global feature is the mean of what is left.
+    well. Only selected regions have labels. The global feature is the mean of the visible regions.
 
-    The released code does otherwise (`official_overlap`): overlapping regions stay visible, and
-    only the divisor of the global feature leaves them out, together with all selected regions,
-    among them the visible ones that its sum contains. The divisor does count padding slots.
+    The released code differs (`official_overlap`): overlapping regions stay visible, and
+    only the divisor of the global feature omits them, together with all selected regions,
+    including the visible ones in its sum. The divisor does count padding slots.
 
     Args:
       features: float[N, F].
-      boxes: float[N, 4], corners in pixels; they stay, a hidden region still says where it is.
+      boxes: float[N, 4], corners in pixels; unchanged, even for hidden regions.
       rng: of the example.
       rate: probability of selection.
       zero_rate: probability that a selected region is hidden.
-      overlap_iou: exactly this much is not too much.
-      official_overlap: do as the released code.
-      max_regions: only with `official_overlap`: region slots, padding included, the global one not.
+      overlap_iou: regions above it are hidden; a region exactly at it is not.
+      official_overlap: follow the released code.
+      max_regions: only with `official_overlap`: region slots, including padding but not the global
+        region.
 
     Returns:
-      RegionMask. The global feature is zero where nothing is left.
+      RegionMask. The global feature is zero if no region is visible.
 
     Raises:
       ValueError: shapes do not fit, a probability is out of range, or there are more regions than
@@ -181,10 +182,10 @@ def mask_regions(
 
 
 def drop_labels(labels: np.ndarray, is_misaligned: int, *, objective: Objective) -> np.ndarray:
-    """Takes the labels of tokens or regions from a swapped pair under objective 1.
+    """Removes the labels of tokens or regions from a swapped pair under objective 1.
 
-    What the labels belong to stays hidden. The released validation keeps all labels: it is
-    objective 0 there.
+    Their tokens or regions stay hidden. The released validation keeps all labels: it uses
+    objective 0.
 
     Args:
       labels: int32[...] of one pair.

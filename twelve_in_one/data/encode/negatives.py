@@ -1,7 +1,7 @@
 """Wrong captions and wrong images for retrieval, drawn per example, hard ones included.
 
 The released code trains on four pairs: the right one, the image with a caption of a random other
-image, a random other image with the caption, and the image with a caption of one that looks alike,
+image, a random other image with the caption, and the image with the caption of a similar image,
 drawn from the 99 nearest training images by mean region feature (12-in-1 section 3.1; the released
 pool generator). Letters: n images, F feature size, P pool size.
 """
@@ -18,13 +18,13 @@ _BLOCK_ROWS = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Negatives:
-    """What stands in for the right image and caption.
+    """Replacements for the right image and caption.
 
     Attributes:
       caption: example number of a caption of another image.
       image: record position of another image.
-      hard_caption: example number of a caption of an image that looks alike (training), or of
-        another random one (evaluation).
+      hard_caption: example number of a caption of a similar image (training), or of
+        another random image (evaluation).
     """
 
     caption: int
@@ -39,7 +39,7 @@ def nearest_pool(mean_features: np.ndarray, size: int = POOL_SIZE) -> np.ndarray
 
     Args:
       mean_features: float[n, F].
-      size: P; all n where there are fewer.
+      size: P; all n if there are fewer.
 
     Returns:
       int32[n, min(P, n)].
@@ -74,10 +74,10 @@ def draw_negatives(
     """Draws the negatives of one caption of image `own`.
 
     Args:
-      rng: seeded per example, so that the draw does not depend on who makes it.
+      rng: seeded per example, so any worker or host makes the same draw.
       own: position of the image among the n.
       first_caption: int[n + 1], example number of each image's first caption, and the end.
-      pool: int32[n, P] from `nearest_pool`, or None for a random image in its place.
+      pool: int32[n, P] from `nearest_pool`, or None for a random image instead.
 
     Raises:
       DataError: there is no other image.

@@ -7,10 +7,10 @@ F feature size, C region classes):
   `tasks/task.py`; regions float32[B, R, F], hidden ones zero, region 0 the mean after hiding
 * token_labels int32[B, T], original id where a token is to be predicted, else -1
 * region_labels int32[B, R], 1 where a region is to be predicted, else -1; -1 for region 0
-* what a region is predicted to be. Target 0: region_classes float32[B, R, C], the detector's
+* the targets of regions. Target 0: region_classes float32[B, R, C], the detector's
   distribution. Targets 1 and 2: region_features float32[B, R, F], before hiding; target 2 also
   across_draws float32[B, R, K] and within_draws float32[B, R, K'], uniform in [0, 1), which become
-  negatives of other rows and of the own row on the device
+  negatives from other rows and from the same row on the device
 * is_misaligned int32[B], 1 where the caption is another image's
 * region_weight and alignment_weight float32[], factors on two of the three losses
 * task_id int32[], _mask bool[B], example_id str[B] (host only)
@@ -27,8 +27,8 @@ from twelve_in_one.data.pipeline import Selection
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.task import Task
 
-# Shares of the negatives that come from other images of the batch and from the same one (released
-# code, which rounds both numbers down).
+# Shares of the negatives from other images of the batch and from the same image (released code,
+# which rounds both numbers down).
 ACROSS_SHARE, WITHIN_SHARE = 0.7, 0.3
 
 
@@ -42,17 +42,17 @@ class PretrainingStream:
       tokenizer: of the model.
       feature_dim: F.
       num_classes: C, of target 0.
-      visual_target: what masked regions predict: 0 their classes, 1 their features, 2 which of
+      visual_target: masked regions predict 0 their classes, 1 their features, 2 which of
         several features is theirs.
       objective: 0 all losses on all pairs; 1 no masked losses on swapped pairs (12-in-1); 2 no
         swapped pairs, and no loss of alignment.
-      overlap_iou: regions that overlap a masked one by more than this are hidden, too; 1 hides
+      overlap_iou: regions that overlap a masked region by more than this are hidden, too; 1 hides
         none.
-      official_overlap: regions that overlap a hidden one keep their features, as released, and
-        only the mean is divided by fewer.
+      official_overlap: regions that overlap a hidden region keep their features, as released, and
+        only the mean's divisor is smaller.
       region_weight: factor on the loss of masked regions.
-      num_negatives: of target 2.
-      feature_dtype: of regions on their way to the device; targets stay float32.
+      num_negatives: for target 2.
+      feature_dtype: of regions during the transfer to the device; targets stay float32.
     """
 
     selection: Selection

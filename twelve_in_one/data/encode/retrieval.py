@@ -14,7 +14,7 @@ from twelve_in_one.data.encode.examples import Batch, Example, encode_images, en
 from twelve_in_one.data.pipeline import TaskStream
 from twelve_in_one.tasks.kinds import KINDS
 
-_CHUNK = 64  # images that are encoded at a time, between two lines of progress
+_CHUNK = 64  # images encoded at a time, between two lines of progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RetrievalSet:
       captions: tokens int32[M, T] and token_mask bool[M, T].
       images: regions float[N, R, F], of the encoding's dtype; boxes float32[N, R, 5] and
         region_mask bool[N, R].
-      image_of_caption: int64[M], row of the image that a caption describes.
+      image_of_caption: int64[M], row of the image of each caption.
       task_id: int32[].
       caption_ids: M example ids.
       image_ids: N image ids.
@@ -45,14 +45,14 @@ def read_retrieval_set(
     max_captions: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> RetrievalSet:
-    """Reads what a stream of kind "match" evaluates, on every process in full.
+    """Reads all that a stream of kind "match" evaluates, in full on every process.
 
     At the paper's sizes 1,000 images take 0.4 GB in float16, 5,000 take 2 GB.
 
     Args:
       stream: its selection and its encoding are used, not its batches.
-      max_captions: end with the image that brings so many captions; 0 takes all.
-      progress: called with the images read and the images there are.
+      max_captions: stop after the image that reaches this number of captions; 0 takes all.
+      progress: called with the number of images read and the total.
 
     Raises:
       DataError: a record cannot be used; names it.
@@ -68,7 +68,7 @@ def read_retrieval_set(
     records = selection.records
     if max_captions:
         records = records[: int(np.searchsorted(np.cumsum(counts), max_captions)) + 1]
-    # Filled in place: to put pieces together would take twice the memory.
+    # Filled in place: joining pieces would take twice the memory.
     images = encode_images(encoding, ())
     images = {key: np.zeros((len(records), *x.shape[1:]), x.dtype) for key, x in images.items()}
     texts: list[str] = []

@@ -1,13 +1,13 @@
-"""Text to token ids as BERT does it: WordPiece over any vocabulary file (12-in-1, section 3.1).
+"""Text to token ids as in BERT: WordPiece over any vocabulary file (12-in-1, section 3.1).
 
 A `Tokenizer` is a vocabulary and a flag; the `tokenizers` library behind it is built from these two
-on first use, so a tokenizer may be sent to other processes and used from many threads.
+on first use, so a tokenizer can be sent to other processes and used from many threads.
 
-The library agrees with the released Python code on every text but for two things that are repaired
-here (`_repaired`) and one that is left: whether a character is a punctuation mark, an
-accent or unassigned comes from the library's own Unicode tables, where the released code asks the
-Python that runs it. They differ on characters that one of them does not know or has reclassified,
-and on 256 rare CJK characters from U+2B820; BERT's vocabulary has none of all these.
+The library agrees with the released Python code on every text, except for two differences repaired
+here (`_repaired`) and one that remains: the library uses its own Unicode tables to decide whether a
+character is a punctuation mark, an accent or unassigned; the released code uses those of the Python
+that runs it. They differ on characters that one of them does not know or has reclassified,
+and on 256 rare CJK characters from U+2B820; BERT's vocabulary has none of these.
 
 Letters: B texts, T tokens with [CLS], [SEP] and padding.
 """
@@ -28,11 +28,11 @@ from twelve_in_one.data.formats.files import read_text
 from twelve_in_one.data.stored.records import DataError
 
 PAD, UNK, CLS, SEP, MASK = SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Longer words are [UNK] whatever the vocabulary (BERT).
+# Longer words are [UNK] with any vocabulary (BERT).
 MAX_WORD_CHARACTERS = 100
-# Texts whose ids are kept, some hundred bytes each.
+# Number of texts whose ids are cached, some hundred bytes each.
 _MAX_KNOWN = 1 << 17
-# Vocabularies of lower-cased text may have a few capitals that somebody added.
+# Vocabularies of lower-cased text may have a few capitals added by hand.
 _MAX_CASED_SHARE = 0.01
 _IN_BRACKETS = re.compile(r"\[.*\]|<.*>")
 _SPECIAL = re.compile("(" + "|".join(map(re.escape, SPECIALS)) + ")")
@@ -42,16 +42,16 @@ _SPECIAL = re.compile("(" + "|".join(map(re.escape, SPECIALS)) + ")")
 class Tokenizer:
     """Cuts texts into word pieces and numbers them.
 
-    Special tokens that are spelled out in a text, like "[MASK]", stay whole and get their ids, as
-    in the released code.
+    Special tokens spelled out in a text, like "[MASK]", stay whole and get their ids, as in the
+    released code.
 
     Attributes:
       vocabulary: tokens in the order of their ids.
-      lower_case: lower-case texts and take the accents off before anything else.
+      lower_case: lower-case texts and remove accents before anything else.
 
     Raises:
-      DataError: the vocabulary is empty, repeats a token or lacks one of `SPECIALS`; or it is one
-        of cased text, and `lower_case` is set.
+      DataError: the vocabulary is empty, repeats a token or lacks one of `SPECIALS`; or it is
+        for cased text, and `lower_case` is set.
     """
 
     vocabulary: tuple[str, ...] = dataclasses.field(repr=False)
@@ -91,7 +91,7 @@ class Tokenizer:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Hash of the tokens in their order, that of the file that `write_vocabulary` writes."""
+        """Hash of the tokens in order, equal to that of the file that `write_vocabulary` writes."""
         return hashlib.sha256(_file_text(self.vocabulary).encode("utf-8")).hexdigest()
 
     def tokenize(self, text: str) -> list[str]:
@@ -106,7 +106,7 @@ class Tokenizer:
           max_tokens: T, with [CLS] and [SEP].
 
         Returns:
-          int32[T] ids and bool[T], True where no padding.
+          int32[T] ids and bool[T], False for padding.
 
         Raises:
           ValueError: no room for [CLS] and [SEP].
@@ -115,10 +115,10 @@ class Tokenizer:
         return ids[0], mask[0]
 
     def encode_batch(self, texts: Sequence[str], max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """`encode` of many texts, on several threads and without the interpreter's lock.
+        """`encode` for many texts, on several threads and without the interpreter's lock.
 
         Returns:
-          int32[B, T] ids and bool[B, T], True where no padding.
+          int32[B, T] ids and bool[B, T], False for padding.
 
         Raises:
           ValueError: no room for [CLS] and [SEP].
@@ -135,7 +135,7 @@ class Tokenizer:
         return ids, mask
 
     def token_counts(self, texts: Sequence[str]) -> np.ndarray:
-        """Tokens of each whole text with [CLS] and [SEP]; above `max_tokens`, `encode` cuts.
+        """Counts the tokens of each whole text with [CLS] and [SEP], before any cut by `encode`.
 
         Returns:
           int64[B].
@@ -173,7 +173,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _known(self) -> dict[str, np.ndarray]:
-        """Ids of the texts that came first: of small datasets soon all of them."""
+        """Ids of the first texts seen; for small datasets, soon all of them."""
         return {}
 
     def _pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -192,14 +192,14 @@ class Tokenizer:
 
 
 def load_tokenizer(vocab_file: Path, *, lower_case: bool = True) -> Tokenizer:
-    """The tokenizer of a vocabulary file: UTF-8, one token a line, ids by line from 0.
+    """The tokenizer of a vocabulary file: UTF-8, one token per line, ids by line from 0.
 
     Raises:
       DataError: not readable as UTF-8, empty, a line is empty or repeats another, or one of
         `SPECIALS` is missing; or `lower_case` is set for a vocabulary of cased text.
     """
     lines = read_text(vocab_file).removesuffix("\n").split("\n")
-    # Not `splitlines`: a vocabulary of all scripts has tokens that it takes for line ends.
+    # Not `splitlines`: a vocabulary of all scripts has tokens that it treats as line ends.
     tokens = tuple(line.removesuffix("\r") for line in lines)
     _check_vocabulary(tokens, str(vocab_file))
     if lower_case:
@@ -220,20 +220,20 @@ def write_vocabulary(path: Path, tokens: Sequence[str]) -> None:
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, *, lower_case: bool = True
 ) -> tuple[str, ...]:
-    """A vocabulary for texts of few distinct words: their characters, then their commonest words.
+    """A vocabulary for texts with few distinct words: their characters, then their commonest words.
 
-    It depends on nothing but the counts of the words; the library's own trainer breaks ties by
-    chance. Every character is there as beginning of a word and, if it is part of a longer word, as
-    continuation, so words beyond the size are spelled and no text of the corpus has an [UNK], but
-    for words above `MAX_WORD_CHARACTERS`.
+    It depends only on the counts of the words; the library's own trainer breaks ties by chance.
+    Every character is included as the beginning of a word and, if it occurs inside a longer word,
+    as a continuation, so words that do not fit are spelled and no text of the corpus has an [UNK],
+    except for words above `MAX_WORD_CHARACTERS`.
 
     Args:
       texts: the corpus, read once.
-      vocab_size: tokens at most; fewer where the corpus has no more words.
+      vocab_size: tokens at most; fewer if the corpus has no more words.
       lower_case: as in `Tokenizer`.
 
     Returns:
-      Tokens: `SPECIALS`, characters, words by falling count, equal counts by the alphabet.
+      Tokens: `SPECIALS`, characters, words by descending count, equal counts in alphabetical order.
 
     Raises:
       ValueError: no room for all characters.
@@ -258,12 +258,12 @@ def train_tokenizer(
 
 
 def _repaired(text: str, lower_case: bool) -> str:
-    """`text` so that the library makes of it what the released code makes of `text` itself."""
+    """Changes `text` so that the library gives the released code's result for the original."""
     if text.isascii():
         return text
     # JSON may hold half a surrogate pair: the library refuses it, the released code drops it.
     text = text.encode("utf-8", "ignore").decode("utf-8")
-    # The library lower-cases letter by letter and misses that sigma ends a word as "ς".
+    # The library lower-cases letter by letter and misses that a final sigma is "ς".
     if lower_case and "Σ" in text:
         parts = _SPECIAL.split(text)
         text = "".join(part if part in SPECIALS else part.lower() for part in parts)
@@ -273,7 +273,7 @@ def _repaired(text: str, lower_case: bool) -> str:
 def _word_rules(lower_case: bool) -> tuple[Any, Any]:
     """The library's rules for cleaning a text and for cutting it into words and punctuation."""
     tokenizers = _import_tokenizers()
-    # In BERT the accents go where the case goes.
+    # BERT removes accents together with case.
     normalizer = tokenizers.normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=True,
@@ -294,7 +294,7 @@ def _import_tokenizers() -> Any:
 
 
 def _check_vocabulary(tokens: Sequence[str], where: str) -> None:
-    """Raises a DataError unless every line is a token of its own and the specials are there."""
+    """Raises a DataError unless every line is a distinct token and the specials are present."""
     if not any(tokens):
         raise DataError(f"{where}: is empty; expected one token a line")
     first_line: dict[str, int] = {}
@@ -310,12 +310,12 @@ def _check_vocabulary(tokens: Sequence[str], where: str) -> None:
 
 
 def with_capitals(tokens: Iterable[str]) -> tuple[str, ...]:
-    """The tokens that no lower-cased text has, but for names in brackets, such as "[MASK]"."""
+    """The tokens that no lower-cased text has, except names in brackets, such as "[MASK]"."""
     return tuple(t for t in tokens if t != t.lower() and not _IN_BRACKETS.fullmatch(t))
 
 
 def _refuse_cased(tokens: Sequence[str], where: str) -> None:
-    """Raises a DataError where lower-casing would leave a good part of the tokens without use."""
+    """Raises a DataError if lower-casing would leave a large part of the tokens unused."""
     cased = with_capitals(tokens)
     if len(cased) > _MAX_CASED_SHARE * len(tokens):
         raise DataError(

@@ -1,1 +1,1 @@
-"""Readers of file formats that strangers wrote; nothing in a file is ever run."""
+"""Readers of file formats, for files from strangers; nothing in a file is ever run."""

@@ -1,7 +1,7 @@
-"""Reads annotation files of strangers: whatever is wrong with one ends in a `DataError`.
+"""Reads strangers' annotation files: any fault in a file raises a `DataError`.
 
-Files ending in .gz or .gzip are decompressed, and the byte-order mark with which some programs
-begin a file is no part of it. `field` and its companions take values out of parsed records and say
+Files ending in .gz or .gzip are decompressed, and a leading byte-order mark, which some programs
+write, is dropped. `field` and its companions extract values from parsed records and say
 which key is missing or of the wrong type; readers turn their `RecordError` into a counted skip.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from twelve_in_one.data.stored.records import DataError, MissingFile
 
-# A line of the longest official record (a GuessWhat game with segments) has under 1 MB.
+# The longest official record (a GuessWhat game with segments) is a line of under 1 MB.
 MAX_LINE_BYTES = 64 << 20
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
@@ -31,7 +31,7 @@ def find(folder: Path, *names: str) -> Path:
     """The first of `names` that exists in `folder`, also compressed (.gz).
 
     Raises:
-      MissingFile: none exists; all that would have done are named.
+      MissingFile: none exists; names all candidates.
     """
     for name in names:
         for path in (folder / name, folder / f"{name}.gz"):
@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
     """The whole file as UTF-8 text, without a byte-order mark at its beginning.
 
     Raises:
-      DataError: missing, unreadable, not gzip though named so, or not UTF-8.
+      DataError: missing, unreadable, not gzip despite its name, or not UTF-8.
     """
     try:
         data = path.read_bytes()
@@ -84,9 +84,9 @@ def read_json(path: Path, kind: type) -> Any:
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | RecordError]]:
-    """(line number from 1, record) of a JSON-lines file; a line that is no object is a RecordError.
+    """(line number from 1, record) of JSON lines; a line that is not an object is a RecordError.
 
-    Blank lines are passed over. The file is streamed.
+    Blank lines are skipped. The file is streamed.
 
     Raises:
       DataError: see `read_lines`.
@@ -99,7 +99,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | RecordEr
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number from 1, line with its end) of a file, which is streamed.
 
-    Byte-order marks at the beginning of a line are taken off: files that have one are joined, too.
+    Byte-order marks at the beginning of any line are removed: files with marks may be joined.
 
     Raises:
       DataError: the file cannot be read, or a line is longer than any real one.
@@ -138,10 +138,10 @@ _KINDS = {
 
 
 def field(record: Any, key: str, kind: type) -> Any:
-    """`record[key]`, which must be of `kind`; a bool is no int, an int passes as float.
+    """`record[key]`, which must be of `kind`; a bool is not an int, an int passes as float.
 
     Raises:
-      RecordError: `record` is no mapping, lacks the key, or holds something else under it.
+      RecordError: `record` is not a mapping, lacks the key, or holds something else under it.
     """
     if not isinstance(record, Mapping):
         raise RecordError(f"must be an object, is a {type(record).__name__}")
@@ -164,7 +164,7 @@ def field(record: Any, key: str, kind: type) -> Any:
 
 
 def text_id(record: Any, key: str) -> str:
-    """An id under `key` that files give as number or as text, as text.
+    """The id under `key`, a number or a text in the file, as text.
 
     Raises:
       RecordError: missing, empty, or neither.
@@ -173,7 +173,7 @@ def text_id(record: Any, key: str) -> str:
         value = field(record, key, str)
     else:
         number = field(record, key, int)
-        # Python refuses to print integers of thousands of digits, and no id has so many.
+        # Python refuses to print integers of thousands of digits, and no id has that many.
         value = str(number) if abs(number) < 1 << 63 else ""
     if not value:
         raise RecordError(f"{key!r} is empty or out of range")
@@ -197,7 +197,7 @@ def box_from_xywh(record: Any, key: str) -> tuple[float, float, float, float]:
 
 
 def shorten(value: Any, limit: int = 60) -> str:
-    """How `value` is written in a message, cut to `limit` characters."""
+    """Formats `value` for a message, cut to `limit` characters."""
     try:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits
@@ -206,7 +206,7 @@ def shorten(value: Any, limit: int = 60) -> str:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Files below a folder in the order of their names; links are followed, each folder once."""
+    """Files below a folder in order of name; links are followed, each folder once."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         about = os.stat(parent)
@@ -219,7 +219,7 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
 
 def stamp(path: Path) -> str:
-    """Size and time of a file, or of the files in a folder; "" where there is neither.
+    """Size and time of a file, or of the files in a folder; "" if neither exists.
 
     Locks are left out: readers change them.
     """

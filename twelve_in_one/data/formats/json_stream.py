@@ -1,14 +1,14 @@
 """Walks through a large JSON text one record at a time.
 
-Parsed, the official question files take several times the memory of their text (a million GQA
-questions with their programs, ten answers to each VQA question), of which a few fields are kept.
-Here only one record exists in parsed form at any time. What is accepted is what `json.loads`
-accepts, except that the key under which `elements` looks may not be repeated.
+Once parsed, the official question files take several times the memory of their text (a million GQA
+questions with their programs, ten answers to each VQA question), but only a few fields are kept.
+Here only one record exists in parsed form at any time. The module accepts the same input as
+`json.loads`, except that the key given to `elements` may not be repeated.
 
 The `ijson` library needs a ninth of the memory, since it reads the file in pieces, and 1.2 times
 the CPU (115 MB of VQA annotations: 28 and 252 MB, 2.7 and 2.2 s). But it reads other values (half a
-surrogate pair becomes "?", NaN and long integers are errors), passes over a key that is missing,
-repeated or holds no list, and 200 kB of "[[[..." take all memory.
+surrogate pair becomes "?", NaN and long integers are errors), ignores a key that is missing,
+repeated or holds no list, and 200 kB of "[[[..." make it use all memory.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ def elements(text: str, where: str, key: str | None = None) -> Iterator[Any]:
       key: None where the list itself is outermost.
 
     Yields:
-      The elements in order, as `json.loads` returns them. What follows an element has been checked
-      only when the next one is asked for.
+      The elements in order, as `json.loads` returns them. The text after an element is checked
+      only when the next one is requested.
 
     Raises:
       DataError: not JSON, the outermost value or the one under `key` is of another type, or `key`
@@ -61,14 +61,14 @@ def elements(text: str, where: str, key: str | None = None) -> Iterator[Any]:
 
 
 def members(text: str, where: str) -> Iterator[tuple[str, Any]]:
-    """(key, value) of the outermost object in order, repeated keys as often as they occur.
+    """Yields (key, value) of the outermost object in order, repeated keys as often as they occur.
 
     Args:
       text: a whole JSON document.
       where: begins the messages of errors, usually the path.
 
     Raises:
-      DataError: not JSON, or the outermost value is no object.
+      DataError: not JSON, or the outermost value is not an object.
     """
     walk = _Walk(text, where)
     with walk.whole():
@@ -77,7 +77,7 @@ def members(text: str, where: str) -> Iterator[tuple[str, Any]]:
 
 
 class _Walk:
-    """A place in a text, before which all is read, and after which no blanks are."""
+    """A position in a text: everything before it is read, and no blanks follow it."""
 
     def __init__(self, text: str, where: str):
         self.text, self.where, self.at = text, where, 0
@@ -106,7 +106,7 @@ class _Walk:
         return key
 
     def entries(self, brackets: str, wanted: str) -> Iterator[None]:
-        """Stops before each entry of what begins here; it must be read before the next is asked."""
+        """Stops before each entry of the value that begins here; read it before the next step."""
         opening, closing = brackets
         if self.next() != opening:
             found = self.text[self.at : self.at + 20]
@@ -124,7 +124,7 @@ class _Walk:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        """The text ends with what is read in the block, where errors are those of the file."""
+        """The text must end with the block; errors within it are reported for the file."""
         try:
             yield
             if self.at != len(self.text):

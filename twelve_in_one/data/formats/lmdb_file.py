@@ -2,14 +2,14 @@
 
 The C library maps the file and trusts every number in it: a truncated copy ends the process with a
 bus error, and so do changed bytes (16 of 150 files like those of `test_damaged_trees`). In a
-process of its own it takes 50 ms to start and 4 times the CPU to hand values over (1200 of 0.5 MB:
+separate process it takes 50 ms to start and 4 times the CPU to hand values over (1200 of 0.5 MB:
 0.48 s, here 0.12 s). This reader follows the same pages with every offset checked, and never
-writes. Only what the released stores use is read: the main database, little-endian, byte-wise
-sorted keys, one value a key.
+writes. It reads only the features that the released stores use: the main database, little-endian,
+byte-wise sorted keys, one value per key.
 
-Layout: pages of P bytes; 0 and 1 are meta pages of which the one with the later transaction counts.
-A B+ tree of branch and leaf pages holds the keys, values that do not fit a page follow the header
-of a run of overflow pages.
+Layout: pages of P bytes; 0 and 1 are meta pages, and the one with the later transaction counts.
+A B+ tree of branch and leaf pages holds the keys; values that do not fit in a page follow the
+header of a run of overflow pages.
 """
 
 import bisect
@@ -40,11 +40,11 @@ class LmdbFile:
       num_entries: number of keys, as the file states it.
 
     Args:
-      path: the environment's folder, or its file where there is no folder.
+      path: the environment's folder, or its file if there is no folder.
 
     Raises:
-      DataError: missing, not LMDB of version 1, or truncated. So do all methods, where they meet
-        a page that makes no sense.
+      DataError: missing, not LMDB of version 1, or truncated. All methods raise it if they meet
+        an invalid page.
     """
 
     def __init__(self, path: Path):
@@ -77,7 +77,7 @@ class LmdbFile:
         return page_size, entries, root, transaction
 
     def find(self, key: bytes) -> tuple[int, int] | None:
-        """Where in the file the value of `key` begins and ends; None where there is none."""
+        """Start and end in the file of the value of `key`; None if there is none."""
         page = self._root
         if page == _NO_PAGE:
             return None
@@ -92,18 +92,18 @@ class LmdbFile:
                 if index == count or node_key(index) != key:
                     return None
                 return self._value(start, index)
-            # The first key of a branch is empty: it stands for all that are less than the second.
+            # The first key of a branch is empty: it covers all keys less than the second.
             index = bisect.bisect_right(range(count), key, lo=1, key=node_key) - 1
             page = self._child(start, index)
         raise self._damage("the tree does not end")
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of `key`; None where there is none."""
+        """The value of `key`; None if there is none."""
         span = self.find(key)
         return None if span is None else self.read(*span)
 
     def items(self) -> Iterator[tuple[bytes, tuple[int, int]]]:
-        """Keys in ascending order, each with where its value begins and ends in the file."""
+        """Keys in ascending order, each with the start and end of its value in the file."""
         if self._root == _NO_PAGE:
             return
         budget = len(self._map) // self._page_size
@@ -120,12 +120,12 @@ class LmdbFile:
                 stack.extend(self._child(start, index) for index in reversed(range(count)))
 
     def read(self, start: int, end: int) -> bytes:
-        """Bytes of the file, those of a value or a part of it."""
+        """Bytes of the file: a value or a part of one."""
         return self._map[start:end]
 
     @contextlib.contextmanager
     def sparse(self) -> Iterator[None]:
-        """Keeps the system from reading ahead, for a pass that wants little of each value."""
+        """Stops the system from reading ahead, for a pass that needs little of each value."""
         self._map.madvise(mmap.MADV_RANDOM)
         try:
             yield
@@ -138,7 +138,7 @@ class LmdbFile:
         self._map.close()
 
     def _page(self, number: int) -> tuple[int, bool, int]:
-        """Where a branch or leaf page begins, whether it is a leaf, and how many nodes it has."""
+        """Start of a branch or leaf page, whether it is a leaf, and its number of nodes."""
         start = number * self._page_size
         if start + self._page_size > len(self._map):
             raise self._damage(f"page {number} lies behind the end")
@@ -152,7 +152,7 @@ class LmdbFile:
         return start, flags == _LEAF, count
 
     def _node(self, start: int, index: int) -> tuple[bytes, int, int, int]:
-        """Key, where it ends, size of the value and flags of a node of the page at `start`."""
+        """Key, its end, size of the value and flags of a node of the page at `start`."""
         (offset,) = struct.unpack_from("<H", self._map, start + _PAGE.size + 2 * index)
         if offset + _NODE.size > self._page_size:
             raise self._damage(f"a node at {offset} of a page")

@@ -1,9 +1,9 @@
 """MessagePack, as far as tensorpack writes it: plain values, and numpy arrays as maps.
 
-Binary parts, which are nearly all of a record, are not read but located, so that going through
-ids and captions touches few pages of the file: 23 MB of 634 with records of 36 regions, all of
-which the `msgpack` library has to read. Extension types are refused, and with them whatever
-a library would hang on them; so are arrays of objects, which msgpack-numpy pickles.
+Binary parts, which are nearly all of a record, are not read but located, so a pass over
+ids and captions touches few pages of the file: 23 MB of 634 with records of 36 regions; the
+`msgpack` library has to read all of them. Extension types are refused, and with them anything
+that a library would attach to them; so are arrays of objects, which msgpack-numpy pickles.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
 class Source(Protocol):
-    """Where bytes come from, such as an `LmdbFile`."""
+    """A source of bytes, such as an `LmdbFile`."""
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from `start` to `end`."""
@@ -41,7 +41,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Binary:
-    """Where a binary part lies in the source."""
+    """Position of a binary part in the source."""
 
     start: int
     end: int
@@ -51,7 +51,7 @@ def unpack(source: Source, start: int, end: int) -> Any:
     """The value between two offsets; binary parts as `Binary`, keys of maps as text.
 
     Raises:
-      ValueError: not MessagePack, truncated, followed by something, nested deeper than 8, or with
+      ValueError: not MessagePack, truncated, followed by other bytes, nested deeper than 8, or with
         an extension type.
     """
     reader = _Reader(source, start, end)
@@ -62,7 +62,7 @@ def unpack(source: Source, start: int, end: int) -> Any:
 
 
 def array(source: Source, value: Any) -> np.ndarray:
-    """The array that msgpack-numpy has made a map of; a number or a list as array, too.
+    """The array that msgpack-numpy stored as a map; also a number or a list as an array.
 
     Raises:
       ValueError: something else, objects, or a shape that does not fit the bytes.

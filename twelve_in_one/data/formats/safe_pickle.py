@@ -1,10 +1,10 @@
-"""Pickles, .npy and .npz files of strangers, read without running anything that they ask for.
+"""Reads strangers' pickles, .npy and .npz files without running anything that they ask for.
 
-The released code keeps labels, referring expressions and region features in pickles. They are read
-by the `unpickler` of this folder, which imports nothing and calls only its own functions, so the
-worst that a hostile file can do is to be refused. What it admits are None, numbers, text, bytes,
+The released code keeps labels, referring expressions and region features in pickles. This folder's
+`unpickler` reads them; it imports nothing and calls only its own functions, so a hostile file can
+at worst be refused. It admits None, numbers, text, bytes,
 the built-in containers, and numpy arrays and scalars of plain types as numpy 1 and 2 write them.
-Numpy scalars come out as Python's, arrays may be read-only.
+Numpy scalars become Python's; arrays may be read-only.
 """
 
 import io
@@ -31,8 +31,8 @@ from twelve_in_one.data.formats.unpickler import (
 )
 from twelve_in_one.data.stored.records import DataError
 
-# Deeper or more interwoven values than any real file holds: they cost little to store, but make
-# whoever walks through them overflow the stack or never return.
+# Beyond the depth and sharing in any real file: such values cost little to store, but code that
+# walks through them overflows the stack or never returns.
 _MAX_DEPTH = 64
 _MAX_SHARING = 24
 _FREE_VISITS = 10_000
@@ -45,27 +45,27 @@ _NPY_HEADER = re.compile(
     r"\{'descr': '([^']+)', 'fortran_order': (True|False), 'shape': \(([\dL, ]*)\), *\} *\n?"
 )
 _LEAVES = SCALARS | {bytearray, np.ndarray}
-# What the unpickler and numpy raise about data that makes no sense.
+# Errors of the unpickler and numpy about invalid data.
 _DAMAGE = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, EOFError,
     RecursionError, MemoryError, pickle.UnpicklingError, struct.error, Warning,
 )  # fmt: skip
-# What zipfile raises besides.
+# Further errors of zipfile.
 _ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """The value that a pickle file holds.
+    """The value in a pickle file.
 
     Raises:
-      DataError: missing, truncated, no pickle, nested too deep, or wanting any class or function
-        but those of plain data; names the file and what it wanted.
+      DataError: missing, truncated, not a pickle, nested too deep, or asking for any class or
+        function other than those of plain data; names the file and the request.
     """
     return loads(_read(Path(path)), str(path))
 
 
 def loads(data: bytes, where: str) -> Any:
-    """The value that `data` holds; `where` begins the error's message. See `load`."""
+    """The value in `data`; `where` begins the error's message. See `load`."""
     try:
         return _Plain().walk(unpickle(data), 0)
     except Refused as error:
@@ -80,14 +80,14 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
     """The array of a .npy file; arrays of objects are read like pickles.
 
     Raises:
-      DataError: missing, no .npy file, of a composed dtype, a shape that does not fit the file's
+      DataError: missing, not a .npy file, a compound dtype, a shape that does not fit the file's
         size, or see `load`.
     """
     return _array(_read(Path(path)), str(path))
 
 
 def load_npz(path: str | os.PathLike[str], names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Arrays of a .npz file: those of `names` that it has; others are not read.
+    """The arrays among `names` that a .npz file has; others are not read.
 
     Raises:
       DataError: missing, damaged, an array of more than a quarter GiB, or see `load_npy`.
@@ -129,7 +129,7 @@ def _array(data: bytes, where: str) -> np.ndarray:
 
 
 class _Plain:
-    """Puts arrays in the place of what announced them, within a number of visits and a depth."""
+    """Replaces placeholders by their arrays, within a number of visits and a depth."""
 
     def __init__(self) -> None:
         self.seen: set[int] = set()
@@ -178,7 +178,7 @@ def _read(path: Path) -> bytes:
 
 
 def _npy_header(data: bytes) -> tuple[np.dtype, tuple[int, ...], str, int]:
-    """Dtype, shape, "C" or "F", and where the content begins."""
+    """Dtype, shape, "C" or "F", and start of the content."""
     if data[:6] != _NPY_MAGIC or data[6:7] not in (b"\x01", b"\x02", b"\x03"):
         raise ValueError(f"begins with {data[:8]!r}")
     length = struct.Struct("<H" if data[6] == 1 else "<I")

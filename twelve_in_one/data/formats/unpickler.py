@@ -1,10 +1,10 @@
-"""The standard library's unpickler, kept to plain data.
+"""The standard library's unpickler, restricted to plain data.
 
-Names are looked up in a table of this file, and what stands there for a name of numpy is ours:
-numpy itself believes a pickled shape and reads behind the end of a list. Opcodes that only classes
-need are refused. The library's version in Python is what is extended, since the one in C has no
-place for the three bounds that plain data needs, too: it hashes nested tuples until the stack
-overflows, and allocates whatever index of the memo or length of an array of bytes it reads.
+Names are looked up in a table in this file, and its entries for names of numpy are ours:
+numpy itself trusts a pickled shape and reads past the end of a list. Opcodes that only classes
+need are refused. The library's Python version is extended, since the C version has no place for
+the three bounds that even plain data needs: it hashes nested tuples until the stack
+overflows, and allocates for any memo index or byte-array length that it reads.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,4}|O[48]
 
 
 class Refused(Exception):
-    """What the file wants and does not get."""
+    """A refused request of the file."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class _Function:
-    """What an admitted name stands for; `call` is None where it is only mentioned."""
+    """The meaning of an admitted name; `call` is None if it is only mentioned."""
 
     name: str
     call: Callable[..., Any] | None
@@ -56,9 +56,9 @@ class _Dtype:
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Array:
-    """An array, which numpy announces empty and fills by a later opcode.
+    """An array, which numpy announces empty and fills with a later opcode.
 
-    Arrays of numpy are never on the unpickler's stack: their items and their state could be set.
+    Numpy arrays are never on the unpickler's stack: a file could set their items and state.
     """
 
     value: np.ndarray | None = None
@@ -72,13 +72,13 @@ class Array:
 
 
 def unpickle(data: bytes) -> Any:
-    """What a pickle holds.
+    """Contents of a pickle.
 
-    Arrays are left as `Array`, and values may be nested to any depth or in themselves.
+    Arrays stay as `Array`, and values may be nested to any depth or within themselves.
 
     Raises:
-      Refused: it wants something else than plain data.
-      Exception: it is damaged: nearly any error but those of the operating system.
+      Refused: it asks for something other than plain data.
+      Exception: it is damaged: nearly any error except those of the operating system.
     """
     unpickler = _Unpickler(io.BytesIO(data), encoding="latin-1")
     value = unpickler.load()
@@ -116,7 +116,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _opcodes() -> dict[int, Callable[[Any], None]]:
-    """What each opcode of the protocols up to 5 does."""
+    """The action of each opcode of the protocols up to 5."""
     table = {}
     for opcode in pickletools.opcodes:
         code, name = ord(opcode.code), opcode.name
@@ -132,7 +132,7 @@ def _opcodes() -> dict[int, Callable[[Any], None]]:
     }
 
 
-# Opcodes that hash: which of the values since the last mark.
+# Opcodes that hash, and which of the values since the last mark they hash.
 _HASHED = {
     "SETITEM": slice(-2, -1),
     "SETITEMS": slice(0, None, 2),
@@ -164,11 +164,11 @@ def _key(value: Any) -> Any:
 _Unpickler.dispatch = _opcodes()
 
 
-# What pickles may call.
+# Names that pickles may call.
 
 
 def make_array(content: Any, dtype: str, shape: Any, order: str) -> np.ndarray:
-    """An array over `content`, if that is exactly what its dtype and shape need; maybe read-only.
+    """An array over `content`, which must fit its dtype and shape exactly; maybe read-only.
 
     Args:
       content: bytes, or a list for the dtype of objects.

@@ -1,4 +1,4 @@
-"""Pictures and texts of a built dataset whose records hold pictures."""
+"""Pictures and texts from a built dataset whose records hold pictures."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ _SHARD_SIZE = 1024
 
 
 def images_of(reader: SplitReader) -> ImageSet:
-    """The examples of a split, each with its picture and text; numbered as in the split.
+    """The examples of a split with their pictures and texts, numbered as in the split.
 
     Args:
       reader: of `open_split`.
@@ -31,6 +31,6 @@ def images_of(reader: SplitReader) -> ImageSet:
         annotation = record.annotations[number - int(reader.first_example[position])]
         return ImageExample(record.pictures[0].data, annotation.example_id, text=annotation.text)
 
-    # Records lie in random order, so that neighbours are like any others.
+    # Records are stored in random order, so neighbours are like any others.
     sizes = even_shards(reader.index.num_examples, _SHARD_SIZE)
     return ImageSet(reader.name, sizes, read, is_checked=True)

@@ -1,4 +1,4 @@
-"""Image-classification sets of the TFDS catalogue, as TFDS has prepared them."""
+"""Image-classification sets of the TFDS catalogue, as prepared by TFDS."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from twelve_in_one.data.stored.records import DataError
 def open_catalogue(
     place: str, labels: Sequence[str] | None = None, data_dir: str | None = None
 ) -> ImageSet:
-    """Opens a split of a prepared set. Pictures stay encoded, whatever files TFDS wrote.
+    """Opens a split of a prepared set. Pictures stay encoded, in any file format of TFDS.
 
     Args:
       place: name as TFDS writes it, with the split in brackets: "cifar10[train]",
@@ -24,7 +24,7 @@ def open_catalogue(
 
     Raises:
       DataError: no such set, not prepared, no such split, without a picture or a class, or with
-        classes that are none of `labels`.
+        classes not in `labels`.
     """
     import tensorflow_datasets as tfds
 

@@ -1,4 +1,4 @@
-"""A folder that holds one folder of pictures for each class, as ImageNet is unpacked."""
+"""A folder with one folder of pictures per class, as ImageNet is unpacked."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,20 +27,20 @@ class _Files:
 
 
 def open_class_folders(folder: Path, labels: Sequence[str] | None = None) -> ImageSet:
-    """Opens a folder of class folders; pictures may lie in folders below these.
+    """Opens a folder of class folders; pictures may be in folders below these.
 
-    Classes are numbered in the sorted order of their folders' names. Examples are numbered in an
-    order that is always the same and mixes the classes, so that any part of the set is like all of
-    it; their ids are their paths below `folder`.
+    Classes are numbered in the sorted order of their folders' names. Examples are numbered in a
+    fixed order that mixes the classes, so any part of the set resembles the whole;
+    their ids are their paths below `folder`.
 
     Args:
       folder: of the class folders.
-      labels: names of the classes in the order of their numbers, as where a model knows them; None
+      labels: names of the classes in the order of their numbers, such as a model's; None
         for those of the folder.
 
     Raises:
-      DataError: no such folder, pictures that are in no class folder, an empty class, less than two
-        classes, or one that is none of `labels`.
+      DataError: no such folder, pictures outside class folders, an empty class, fewer than two
+        classes, or a class not in `labels`.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")

@@ -1,8 +1,8 @@
-"""Encoded pictures that graph operations decode to the very pixels of `load_image`.
+"""Encoded pictures that graph operations decode to exactly the pixels of `load_image`.
 
-Most files already are: their own bytes are kept. Of the others, what `load_image` reads is encoded
-again without loss, so that training, evaluation and prediction see the same picture whatever the
-file is; what it cannot read is an error that names the file.
+Most files already are: their own bytes are kept. For the others, the pixels that `load_image` reads
+are encoded again without loss, so training, evaluation and prediction see the same picture for any
+file; a file that it cannot read is an error that names the file.
 """
 
 import io
@@ -17,7 +17,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _END, _SCAN, _APP1 = b"\xff\xd9", 0xDA, 0xE1
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that state a picture's size
 _SUPPORTED_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
-_ANNOTATIONS = (b"Exif\0", b"http://ns.adobe.com/xap/")  # which may say how to turn the picture
+_ANNOTATIONS = (b"Exif\0", b"http://ns.adobe.com/xap/")  # which may give an orientation
 _PNG_ANNOTATIONS = frozenset({b"eXIf", b"iTXt", b"zTXt", b"tEXt"})
 _PNG_ODD = frozenset({b"tRNS", b"acTL"})  # transparent, animated
 
@@ -25,13 +25,13 @@ _PNG_ODD = frozenset({b"tRNS", b"acTL"})  # transparent, animated
 def picture_of(
     data: bytes, where: str, *, upright: bool = True, min_side: int = MIN_SIDE
 ) -> tuple[Picture, tuple[int, int]]:
-    """A file's own bytes, if they decode to the pixels that `load_image` reads; else those as PNG.
+    """A file's own bytes, if they decode to the pixels that `load_image` reads; else these as PNG.
 
     Args:
       data: a whole file.
       where: begins the error's message.
       upright: turned as its EXIF data say, or as it is stored.
-      min_side: least pixels of a side.
+      min_side: smallest side, in pixels.
 
     Returns:
       The picture, and its width and height in pixels.
@@ -55,7 +55,7 @@ def png_of(pixels: np.ndarray) -> bytes:
 
 
 def _decoded(data: bytes) -> np.ndarray | None:
-    """What graph operations make of it; None where that is nothing."""
+    """The result of graph operations; None if they fail."""
     import tensorflow as tf
 
     from twelve_in_one.data.images import pipeline
@@ -80,11 +80,11 @@ def _is_upright(data: bytes) -> bool:
 
 
 def is_plain(data: bytes, min_side: int = MIN_SIDE) -> bool:
-    """Whether graph operations and `load_image` give the same pixels, if they give any.
+    """Returns whether graph operations and `load_image` give the same pixels, if they give any.
 
-    Told from the headers, which takes microseconds: an upright JPEG of one or three colours that is
-    not cut off, or an opaque PNG of eight bits, of a usable size. Others may be as good, which only
-    decoding tells (`picture_of`).
+    Decided from the headers, which takes microseconds: an upright JPEG of one or three colours that
+    is not cut off, or an opaque PNG of eight bits, of a usable size. Other files may also qualify,
+    but only decoding tells (`picture_of`).
     """
     if data.startswith(_PNG):
         return _is_plain_png(data, min_side)
@@ -92,7 +92,7 @@ def is_plain(data: bytes, min_side: int = MIN_SIDE) -> bool:
 
 
 def _is_plain_png(data: bytes, min_side: int) -> bool:
-    # Bits and kind of colours: grey or RGB, without a palette or transparency.
+    # Bits and kind of colour: grey or RGB, without a palette or transparency.
     if len(data) < 33 or data[24] != 8 or data[25] not in (0, 2):
         return False
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])

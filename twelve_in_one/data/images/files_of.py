@@ -1,4 +1,4 @@
-"""Names of files that a set is written in, as users state them."""
+"""Names of a set's files, as users state them."""
 
 import glob
 import re
@@ -13,8 +13,8 @@ def files_of(pattern: str) -> tuple[Path, ...]:
     """Files in sorted order.
 
     Args:
-      pattern: a file, a pattern with * and ?, or with a range of numbers ("x-{000..127}.tar"), all
-        of which must be there.
+      pattern: a file, a pattern with * and ?, or with a range of numbers ("x-{000..127}.tar"), of
+        which none may be missing.
 
     Raises:
       DataError: there is none, or one of a range is missing.

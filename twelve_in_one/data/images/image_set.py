@@ -1,4 +1,4 @@
-"""A set of encoded pictures with labels or texts, wherever it comes from."""
+"""A set of encoded pictures with labels or texts, from any source."""
 
 import dataclasses
 import functools
@@ -16,8 +16,8 @@ class ImageExample:
     Attributes:
       data: bytes of an image file.
       example_id: unique within the set; errors name the example by it.
-      label: number of its class, -1 where there is none.
-      text: a caption, "" where there is none.
+      label: number of its class, -1 if there is none.
+      text: a caption, "" if there is none.
     """
 
     data: bytes
@@ -28,17 +28,17 @@ class ImageExample:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """Random access to pictures, which are numbered shard by shard.
+    """Random access to pictures, numbered shard by shard.
 
     Attributes:
       name: for messages: path or name.
-      shard_sizes: examples of each shard. A shard lies in one file, or is a part of the set that
-        holds about what the whole holds.
+      shard_sizes: number of examples in each shard. A shard is in one file, or is a part of the set
+        with much the same mix as the whole.
       read: number -> example, from any thread.
-      labels: names of the classes, in the order of their numbers; () where there are none.
-      is_checked: whether all bytes are known to be such as `pipeline.decode` reads: a built
-        dataset's are.
-      skipped: what the set names, but cannot be used.
+      labels: names of the classes, in the order of their numbers; () if there are none.
+      is_checked: whether `pipeline.decode` is known to read all bytes, as for a built
+        dataset.
+      skipped: examples that the set names but that cannot be used.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ImageSet:
 
     @property
     def num_examples(self) -> int:
-        """How many there are."""
+        """Number of pictures."""
         return int(self.first_of_shard[-1])
 
     @functools.cached_property
@@ -75,6 +75,6 @@ class ImageSet:
 
 
 def even_shards(count: int, shard_size: int) -> tuple[int, ...]:
-    """Sizes of shards of a set that has none of its own, the last one perhaps smaller."""
+    """Sizes of shards for a set without shards of its own; the last may be smaller."""
     whole, rest = divmod(count, shard_size)
     return (shard_size,) * whole + ((rest,) if rest else ())

@@ -1,8 +1,8 @@
-"""Image files of strangers as pixels: the one way in, for training, evaluation and prediction.
+"""Strangers' image files as pixels: the only way in, for training, evaluation and prediction.
 
-Of animations the first picture is taken, grey pictures get three equal channels, transparent ones a
-white background, and whatever else has no sRGB pixels of eight bits gets them, or an error that
-says why not.
+Animations give their first picture, grey pictures get three equal channels, transparent ones a
+white background; any other picture is converted to eight-bit sRGB, or an error says why it cannot
+be.
 """
 
 import io
@@ -14,24 +14,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from twelve_in_one.data.stored.records import DataError
 
-MIN_SIDE = 16  # pixels; of anything smaller no regions can be told apart
+MIN_SIDE = 16  # pixels; regions cannot be told apart in anything smaller
 MAX_PIXELS = 64_000_000  # decoded, that is 192 MB
-_ORIENTATION, _FIRST_QUARTER_TURN = 0x0112, 5  # EXIF tag, and its least value that turns by 90°
+_ORIENTATION, _FIRST_QUARTER_TURN = 0x0112, 5  # EXIF tag, and its smallest value that turns by 90°
 _SHOWN_BYTES = 16
 
 
 def load_image(path: Path, *, upright: bool = True, min_side: int = MIN_SIDE) -> np.ndarray:
     """An image file as uint8[H, W, 3], sRGB.
 
-    Of animations the first picture is taken; colours are those of `rgb_array`.
+    Animations give their first picture; colours are those of `rgb_array`.
 
     Args:
       path: of the file.
       upright: turned as its EXIF data say, or as it is stored.
-      min_side: least pixels of a side.
+      min_side: smallest side, in pixels.
 
     Raises:
-      DataError: missing, no image, truncated, smaller or larger than can be used, or of values in
+      DataError: missing, not an image, truncated, too small or too large, or with values in
         no known range.
     """
     return load_bytes(read_file(path), str(path), upright=upright, min_side=min_side)
@@ -54,7 +54,7 @@ def read_file(path: Path) -> bytes:
 def load_bytes(
     data: bytes, where: str, *, upright: bool = True, min_side: int = MIN_SIDE
 ) -> np.ndarray:
-    """As `load_image`, of the bytes of a file; `where` begins the error's message."""
+    """Like `load_image`, for the bytes of a file; `where` begins the error's message."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             width, height = picture.size
@@ -66,18 +66,18 @@ def load_bytes(
             return rgb_array(picture, upright=upright)
     except DataError:
         raise
-    except Exception as error:  # decoders fail on strangers' bytes with whatever they trip over
+    except Exception as error:  # decoders raise any kind of error on strangers' bytes
         why = _no_image(data) if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"{where}: cannot be read as an image: {why}; replace it") from error
 
 
 def is_usable_size(width: int, height: int, min_side: int = MIN_SIDE) -> bool:
-    """Whether `load_image` takes pictures of this size."""
+    """Returns whether `load_image` accepts pictures of this size."""
     return min(width, height) >= min_side and width * height <= MAX_PIXELS
 
 
 def _no_image(data: bytes) -> str:
-    """Says what a file is that is no image."""
+    """Describes a file that is not an image."""
     begin = data[:_SHOWN_BYTES]
     if not begin:
         return "it is empty"
@@ -86,28 +86,28 @@ def _no_image(data: bytes) -> str:
 
 
 def orientation(file: Path | BinaryIO) -> int:
-    """How EXIF data say that a picture is to be turned, 1 (as it is) to 8; 1 where they do not.
+    """EXIF orientation of a picture, 1 (as it is) to 8; 1 if there is none.
 
     From 5 on, width and height are exchanged.
     """
     try:
         with Image.open(file) as picture:
             value = picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # see `load_image`, which says what is wrong
+    except Exception:  # `load_image` reports the fault
         return 1
     return value if value in range(1, 9) else 1
 
 
 def means_stored(path: Path, size: tuple[int, int], has_boxes: bool) -> bool:
-    """Whether what others state of a picture is about the file as it is stored, not as it is seen.
+    """Returns whether stated sizes and boxes are about the file as stored, not as seen.
 
-    The frame whose size they state is meant. Where both frames have the same size, as after half a
-    turn or in a mirror, or none is stated, boxes are of the stored one: annotation tools ignore
-    EXIF data.
+    The frame with the stated size is meant. If both frames have the same size, as after half a
+    turn or a reflection, or no size is stated, boxes are in the stored frame: annotation tools
+    ignore EXIF data.
 
     Args:
       path: of the file.
-      size: stated width and height, 0 where unknown.
+      size: stated width and height, 0 if unknown.
       has_boxes: whether there are boxes.
     """
     if (turned := orientation(path)) == 1:
@@ -124,7 +124,7 @@ def rgb_array(picture: Image.Image, *, upright: bool = True) -> np.ndarray:
     """A picture as uint8[H, W, 3], sRGB.
 
     Grey pictures get three equal channels, transparent ones a white background. Whole numbers up to
-    255 are taken as they are, up to 65,535 they lose the lower eight bits; fractions are from 0 to
+    255 are kept, those up to 65,535 lose their lower eight bits; fractions range from 0 to
     1, or to 255.
 
     Args:
@@ -146,7 +146,7 @@ def rgb_array(picture: Image.Image, *, upright: bool = True) -> np.ndarray:
 
 
 def _grey(values: np.ndarray) -> np.ndarray:
-    """uint8[H, W] of numbers whose range tells what white is."""
+    """uint8[H, W] from numbers whose range tells the value of white."""
     low, high = values.min(), values.max()
     whole = values.dtype.kind in "iu"
     if low >= 0 and high <= 255:

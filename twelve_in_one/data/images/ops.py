@@ -1,8 +1,8 @@
-"""What happens to a decoded picture on its way into a model, as TensorFlow graph operations.
+"""Preprocessing of decoded pictures for a model, as TensorFlow graph operations.
 
-The operations and defaults are big_vision's, down to its roundings: bytes in, bytes out, each cut
-off rather than rounded; shrinking does not average unless it is asked to. Random ones take a seed
-int32[2], so that an example's crop is a function of (seed, epoch, example).
+The operations and defaults are big_vision's, including its rounding: bytes in, bytes out, each
+truncated rather than rounded; shrinking does not average unless asked to. Random ones take a seed
+int32[2], so an example's crop is a function of (seed, epoch, example).
 
 Shape letters: Y rows and X columns of pixels.
 """
@@ -21,16 +21,16 @@ def resize(
     method: Method = "bilinear",
     antialias: bool = False,
 ) -> tf.Tensor:
-    """To a size, whatever becomes of the aspect ratio.
+    """Resizes to a size, ignoring the aspect ratio.
 
     Args:
       image: uint8 or float32 [Y, X, 3].
       size: rows and columns, or the side of a square.
-      method: of interpolation, with centres of pixels at halves.
+      method: of interpolation, with pixel centres at halves.
       antialias: average while shrinking ("area" always does).
 
     Returns:
-      [*size, 3] of the type of `image`; bytes are cut off, not rounded.
+      [*size, 3] of the type of `image`; bytes are truncated, not rounded.
     """
     image = tf.convert_to_tensor(image)
     size = (size, size) if isinstance(size, int) else size
@@ -40,7 +40,7 @@ def resize(
 
 
 def cast_back(values: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """float32 to `dtype`; of bytes what lies beyond 0 to 255 is cut off, and so are fractions."""
+    """float32 to `dtype`; bytes are clipped to 0 to 255 and lose their fractions."""
     if dtype.is_integer:
         values = tf.clip_by_value(values, float(dtype.min), float(dtype.max))
     return tf.cast(values, dtype)
@@ -49,7 +49,7 @@ def cast_back(values: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 def resize_small(
     image: tf.Tensor, side: int, *, method: Method = "area", antialias: bool = False
 ) -> tf.Tensor:
-    """So that the shorter side is `side` pixels and the aspect ratio stays.
+    """Resizes the shorter side to `side` pixels and keeps the aspect ratio.
 
     Args:
       image, method, antialias: see `resize`.
@@ -60,7 +60,7 @@ def resize_small(
     """
     image = tf.convert_to_tensor(image)
     shape = tf.shape(image)[:2]
-    # In float32, as the halves depend on it.
+    # In float32, because the rounding of halves depends on it.
     factor = tf.cast(side, tf.float32) / tf.cast(tf.reduce_min(shape), tf.float32)
     size = tf.cast(tf.round(tf.cast(shape, tf.float32) * factor), tf.int32)
     resized = tf.image.resize(image, size, method=method, antialias=antialias)
@@ -73,8 +73,8 @@ def central_crop(image: tf.Tensor, size: int | tuple[int, int] | None = None) ->
 
     Args:
       image: [Y, X, 3].
-      size: rows and columns, or the side of a square; None takes the largest square. A side that
-        the picture is too short for stays as it is.
+      size: rows and columns, or the side of a square; None takes the largest square. If the picture
+        is too short in a direction, it stays as it is there.
     """
     shape = tf.shape(image)
     if size is None:
@@ -98,8 +98,8 @@ def inception_box(
     Args:
       shape: int32[3] of the picture.
       seed: int32[2].
-      area: least and largest share of the picture's.
-      aspect: least and largest columns over rows.
+      area: smallest and largest share of the picture's area.
+      aspect: smallest and largest ratio of columns to rows.
     """
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         shape,
@@ -114,7 +114,7 @@ def inception_box(
 
 
 def crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """The part of [Y, X, 3] that a box int32[4] of y, x, rows and columns holds."""
+    """The part of [Y, X, 3] inside a box int32[4] of y, x, rows and columns."""
     return tf.image.crop_to_bounding_box(image, box[0], box[1], box[2], box[3])
 
 
@@ -133,13 +133,13 @@ def random_resized_crop(
 
 
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Left for right, for half of the seeds: not where a task tells left from right, or reads."""
+    """Flips left and right for half of the seeds; not for tasks that tell them apart, or read."""
     return tf.image.stateless_random_flip_left_right(image, seed)
 
 
 def value_range(image: tf.Tensor, low: float = -1.0, high: float = 1.0) -> tf.Tensor:
     """Bytes (uint8) as float32, 0 as `low` and 255 as `high`."""
-    # One operation that multiplies and adds: a third of the time of three, and nothing that a graph
-    # could reorder, which would change the last bit.
+    # One operation that multiplies and adds takes a third of the time of three, and leaves a graph
+    # nothing to reorder, which would change the last bit.
     quantized = tf.bitcast(tf.convert_to_tensor(image, tf.uint8), tf.quint8)
     return tf.quantization.dequantize(quantized, low, high, mode="MIN_COMBINED")

@@ -1,9 +1,9 @@
-"""From the bytes of a picture to what a model takes, as TensorFlow graph operations.
+"""From the bytes of a picture to a model's input, as TensorFlow graph operations.
 
-`Preprocess` says what is done, `augment` does it to a decoded picture and `read` to an encoded one;
-both leave bytes, of which `ops.value_range` makes what a model takes. Everything random is a
-function of a seed int32[2], which `example_seed` makes of (seed, epoch, example): whichever worker,
-host or resumed run makes an example, it is the same.
+`Preprocess` holds the options, `augment` applies them to a decoded picture and `read` to an encoded
+one; both return bytes, which `ops.value_range` turns into a model's input. Everything random is a
+function of a seed int32[2], which `example_seed` makes from (seed, epoch, example), so any worker,
+host or resumed run makes the same example.
 
 Shape letters: S side of the result in pixels, Y rows and X columns of a picture.
 """
@@ -17,16 +17,16 @@ import tensorflow as tf
 from twelve_in_one.data.images import ops, randaugment
 
 _JPEG = b"\xff\xd8\xff"
-# The fast transform that is the default gives other pixels than Pillow's.
+# The default, a fast transform, gives pixels that differ from Pillow's.
 _EXACT = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
-# Where colours have half the resolution, a pixel depends on its neighbours: at the edges of a box
-# that is decoded alone it would be another.
+# If colours have half the resolution, a pixel depends on its neighbours: it would differ at the
+# edges of a box that is decoded alone.
 _MARGIN = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """What becomes of a picture; the defaults are big_vision's for evaluation at 224 pixels.
+    """Preprocessing of a picture; the defaults are big_vision's for evaluation at 224 pixels.
 
     Its three usual recipes: `Preprocess(size, short_side=...)` for evaluation, `Preprocess(size)`
     for pretraining, `Preprocess(size, random_crop=True, flip=True)` for training.
@@ -34,17 +34,17 @@ class Preprocess:
     Attributes:
       size: S, side of the result in pixels.
       short_side: resize the shorter side to this and take the middle; None resizes the whole
-        picture to a square, whatever becomes of its aspect ratio.
+        picture to a square, ignoring its aspect ratio.
       random_crop: take a random box instead (Szegedy et al. 2015).
-      crop_area: of that box, least and largest share of the picture's.
-      flip: left for right, for half of the examples; not where a task tells left from right.
+      crop_area: of that box, smallest and largest share of the picture's area.
+      flip: left and right, for half of the examples; not for tasks that tell left from right.
       randaugment_layers: operations of RandAugment; 0 for none.
       randaugment_magnitude: how strong they are, 0 to 10.
       antialias: average while shrinking, also with a random box or to a square.
       low: value of black.
       high: value of white.
-      shrink_while_decoding: let JPEG decode at a half, a quarter or an eighth where the result is
-        smaller still. That is faster, but changes values: the decoder averages otherwise.
+      shrink_while_decoding: let JPEG decode at a half, a quarter or an eighth if the result is
+        still smaller. That is faster, but changes values: the decoder averages differently.
     """
 
     size: int = 224
@@ -80,12 +80,12 @@ class Preprocess:
 
     @property
     def is_random(self) -> bool:
-        """Whether the result depends on the seed."""
+        """Returns whether the result depends on the seed."""
         return self.random_crop or self.flip or self.randaugment_layers > 0
 
 
 def base_seed(seed: tuple[int, ...]) -> np.ndarray:
-    """int32[2] that stands for whole numbers, for `example_seed`."""
+    """int32[2] made from whole numbers, for `example_seed`."""
     return np.random.SeedSequence(seed).generate_state(2).view(np.int32)
 
 
@@ -102,13 +102,13 @@ def example_seed(base: tf.Tensor, epoch: tf.Tensor, number: tf.Tensor) -> tf.Ten
 
 
 def decode(data: tf.Tensor, options: Preprocess | None = None) -> tf.Tensor:
-    """uint8[Y, X, 3] of the bytes of a JPEG or PNG file, as it is stored.
+    """uint8[Y, X, 3] from the bytes of a JPEG or PNG file, as it is stored.
 
-    The pixels are those of `load_image`, of files that `encoded.is_plain` or that
-    `encoded.picture_of` has made; unless the options say to shrink while decoding.
+    The pixels are those of `load_image` for files that satisfy `encoded.is_plain` or that
+    `encoded.picture_of` made, unless the options ask to shrink while decoding.
 
     Raises:
-      tf.errors.InvalidArgumentError: the bytes are damaged, or no such file.
+      tf.errors.InvalidArgumentError: the bytes are damaged, or not such a file.
     """
     small = options is not None and options.shrink_while_decoding
     image = tf.cond(
@@ -125,7 +125,7 @@ def preprocess(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Ten
     Args:
       image: uint8[Y, X, 3].
       seed: int32[2], see `example_seed`.
-      options: what is done.
+      options: of the preprocessing.
 
     Returns:
       float32[S, S, 3].
@@ -134,7 +134,7 @@ def preprocess(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Ten
 
 
 def augment(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Tensor:
-    """As `preprocess`, but uint8[S, S, 3], of which a batch takes a quarter of the memory."""
+    """Like `preprocess`, but uint8[S, S, 3]: a batch takes a quarter of the memory."""
     crop_seed, rest = _seeds(seed)
     if options.random_crop:
         box = ops.inception_box(tf.shape(image), crop_seed, area=options.crop_area)
@@ -143,14 +143,14 @@ def augment(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Tensor
 
 
 def read(data: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Tensor:
-    """Decodes and augments; of a JPEG no more is decoded than is needed.
+    """Decodes and augments; decodes only the needed part of a JPEG.
 
-    For bytes that are known to be whole: damage in a part that is not decoded stays unseen.
+    For bytes known to be complete: damage in a part that is not decoded stays unseen.
 
     Args:
       data: bytes as `decode` takes them.
       seed: int32[2], see `example_seed`.
-      options: what is done.
+      options: of the preprocessing.
 
     Returns:
       uint8[S, S, 3], equal to `augment(decode(data), ...)` unless `shrink_while_decoding`.
@@ -183,7 +183,7 @@ def read(data: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Tensor:
 
 
 def _seeds(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """For the crop, and for what follows it."""
+    """Seeds for the crop and for the operations after it."""
     first, rest = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     return first, rest
 
@@ -209,9 +209,9 @@ def _after_crop(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Te
 
 
 def _small_jpeg(data: tf.Tensor, options: Preprocess) -> tf.Tensor:
-    """A JPEG at the smallest scale at which no side of what is resized would have to grow.
+    """Decodes a JPEG at the smallest scale at which no side would have to grow in the resizing.
 
-    Of a random box that cannot be known before it is drawn, so its least share counts.
+    The size of a random box is unknown before the draw, so its smallest share counts.
     """
 
     def scaled(ratio: int) -> Callable[[], tf.Tensor]:

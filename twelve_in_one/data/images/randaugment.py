@@ -1,8 +1,8 @@
-"""RandAugment (Cubuk et al. 2019) with seeds: operations drawn by chance, all equally strong.
+"""RandAugment (Cubuk et al. 2019) with seeds: operations drawn at random, all equally strong.
 
-The fourteen operations are the paper's, their ranges those of its largest magnitude; pixels are as
-Pillow's functions of the same names make them. Where the paper's code grows weaker with the
-magnitude (posterize, solarize) these grow stronger.
+The fourteen operations are the paper's, their ranges those of its largest magnitude; pixels equal
+those of Pillow's functions of the same names. Where the paper's code grows weaker with the
+magnitude (posterize, solarize), these grow stronger.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 MAX_MAGNITUDE = 10.0
-_FILL = 128  # what comes into view at the borders
+_FILL = 128  # fills the borders that come into view
 _DEGREES, _SHEAR, _SHIFT, _ENHANCE = 30.0, 0.3, 0.45, 0.9  # at the largest magnitude
 _LUMA = (19595, 38470, 7471)  # of 65,536: Pillow's whole-number form of ITU-R 601
 
@@ -41,12 +41,12 @@ def randaugment(image: tf.Tensor, seed: tf.Tensor, layers: int, magnitude: float
 
 
 def apply(image: tf.Tensor, index: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """One operation, by its place in `OPERATIONS`.
+    """One operation, by its index in `OPERATIONS`.
 
     Args:
       image: uint8[Y, X, 3].
       index: int32[].
-      strength: float32[], -1 to 1; operations without a direction take its size.
+      strength: float32[], -1 to 1; operations without a direction use its absolute value.
     """
     shape = image.shape
     branches = [lambda op=op: op(image, strength) for op in OPERATIONS.values()]
@@ -91,7 +91,7 @@ def posterize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def solarize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Inverts what is brighter than 255 to 0."""
+    """Inverts values brighter than a threshold that falls from 255 to 0."""
     threshold = tf.cast(255.0 * (1 - tf.abs(strength)), tf.int32)
     return tf.where(tf.cast(image, tf.int32) < threshold, image, 255 - image)
 
@@ -103,30 +103,30 @@ def _grey(image: tf.Tensor) -> tf.Tensor:
 
 
 def _blend(plain: tf.Tensor, image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Between a plain form of the picture and the picture, and beyond it."""
+    """Interpolates between a plain form of the picture and the picture, and beyond it."""
     factor = 1 + _ENHANCE * strength
     plain, values = tf.cast(plain, tf.float32), tf.cast(image, tf.float32)
     return _to_bytes(plain + factor * (values - plain))
 
 
 def color(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Less or more colourful."""
+    """Makes it less or more colourful."""
     return _blend(_grey(image)[..., None], image, strength)
 
 
 def contrast(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Nearer to the mean brightness, or further from it."""
+    """Moves values nearer to the mean brightness, or further from it."""
     mean = tf.reduce_mean(tf.cast(_grey(image), tf.float32))
     return _blend(tf.floor(mean + 0.5), image, strength)
 
 
 def brightness(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Darker or brighter."""
+    """Makes it darker or brighter."""
     return _blend(0, image, strength)
 
 
 def sharpness(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Smoother or sharper; pixels at the border stay."""
+    """Makes it smoother or sharper; pixels at the border stay."""
     kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32) / 13
     kernel = tf.tile(kernel[:, :, None, None], [1, 1, 3, 1])
     values = tf.cast(image, tf.float32)[None]
@@ -138,9 +138,9 @@ def sharpness(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def _affine(image: tf.Tensor, matrix: list[tf.Tensor | float]) -> tf.Tensor:
-    """Each pixel from where six numbers (rows of x and y) put it; the nearest pixel is taken."""
+    """Takes each pixel from the place given by six numbers (rows of x and y), nearest pixel."""
     x0, x1, x2, y0, y1, y2 = (tf.cast(number, tf.float32) for number in matrix)
-    # Pillow maps centres of pixels at halves, TensorFlow at whole numbers.
+    # Pillow puts pixel centres at halves, TensorFlow at whole numbers.
     x2 += (x0 + x1 - 1) / 2
     y2 += (y0 + y1 - 1) / 2
     return tf.raw_ops.ImageProjectiveTransformV3(
@@ -154,7 +154,7 @@ def _affine(image: tf.Tensor, matrix: list[tf.Tensor | float]) -> tf.Tensor:
 
 
 def rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """By up to 30 degrees about the middle."""
+    """Rotates by up to 30 degrees about the middle."""
     angle = strength * (_DEGREES * 3.141592653589793 / 180)
     cos, sin = tf.cos(angle), tf.sin(angle)
     y, x = (tf.cast(side, tf.float32) / 2 for side in tf.unstack(tf.shape(image)[:2]))
@@ -162,12 +162,12 @@ def rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def shear_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Rows slide, by up to 0.3 columns a row."""
+    """Slides rows by up to 0.3 columns per row."""
     return _affine(image, [1.0, _SHEAR * strength, 0.0, 0.0, 1.0, 0.0])
 
 
 def shear_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Columns slide, by up to 0.3 rows a column."""
+    """Slides columns by up to 0.3 rows per column."""
     return _affine(image, [1.0, 0.0, 0.0, _SHEAR * strength, 1.0, 0.0])
 
 
@@ -176,12 +176,12 @@ def _pixels(side: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def translate_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """To the side, by up to 0.45 of the width."""
+    """Moves to the side by up to 0.45 of the width."""
     return _affine(image, [1.0, 0.0, _pixels(tf.shape(image)[1], strength), 0.0, 1.0, 0.0])
 
 
 def translate_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Up or down, by up to 0.45 of the height."""
+    """Moves up or down by up to 0.45 of the height."""
     return _affine(image, [1.0, 0.0, 0.0, 0.0, 1.0, _pixels(tf.shape(image)[0], strength)])
 
 

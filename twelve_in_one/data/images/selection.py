@@ -1,4 +1,4 @@
-"""In which order the examples of a set of pictures come."""
+"""The order of the examples of a set of pictures."""
 
 import dataclasses
 import functools
@@ -9,12 +9,12 @@ from twelve_in_one.data.images.image_set import ImageSet
 from twelve_in_one.data.stored.order import PERMUTED_EXAMPLES, WINDOW, TrainingOrder, host_rows
 from twelve_in_one.data.stored.records import DataError
 
-_ORDER = 0  # what a seed is for
+_ORDER = 0  # purpose of a seed
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSelection:
-    """In which order the examples of a set come.
+    """The order of the examples of a set.
 
     Attributes:
       images: the set.
@@ -45,12 +45,12 @@ class ImageSelection:
 
     @property
     def num_examples(self) -> int:
-        """Examples an epoch, of all hosts together."""
+        """Examples per epoch, of all hosts together."""
         return self.images.num_examples
 
     @property
     def num_batches(self) -> int:
-        """Batches an epoch, the last one counted in full."""
+        """Batches per epoch, counting a partial last one as full."""
         return -(-self.num_examples // self.batch_size)
 
     @property

@@ -1,4 +1,4 @@
-"""Opens pictures wherever they come from, as a set and as a stream of batches."""
+"""Opens pictures from any source, as a set and as a stream of batches."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ def open_images(source: str | Path, labels: Sequence[str] | None = None) -> Imag
 
 
 def recipe(size: int, *, training: bool, flip: bool = True) -> Preprocess:
-    """The usual recipe: a random box, flipped or not, to train on; the middle to evaluate."""
+    """The usual recipe: a random box, flipped or not, for training; the middle for evaluation."""
     if training:
         return Preprocess(size, random_crop=True, flip=flip)
     return Preprocess(size, short_side=round(size * 256 / 224))
@@ -84,22 +84,22 @@ def open_image_stream(
       size: side of the pictures that the model takes, in pixels.
       batch_size: of all hosts together.
       training: shuffled and endless, or once in stored order.
-      seed: of the order and of what is random about a picture; differs from task to task.
+      seed: of the order and of the random operations on a picture; differs between tasks.
       host: which of the hosts this is.
       num_hosts: how many there are.
-      preprocess: what becomes of a picture; None for `recipe`.
+      preprocess: of the pictures; None for `recipe`.
       labels: names of the classes that the model knows, in their order; None for those of `source`.
       num_labels: width of one-hot targets; None for as many as there are classes, 0 for numbers.
       task_id: stated in every row.
       permuted_examples: see `ImageSelection`.
       window: see `ImageSelection`.
-      max_unreadable_share: of pictures that cannot be read, of a few that are tried; more is an
-        error.
+      max_unreadable_share: largest share of unreadable pictures among a few that are tried; more is
+        an error.
 
     Raises:
       DataError: the source cannot be opened, most of it cannot be read, or it has more classes than
         the model.
-      ValueError: the batch does not divide among the hosts, or `preprocess` makes another size.
+      ValueError: the batch does not divide among the hosts, or `preprocess` gives another size.
     """
     images = source if isinstance(source, ImageSet) else open_images(source, labels)
     if not images.is_checked:

@@ -1,8 +1,8 @@
 """Batches of pictures with labels, by number: batch i is a pure function of i.
 
 Python fetches bytes; decoding, augmentation and batching are graph operations on all cores. A
-picture that cannot be read leaves its row empty (`_mask`), is named once and counted: every epoch,
-host and evaluation leaves out the same ones.
+picture that cannot be read leaves its row empty (`_mask`), is named once and counted; every epoch,
+host and evaluation omits the same ones.
 
 Letters: B rows that this host fills, S side of a picture in pixels, C classes.
 """
@@ -24,9 +24,9 @@ from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.selection import ImageSelection
 from twelve_in_one.data.stored.records import DataError, Skipped
 
-MIN_SIDE = 1  # pixels; a picture of a class may be as small as a digit's
+MIN_SIDE = 1  # pixels; a picture to classify may be as small as a digit
 MAX_UNREADABLE_SHARE = 0.05
-_DRAW = 1  # what a seed is for, beside the order
+_DRAW = 1  # purpose of a seed, beside the order
 _EMPTY, _PLAIN, _ODD = 0, 1, 2  # rows: without a picture, with one for graph operations or not
 _TRIED = 32
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class Unreadable:
-    """Examples that could not be read so far, each logged once. Threads may share it."""
+    """Unreadable examples so far, each logged once. Threads may share it."""
 
     def __init__(self) -> None:
         self._skipped: dict[str, Skipped] = {}
@@ -44,7 +44,7 @@ class Unreadable:
         return len(self._skipped)
 
     def add(self, file: str, example_id: str, error: Exception) -> None:
-        """Takes an example in."""
+        """Adds an example."""
         with self._lock:
             if example_id in self._skipped:
                 return
@@ -52,7 +52,7 @@ class Unreadable:
         _log.warning("%s; its row is left out", error)
 
     def skipped(self) -> tuple[Skipped, ...]:
-        """What was left out, with reasons."""
+        """The examples left out, with reasons."""
         with self._lock:
             return tuple(self._skipped.values())
 
@@ -63,10 +63,10 @@ class ImageStream:
 
     Attributes:
       selection: which examples.
-      preprocess: what becomes of a picture.
+      preprocess: of the pictures.
       num_labels: C of one-hot targets; 0 for the numbers of the classes.
       task_id: stated in every row.
-      unreadable: what was left out so far.
+      unreadable: examples left out so far.
     """
 
     selection: ImageSelection
@@ -110,9 +110,9 @@ class ImageStream:
         """Batches start, start + 1, ... with static shapes, made in parallel ahead of use.
 
         Args:
-          start: first batch, the number of batches that were used before.
+          start: first batch, equal to the number of batches used before.
           stop: end; None for the end of the evaluation, or never in training.
-          prefetch: batches that wait ready, and as many that are being made.
+          prefetch: number of batches that wait ready, and of batches in the making.
         """
         rows = self.selection.num_rows
         if stop is None:
@@ -170,7 +170,7 @@ class ImageStream:
         return example, _ODD
 
     def _load(self, data: bytes, example_id: bytes) -> tuple[np.ndarray, bool]:
-        """The pixels of a picture that graph operations cannot be left with."""
+        """The pixels of a picture that graph operations cannot handle."""
         name, place = example_id.decode(), self.selection.images.name
         try:
             return load_bytes(data, f"{place}: {name}", min_side=MIN_SIDE), True
@@ -195,10 +195,10 @@ class ImageStream:
         labels: tf.Tensor,
         ids: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """A batch of what `_fetch` returns."""
+        """A batch from the result of `_fetch`."""
         columns = (data, epochs, numbers, ids)
         images, usable = self._pictures(states, *columns)
-        # A file whose headers promised more than it holds: `load_bytes` has the last word.
+        # A file whose headers promise more than it holds: `load_bytes` decides.
         broken = tf.equal(states, _PLAIN) & ~usable
         images, usable = tf.cond(
             tf.reduce_any(broken),
@@ -232,8 +232,8 @@ class ImageStream:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """uint8[B, S, S, 3] and whether each could be read, bool[B].
 
-        Rows are made in parallel. One that fails is left out by itself, which only a dataset can
-        do; the place that each row names tells which.
+        Rows are made in parallel. A row that fails is left out alone, which only a dataset can
+        do; each row names its place, which tells them apart.
         """
         rows, side = self.selection.num_rows, self.preprocess.size
         places = tf.range(rows)
@@ -297,10 +297,10 @@ class ImageStream:
 
 
 def try_some(images: ImageSet, max_unreadable_share: float = MAX_UNREADABLE_SHARE) -> None:
-    """Reads a few examples from all over a set, before any work is lost on it.
+    """Reads a few examples from all over a set, before work on it can be wasted.
 
     Raises:
-      DataError: a larger share (and more than one) cannot be read; the first is named.
+      DataError: a larger share (and more than one) cannot be read; names the first.
     """
     numbers = np.unique(np.linspace(0, images.num_examples - 1, _TRIED).astype(int)).tolist()
     errors = []

@@ -1,4 +1,4 @@
-"""Webdataset archives: in plain .tar files, the members of an example have one name before the dot.
+"""Webdataset archives: plain .tar files; an example's members share the name before the dot.
 
 `0001.jpg` and `0001.txt` are a picture and its text, `0001.cls` is the number of its class.
 """
@@ -20,7 +20,7 @@ _TEXTS, _LABEL = ("txt", "caption", "text"), "cls"
 
 @dataclasses.dataclass(slots=True)
 class _Member:
-    """Where the parts of an example lie: (offset, bytes)."""
+    """Positions of the parts of an example: (offset, bytes)."""
 
     key: str
     picture: tuple[int, int] | None = None
@@ -29,7 +29,7 @@ class _Member:
 
 
 def open_tar(pattern: str, labels: Sequence[str] | None = None) -> ImageSet:
-    """Opens webdataset archives. Examples are numbered in stored order, one shard an archive.
+    """Opens webdataset archives. Examples are numbered in stored order, one shard per archive.
 
     Args:
       pattern: archives, see `files_of`.

@@ -12,7 +12,7 @@ from twelve_in_one.data.images.files_of import files_of
 from twelve_in_one.data.images.image_set import ImageExample, ImageSet
 from twelve_in_one.data.stored.records import DataError
 
-# Names of features in files of others, the first that is there counts.
+# Names of features in other people's files; the first that exists counts.
 IMAGES = ("image/encoded", "image", "image_bytes", "jpeg", "jpg", "png")
 TEXTS = ("image/caption", "caption", "text", "txt", "title")
 LABELS = ("image/class/label", "label", "class", "cls")
@@ -56,7 +56,7 @@ def index_records(path: Path) -> RecordFile:
     """Finds the records of a TFRecord file by their lengths alone.
 
     Raises:
-      DataError: it cannot be read, is compressed, no such file, or cut off.
+      DataError: it cannot be read, is compressed, not such a file, or cut off.
     """
     starts, sizes, place = [], [], 0
     try:
@@ -130,7 +130,7 @@ def _example(data: bytes, where: str, path: str) -> ImageExample:
 
 
 def _first(features: Mapping[str, Any], names: Sequence[str]) -> bytes | int | None:
-    """The value of the first of some features that holds one."""
+    """The value of the first of several features that has one."""
     for name in names:
         if name in features:
             feature = features[name]

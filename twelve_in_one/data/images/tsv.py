@@ -1,4 +1,4 @@
-"""A table that names pictures, with a text or a class each, beside the folder they lie in."""
+"""A table that names pictures with a text or a class each, and the folder of the pictures."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,20 +17,20 @@ _SHARD_SIZE = 1024
 
 
 def open_tsv(place: str, labels: Sequence[str] | None = None) -> ImageSet:
-    """Opens a table with tabs, whose first line names its columns: image, and text or label.
+    """Opens a tab-separated table whose first line names its columns: image, and text or label.
 
-    Examples are in the order of the lines, their ids are the pictures' names, with the line's
-    number where a name comes again. Lines with another number of cells than the first one are left
+    Examples are in the order of the lines; their ids are the pictures' names, with the line
+    number if a name is repeated. Lines whose number of cells differs from the first one's are left
     out and counted.
 
     Args:
-      place: the file, and behind a comma the folder of the pictures if that is not the file's.
+      place: the file, and after a comma the folder of the pictures if it is not the file's.
       labels: names of the classes in the order of their numbers; None for those of the table,
         sorted.
 
     Raises:
       DataError: the file cannot be read, its first line lacks a column, no line can be used, or a
-        class is none of `labels`.
+        class is not in `labels`.
     """
     name, _, folder = place.partition(",")
     table, root = Path(name), Path(folder) if folder else Path(name).parent
@@ -78,7 +78,7 @@ def open_tsv(place: str, labels: Sequence[str] | None = None) -> ImageSet:
 
 
 def _lines(table: Path) -> Iterator[tuple[int, bytes]]:
-    """Number and content of lines that hold something."""
+    """Number and content of non-empty lines."""
     return ((number, line) for number, line in files.read_lines(table) if line.strip())
 
 

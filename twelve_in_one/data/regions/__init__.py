@@ -1,7 +1,7 @@
-"""Region features of images, in the formats in which they are passed around.
+"""Region features of images, in common formats.
 
-`open_store` gives a `RegionStore` (see `store`) for any of them; `checks` says what is wrong with
-one, `rows` turns regions into what the model takes.
+`open_store` gives a `RegionStore` (see `store`) for any of them; `checks` reports its faults,
+`rows` turns regions into the model's input.
 """
 
 import contextlib
@@ -47,8 +47,8 @@ def open_store(spec: str) -> RegionStore:
     """Opens a store of region features.
 
     Args:
-      spec: "<format>:<path>", "none", or a path whose format its name or content shows; see
-        `FORMATS_HELP`. Of several with commas between them the first that has an image gives it.
+      spec: "<format>:<path>", "none", or a path whose name or content shows its format; see
+        `FORMATS_HELP`. In a comma-separated list, the first store that has an image provides it.
 
     Raises:
       DataError: no such file, an unknown format, or a damaged store.

@@ -1,6 +1,6 @@
-"""Says what is wrong with stored regions: sizes, values, boxes that are none or elsewhere.
+"""Reports faults in stored regions: sizes, values, invalid or misplaced boxes.
 
-Regions as stores give them flow in; they, or messages that name store, image and value, flow out.
+Regions from stores go in; the same regions, or messages that name store, image and value, come out.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,27 +15,27 @@ from twelve_in_one.tasks.metrics.boxes import corners_from_xywh, iou, iou_matrix
 _SLACK = 1.0
 _MIN_ANNOTATED_IOU = 0.9
 _PROB_TOLERANCE = 0.02
-# Of boxes in x, y, width, height more than this share is no box if read as corners.
+# More than this share of boxes in x, y, width, height are invalid if read as corners.
 _MIN_EMPTY_SHARE = 0.2
-# Detectors that give shares of the picture leave it by no more than this.
+# Boxes of detectors that give shares of the picture leave it by at most this.
 _UNIT_SLACK = 0.01
-_TINY_PICTURE = 2  # pixels, in which boxes of a pixel are nothing strange
-# Damaged values may be so large that areas and sums overflow, which is no news of its own.
+_TINY_PICTURE = 2  # pixels; boxes of one pixel are normal in pictures this small
+# Damaged values may be so large that areas and sums overflow, which needs no separate warning.
 _QUIETLY = np.errstate(over="ignore", invalid="ignore")
 _CONVERT = "looks like x, y, width, height: store x1, y1, x + width, y + height instead"
 
 
 @_QUIETLY
 def normalised(boxes: np.ndarray, width: int, height: int) -> str:
-    """What is wrong with boxes that are given as shares of a picture's size, not in pixels.
+    """Describes the fault of boxes given as shares of a picture's size, not in pixels.
 
     Args:
-      boxes: real[N, 4], all that are known of a picture.
+      boxes: real[N, 4], all known boxes of a picture.
       width: of the picture, pixels.
       height: of the picture, pixels.
 
     Returns:
-      A clause with the factors to apply; "" where the boxes are not of this kind.
+      A clause with the factors to apply; "" if the boxes are not of this kind.
     """
     boxes = np.asarray(boxes, np.float64)
     if min(width, height) <= _TINY_PICTURE or not (boxes > 0).any():
@@ -52,7 +52,7 @@ def normalised(boxes: np.ndarray, width: int, height: int) -> str:
 def check_regions(
     regions: Regions, *, store: str, image_id: str, feature_dim: int | None = None
 ) -> Regions:
-    """`regions`, if nothing is wrong with them.
+    """Returns `regions` if they have no fault.
 
     Args:
       regions: of one image.
@@ -129,14 +129,14 @@ def _check_probs(class_probs: np.ndarray, where: str) -> None:
 
 @_QUIETLY
 def check_annotated(regions: Regions, image: AnnotatedImage, store: str) -> Regions:
-    """`regions`, if they are those of the annotated boxes of `image`, in the same order.
+    """Returns `regions` if they are those of the annotated boxes of `image`, in the same order.
 
     Nothing else ties the rows of a store of annotated boxes to the boxes' ids. A box counts as the
-    annotated one, clipped to the picture as extraction does it, from an IoU of 0.9 on.
+    annotated one, clipped to the picture as in extraction, from an IoU of 0.9 on.
 
     Raises:
-      DataError: another number of boxes; NaN or infinity; normalised boxes; a box that is another,
-        with what it looks like: given as x, y, width, height (as the released extraction script
+      DataError: another number of boxes; NaN or infinity; normalised boxes; a different box, with
+        its likely cause: given as x, y, width, height (as the released extraction script
         stores them if its documentation is followed), in another order, or of a picture of another
         size.
     """
@@ -187,12 +187,12 @@ def check_store(
 
     Args:
       store: the store.
-      ids: of the images that are needed.
+      ids: of the needed images.
       feature_dim: see `check_regions`.
       progress: called with the number of images checked so far.
 
     Returns:
-      Every problem, at most one an image, with store, id and value; empty where all is well.
+      Every problem, at most one per image, with store, id and value; empty if all is well.
     """
     problems = []
     for number, image_id in enumerate(ids, start=1):

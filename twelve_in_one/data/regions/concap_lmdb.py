@@ -30,7 +30,7 @@ class ConcapStore(RegionStore):
     """See the module. All regions have class probabilities; images with two records are `damaged`.
 
     Args:
-      path: the file (training_feat_all.lmdb), or the folder that holds data.mdb.
+      path: the file (training_feat_all.lmdb), or the folder with data.mdb.
 
     Raises:
       DataError: see `LmdbFile`.
@@ -105,7 +105,7 @@ class ConcapStore(RegionStore):
         return f"{self.name}: record {key.decode('utf-8', 'backslashreplace')}"
 
     def _fields(self, key: bytes, span: tuple[int, int]) -> list[Any]:
-        """The fields of a record, arrays not yet read, image id and caption as text."""
+        """The fields of a record, with arrays not yet read, and image id and caption as text."""
         try:
             fields = msgpack.unpack(self._file, *span)
         except ValueError as error:

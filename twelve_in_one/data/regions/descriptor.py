@@ -1,9 +1,9 @@
-"""Features of boxes without a network: form, colour and texture of what stands out in each box.
+"""Features of boxes without a network: shape, colour and texture of the foreground of each box.
 
-Each box is cut out with a margin and resampled to a small square. The margin's colours say what the
-surroundings look like; how much a pixel differs from them makes a soft mask, within which colours
+Each box is cut out with a margin and resampled to a small square. The margin's colours describe the
+surroundings; each pixel's difference from them gives a soft mask, within which colours
 and textures are summed up. Letters: N boxes; F features; S side of a resampled box, with its margin
-where so stated, in pixels; A axes of colour; G groups of a histogram.
+if so stated, in pixels; A axes of colour; G groups of a histogram.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ _LINEAR = _LINEAR.astype(np.float32)
 _XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 _XYZ = (_XYZ / _XYZ.sum(1, keepdims=True)).astype(np.float32)
 
-# Size, mean and standard deviation of each group of features, in the order in which they follow.
+# Size, mean and standard deviation of each group of features, in order.
 # Measured over all features of a group, on the boxes proposed for 300 generated pictures (11 each)
 # and for 32 COCO photos (95 each), and rounded.
 _GROUPS: dict[str, tuple[int, float, float]] = {
@@ -51,7 +51,7 @@ FEATURE_DIM = sum(size for size, _, _ in _GROUPS.values())
 def lab_from_rgb(rgb: np.ndarray) -> np.ndarray:
     """CIE L*a*b* of sRGB: float32[..., 3] of uint8[..., 3], L* in -16..100.
 
-    The cube root is used throughout, also where the standard replaces it by a line near black.
+    The cube root is used throughout, even near black, where the standard replaces it by a line.
     """
     x, y, z = np.moveaxis(np.cbrt(_LINEAR.take(rgb) @ _XYZ.T), -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
@@ -75,7 +75,7 @@ def describe_boxes(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def _groups(image: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
-    """Features before scaling, by the names of `_GROUPS`: float32[N, size of the group]."""
+    """Features before scaling, by name in `_GROUPS`: float32[N, size of the group]."""
     lab = lab_from_rgb(_crops(image, boxes))
     surroundings, spread = _margin_colours(lab)
     lab = lab[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
@@ -155,15 +155,15 @@ def _histogram(
 
 
 def _colours(lab: np.ndarray, mask: np.ndarray, surroundings: np.ndarray) -> dict[str, np.ndarray]:
-    """What colours are in the mask, and how they differ from the margin's."""
-    weight = mask + 0.01  # a box that shows nothing but its surroundings is described by them
+    """Colours in the mask, and their difference from the margin's."""
+    weight = mask + 0.01  # a box that shows only its surroundings is described by them
     weight = weight / weight.sum((1, 2), keepdims=True)
     mean = np.einsum("nij,nija->na", weight, lab)
     deviation = lab - mean[:, None, None]
     variance = np.einsum("nij,nija,nija->na", weight, deviation, deviation)
     lightness, a, b = np.moveaxis(lab, -1, 0)
     hue = np.arctan2(b, a) / (2 * np.pi)
-    # Bins of lightness lie on half a circle, so that the darkest and the lightest do not meet.
+    # Bins of lightness cover half a circle, so the darkest and the lightest do not meet.
     light = np.clip(lightness / 100, 0, 1) * (_LIGHTS - 1) / (2 * _LIGHTS)
     vivid = np.minimum(np.hypot(a, b) / 40, 1)
     row = np.broadcast_to(np.arange(len(lab))[:, None, None], mask.shape)
@@ -184,7 +184,7 @@ def _textures(lab: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     count = len(lab)
     down, across = np.gradient(lab, axis=(1, 2))
     strength = np.sqrt(down**2 + across**2)
-    # Of the three axes of colour the one that changes most: red and green may be equally light.
+    # The axis of colour that changes most: red and green may be equally light.
     axis = strength.argmax(-1)[..., None]
     down, across, strength = (
         np.take_along_axis(values, axis, axis=-1)[..., 0] for values in (down, across, strength)

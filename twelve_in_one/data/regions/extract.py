@@ -2,10 +2,10 @@
 
     python -m twelve_in_one.data.regions.extract --images photos --out regions --jobs 8 --cluttered
 
-A run that was interrupted is resumed by starting it again. Beside each shard lies a list of its
+To resume an interrupted run, start it again. Each shard has a list of its
 images with the size and time of their files: images that were added or changed since are read, and
-those that could not be read before are tried again; regions of all others are kept. What is written
-is the same however often that happens and however many processes take part.
+those that could not be read before are tried again; regions of all others are kept. The output
+is the same for any number of interruptions and processes.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from twelve_in_one.data.regions.records import (
 )
 from twelve_in_one.data.stored.records import DataError, Regions, Skipped
 
-PARAMETERS = "extraction.json"  # what a folder was made with, beside its shards
+PARAMETERS = "extraction.json"  # settings of a folder, beside its shards
 _LISTS = "images-*.json"
 
 Images = Mapping[str, Path]
@@ -43,7 +43,7 @@ Images = Mapping[str, Path]
 
 @dataclasses.dataclass(frozen=True)
 class _Noted:
-    """Of an image: its file's `stamp`, EXIF orientation, and why it has no regions."""
+    """An image's file `stamp`, EXIF orientation, and the reason if it has no regions."""
 
     stamp: str
     orientation: int = 1
@@ -52,7 +52,7 @@ class _Noted:
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """A shard to write: its images, and which of them to read anew."""
+    """A shard to write: its images, and which of them to read again."""
 
     index: int
     images: Images
@@ -69,22 +69,22 @@ def extract_folder(
     upright: bool = True,
     overwrite: bool = False,
 ) -> tuple[Skipped, ...]:
-    """Extracts the regions of images that `out` does not hold yet. Progress goes to stderr.
+    """Extracts the regions of images that are not yet in `out`. Progress goes to stderr.
 
     Args:
-      images: files by image id, in any order. Regions of others are removed.
-      out: folder of the store; is made if missing.
-      extractor: must be picklable where there are several jobs.
-      jobs: processes.
-      shard_size: images a shard, about, which must fit in memory.
+      images: files by image id, in any order. Regions of other images are removed.
+      out: folder of the store; created if missing.
+      extractor: must be picklable if there are several jobs.
+      jobs: number of processes.
+      shard_size: approximate images per shard, which must fit in memory.
       upright: turned as EXIF data say, or as they are stored.
-      overwrite: read all images, whatever `out` holds.
+      overwrite: read all images, regardless of `out`.
 
     Returns:
       Images that could not be read, by ascending id.
 
     Raises:
-      DataError: no images, or `out` was begun with another extractor, frame or shard size.
+      DataError: no images, or `out` was started with another extractor, frame or shard size.
       ValueError: `jobs` or `shard_size` is not positive, or an id cannot be stored.
       OSError: `out` cannot be written.
     """
@@ -122,17 +122,17 @@ def extract_folder(
 
 
 def turned_images(out: Path) -> frozenset[str]:
-    """Ids of the images in a store that EXIF data say are to be turned or mirrored."""
+    """Ids of the images in a store that EXIF data say to turn or mirror."""
     return frozenset(image_id for image_id, x in _noted(out).items() if x.orientation != 1)
 
 
 def _shard_of(image_id: str, count: int) -> int:
-    """Where an image belongs, whichever others there are."""
+    """The place of an image, independent of the other images."""
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) % count
 
 
 def _work(out: Path, index: int, images: Images, missing: bool) -> _Work | None:
-    """What is to be done about a shard; None where nothing is."""
+    """The work on a shard; None if there is none."""
     if missing:
         return _Work(index, images, tuple(images))
     noted = _read_list(out, index)
@@ -159,7 +159,7 @@ def _extracted(
     upright: bool,
     jobs: int,
 ) -> Iterator[int]:
-    """Writes shards; how many images of each were read, in the order in which they are done."""
+    """Writes shards; yields the number of images read for each, in order of completion."""
     jobs = min(jobs, len(works))
     if jobs <= 1:
         for work in works:
@@ -199,7 +199,7 @@ def _extract_shard(
         else:
             found[image_id] = _Noted(before, orientation(path))
             items[image_id] = extractor.extract(image)
-    # The shard first: a list that is older than its shard has files read again, no more.
+    # The shard first: a list older than its shard only causes files to be read again.
     write_shard(out, work.index, count, dict(sorted(items.items())))
     listed = {image_id: dataclasses.astuple(x) for image_id, x in sorted(found.items())}
     atomic.write(_list_path(out, work.index), json.dumps(listed, indent=1) + "\n", alone=False)
@@ -226,7 +226,7 @@ def _noted(out: Path) -> dict[str, _Noted]:
 
 
 def _clear(out: Path) -> None:
-    """Removes what earlier runs wrote."""
+    """Removes the output of earlier runs."""
     ours = {PARAMETERS, *(path.name for path in out.glob(_LISTS))}
     for path in list(out.iterdir()) if out.is_dir() else []:
         if path.name in ours or is_shard_name(path.name):
@@ -236,10 +236,10 @@ def _clear(out: Path) -> None:
 def _begin(
     out: Path, extractor: RegionExtractor, shard_size: int, upright: bool, num_shards: int
 ) -> int:
-    """Records what a new folder is made with; the number of shards, of an old one as it is.
+    """Records the settings of a new folder; returns the number of shards, of an old one unchanged.
 
     Raises:
-      DataError: an old folder was made otherwise.
+      DataError: an old folder was made with other settings.
     """
     path = out / PARAMETERS
     parameters = {
@@ -276,7 +276,7 @@ def find_images(folder: Path) -> dict[str, Path]:
     """Image files directly in a folder, by name without suffix.
 
     Raises:
-      DataError: no such folder, no images in it, or two of one name.
+      DataError: no such folder, no images in it, or two with one name.
     """
     found: dict[str, Path] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -313,7 +313,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 1 where nothing could be done."""
+    """Runs the command; returns its exit code: 1 if nothing could be done."""
     args = _parser().parse_args(argv)
     try:
         extractor = PixelExtractor(args.num_regions, args.cluttered)

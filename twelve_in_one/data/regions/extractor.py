@@ -1,7 +1,7 @@
-"""What turns an image into regions: the interface of a detector, and one that learns nothing.
+"""Turns an image into regions: the interface of a detector, and an extractor without learning.
 
-`PixelExtractor` stands in where no trained detector is at hand: candidates from `proposals`,
-features from `descriptor`. Whatever implements `RegionExtractor` can take its place.
+`PixelExtractor` serves when there is no trained detector: candidates from `proposals`,
+features from `descriptor`. Any implementation of `RegionExtractor` can replace it.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ class RegionExtractor(Protocol):
 
     @property
     def name(self) -> str:
-        """What made the features, its version included: stored beside whatever is trained on them.
+        """The origin of the features, with its version: stored with every model trained on them.
 
-        Two extractors of one name give the same regions for the same image.
+        Two extractors with one name give the same regions for the same image.
         """
 
     @property
@@ -32,7 +32,7 @@ class RegionExtractor(Protocol):
 
     @property
     def num_regions(self) -> int:
-        """How many regions an image has at most."""
+        """Most regions per image."""
 
     def extract(self, image: np.ndarray) -> Regions:
         """The regions of an image, uint8[H, W, 3], best first; their features are `describe`'s."""
@@ -47,7 +47,7 @@ class PixelExtractor:
 
     Attributes:
       num_regions: how many at most. Pictures of few things on a ground have fewer.
-      cluttered: look everywhere, as photos need, not only for things that lie on a ground.
+      cluttered: look everywhere, as photos need, not only for things on a ground.
     """
 
     num_regions: int = 16
@@ -77,11 +77,11 @@ class PixelExtractor:
         return Regions(boxes, describe_boxes(image, boxes), width, height)
 
     def describe(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """See `RegionExtractor`. What reaches beyond the image is cut off.
+        """See `RegionExtractor`. Boxes are cut at the border of the image.
 
         Raises:
           ValueError: not uint8[H, W, 3], a side below MIN_SIDE, boxes that are normalised, or one
-            that is not finite, has its corners in the wrong order or lies outside the image.
+            that is not finite, has its corners in the wrong order or is outside the image.
         """
         _check_image(image)
         return describe_boxes(image, _within(boxes, image))

@@ -2,14 +2,14 @@
 
 * A group per image, named by its id: datasets `boxes` [N, 4] and `features` [N, F], perhaps
   `class_probs` [N, C]; `image_w` and `image_h` as datasets or attributes of the group.
-* Flat, as converters of bottom-up attention write it: `image_features` [n, N, F] and `image_bb`
+* Flat, as written by converters of bottom-up attention: `image_features` [n, N, F] and `image_bb`
   [n, N, 4] over n images; or, with `pos_boxes` [n, 2] (first row and the row after the last of each
-  image), `image_features` [rows, F] and `image_bb` [rows, 4]. Besides `image_id` [n], whole numbers
+  image), `image_features` [rows, F] and `image_bb` [rows, 4]. Also `image_id` [n], whole numbers
   or text of fixed length (dtype "S"), `image_w` [n] and `image_h` [n]; converters that keep ids in
-  a pickle beside the file must be made to add them.
+  a pickle beside the file must be changed to add them.
 
-What points to other files (external links, external storage, virtual datasets) is refused, and so
-is text of variable length, on a damaged heap of which the C library does not come to an end.
+References to other files (external links, external storage, virtual datasets) are refused, and so
+is text of variable length: on a damaged heap the C library never returns.
 """
 
 import functools
@@ -29,12 +29,12 @@ from twelve_in_one.data.regions.store import (
 )
 from twelve_in_one.data.stored.records import DataError, Regions
 
-# Of one array: a compressed file may claim any size.
+# For one array: a compressed file may claim any size.
 _MAX_BYTES = 1 << 28
 # Numbers, and text of fixed length.
 _KINDS = "fiuS"
 _FLAT = ("image_features", "image_bb", "image_id", "image_w", "image_h")
-# What h5py raises about damaged files.
+# Errors of h5py for damaged files.
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, IndexError, MemoryError)
 
 
@@ -152,7 +152,7 @@ class Hdf5Store(RegionStore):
         return len(self._places)
 
     def _has(self, group: Any, name: str) -> bool:
-        """Whether `name` is in the group itself, not behind a link to somewhere else."""
+        """Returns whether `name` is in the group itself, not behind a link to another place."""
         link = self._guard(self.name, lambda: group.get(name, getlink=True))
         return isinstance(link, self._h5py.HardLink)
 

@@ -29,7 +29,7 @@ class LmdbStore(RegionStore):
     """See the module; nothing is written beside the file, not even a lock.
 
     Args:
-      path: folder that holds data.mdb, or the file itself.
+      path: folder with data.mdb, or the file itself.
 
     Raises:
       DataError: see `LmdbFile`; or written by tensorpack.

@@ -1,13 +1,13 @@
-"""Region features in a folder of NumPy files, one image each, as three kinds of scripts write them.
+"""Region features in a folder of NumPy files, one per image, as written by three kinds of scripts.
 
-* `ID.npy` of the released extraction script: a dict in a 0-d object array, with bbox (N, 4),
+* `ID.npy` from the released extraction script: a dict in a 0-d object array, with bbox (N, 4),
   features (N, F), image_width, image_height, cls_prob (N, C) and others that are not needed.
-* `ID.npy` with `ID_info.npy` beside it, of MMF: features (N, F), and such a dict of all the rest.
-  Its cls_prob may lack the background class, which leaves no distribution, and is not read.
-* `ID.npz` of bottom-up-attention.pytorch and OpenVQA: x (N, F) or (F, N), bbox (N, 4), image_w and
-  image_h; the names of the other two are taken as well.
+* `ID.npy` with `ID_info.npy` beside it, from MMF: features (N, F), and such a dict for the rest.
+  Its cls_prob is not read: it may lack the background class, and is then no distribution.
+* `ID.npz` from bottom-up-attention.pytorch and OpenVQA: x (N, F) or (F, N), bbox (N, 4), image_w
+  and image_h; the names of the other two are accepted as well.
 
-`num_boxes` counts the boxes of non-zero confidence only and is ignored.
+`num_boxes` counts only the boxes of non-zero confidence and is ignored.
 """
 
 import os
@@ -28,7 +28,7 @@ from twelve_in_one.data.stored.records import DataError, Regions, Skipped
 
 SUFFIXES = (".npy", ".npz")
 _INFO = "_info.npy"
-# Of .npz files: our name of an array, then those by which others call it.
+# For .npz files: our name of an array, then the names in other formats.
 _NAMES = {
     "features": ("x", "features"),
     "boxes": ("bbox", "boxes"),

@@ -1,11 +1,11 @@
-"""Boxes that may hold something, from pixels alone: no network, nothing learnt.
+"""Boxes that may hold an object, from pixels alone: no network, nothing learnt.
 
-An image is cut into small patches of even colour, and neighbours are merged, most alike first,
-until none touches another; every patch that was there for a time is a candidate (in the spirit of
-selective search, Uijlings et al. 2013). Where an image shows things on an even ground, the ground
-is found first and only what differs from it is cut up: a candidate is then the better, the more of
-its outline is turned to the ground. Letters: H, W size of an image; N boxes; P patches, M = 2 P at
-most, patches and what they merge into; E pairs of patches that touch.
+An image is cut into small patches of even colour, and neighbours are merged, most similar first,
+until none touches another; every patch that existed for a time is a candidate (in the spirit of
+selective search, Uijlings et al. 2013). If an image shows things on an even ground, the ground
+is found first and only areas that differ from it are cut up: a candidate is then better, the more
+of its outline borders the ground. Letters: H, W size of an image; N boxes; P patches, M = 2 P at
+most, patches and their mergers; E pairs of patches that touch.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from scipy.sparse import coo_matrix, csgraph
 
 from twelve_in_one.data.regions.descriptor import lab_from_rgb
 
-# Candidates are looked for in a copy of at most this many pixels a side.
+# Candidates are sought in a copy of at most this many pixels per side.
 _WORKING_SIDE = 320
 _MAX_OVERLAP = 0.7  # IoU above which the worse of two candidates is dropped
 _MAX_CANDIDATES = 600  # that are compared with each other
@@ -28,23 +28,23 @@ _MIN_AREA = 0.002  # of the image
 # Ground: the image is seen as this many cells along its longer side; distances in L*a*b*.
 _CELLS = 20
 _SAME_GROUND = 8.0  # difference of neighbouring cells that show one ground
-_GROUND_SHARE = 0.06  # of all cells, that a ground covers at least
+_GROUND_SHARE = 0.06  # smallest share of all cells that a ground covers
 _TEXTURE_FLOOR = np.array((2.0, 1.5, 1.5), np.float32)
 _STANDS_OUT = 9.0  # times the ground's texture
-# A thing of this share of the image or more is no less likely for being small.
+# From this share of the image on, small size does not make a thing less likely.
 _FULL_AREA = 0.015
 _MIN_SCORE = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
 class _Candidates:
-    """Patches and what they merge into.
+    """Patches and their mergers.
 
     Attributes:
       boxes: int[M, 4], first column and row, last column and row.
       area: float[M], pixels.
       outer: float[M], share of the outline beyond which there is no patch.
-      absorbed: float[M], cost of the merger that ended it; infinite where there was none.
+      absorbed: float[M], cost of the merger that ended it; infinite if there was none.
     """
 
     boxes: np.ndarray
@@ -59,12 +59,12 @@ def propose(image: np.ndarray, count: int, *, cluttered: bool = False) -> np.nda
     Args:
       image: uint8[H, W, 3].
       count: how many at most.
-      cluttered: look everywhere, as in a photo, not only for things that lie on a ground.
+      cluttered: look everywhere, as in a photo, not only for things on a ground.
 
     Returns:
       float32[N, 4], 1 <= N <= count: corners in pixels (inclusive), 0 <= x1 < x2 <= W - 1 and so
-      for y. Of cluttered images, and of those that show nothing, the tiles of ever finer grids fill
-      up what is left of `count`.
+      for y. For cluttered images, and those that show nothing, tiles of ever finer grids fill the
+      rest of `count`.
     """
     height, width = image.shape[:2]
     factor = max(1.0, max(height, width) / _WORKING_SIDE)
@@ -84,7 +84,7 @@ def propose(image: np.ndarray, count: int, *, cluttered: bool = False) -> np.nda
 
 
 def _things_on_ground(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes int[N, 4] of what differs from the ground, and scores float[N] in 0..1."""
+    """Boxes int[N, 4] of areas that differ from the ground, and scores float[N] in 0..1."""
     height, width = lab.shape[:2]
     distance = _ground_distance(ndimage.gaussian_filter(lab, (0.7, 0.7, 0), truncate=2.5))
     mask = _without_lines(distance > _STANDS_OUT)
@@ -100,7 +100,7 @@ def _things_on_ground(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _without_lines(mask: np.ndarray) -> np.ndarray:
-    """Those pixels of a mask that belong to a square of two by two of it."""
+    """The pixels of a mask that belong to a two-by-two square within it."""
     squares = mask[1:, 1:] & mask[1:, :-1] & mask[:-1, 1:] & mask[:-1, :-1]
     left = np.zeros_like(mask)
     for rows in (np.s_[1:], np.s_[:-1]):
@@ -121,7 +121,7 @@ def _everything(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _ground_distance(lab: np.ndarray) -> np.ndarray:
     """How much each pixel differs from the nearest ground, in units of its texture: float32[H, W].
 
-    A ground is a group of even cells that hang together through like neighbours and cover a good
+    A ground is a group of even cells connected through similar neighbours that covers a good
     part of the image; its colour may change slowly from place to place. Without one, all are zero.
     """
     height, width = lab.shape[:2]
@@ -139,7 +139,7 @@ def _ground_distance(lab: np.ndarray) -> np.ndarray:
     if not grounds:
         return np.zeros((height, width), np.float32)
     away = np.stack([ndimage.distance_transform_edt(~ground) for ground in grounds])
-    # A thing is compared with the ground about it: far ones may look like the thing by chance.
+    # A thing is compared with the ground around it: distant ground may resemble it by chance.
     about = away <= away.min(0) + 1
     row = np.minimum(np.arange(height) // side, rows - 1)
     column = np.minimum(np.arange(width) // side, columns - 1)
@@ -158,7 +158,7 @@ def _ground_distance(lab: np.ndarray) -> np.ndarray:
 
 
 def _linked(colour: np.ndarray, even: np.ndarray) -> np.ndarray:
-    """Number of the group of each cell: int[rows, columns]. Like, even neighbours share one."""
+    """Group number of each cell: int[rows, columns]. Similar, even neighbours share one."""
     index = np.arange(even.size).reshape(even.shape)
     starts, ends = [], []
     for a, b in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
@@ -196,7 +196,7 @@ def _patches(lab: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _merge(labels: np.ndarray, lab: np.ndarray) -> _Candidates:
-    """Merges neighbouring patches, those first that differ least for their size.
+    """Merges neighbouring patches, starting with those that differ least for their size.
 
     Args:
       labels: int32[H, W], 1..P, 0 where there is no patch.
@@ -210,7 +210,7 @@ def _merge(labels: np.ndarray, lab: np.ndarray) -> _Candidates:
         for axis in range(3)
     ]
     first, second, length = _borders(labels)
-    # Plain lists from here on: the loop touches single numbers, for which arrays are slow.
+    # Plain lists from here on: the loop accesses single numbers, for which arrays are slow.
     area = pixels.astype(float).tolist()
     colour = list(zip(*(values.tolist() for values in colours), strict=True))
     boxes = [(x.start, y.start, x.stop - 1, y.stop - 1) for y, x in ndimage.find_objects(labels)]
@@ -225,7 +225,7 @@ def _merge(labels: np.ndarray, lab: np.ndarray) -> _Candidates:
             neighbours[i][j] = neighbours[j][i] = pairs
 
     def cost(i: int, j: int) -> float:
-        # Between single linkage, which chains, and Ward's criterion, which fears large patches.
+        # Between single linkage, which chains, and Ward's criterion, which avoids large patches.
         smaller = area[i] * area[j] / (area[i] + area[j])
         return (math.dist(colour[i], colour[j]) + 3) * smaller**0.3
 
@@ -281,7 +281,7 @@ def _borders(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _large_enough(found: _Candidates, height: int, width: int) -> np.ndarray:
-    """bool[M], which candidates have the least size; one of two pixels is the very least."""
+    """bool[M], which candidates have the least size, which is never below two pixels."""
     sides = (found.boxes[:, 2:] - found.boxes[:, :2] + 1).min(1)
     least = max(_MIN_SIDE * max(height, width), 2)
     return (sides >= least) & (found.area >= _MIN_AREA * height * width)
@@ -305,7 +305,7 @@ def _suppressed(boxes: np.ndarray, scores: np.ndarray, count: int) -> list[int]:
 def _grid(height: int, width: int, count: int) -> np.ndarray:
     """The first `count` tiles of the whole image, of its quarters, of its ninths, ...: int[N, 4].
 
-    Fewer where tiles would become narrower than two pixels.
+    Fewer if tiles would become narrower than two pixels.
     """
     tiles: list[tuple[int, int, int, int]] = []
     for cells in range(1, min(height, width) // 2 + 1):

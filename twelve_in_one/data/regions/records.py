@@ -1,9 +1,9 @@
 """Our own store of region features: a folder of safetensors shards.
 
 `regions-00002-of-00008.safetensors` holds for each image "<id>/boxes" float32[N, 4],
-"<id>/features" float16 or float32[N, F], "<id>/size" int32[2] (width, height) and, where known,
-"<id>/class_probs" [N, C] of the features' type. Shards are written whole or not at all, so that
-extraction goes on where it was interrupted. Reading maps the files: any image, any order.
+"<id>/features" float16 or float32[N, F], "<id>/size" int32[2] (width, height) and, if known,
+"<id>/class_probs" [N, C] of the features' type. Shards are written completely or not at all, so
+extraction resumes where it was interrupted. Reading maps the files: any image, any order.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from twelve_in_one.data.stored.records import DataError, Regions
 
 MAX_SHARDS = 99_999
 _NAME = re.compile(r"regions-(\d{5})-of-(\d{5})\.safetensors")
-# One entry, since the library writes several in random order and equal shards would differ.
+# One entry, since the library writes several in random order, which would make equal shards differ.
 _FORMAT = "twelve_in_one regions, version 1"
 _NEEDED = frozenset({"boxes", "features", "size"})
 _OPTIONAL = frozenset({"class_probs"})
@@ -49,10 +49,10 @@ def write_shard(
     *,
     dtype: type[np.floating[Any]] = np.float16,
 ) -> Path:
-    """Writes one shard; when this returns it is on the disk, before that it does not exist.
+    """Writes one shard; it is on disk when this returns, and does not exist before.
 
     Args:
-      folder: is made if missing. A shard that is there already is replaced.
+      folder: created if missing. An existing shard is replaced.
       index: of the shard.
       count: of all shards; choose it so that a shard fits in memory.
       items: regions by image id.
@@ -80,7 +80,7 @@ def write_shard(
 
 
 def missing_shards(folder: Path, count: int) -> list[int]:
-    """Indices of the shards that are still to be written, ascending.
+    """Indices of the shards still to write, ascending.
 
     Raises:
       DataError: the folder holds shards of another count.
@@ -103,7 +103,7 @@ def _shards(folder: Path) -> list[tuple[int, int]]:
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether a file of this name is a shard."""
+    """Returns whether a file with this name is a shard."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -112,7 +112,7 @@ def _tensors(image_id: str, regions: Regions, dtype: Any) -> dict[str, np.ndarra
         raise ValueError(f"image id {image_id!r} must not be empty or contain '/'")
     size = np.array([regions.width, regions.height], np.int32)
     tensors = {"boxes": regions.boxes.astype(np.float32), "size": size}
-    with np.errstate(over="ignore"):  # is what is looked for
+    with np.errstate(over="ignore"):  # the check looks for it
         tensors["features"] = regions.features.astype(dtype)
         if regions.class_probs is not None:
             tensors["class_probs"] = regions.class_probs.astype(dtype)

@@ -10,14 +10,14 @@ _WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0, 1.0)
 def region_rows(regions: Regions) -> tuple[np.ndarray, np.ndarray]:
     """Features and locations of an image's regions, preceded by those of the whole image.
 
-    The arithmetic is the released reader's, in float32 step by step, so that results agree to the
+    The arithmetic is the released reader's, in float32 step by step, so results agree to the
     last bit; `tasks.metrics.boxes.box_location` rounds once, at the end.
 
     Args:
       regions: N regions with features of size F.
 
     Returns:
-      float32[N + 1, F], row 0 the mean of the others (zeros where N is 0), and
+      float32[N + 1, F], row 0 the mean of the others (zeros if N is 0), and
       float32[N + 1, 5], x1 / width, y1 / height, x2 / width, y2 / height and the share of the
       image's area, row 0 being 0, 0, 1, 1, 1.
 

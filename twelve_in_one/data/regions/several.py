@@ -1,4 +1,4 @@
-"""Several stores as one: the first that has an image gives it."""
+"""Several stores as one: the first that has an image provides it."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from twelve_in_one.data.stored.records import Regions
 
 
 class SeveralStores(RegionStore):
-    """Searches stores in order, as where a dataset's regions come in a file for each split.
+    """Searches stores in order, for example if a dataset's regions have one file per split.
 
     Args:
       stores: two or more; they are closed with this one.

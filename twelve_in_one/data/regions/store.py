@@ -1,7 +1,7 @@
-"""What every store of region features offers, and what their readers share.
+"""The interface of all stores of region features, and code that their readers share.
 
-A store gives the `Regions` of an image by its id. Its arrays have the right types and ranks when
-they leave it; whether their values make sense is for `regions.checks` to say.
+A store gives the `Regions` of an image by its id. It returns arrays of the right types and ranks;
+`regions.checks` decides whether their values are valid.
 """
 
 import base64
@@ -29,7 +29,7 @@ class RegionStore(Protocol):
     "<split>-<a>-<b>-img0" (NLVR2); see `image_key` for other spellings.
 
     Attributes:
-      name: what messages call the store, usually its path.
+      name: of the store in messages, usually its path.
       damaged: entries that cannot be used, by the image id that they have or seem to have; such
         images count as missing, unless another entry has them.
     """
@@ -39,7 +39,7 @@ class RegionStore(Protocol):
 
     @property
     def parts(self) -> tuple["RegionStore", ...]:
-        """The stores that this one searches, in order; itself if it is no more than one."""
+        """The stores that this one searches, in order; itself if it is only one."""
         return (self,)
 
     def ids(self) -> Iterator[str]:
@@ -55,7 +55,7 @@ class RegionStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives files back; nothing can be read afterwards."""
+        """Closes files; nothing can be read afterwards."""
         ...
 
     def __contains__(self, image_id: str) -> bool: ...
@@ -75,9 +75,9 @@ class RegionStore(Protocol):
 
 
 class NoRegions(RegionStore):
-    """Has every image, none of which has any region: for what text and given boxes can tell.
+    """Has every image, without any regions: to work with text and given boxes alone.
 
-    Sizes are 0, too; whoever joins the regions with annotations puts the annotated size in.
+    Sizes are 0, too; the code that joins regions with annotations sets the annotated size.
     """
 
     name = "none"
@@ -99,7 +99,7 @@ class NoRegions(RegionStore):
 
 
 def image_key(text: str) -> str:
-    """The id by which the annotations call an image that a store calls `text`.
+    """The annotations' id of an image that a store calls `text`.
 
     "COCO_train2014_000000318556" and "000000318556.jpg" become "318556"; other names only lose the
     suffix of a picture. Readers of TSV, npy and HDF5 apply this; LMDB keys are ids already.
@@ -110,7 +110,7 @@ def image_key(text: str) -> str:
 
 
 def missing_image(store: RegionStore, image_id: str) -> DataError:
-    """The error that `get` raises for an image that is not there, with why, or ids that are."""
+    """The error that `get` raises for a missing image, with the reason or existing ids."""
     for skip in store.damaged:
         if skip.record == image_id:
             return DataError(f"{store.name}: no image {image_id!r}: {skip.reason}")
@@ -132,14 +132,14 @@ def _digits(image_id: str) -> str:
 def unique_places(
     store: str, found: Iterable[tuple[str, Any]]
 ) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
-    """Where each image's entry is; images with several are left out.
+    """The place of each image's entry; images with several are left out.
 
     Args:
       store: its name.
       found: image id and place of all entries.
 
     Returns:
-      Place by image id, and the images that were left out.
+      Place by image id, and the images left out.
     """
     places: dict[str, Any] = {}
     several: dict[str, list[Any]] = {}
@@ -165,7 +165,7 @@ def entry(record: Any, key: str, where: str) -> Any:
     """`record[key]`.
 
     Raises:
-      DataError: `record` is no mapping or lacks the key.
+      DataError: `record` is not a mapping or lacks the key.
     """
     if not isinstance(record, Mapping):
         raise DataError(f"{where}: must be a dict, is a {type(record).__name__}")
@@ -178,7 +178,7 @@ def entry(record: Any, key: str, where: str) -> Any:
 def make_regions(
     where: str, *, boxes: Any, features: Any, width: Any, height: Any, class_probs: Any = None
 ) -> Regions:
-    """Regions out of what a file holds.
+    """Makes regions from the contents of a file.
 
     Args:
       where: store and image, for messages.
@@ -189,7 +189,7 @@ def make_regions(
       class_probs: real[N, C] or None.
 
     Raises:
-      DataError: something else than matrices of numbers and whole sizes.
+      DataError: not matrices of numbers and whole sizes.
     """
     boxes = _float32(_matrix(where, "boxes", boxes))
     if boxes.shape[1] != 4:
@@ -206,10 +206,10 @@ def make_regions(
 def base64_arrays(
     boxes: bytes | str, features: bytes | str, count: int, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes and features that a file holds as base64 of little-endian float32, or float64.
+    """Boxes and features from base64 of little-endian float32, or float64.
 
     Args:
-      boxes: of `count` boxes, which tells the type of the numbers.
+      boxes: of `count` boxes; its length shows the type of the numbers.
       features: of as many regions.
       count: N.
       where: store and image, for messages.
@@ -218,7 +218,7 @@ def base64_arrays(
       float[N, 4] and float[N, F].
 
     Raises:
-      DataError: no base64, or not as many numbers as N regions need.
+      DataError: not base64, or not as many numbers as N regions need.
     """
     cells = [_base64(cell, where) for cell in (boxes, features)]
     dtype = np.dtype("<f8" if count and len(cells[0]) == 32 * count else "<f4")

@@ -1,14 +1,14 @@
 """Region features in the TSV files of bottom-up attention, with LXMERT's columns or the original's.
 
-One line an image, with or without a heading; arrays are little-endian float32 (or float64, which
-their lengths tell) in base64:
+One line per image, with or without a heading; arrays are little-endian float32 (or float64, as
+their lengths show) in base64:
 
 * 10 columns (LXMERT): img_id, img_h, img_w, objects_id, objects_conf, attrs_id, attrs_conf,
   num_boxes, boxes, features;
 * 6 columns (original): image_id, image_w, image_h, num_boxes, boxes, features.
 
-Mind the order of height and width. Files have tens of gigabytes, so opening one streams through it
-once to note where each image's line is; nothing else is kept.
+Note the order of height and width. Files have tens of gigabytes, so opening one streams through it
+once to note the position of each image's line; nothing else is kept.
 """
 
 import os
@@ -38,14 +38,14 @@ _WORD = re.compile(r"[A-Za-z]\w*")
 class TsvStore(RegionStore):
     """See the module. The id is the first column, after `image_key`.
 
-    Lines of another number of columns, as where two lost the break between them, and images with
-    two different lines are `damaged`.
+    Lines with another number of columns, such as two lines without a break between them, and images
+    with two different lines are `damaged`.
 
     Args:
       path: the file.
 
     Raises:
-      DataError: unreadable, a heading of other columns, or no line at all that could be used.
+      DataError: unreadable, a heading with other columns, or no usable line at all.
     """
 
     def __init__(self, path: Path):
@@ -61,7 +61,7 @@ class TsvStore(RegionStore):
             raise
 
     def _index(self) -> tuple[dict[str, tuple[int, int]], tuple[Skipped, ...]]:
-        """Where each image's line begins and how long it is, and lines that cannot be used."""
+        """Start and length of each image's line, and the unusable lines."""
         spans: dict[str, tuple[int, int]] = {}
         lines: dict[str, int] = {}
         damaged: list[Skipped] = []
@@ -94,7 +94,7 @@ class TsvStore(RegionStore):
         return spans, tuple(damaged)
 
     def _is_heading(self, line: bytes) -> bool:
-        """Whether a line names the columns; raises DataError if these are others than ours."""
+        """Returns whether a line names the columns; raises DataError if these are not ours."""
         cells = line.strip().split(b"\t")
         names = _HEADINGS.get(len(cells), "").split()
         found = [cell.decode("latin-1") for cell in cells]

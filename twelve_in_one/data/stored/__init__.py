@@ -1,1 +1,1 @@
-"""Records on disk, and reading them in any order."""
+"""Records on disk, and readers of them in any order."""

@@ -1,4 +1,4 @@
-"""Regions of images as the model takes them: the global region first, locations beside features.
+"""Regions of images in the model's form: the global region first, locations beside features.
 
 Letters: N detected regions of an image, G annotated boxes, F feature size.
 """
@@ -11,21 +11,21 @@ from twelve_in_one.data.regions.rows import region_rows
 from twelve_in_one.data.stored.records import Annotation, DataError, Picture, Regions
 from twelve_in_one.data.stored.schema import Record
 
-# Pixels, as `regions.checks` allows; what is further out belongs to a picture of another size.
+# Pixels, as `regions.checks` allows; boxes further out belong to a picture of another size.
 _BOX_SLACK = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageRows:
-    """Regions of an image as the model takes them, before padding.
+    """Regions of an image in the model's form, before padding.
 
     Attributes:
-      mean_feature: float32[1, F], the global region's feature; [0, F] where rows are annotated
+      mean_feature: float32[1, F], the global region's feature; [0, F] if rows are annotated
         boxes, which have no global region.
       features: float16 or float32[N, F].
       locations: float32[N + 1, 5] (or [N, 5]), x1/W, y1/H, x2/W, y2/H and area share.
       boxes: float32[N + 1, 4] (or [N, 4]), the same in pixels.
-      class_probs: float16[N, C], distribution over region classes; C = 0 where not known.
+      class_probs: float16[N, C], distribution over region classes; C = 0 if unknown.
     """
 
     mean_feature: np.ndarray
@@ -47,7 +47,7 @@ class LoadedRecord:
       annotated: rows of the annotated boxes (of single images).
       box_ids: int64[G].
       annotations: of the record.
-      pictures: of each image, not decoded; () of data that were built without.
+      pictures: of each image, not decoded; () for data built without pictures.
     """
 
     images: tuple[ImageRows, ...]
@@ -58,7 +58,7 @@ class LoadedRecord:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the arrays and pictures take."""
+        """Memory used by the arrays and pictures."""
         return sum(len(picture.data) for picture in self.pictures) + sum(
             getattr(rows, field.name).nbytes
             for rows in (*self.images, self.annotated)
@@ -70,7 +70,7 @@ def load(record: Record, where: str) -> LoadedRecord:
     """Adds the global region and the location features to a record's regions.
 
     Raises:
-      DataError: a box lies outside its image.
+      DataError: a box is outside its image.
     """
     images = []
     start = 0

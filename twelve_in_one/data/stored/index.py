@@ -1,7 +1,7 @@
-"""What is known of a built split without reading its records: ids, counts, captions.
+"""Index of a built split, to use it without reading its records: ids, counts, captions.
 
 The builder writes one beside the records; order, cleaning, negatives and overlap tables are
-computed from it. Letters: n records, K images a record, E examples, F feature size.
+computed from it. Letters: n records, K images per record, E examples, F feature size.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ class SplitIndex:
     Attributes:
       record_ids: str[n].
       image_ids: str[n, K].
-      coco_ids: int64[n, K], -1 where the image is none of COCO's.
+      coco_ids: int64[n, K], -1 if the image is not COCO's.
       counts: int64[n], examples of each record.
       texts: E captions; empty for datasets that never need another image's text.
       mean_features: float16[n, F], for the hard negatives of retrieval; [0, 0] elsewhere.
-      feature_dim: F, 0 where there are no region features.
-      example_keys: uint64[E], see `example_keys`; [0] of data that were built without.
+      feature_dim: F, 0 if there are no region features.
+      example_keys: uint64[E], see `example_keys`; [0] for data built without them.
     """
 
     record_ids: np.ndarray
@@ -48,18 +48,18 @@ class SplitIndex:
 
 
 def key_of(text: str) -> int:
-    """A number below 2 ** 64 in the place of a text."""
+    """A number below 2 ** 64 that represents a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def example_keys(example_ids: Iterable[str], image_ids: Sequence[str]) -> list[int]:
-    """Keys of the examples of one record: an example is one by its id and its images."""
+    """Keys of the examples of one record: its id and its images identify an example."""
     where = "\0".join(image_ids)
     return [key_of(f"{example_id}\0{where}") for example_id in example_ids]
 
 
 def index_path(folder: Path, split: str) -> Path:
-    """Where the index of a split lies in the folder of a built dataset."""
+    """Path of a split's index in the folder of a built dataset."""
     return folder / f"index-{split}.npz"
 
 
@@ -83,7 +83,7 @@ def write_index(folder: Path, split: str, index: SplitIndex) -> None:
 
 
 def read_index(folder: Path, split: str) -> SplitIndex:
-    """Reads what `write_index` wrote.
+    """Reads the index that `write_index` wrote.
 
     Raises:
       DataError: missing, damaged, or of another version.
@@ -103,7 +103,7 @@ def read_index(folder: Path, split: str) -> SplitIndex:
 
 
 def _index_of(values: dict[str, np.ndarray]) -> SplitIndex:
-    """What `write_index` wrote; some KeyError, TypeError or ValueError if it did not."""
+    """The index that `write_index` wrote; a KeyError, TypeError or ValueError for other content."""
     blob, ends = values.pop("texts").tobytes(), values.pop("text_ends").tolist()
     texts = tuple(blob[start:end].decode() for start, end in itertools.pairwise(ends))
     feature_dim = int(values.pop("feature_dim"))

@@ -1,10 +1,10 @@
-"""In which order examples are seen: index arithmetic, done before any feature is read.
+"""The order of examples: index arithmetic, done before any feature is read.
 
-Records lie on disk in an order that is random already. An epoch visits chunks of neighbouring
-records in a new order, gathers some chunks to a block, and shuffles the examples within the block:
-each record is then read once an epoch and kept only while its block lasts, however many examples it
-has. The whole order is a pure function of (seed, epoch), so a run resumes at example k by counting,
-and every host computes the same one.
+Records are stored on disk in random order. An epoch visits chunks of neighbouring
+records in a new order, gathers some chunks into a block, and shuffles the examples within it:
+each record is then read once per epoch and kept only while its block lasts, however many examples
+it has. The whole order is a pure function of (seed, epoch), so a run resumes at example k by
+counting, and every host computes the same order.
 """
 
 import dataclasses
@@ -14,15 +14,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-# 16 records of 100 regions are 6.5 MB, long enough a read for a disk; 64 chunks of them, 420 MB,
-# are what a block keeps in memory at most.
+# 16 records of 100 regions are 6.5 MB, a long enough read for a disk; a block keeps at most 64
+# chunks of them, 420 MB, in memory.
 CHUNK_RECORDS = 16
 BLOCK_CHUNKS = 64
-# Of `ShardOrder`: pictures are read one by one, so that only their places are held in memory.
+# For `ShardOrder`: pictures are read one by one, so memory holds only their places.
 WINDOW = 1 << 16
-# A permutation of so many numbers takes 32 MB and a fifth of a second an epoch.
+# A permutation of this many numbers takes 32 MB and a fifth of a second per epoch.
 PERMUTED_EXAMPLES = 1 << 22
-_SHARDS, _WINDOWS = 0, 1  # what a seed is for
+_SHARDS, _WINDOWS = 0, 1  # purposes of a seed
 
 
 def epoch_order(
@@ -50,12 +50,12 @@ def epoch_order(
     place = rng.permutation(num_chunks)
     block = (place // block_chunks)[np.arange(len(counts)) // chunk_records]
     # Sorting by block and by a random number within it shuffles every block at once. Stable, since
-    # other sorts order equal numbers differently from one CPU to the next.
+    # other sorts order equal numbers differently on different CPUs.
     return np.argsort(np.repeat(block, counts) + rng.random(int(counts.sum())), kind="stable")
 
 
 def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
-    """The rows of a global batch that a host fills; together the hosts fill each row once.
+    """The rows of a global batch that a host fills; the hosts together fill each row once.
 
     Raises:
       ValueError: rows do not divide among the hosts, or there is no such host.
@@ -70,12 +70,12 @@ def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
 
 @dataclasses.dataclass(frozen=True)
 class ShardOrder:
-    """The order of a set that is too large for a permutation of all its examples, as arithmetic.
+    """The order, by arithmetic, of a set too large for a permutation of all its examples.
 
-    Each epoch puts the shards of a host in a new order, one behind the other, and mixes the
+    Each epoch puts the shards of a host one after another in a new order, and mixes the
     examples of each window of that sequence: an example's place is a function of (seed, epoch,
-    position), so a run resumes at any position, and no more than a few shards are read at a time.
-    Each host owns some of the shards and goes through these alone.
+    position), so a run resumes at any position, and only a few shards are read at a time.
+    Each host owns some of the shards and reads only these.
 
     Attributes:
       sizes: examples of each shard, of all hosts.
@@ -120,11 +120,11 @@ class ShardOrder:
 
     @functools.cached_property
     def num_examples(self) -> int:
-        """Examples an epoch of this host."""
+        """Examples per epoch of this host."""
         return int(np.array(self.sizes, np.int64)[self.shards].sum())
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where examples lie.
+        """The places of examples.
 
         Args:
           positions: int64[n], counted from 0 over all epochs of this host.
@@ -145,7 +145,7 @@ class ShardOrder:
 
     @functools.cached_property
     def _visits(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-        """Epoch -> shards in their order, and where each begins."""
+        """Epoch -> shards in their order, and the start of each."""
 
         def visits(epoch: int) -> tuple[np.ndarray, np.ndarray]:
             rng = np.random.default_rng((_SHARDS, *self.seed, epoch))
@@ -157,7 +157,7 @@ class ShardOrder:
 
     @functools.cached_property
     def _in_window(self) -> Callable[[int, int], np.ndarray]:
-        """(epoch, window) -> the order within; a few are kept for neighbouring batches."""
+        """(epoch, window) -> the order within it; a few are kept for neighbouring batches."""
 
         def in_window(epoch: int, window: int) -> np.ndarray:
             rng = np.random.default_rng((_WINDOWS, *self.seed, epoch, window))
@@ -168,17 +168,17 @@ class ShardOrder:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOrder:
-    """Which examples the batches of a training hold, epoch after epoch without a partial batch.
+    """The examples in the batches of a training run, epoch after epoch without a partial batch.
 
     Attributes:
-      sizes: examples of each shard of the set, whose examples are numbered shard by shard.
+      sizes: examples of each shard of the set; examples are numbered shard by shard.
       batch_size: of all hosts together.
       permutation: epoch -> int64[E], the order of a set that is shuffled as a whole.
       seed: ints that `ShardOrder` depends on.
       host: which of the hosts this is.
       num_hosts: how many there are; each fills an equal part of every batch.
-      permuted_examples: a set of more is shuffled by shards and windows (`ShardOrder`), each host
-        going through its own shards; a smaller one as a whole, by all hosts together.
+      permuted_examples: a larger set is shuffled by shards and windows (`ShardOrder`), and each
+        host reads its own shards; a smaller set is shuffled as a whole, by all hosts together.
       window: of `ShardOrder`.
     """
 
@@ -198,7 +198,7 @@ class TrainingOrder:
 
     @functools.cached_property
     def shards(self) -> ShardOrder | None:
-        """The order of a set that is too large for a permutation.
+        """The order of a set too large for a permutation.
 
         Raises:
           ValueError: its shards do not divide among the hosts.

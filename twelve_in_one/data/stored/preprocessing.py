@@ -1,4 +1,4 @@
-"""What was done to the inputs that a model was trained on; it travels with the checkpoint."""
+"""Preprocessing of the inputs that a model was trained on; stored with the checkpoint."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,7 @@ from typing import Any
 
 from twelve_in_one.data.formats.files import field, parse_json
 
-# How `boxes` of a batch are made, see `regions.rows`; noted so that weights outlive a change of it.
+# How `boxes` of a batch are made, see `regions.rows`; recorded so weights outlive a change of it.
 BOXES = "x1/W, y1/H, x2/W, y2/H, (x2-x1)(y2-y1)/(W H); global region first"
 _LATER = frozenset(
     ("boxes", "answers_sha256", "region_stores")
@@ -17,7 +17,7 @@ _LATER = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How inputs were made; travels with a checkpoint, whose weights make no sense without.
+    """How inputs were made; stored with a checkpoint, whose weights are meaningless without it.
 
     Attributes:
       vocab_sha256: `Tokenizer.sha256`.
@@ -26,13 +26,13 @@ class Preprocessing:
       max_tokens: by task name, with [CLS] and [SEP], without the task slot.
       max_regions: by task name, with the global region.
       region_feature_dim: width of a region's feature.
-      region_source: what found the regions and made their features.
-      image_descriptor: version of the code that describes an image where no detector's features
-        are given; "" where none is used.
+      region_source: the origin of the regions and their features.
+      image_descriptor: version of the code that describes an image without a detector's features;
+        "" if none is used.
       boxes: how locations are written, `BOXES`.
       answers_sha256: head -> hash of its answers in their order, see `answers_sha256`; folders of
-        earlier versions lack it, and what follows.
-      region_stores: task -> what its regions were read from or found by, by name.
+        earlier versions lack it, and the next field.
+      region_stores: task -> name of the store or extractor of its regions.
     """
 
     vocab_sha256: str
@@ -84,9 +84,9 @@ class Preprocessing:
 
 
 def check_same(trained: Preprocessing, offered: Preprocessing) -> None:
-    """Refuses inputs that were made otherwise than those that the weights know.
+    """Refuses inputs that were made differently from those that the weights know.
 
-    Tasks that only one of the two has are no difference: a model may be evaluated on some of its
+    Tasks that only one of the two has do not count: a model may be evaluated on some of its
     tasks, or trained further on a new one.
 
     Raises:
@@ -94,7 +94,7 @@ def check_same(trained: Preprocessing, offered: Preprocessing) -> None:
     """
     differences = []
     for item in dataclasses.fields(Preprocessing):
-        if item.name == "region_stores":  # of which names say little, see `other_stores`
+        if item.name == "region_stores":  # their names say little, see `other_stores`
             continue
         before, now = getattr(trained, item.name), getattr(offered, item.name)
         if isinstance(before, dict):
@@ -109,9 +109,9 @@ def check_same(trained: Preprocessing, offered: Preprocessing) -> None:
 
 
 def other_stores(trained: Preprocessing, offered: Preprocessing) -> list[str]:
-    """Tasks whose regions come from elsewhere than in training, in words.
+    """Tasks whose regions come from another source than in training, in words.
 
-    That is no error: one detector may have filled both stores, under different names.
+    That is not an error: one detector may have filled both stores, under different names.
     """
     before, now = trained.region_stores, offered.region_stores
     return [

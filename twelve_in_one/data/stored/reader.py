@@ -18,15 +18,15 @@ from twelve_in_one.data.stored.index import SplitIndex, index_path, read_index
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.stored.schema import record_of
 
-# What a block of `order` takes at the paper's sizes, see there.
+# Memory of a block of `order` at the paper's sizes, see there.
 DEFAULT_CACHE_BYTES = 512 << 20
 BUILD_INFO = "build.json"
-# Versions are numbers; TFDS builds in a folder beside them, named "incomplete...".
+# Versions are numbers; TFDS builds in a folder next to them, named "incomplete...".
 _COMPLETE = "[0-9]*/dataset_info.json"
 
 
 class RecordCache:
-    """Keeps the records used last, up to a number of bytes. Threads may share it."""
+    """Keeps the most recently used records, up to a number of bytes. Threads may share it."""
 
     def __init__(self, read: Callable[[int], LoadedRecord], max_bytes: int):
         self._read = read
@@ -40,7 +40,7 @@ class RecordCache:
             if position in self._records:
                 self._records.move_to_end(position)
                 return self._records[position]
-        # Read outside the lock: two threads may read the same record, which costs time, no more.
+        # Read outside the lock: two threads may read the same record, which only costs time.
         record = self._read(position)
         with self._lock:
             if position not in self._records:
@@ -58,9 +58,9 @@ class SplitReader:
 
     Attributes:
       name: "dataset/split", for messages.
-      index: what is known without reading.
+      index: data known without reading records.
       record: position in stored order -> record; cached.
-      official: gives what the official evaluation program knows of the examples, None if unknown.
+      official: gives the examples' inputs of the official evaluation program, None if unknown.
     """
 
     name: str
@@ -83,7 +83,7 @@ def built_folder(data_dir: Path, dataset: str, regions: str) -> Path:
       regions: name of the region features that it was built with.
 
     Raises:
-      DataError: it is not there; what is there is listed.
+      DataError: it does not exist; lists the existing ones.
     """
     versions = sorted((data_dir / dataset_folder(dataset) / regions).glob(_COMPLETE))
     if not versions:
@@ -98,18 +98,18 @@ def built_folder(data_dir: Path, dataset: str, regions: str) -> Path:
 
 
 def region_names(data_dir: Path, dataset: str) -> tuple[str, ...]:
-    """Names of all region features that a dataset is built with."""
+    """Names of all region features with which a dataset is built."""
     found = (data_dir / dataset_folder(dataset)).glob(f"*/{_COMPLETE}")
     return tuple(sorted({path.parent.parent.name for path in found}))
 
 
 def dataset_folder(dataset: str) -> str:
-    """TFDS names hold letters, digits and underscores only."""
+    """TFDS names have only letters, digits and underscores."""
     return dataset.replace("+", "_plus")
 
 
 def has_split(folder: Path, split: str) -> bool:
-    """Whether a built dataset has the split (a user may lack the files of one)."""
+    """Returns whether a built dataset has the split (a user may lack its files)."""
     return index_path(folder, split).is_file()
 
 
@@ -161,7 +161,7 @@ def open_split(folder: Path, split: str, *, cache_bytes: int = DEFAULT_CACHE_BYT
 
 
 def read_build_info(folder: Path) -> dict[str, Any]:
-    """What the builder noted: region features, counts, skipped records."""
+    """The builder's notes: region features, counts, skipped records."""
     path = folder / BUILD_INFO
     try:
         return json.loads(path.read_text())

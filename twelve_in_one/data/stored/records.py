@@ -1,8 +1,8 @@
-"""What a dataset is made of, before any tensor: annotations, images, regions, and what was skipped.
+"""Parts of a dataset, before any tensor: annotations, images, regions, and skipped records.
 
 Readers of official files (`data/annotations/`) produce an `AnnotationSet` per split, readers of
 region features (`data/regions/`) produce `Regions` per image, and builders join the two into one
-record an image. Letters: N detected regions, G annotated boxes, F feature size, C region classes.
+record per image. Letters: N detected regions, G annotated boxes, F feature size, C region classes.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-# Datasets that take their images from one collection name them by the same ids: "coco",
-# "visual_genome", "flickr30k", "nlvr2", "conceptual_captions", or a folder of a user's own.
+# Datasets with images from one collection use the same ids for them: "coco",
+# "visual_genome", "flickr30k", "nlvr2", "conceptual_captions", or a user's own folder.
 Domain = str
 
 
@@ -21,24 +21,24 @@ class DataError(ValueError):
 
 
 class MissingFile(DataError):
-    """None of the files that a split could be read from is there."""
+    """None of the possible files of a split exists."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Annotation:
     """One example of one task, as its official file states it.
 
-    One type serves all datasets; fields that a kind of task does not have keep their defaults.
+    One type serves all datasets; fields that a kind of task does not use keep their defaults.
 
     Attributes:
-      example_id: unique within the split; the official id where there is one.
+      example_id: unique within the split; the official id if there is one.
       image_id: key of the image, or of the pair of images, within the split.
       text: question, caption, expression, sentence, hypothesis or whole dialogue.
-      answers: kind "answer": distinct answers in the order of their first mention, in or out of
-        any vocabulary.
+      answers: kind "answer": distinct answers in the order of their first mention, in a vocabulary
+        or not.
       scores: kind "answer": soft score of each answer.
       label: kind "verdict": class, -1 where people did not agree.
-      box: kinds "region" and "choice": what is meant, corners x1, y1, x2, y2 in pixels.
+      box: kinds "region" and "choice": the target, corners x1, y1, x2, y2 in pixels.
       choice_ids: kind "choice": ids of the candidates among the image's annotated boxes, ascending.
       target_id: kind "choice": id of the right one.
     """
@@ -56,14 +56,14 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnnotatedImage:
-    """What the annotation files say of an image.
+    """Data on an image from the annotation files.
 
     Attributes:
       image_id: as in `Annotation.image_id`, or one of a pair's.
-      file_name: of the picture, as the official files name it; "" where they do not.
-      width: pixels, 0 where unknown.
-      height: pixels, 0 where unknown.
-      coco_id: id of the same photo in COCO, -1 where there is none.
+      file_name: of the picture in the official files; "" if they do not name it.
+      width: pixels, 0 if unknown.
+      height: pixels, 0 if unknown.
+      coco_id: id of the same photo in COCO, -1 if there is none.
       box_ids: ids of the annotated boxes, ascending, without repetition.
       boxes: corners x1, y1, x2, y2 in pixels, in that order.
     """
@@ -83,8 +83,8 @@ class Skipped:
 
     Attributes:
       file: path of the file.
-      record: id of the record, or its position ("record 17", "line 17") where it has none.
-      reason: what is wrong, with the value.
+      record: id of the record, or its position ("record 17", "line 17") if it has none.
+      reason: the fault, with the value.
     """
 
     file: str
@@ -96,13 +96,13 @@ _SHOWN_SKIPPED = 3
 
 
 def none_usable(path: Path, what: str, skipped: Sequence[Skipped]) -> DataError:
-    """The error of a file all of whose records had to be left out, with the reasons."""
+    """The error for a file with no usable record, with the reasons."""
     why = f": {shown_reasons(skipped)}" if skipped else ""
     return DataError(f"{path}: no {what} that can be used, {len(skipped)} skipped{why}")
 
 
 def shown_reasons(skipped: Sequence[Skipped]) -> str:
-    """The first few records that were left out, with their reasons."""
+    """The first few skipped records, with their reasons."""
     shown = "; ".join(f"{skip.record}: {skip.reason}" for skip in skipped[:_SHOWN_SKIPPED])
     more = len(skipped) - _SHOWN_SKIPPED
     return f"{shown}; {more} more" if more > 0 else shown
@@ -114,13 +114,13 @@ class AnnotationSet:
 
     Attributes:
       annotations: in the order in which the released loaders list them.
-      images: by image id; of pairs, both images under their own ids.
-      pairs: pair key -> (left image id, right image id); empty where examples have one image.
+      images: by image id; both images of a pair under their own ids.
+      pairs: pair key -> (left image id, right image id); empty if examples have one image.
       skipped: records that were left out.
-      notes: what a user should know of how records were understood -> ids of the examples that it
-        is about; none where it is about the file.
-      next_image_id: where images are known by the number of their line, the id that would follow
-        the last one; "" elsewhere.
+      notes: note for the user on how records were interpreted -> ids of the examples that it
+        concerns; none if it concerns the file.
+      next_image_id: if images are identified by line number, the id that would follow
+        the last one; "" otherwise.
     """
 
     annotations: tuple[Annotation, ...]
@@ -145,7 +145,7 @@ class Picture:
 
     Attributes:
       data: a JPEG or PNG file.
-      converted: what the file was ("GIF of mode P"), where its own bytes would not do; else "".
+      converted: the original kind ("GIF of mode P") if its own bytes were unsuitable; else "".
     """
 
     data: bytes
@@ -158,10 +158,10 @@ class Regions:
 
     Attributes:
       boxes: float32[N, 4], corners x1, y1, x2, y2 in pixels.
-      features: float32[N, F] or float16[N, F]; F = 0 where there are none (text and boxes only).
+      features: float32[N, F] or float16[N, F]; F = 0 if there are none (text and boxes only).
       width: of the image, pixels.
       height: of the image, pixels.
-      class_probs: float32[N, C], a distribution over region classes; None where not known.
+      class_probs: float32[N, C], a distribution over region classes; None if unknown.
     """
 
     boxes: np.ndarray

@@ -1,8 +1,8 @@
-"""What a stored record holds: one image (or one pair), its regions once, and all its annotations.
+"""Contents of a stored record: one image (or one pair), its regions once, and all its annotations.
 
-A question of VQA has its image in common with four others, and the region features of an image
-take 0.4 MB, so a record an image is what makes reading cheap. `example_of` turns a `Record` into
-what TFDS writes, `record_of` turns what TFDS reads back.
+A question of VQA shares its image with four others, and the region features of an image
+take 0.4 MB, so one record per image makes reading cheap. `example_of` turns a `Record` into
+the values that TFDS writes, `record_of` turns the values that TFDS reads back.
 
 Letters: K images (1, or 2 for pairs), N detected regions of all K together, G annotated boxes,
 F feature size, C region classes.
@@ -21,24 +21,24 @@ _MATRICES = ("boxes", "features", "class_probs", "annotated_boxes", "annotated_f
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One image, or one pair of images, with everything that is known about it.
+    """One image, or one pair of images, with all data about it.
 
     Attributes:
       record_id: the image's id, or the pair's key.
       image_ids: K ids.
-      coco_ids: int64[K], the same photos in COCO, -1 where there is none.
+      coco_ids: int64[K], the same photos in COCO, -1 if there is none.
       sizes: int32[K, 2], width and height in pixels.
       num_regions: int32[K], how many of the N regions belong to each image.
       boxes: float32[N, 4], corners in pixels.
       features: float16[N, F]; F = 0 without region features.
-      class_probs: float16[N, C]; C = 0 where not known.
+      class_probs: float16[N, C]; C = 0 if unknown.
       box_ids: int64[G], ascending.
       annotated_boxes: float32[G, 4], corners in pixels.
       annotated_features: float16[G, F], or [G, 0] without.
-      annotated_size: int32[2], width and height in which the annotated boxes are placed; another
-        than that of the image only with `RegionInputs.official_sizes`.
+      annotated_size: int32[2], width and height of the annotated boxes' frame; differs
+        from the image's only with `RegionInputs.official_sizes`.
       annotations: in the order of their files.
-      pictures: K encoded pictures, in the frame of the boxes; () of data built without.
+      pictures: K encoded pictures, in the frame of the boxes; () for data built without them.
     """
 
     record_id: str
@@ -116,7 +116,7 @@ def example_of(record: Record) -> dict[str, Any]:
             "answers": list(annotation.answers),
             "scores": list(annotation.scores),
             "label": annotation.label,
-            # No box has the size of this one, so that it can stand for none.
+            # No real box has this one's size, so it can mean no box.
             "box": annotation.box or (0.0, 0.0, 0.0, 0.0),
             "choice_ids": list(annotation.choice_ids),
             "target_id": annotation.target_id,
@@ -127,7 +127,7 @@ def example_of(record: Record) -> dict[str, Any]:
 
 
 def record_of(example: Mapping[str, Any], where: str) -> Record:
-    """What TFDS read, as a record, checked.
+    """Turns the values that TFDS read into a checked record.
 
     Args:
       example: decoded NumPy values of `features_dict`.
@@ -168,7 +168,7 @@ def record_of(example: Mapping[str, Any], where: str) -> Record:
             annotations=annotations,
             pictures=tuple(map(Picture, example.get("pictures", ()))),
             **{name: example[name] for name in ("coco_ids", "sizes", "num_regions", "box_ids")},
-            # Datasets that were built before it was stored have one size.
+            # Datasets built before it was stored have one size.
             annotated_size=example.get("annotated_size", example["sizes"][0]),
             **matrices,
         )

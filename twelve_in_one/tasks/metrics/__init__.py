@@ -1,7 +1,7 @@
 """Evaluation measures of the twelve tasks.
 
-Predictions and ground truth go in as plain records or numpy arrays; accuracies in percent, ranks,
-or (sum, count) pairs that may be added over batches and hosts come out. Nothing here keeps state.
+Inputs are predictions and ground truth as plain records or numpy arrays; outputs are accuracies in
+percent, ranks, or (sum, count) pairs that add up over batches and hosts. Nothing here keeps state.
 
 * `vqa`: VQA v2 answer normalisation and accuracy.
 * `gqa`: GQA accuracy by question type, consistency and distribution.

@@ -1,7 +1,7 @@
 """IoU with inclusive pixels, box-location features and referring-expression accuracy.
 
-Boxes (x1, y1, x2, y2) in pixels and region scores flow in; overlaps, training targets, features and
-decisions flow out. Letters: B rows, R regions.
+Inputs are boxes (x1, y1, x2, y2) in pixels and region scores; outputs are overlaps, training
+targets, features and decisions. Letters: B rows, R regions.
 """
 
 from types import ModuleType
@@ -13,7 +13,7 @@ from twelve_in_one.tasks.metrics.choices import checked_mask, masked_argmax
 
 
 class ReferringResult(NamedTuple):
-    """What was chosen for each expression.
+    """The choice for each expression.
 
     Attributes:
       selected: int64[B], region of the highest score.
@@ -44,7 +44,7 @@ def corners_from_xywh(boxes: Any, xp: ModuleType = np) -> Any:
 
 
 def iou(boxes: Any, others: Any, xp: ModuleType = np) -> Any:
-    """Intersection over union of boxes whose borders belong to them (official code).
+    """Intersection over union of boxes that include their borders (official code).
 
     A side is x2 - x1 + 1 long, so boxes that share an edge overlap by one pixel and a gap below one
     pixel still counts as overlap. Coordinates are original-image pixels, not shares of the image.
@@ -88,7 +88,7 @@ def region_target(overlap: Any, threshold: float = 0.5, xp: ModuleType = np) -> 
 
     Args:
       overlap: float[...], from `iou`.
-      threshold: the smallest IoU that is kept.
+      threshold: the smallest IoU to keep.
       xp: numpy or jax.numpy.
 
     Returns:
@@ -99,10 +99,10 @@ def region_target(overlap: Any, threshold: float = 0.5, xp: ModuleType = np) -> 
 
 
 def is_right(overlap: Any) -> Any:
-    """Whether a region is the one that is meant: IoU strictly above one half (REFER).
+    """Whether a region is the target: IoU strictly above one half (REFER).
 
     Args:
-      overlap: real[...], from `iou`; NaN, of empty boxes, is not right.
+      overlap: real[...], from `iou`; NaN, from empty boxes, is not right.
 
     Returns:
       bool[...].

@@ -1,6 +1,6 @@
-"""Accuracy of a choice among candidates or classes, as sums that may be added over batches.
+"""Accuracy of a choice among candidates or classes, as sums that add up over batches.
 
-Logits and targets flow in, (sum, number of rows) pairs flow out: add both over batches and hosts,
+Inputs are logits and targets, outputs (sum, number of rows) pairs: add both over batches and hosts,
 then divide once. Letters: B rows, C candidates or classes. Among equal values the first wins.
 """
 
@@ -10,10 +10,10 @@ import numpy as np
 
 
 def checked_mask(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns a mask as a bool array; None stands for all True.
+    """Returns a mask as a bool array; None means all True.
 
     Args:
-      name: what to call it in an error.
+      name: of the mask in an error.
       mask: bool array of `shape`, or None.
       shape: the shape it must have.
 
@@ -22,7 +22,7 @@ def checked_mask(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
 
     Raises:
       ValueError: the shape differs or the mask is not boolean (an additive mask of 0 and -10000
-        would otherwise be read the wrong way round).
+        would otherwise be read with inverted meaning).
     """
     if mask is None:
         return np.ones(shape, bool)
@@ -38,9 +38,9 @@ def masked_argmax(name: str, values: Any, mask: Any = None, row_mask: Any = None
     """Index of the first highest value of every row among those that count.
 
     Args:
-      name: what to call the values in an error.
+      name: of the values in an error.
       values: real[B, C].
-      mask: bool[B, C], False for entries that cannot be chosen, whatever they hold.
+      mask: bool[B, C], False for entries that cannot be chosen, whatever their value.
       row_mask: bool[B], False for padding rows; their index is 0.
 
     Returns:
@@ -135,7 +135,7 @@ def label_accuracy(logits: Any, labels: Any, row_mask: Any = None) -> tuple[int,
       logits: real[B, C].
       labels: int[B], the right class; -1 where annotators found none, which no logit can match
         (the official code gives such rows an all-zero target and counts them).
-      row_mask: bool[B], False for padding rows, whose labels are not looked at.
+      row_mask: bool[B], False for padding rows, whose labels are ignored.
 
     Returns:
       Number of correct rows and number of rows, padding rows left out.

@@ -1,6 +1,7 @@
-"""GQA accuracy, consistency, validity, plausibility and distribution, as the GQA script has them.
+"""GQA accuracy, consistency, validity, plausibility and distribution, as in the GQA script.
 
-Predicted answers and the official question file flow in; percentages by kind of question flow out.
+Inputs are predicted answers and the official question file; outputs are percentages by question
+kind.
 Grounding needs attention over the image and is not computed.
 """
 
@@ -14,7 +15,7 @@ from twelve_in_one.tasks.metrics.vqa import answers_by_id, describe_ids
 QUESTION_FIELDS = ("answer", "question", "isBalanced", "types", "groups", "semantic", "entailed")
 # Program steps that merely read off the answer; a step counts unless its text contains one of them.
 _UNCOUNTED_STEPS = ("exist", "query: name", "choose name")
-# What two things may have in common; the script asks no choices file about such questions.
+# Properties that two things may share; the script uses no choices file for such questions.
 _COMMON = ("color", "material", "shape")
 
 
@@ -36,8 +37,8 @@ def num_steps(question: Mapping[str, Any]) -> int:
 def distribution(groups: Sequence[str], answers: Sequence[str], predicted: Sequence[str]) -> float:
     """Chi-square distance between the true and predicted answers of question groups.
 
-    Within a group only the true answers are summed over, so predicting something that is never
-    right there costs nothing beyond the answers it displaces. Groups weigh by their size.
+    Within a group the sum covers only the true answers, so a prediction that is never right there
+    costs nothing beyond the answers it displaces. Groups are weighted by their size.
 
     Args:
       groups: [Q], the global group of every question.
@@ -65,7 +66,7 @@ def evaluate(
     entailed: str = "present",
     choices: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a set of answers as the GQA evaluation script does.
+    """Evaluates a set of answers like the GQA evaluation script.
 
     Answers are compared exactly: neither case nor blanks are forgiven. Questions that are not
     balanced count nowhere except as entailed questions of balanced ones. Of the structural types
@@ -75,22 +76,22 @@ def evaluate(
       predictions: records {"questionId", "prediction"}, as sent to the test server, for at least
         every balanced question.
       questions: the official file, {question id: record}.
-      entailed: what consistency does with entailed questions that have no ground truth or no
-        prediction: "present" leaves them out (as is unavoidable with the balanced file alone),
+      entailed: treatment in consistency of entailed questions without ground truth or
+        prediction: "present" leaves them out (unavoidable with the balanced file alone),
         "all" raises (the script fails there).
       choices: the official choices file, {question id: {"valid": answers, "plausible": answers}},
-        of at least every balanced question; None leaves out what needs it.
+        of at least every balanced question; None leaves out the figures that need it.
 
     Returns:
       Figures in percent, 0 where nothing was counted:
         "accuracy", "binary", "open".
         "consistency": over correctly answered questions that entail others, the mean share of
           correct answers among those others.
-        "validity", "plausibility": share of answers that are possible ones of their question, and
-          likely ones of their image's kind; None without `choices`.
+        "validity", "plausibility": share of answers that are possible for their question, and
+          likely for their image's kind; None without `choices`.
         "distribution": see `distribution`; not a percentage, lower is better.
         "per_structural_type", "per_semantic_type", "per_steps", "per_length": {kind: (percent,
-          number of questions)}; kinds of the latter two are integers, length being in words.
+          number of questions)}; kinds of the last two are integers, and length is in words.
         "counts": {"questions", "binary", "open", "consistency", "entailed_absent"}: numbers of
           questions behind the figures, and of entailed questions left out.
 
@@ -151,7 +152,7 @@ def evaluate(
 def _balanced(
     questions: Mapping[str, Mapping[str, Any]], predicted: Mapping[str, str]
 ) -> dict[str, Mapping[str, Any]]:
-    """The balanced questions, once every id and field is known to be there."""
+    """The balanced questions, after a check that every id and field exists."""
     for question_id, question in questions.items():
         lacking = [field for field in QUESTION_FIELDS if field not in question]
         if lacking:
@@ -173,7 +174,7 @@ def _balanced(
 def _consistency(
     balanced: Mapping[str, Mapping[str, Any]], correct: Mapping[str, bool], require_all: bool
 ) -> tuple[list[float], int]:
-    """Shares of correct entailed questions, and how many entailed questions are absent."""
+    """Shares of correct entailed questions, and the number of absent entailed questions."""
     shares = []
     absent = []
     for question_id, question in balanced.items():

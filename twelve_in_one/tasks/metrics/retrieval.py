@@ -1,7 +1,7 @@
 """Ranks and recall of image retrieval by caption and of caption retrieval by image.
 
-A full score matrix and the image of every caption flow in; ranks (from 0) and their summary (recall
-in percent, median and mean rank from 1) flow out. Letters: N captions, M images.
+Inputs are a full score matrix and the image of every caption; outputs are ranks (from 0) and their
+summary (recall in percent, median and mean rank from 1). Letters: N captions, M images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ class ImageToTextRanks(NamedTuple):
     Attributes:
       ahead: int64[M], captions scored strictly above the best right one: the best case of all tie
         orders.
-      worst: int64[M], the place when every wrong caption that ties with it goes first.
+      worst: int64[M], place when every wrong caption that ties with it goes first.
       stable: int64[M], place when ties keep the order of the captions.
     """
 
@@ -45,7 +45,7 @@ class ImageToTextRanks(NamedTuple):
 def text_to_image_ranks(scores: Any, image_of_caption: Any) -> TextToImageRanks:
     """Ranks every caption's image among all images, highest score first.
 
-    The official evaluation sorts with an unstable algorithm, so with tied scores its ranks lie
+    The official evaluation sorts with an unstable algorithm, so with tied scores its ranks are
     anywhere from `ahead` to `ahead + tied`; without ties all orders agree. A constant model gets
     rank 0 everywhere under `ahead`: report `stable`.
 
@@ -140,7 +140,7 @@ def recall_at_k(ranks: Any, k: int) -> float:
 
 
 def summarise(ranks: Any, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Sums ranks up as the official retrieval evaluation does.
+    """Summarises ranks like the official retrieval evaluation.
 
     Args:
       ranks: int[Q], ranks counted from 0.

@@ -1,7 +1,7 @@
 """VQA v2 accuracy, equal to the official VQA evaluation down to its oddities.
 
-Predicted answers and official annotation records flow in; accuracies overall, by answer type, by
-question type and by question flow out. Inputs are never changed.
+Inputs are predicted answers and official annotation records; outputs are accuracies overall, by
+answer type, by question type and by question. Inputs are never changed.
 """
 
 import re
@@ -63,22 +63,22 @@ _SOFT_SCORES = np.array([0.0, 0.3, 0.6, 0.9, 1.0])
 
 
 def strip_whitespace(text: str) -> str:
-    """Turns line feeds and tabs into blanks and strips both ends: done to every answer."""
+    """Turns line feeds and tabs into blanks and strips both ends; applied to every answer."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def process_punctuation(text: str) -> str:
     """Removes punctuation marks and periods (first step of the official normalisation).
 
-    All occurrences of a mark vanish when the text holds that mark beside a blank, or holds a
+    All occurrences of a mark vanish if the text has that mark beside a blank, or has a
     digit-comma-digit anywhere; otherwise each becomes a blank. Then periods vanish unless a digit
-    follows, the first 32 of them only.
+    follows, but only the first 32 of them.
     """
     has_digit_comma = _DIGIT_COMMA_DIGIT.search(text) is not None
     processed = text
     for mark in _MARKS:
         if mark in text:
-            # Decided on the text as given, whatever the marks before this one have changed.
+            # Decided on the given text, regardless of changes for the marks before this one.
             vanishes = has_digit_comma or f"{mark} " in text or f" {mark}" in text
             processed = processed.replace(mark, "" if vanishes else " ")
     return _PERIOD.sub("", processed, count=_MAX_PERIODS)
@@ -93,7 +93,7 @@ def process_digit_article(text: str) -> str:
 # Validation sets repeat a few thousand answers millions of times.
 @lru_cache(maxsize=1 << 16)
 def normalise_answer(text: str) -> str:
-    """Normalises an answer as the official VQA evaluation does.
+    """Normalises an answer like the official VQA evaluation.
 
     Args:
       text: an answer as typed by a person or produced by a model.
@@ -105,18 +105,18 @@ def normalise_answer(text: str) -> str:
 
 
 def as_compared(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
-    """Brings a prediction and the human answers into the form in which they are compared.
+    """Brings a prediction and the human answers into a form for comparison.
 
     When all ten human answers agree after stripping, nothing else is normalised on either side, so
-    "Yes" does not match ten times "yes" (official VQA evaluation). Of fewer answers, which often
-    agree by their number alone, all is normalised.
+    "Yes" does not match ten times "yes" (official VQA evaluation). Fewer than ten answers, which
+    often agree because they are few, are all normalised.
 
     Args:
       prediction: the predicted answer.
       answers: the human answers, usually ten.
 
     Returns:
-      The prediction and the human answers, as they are compared.
+      The prediction and the human answers, ready for comparison.
 
     Raises:
       ValueError: there is no human answer.
@@ -133,8 +133,8 @@ def accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Scores one predicted answer against the human answers.
 
     Each person is left out in turn; n matches among the others give min(1, n / 3); the mean over
-    people counts. With ten answers this is 0, 0.3, 0.6, 0.9 or 1. Fewer than ten answers, which VQA
-    does not have and the official formula is not made for (a single one would always score 0),
+    people counts. With ten answers this is 0, 0.3, 0.6, 0.9 or 1. Fewer than ten answers, which do
+    not occur in VQA and do not suit the official formula (a single one would always score 0),
     give the share of people who gave the predicted one.
 
     Args:
@@ -160,12 +160,12 @@ def _match_accuracy(prediction: str, answers: Sequence[str]) -> float:
 def soft_score(count: Any, num_people: int = NUM_PEOPLE) -> np.ndarray:
     """Training score of an answer that `count` of ten people gave: 0.3, 0.6, 0.9, then 1.
 
-    Of fewer than ten people it is their share, as in `accuracy`.
+    With fewer than ten people it is their share, as in `accuracy`.
 
     For the strings it counts this equals `accuracy` with ten people. The two still differ on a data
     set: training and the held-out "minval" score (target[argmax of logits]) count raw answers that
     are in the answer list, whereas the official accuracy compares normalised text, and only where
-    people disagree, so minval figures are close to, but are not, official ones.
+    people disagree, so minval figures are close to official ones, but not equal.
 
     Args:
       count: int[...], how many people gave the answer.
@@ -175,8 +175,8 @@ def soft_score(count: Any, num_people: int = NUM_PEOPLE) -> np.ndarray:
       float64[...], the score in [0, 1].
 
     Raises:
-      ValueError: a count is negative, not an integer, or of more people than were asked, if these
-        were fewer than ten.
+      ValueError: a count is negative, not an integer, or above the number of people asked, if that
+        is below ten.
     """
     count = np.asarray(count)
     if not np.issubdtype(count.dtype, np.integer):
@@ -260,12 +260,12 @@ def _annotations_by_id(annotations: Iterable[Mapping[str, Any]]) -> dict[Any, Ma
 def evaluate(
     predictions: Iterable[Mapping[str, Any]], annotations: Iterable[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Evaluates a set of answers as the official VQA evaluation does.
+    """Evaluates a set of answers like the official VQA evaluation.
 
     Questions with fewer than ten answers are scored as `accuracy` says, and counted.
 
-    Answers of different people are told apart by their place in the list, which is the same as the
-    official comparison of whole records where every record has its own answer_id.
+    The place in the list tells the answers of different people apart, which equals the
+    official comparison of whole records if every record has its own answer_id.
 
     Args:
       predictions: records {"question_id", "answer"}, as sent to the test server.
@@ -278,8 +278,8 @@ def evaluate(
         "per_answer_type", "per_question_type": {type: accuracy}.
         "overall_unrounded", "per_answer_type_unrounded", "per_question_type_unrounded": the same
           without rounding.
-        "per_question": {question id: {"accuracy", "accuracy_unrounded", "compared_as"}}, the last
-          being the prediction in the form in which it was compared.
+        "per_question": {question id: {"accuracy", "accuracy_unrounded", "compared_as"}}; the last
+          is the prediction in the form used for comparison.
         "with_fewer_answers": number of questions with fewer than ten human answers.
 
     Raises:

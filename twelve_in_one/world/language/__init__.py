@@ -1,1 +1,1 @@
-"""Sentences about scenes, each dataset in its manner; pure functions of a scene and a generator."""
+"""Sentences about scenes in each dataset's style; pure functions of a scene and a generator."""

@@ -1,4 +1,4 @@
-"""Captions: sentences that are true of a picture and name one to three facts of it."""
+"""Captions: true sentences about a picture that name one to three facts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ class Caption:
 
     Attributes:
       text: the sentence.
-      facts: what it says, all of it true of the picture for certain.
+      facts: its claims, all certainly true of the picture.
     """
 
     text: str
@@ -37,8 +37,8 @@ def draw(scene: Scene, rng: np.random.Generator) -> Caption:
     """A caption of a scene.
 
     Args:
-      scene: what the picture shows.
-      rng: draws all there is to draw.
+      scene: contents of the picture.
+      rng: source of all random draws.
     """
     part = None
     while part is None:  # `_one` succeeds in every scene.
@@ -59,7 +59,7 @@ _WITH_GROUND = (
 
 
 def _look(scene: Scene, index: int, rng: np.random.Generator) -> Kind:
-    """What a thing looks like: its shape, most of the time, and up to two further properties."""
+    """A thing's looks: its shape, most of the time, and up to two further properties."""
     thing = scene.things[index]
     more = ("dark", "size") if thing.shaded else ("colour", "colour", "pattern", "size")
     chosen = set(shuffled(rng, more)[: pick(rng, (1, 1, 2, 2, 3))])
@@ -209,7 +209,7 @@ def _outermost(scene: Scene, rng: np.random.Generator) -> _Part:
         further = statements.All(
             tuple(statements.Stands(index, relation, other) for other in others)
         )
-        # A curtain could hide something that is further out.
+        # A curtain could hide something further out.
         if scene.curtain is None and further.verdict(scene):
             place = Place(Kind(), side, 1)
             text = say(
@@ -227,7 +227,7 @@ def _count(scene: Scene, rng: np.random.Generator) -> _Part:
         choices += (("colour",), ("pattern", "shape"))
     kind = facts.kind_of(thing, pick(rng, choices))
     count = len(facts.looking(kind, scene))
-    # Of what is hidden there may be more, so that nothing is said against it.
+    # There may be more hidden things, so nothing is said that excludes them.
     exact = statements.Count(kind, count, count)
     told = exact if exact.verdict(scene) else statements.Count(kind, count)
     if count < 2 or len(scene.things) <= count:

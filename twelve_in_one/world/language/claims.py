@@ -1,9 +1,9 @@
-"""Claims about a picture that may be true or false: the matter of questions and hypotheses.
+"""Claims about a picture that may be true or false: the basis of questions and hypotheses.
 
-Each function proposes claims of one form. It first draws all that shall not depend on the truth:
-way of naming, relation, number, size and pattern words. Its claims differ in colours, in shapes and
-in the things that they are about only, and those are exchangeable in the generated world, so that a
-caller who draws a truth first and then one of the claims of that truth gives nothing away by words.
+Each function proposes claims of one form. It first draws everything that must not depend on the
+truth: way of naming, relation, number, size and pattern words. Its claims differ only in colours,
+shapes and the things that they are about, and these are exchangeable in the generated world. So if
+a caller draws a truth first and then a claim with that truth, the words reveal nothing.
 """
 
 import dataclasses
@@ -19,18 +19,18 @@ from twelve_in_one.world.language.statements import Statement
 from twelve_in_one.world.language.words import MARKS, NUMBERS, pick, shuffled
 from twelve_in_one.world.scene import COLOURS, GROUNDS, PATTERNS, SHAPES, SIZES, Scene
 
-# Claims of one form about a scene, at most this many: enough for a choice, few enough for speed.
+# Most claims of one form about a scene: enough for a choice, few enough for speed.
 _MOST = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Claim:
-    """A statement and what its wording needs.
+    """A statement and the data for its wording.
 
     Attributes:
-      statement: what is claimed.
+      statement: the claim itself.
       fields: of the templates that put it into words.
-      things: indices of the things it is about, where it names some.
+      things: indices of the things it is about, if it names any.
     """
 
     statement: Statement
@@ -111,7 +111,7 @@ def shaped(scene: Scene, rng: np.random.Generator, namer: Namer) -> list[Claim]:
 
 
 def standing(scene: Scene, rng: np.random.Generator, namer: Namer) -> list[Claim]:
-    """x stands in a relation to y."""
+    """x has a relation to y."""
     relation = pick(rng, facts.RELATIONS)
     return [
         Claim(
@@ -179,13 +179,13 @@ def counted(
     properties: tuple[tuple[str, ...], ...],
     bounds: tuple[tuple[int, int | None], ...],
 ) -> list[Claim]:
-    """There are a number of things of a kind.
+    """There are a given number of things of a kind.
 
     Args:
-      scene: what it is about.
-      rng: draws what the claims have in common.
-      properties: of the kinds, one of these is drawn.
-      bounds: least and greatest number, one of these is drawn; the lower one that is not zero is
+      scene: the subject.
+      rng: draws the parts that the claims share.
+      properties: of the kinds; one of these is drawn.
+      bounds: least and greatest number; one of these is drawn. The lower one that is not zero is
         field "number".
     """
     (low, high), chosen = pick(rng, bounds), pick(rng, properties)
@@ -214,7 +214,7 @@ def compared(
 def of_each(
     scene: Scene, rng: np.random.Generator, properties: tuple[tuple[str, str], ...]
 ) -> list[Claim]:
-    """Every thing of a kind, of which there are two or more, is of another kind."""
+    """There are two or more things of a kind, and all are of another kind."""
     first, second = pick(rng, properties)
     others = kinds(scene, rng, (second,))
     return [
@@ -236,7 +236,7 @@ def beside(
     properties: tuple[tuple[str, ...], ...],
     relations: tuple[str, ...] = facts.RELATIONS,
 ) -> list[Claim]:
-    """A thing of a kind stands in a relation to y, where no position is in between."""
+    """A thing of a kind has a relation to y, if no position is in between."""
     relation = pick(rng, relations)
     named = tuple(namer(scene, rng).items())
     choices = itertools.product(kinds(scene, rng, pick(rng, properties)), named)
@@ -280,10 +280,10 @@ def exists_on(
 
 
 def kinds(scene: Scene, rng: np.random.Generator, properties: tuple[str, ...]) -> list[Kind]:
-    """Kinds with these properties, some of which the scene has and some not.
+    """Kinds with these properties, some in the scene and some not.
 
-    They are of one size and one pattern, which are drawn. Shapes and colours are all there are, or
-    where both are named those that can be seen, in combinations that need not be there.
+    They have one size and one pattern, which are drawn. Shapes and colours are all that exist, or
+    if both are named, the visible ones, in combinations that need not occur.
     """
     values = []
     for name in properties:

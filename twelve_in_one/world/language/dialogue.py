@@ -1,4 +1,4 @@
-"""Games in which questions of Yes, No and N/A single out one thing (GuessWhat?!)."""
+"""Games in which questions answered by Yes, No and N/A single out one thing (GuessWhat?!)."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ FEWEST_TURNS, MOST_TURNS = 2, 6
 _ANSWERS = {True: "Yes", False: "No", None: "N/A"}
 _GIVEN_UP = 0.11  # of the games
 _SPOILED = 0.8  # of the first questions that would end the game are not asked
-_IDEAS = 80  # questions thought of in a game, not all of which are of use
+_IDEAS = 80  # questions considered in a game; not all are useful
 _ATTEMPTS = 6
 
 
@@ -27,7 +27,7 @@ class Turn:
     Attributes:
       question: the text.
       answer: "Yes", "No" or "N/A".
-      left: indices of the things that all answers so far may be about.
+      left: indices of the things that fit all answers so far.
     """
 
     question: str
@@ -44,13 +44,13 @@ def draw(scene: Scene, target: int, rng: np.random.Generator) -> tuple[Turn, ...
     """A dialogue about a thing that one of two players has in mind.
 
     Args:
-      scene: what the picture shows.
+      scene: contents of the picture.
       target: index of the thing.
-      rng: draws all there is to draw.
+      rng: source of all random draws.
 
     Returns:
-      2 to 6 turns, answered "N/A" where the shade of the target hides the answer. All answers
-      together leave the target only, but for about one game in ten that is given up too early.
+      2 to 6 turns, answered "N/A" if the shade of the target hides the answer. All answers
+      together leave only the target, except in about one game in ten, which ends too early.
     """
     given_up = rng.random() < _GIVEN_UP
     turns = _play(scene, target, rng)
@@ -66,9 +66,9 @@ def draw(scene: Scene, target: int, rng: np.random.Generator) -> tuple[Turn, ...
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Idea:
-    """A question without mark, what it asks of each thing, and whether shade can hide the answer.
+    """A question without mark, its verdict on each thing, and whether shade can hide the answer.
 
-    Where shade cannot, a verdict of None is a position in between, which nobody is asked about.
+    If shade cannot, a verdict of None means a position in between, which no question is about.
     """
 
     text: str
@@ -77,7 +77,7 @@ class _Idea:
 
 
 def _play(scene: Scene, target: int, rng: np.random.Generator) -> list[Turn]:
-    """Turns that each leave fewer things, until the target is found or the turns are used up."""
+    """Turns that each leave fewer things, until the target is found or no turns remain."""
     left = tuple(range(len(scene.things)))
     turns: list[Turn] = []
     asked: set[str] = set()
@@ -104,7 +104,7 @@ def _play(scene: Scene, target: int, rng: np.random.Generator) -> list[Turn]:
 def _remaining(
     scene: Scene, left: Sequence[int], idea: _Idea, told: bool | None
 ) -> tuple[int, ...]:
-    """The things of which the same answer would have been given, or may have been."""
+    """The things for which the answer would, or might, have been the same."""
     verdicts = ((index, idea.asks(index).verdict(scene)) for index in left)
     return tuple(
         index

@@ -1,8 +1,8 @@
 """Hypotheses about a picture that it entails, contradicts or leaves open (SNLI-VE).
 
-Open is what shade or a curtain hides. Hypotheses of the three labels are made of the same words in
-the same forms: a form is drawn before the label plays a part, and one that this picture cannot show
-with every label is made up for over the pictures that differ from it in the curtain only.
+Shade or a curtain leaves things open. Hypotheses of the three labels have the same words in
+the same forms: a form is drawn before the label plays a part, and if this picture cannot show it
+with every label, the pictures that differ only in the curtain make up for that.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from twelve_in_one.world.scene import CURTAIN_SHARE, Scene
 
 _VERDICTS = {"contradiction": False, "neutral": None, "entailment": True}
 LABELS = tuple(_VERDICTS)
-_DENIED = 0.2  # share of sentences that deny something, of forms that can
+_DENIED = 0.2  # share of denials among sentences of forms that can deny
 _TRIES = 6
 
 
@@ -30,8 +30,8 @@ class Hypothesis:
 
     Attributes:
       text: the sentence.
-      statement: what it says.
-      label: one of LABELS, what can be told of the statement in this scene.
+      statement: its claim.
+      label: one of LABELS, the statement's verdict in this scene.
     """
 
     text: str
@@ -41,7 +41,7 @@ class Hypothesis:
 
 @dataclasses.dataclass(frozen=True)
 class _Form:
-    """Claims and templates that affirm or deny them; `sided` where the curtain's side matters."""
+    """Claims and templates that affirm or deny them; `sided` if the curtain's side matters."""
 
     claims: Callable[[Scene, np.random.Generator], list[Claim]]
     affirm: tuple[str, ...]
@@ -50,7 +50,7 @@ class _Form:
 
 
 def hypothesis(scene: Scene, rng: np.random.Generator, label: str) -> str | None:
-    """The text of `draw`, None where that is None."""
+    """The text of `draw`, or None if that is None."""
     drawn = draw(scene, rng, label)
     return None if drawn is None else drawn.text
 
@@ -59,17 +59,17 @@ def draw(scene: Scene, rng: np.random.Generator, label: str) -> Hypothesis | Non
     """A hypothesis with a label.
 
     Args:
-      scene: what the picture shows.
-      rng: draws all there is to draw.
+      scene: contents of the picture.
+      rng: source of all random draws.
       label: one of LABELS.
 
     Returns:
-      The hypothesis, or None if the scene offers none: it takes something shaded and something
-      else named alike. Whether it does has nothing to do with the label, so labels stay balanced as
-      long as the caller asks for each of them equally often.
+      The hypothesis, or None if the scene offers none: it needs a shaded thing and another
+      that is named the same way. This does not depend on the label, so labels stay balanced if
+      the caller asks for each of them equally often.
 
     Raises:
-      ValueError: the label is none of LABELS.
+      ValueError: the label is not in LABELS.
     """
     if label not in LABELS:
         raise ValueError(f"label must be one of {LABELS}, got {label!r}")
@@ -85,7 +85,7 @@ def draw(scene: Scene, rng: np.random.Generator, label: str) -> Hypothesis | Non
 
 @dataclasses.dataclass(frozen=True)
 class _Choice:
-    """A form's claims by the label that they, or their denials, have."""
+    """A form's claims, by the label of the claim or its denial."""
 
     templates: tuple[str, ...]
     denies: bool
@@ -105,11 +105,11 @@ def _plain(scene: Scene, rng: np.random.Generator) -> _Choice | None:
 
 
 def _behind(scene: Scene, rng: np.random.Generator, label: str) -> _Choice | None:
-    """A form about all there is, or None.
+    """A form about all things, or None.
 
     A scene shows it with some labels only if it has a curtain, with others only if it has none.
-    What is offered is thinned out so that each label is as frequent as the rarest, taken over
-    scenes that have a curtain as often as scenes do.
+    The offer is thinned out so that each label is as frequent as the rarest, over
+    scenes with the usual share of curtains.
     """
     form = pick(rng, _BEHIND)
     denies = bool(form.deny) and rng.random() < _DENIED
@@ -133,9 +133,9 @@ def _behind(scene: Scene, rng: np.random.Generator, label: str) -> _Choice | Non
 
 
 def _pooled(proposed: list[Claim], denies: bool, scene: Scene) -> dict[str, list[Claim]]:
-    """Claims by the label that they (or their denials) have in a scene.
+    """Claims by the label of the claim (or its denial) in a scene.
 
-    Left out is what hinges on how many things fit behind a curtain.
+    Claims that depend on how many things fit behind a curtain are left out.
     """
     names = {told: label for label, told in _VERDICTS.items()}
     pools: dict[str, list[Claim]] = {label: [] for label in LABELS}
@@ -195,7 +195,7 @@ _PLAIN = (
     ),
 )
 _PLAIN_SHARES = (*12 * (_PLAIN[0],), *_PLAIN)
-# Hardly ever impossible where something is shaded.
+# Hardly ever impossible if something is shaded.
 _SUREST = dataclasses.replace(
     _PLAIN[0], claims=partial(claims.coloured, namer=partial(in_row, sides=("left", "right")))
 )

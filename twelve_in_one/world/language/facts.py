@@ -1,7 +1,7 @@
-"""What can be told of the things that a picture shows, in three values: yes, no, cannot be told.
+"""Facts about the things in a picture, in three values: yes, no, cannot be told.
 
 Colour and pattern of a shaded thing cannot be told. Positions are those of box centres, and a
-relation is told only where a margin separates it from its contrary.
+relation is told only if a margin separates it from its opposite.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from twelve_in_one.world.scene import HEIGHT, WIDTH, Scene, Thing
 
 MARGIN = 8.0  # pixels that one centre must be beyond another for "left of" and the like
-NEAR, FAR = 42.0, 64.0  # pixels between centres: near up to here, not near from there on
+NEAR, FAR = 42.0, 64.0  # pixels between centres: near up to the first, not near from the second on
 RELATIONS = ("left", "right", "above", "below", "near")
 SIDES = ("left", "right", "top", "bottom")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of thing: the properties that its things have; None leaves a property open.
+    """A kind of thing: the properties of its things; None leaves a property open.
 
     Attributes:
       shape: one of SHAPES.
@@ -40,7 +40,7 @@ class Place:
     """Names a thing by its rank among those of a kind.
 
     Attributes:
-      kind: what is counted.
+      kind: of the counted things.
       side: one of SIDES, where counting starts.
       rank: 1 for the outermost.
     """
@@ -52,12 +52,12 @@ class Place:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Beside:
-    """Names the one thing of a kind that stands in a relation to another.
+    """Names the one thing of a kind that has a relation to another.
 
     Attributes:
-      kind: of the thing that is meant.
+      kind: of the named thing.
       relation: one of RELATIONS.
-      anchor: what the relation is to.
+      anchor: the other thing in the relation.
     """
 
     kind: Kind
@@ -69,12 +69,12 @@ Name = Kind | Place | Beside
 
 
 def kind_of(thing: Thing, properties: Iterable[str]) -> Kind:
-    """The kind that has these properties of the thing, named as the fields of `Kind`."""
+    """The kind with these properties of the thing, named like the fields of `Kind`."""
     return Kind(**{name: name == "dark" or getattr(thing, name) for name in properties})
 
 
 def fits(kind: Kind, thing: Thing) -> bool | None:
-    """Whether the thing is of the kind; None where its shade hides that."""
+    """Whether the thing is of the kind; None if its shade hides that."""
     if (
         (kind.shape is not None and kind.shape != thing.shape)
         or (kind.size is not None and kind.size != thing.size)
@@ -94,7 +94,7 @@ def looking(kind: Kind, scene: Scene) -> tuple[int, ...]:
 
 
 def only(kind: Kind, scene: Scene) -> int | None:
-    """Index of the one visible thing that is of the kind, where no other can be."""
+    """Index of the one visible thing of the kind, if no other can be."""
     found = None
     for index, thing in enumerate(scene.things):
         fit = fits(kind, thing)
@@ -120,8 +120,8 @@ def stands(one: Thing, relation: str, other: Thing) -> bool | None:
 def between(thing: Thing, one: Thing, other: Thing) -> bool | None:
     """Whether the thing is on the line between two others, or clearly not; None in doubt.
 
-    It is where its foot on the line is `MARGIN` inside both ends and its distance from the line at
-    most twice that; it is not where the foot is as far outside or the distance above four times.
+    It is if its foot on the line is `MARGIN` inside both ends and its distance from the line at
+    most twice that; it is not if the foot is as far outside or the distance above four times that.
     """
     x, y = other.x - one.x, other.y - one.y
     length = math.hypot(x, y)
@@ -155,7 +155,7 @@ def rank(index: int, among: Sequence[int], side: str, scene: Scene) -> int | Non
 
 
 def related(scene: Scene, relation: str, anchor: int) -> tuple[int, ...] | None:
-    """Indices of the things in a relation to another; None if that cannot be told of one."""
+    """Indices of the things in a relation to another; None if that cannot be told for one."""
     found = []
     for index, thing in enumerate(scene.things):
         if index != anchor:
@@ -168,10 +168,10 @@ def related(scene: Scene, relation: str, anchor: int) -> tuple[int, ...] | None:
 
 
 def palette(scene: Scene) -> tuple[str, ...]:
-    """Colours that can be seen on things, each once."""
+    """Visible colours of things, each once."""
     return tuple(dict.fromkeys(thing.colour for thing in scene.things if not thing.shaded))
 
 
 def shapes(scene: Scene) -> tuple[str, ...]:
-    """Shapes that can be seen, each once."""
+    """Visible shapes, each once."""
     return tuple(dict.fromkeys(thing.shape for thing in scene.things))

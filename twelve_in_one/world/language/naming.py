@@ -1,4 +1,4 @@
-"""Definite descriptions: how to name a visible thing so that no other visible one can be meant."""
+"""Definite descriptions: names of a visible thing that fit no other visible thing."""
 
 import functools
 import itertools
@@ -15,7 +15,7 @@ from twelve_in_one.world.scene import Scene
 Namer = Callable[[Scene, np.random.Generator], dict[int, Name]]
 
 _LAST_RANK = 3  # "the third star from the left"
-# Rows nearly always offer names, so that they are not tried too often.
+# Rows nearly always offer names, so they are not tried too often.
 _WAYS = (*4 * ("shape",), *4 * ("size",), "row", "row of shape", "row of size")
 _LIT, _SHADED = ("shape", "colour", "pattern", "size"), ("shape", "size", "dark")
 
@@ -23,10 +23,10 @@ _LIT, _SHADED = ("shape", "colour", "pattern", "size"), ("shape", "size", "dark"
 def by_looks(
     scene: Scene, index: int, rng: np.random.Generator, hide: Collection[str] = ()
 ) -> Kind | None:
-    """A kind of few properties that only this thing can be of.
+    """A kind with few properties that fits only this thing.
 
     Args:
-      scene: what is shown.
+      scene: the scene.
       index: of the thing.
       rng: draws among properties.
       hide: properties that must not be named; "dark" is one.
@@ -48,10 +48,10 @@ def names(scene: Scene, rng: np.random.Generator, hide: Collection[str] = ()) ->
 
 
 def uncoloured(scene: Scene, rng: np.random.Generator) -> dict[int, Name]:
-    """Names that say nothing of colour, pattern, shade or curtain, all made in one drawn way.
+    """Names without colour, pattern, shade or curtain, all made in one drawn way.
 
-    What is shaded and what is not is named alike, so that a name does not give away which it is.
-    Rows go from left to right or back, as with a curtain they cannot be counted downwards.
+    Shaded and other things are named the same way, so a name does not reveal which it is.
+    Rows go from left to right or back, because with a curtain they cannot be counted downwards.
     """
     way = pick(rng, _WAYS)
     if way in ("shape", "size"):
@@ -72,8 +72,8 @@ def in_row(
     properties: Collection[str] = (),
     sides: tuple[str, ...] = facts.SIDES,
 ) -> dict[int, Name]:
-    """Names by the rank, counted from a side that is drawn, among things alike in properties."""
-    # From all sides but one, what a curtain hides might have to be counted too.
+    """Names by rank, counted from a drawn side, among things that share properties."""
+    # From all sides but one, hidden things behind a curtain might count too.
     away = {None: sides, "left": ("right",), "right": ("left",)}
     side = pick(rng, away[scene.curtain])
     named: dict[int, Name] = {}
@@ -89,7 +89,7 @@ def in_row(
 def by_neighbour(
     scene: Scene, index: int, rng: np.random.Generator, hide: Collection[str] = ()
 ) -> Beside | None:
-    """A name by a relation to another thing, as "the small thing above the red star"."""
+    """A name by a relation to another thing, like "the small thing above the red star"."""
     thing = scene.things[index]
     free = [p for p in (_SHADED if thing.shaded else _LIT) if p not in hide and p != "dark"]
     for relation in shuffled(rng, facts.RELATIONS)[:3]:

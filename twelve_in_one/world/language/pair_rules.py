@@ -1,6 +1,6 @@
-"""What sentences about two pictures say, in machine form.
+"""Meanings of sentences about two pictures, in machine form.
 
-Only what can be seen counts: nothing shaded is coloured, and nothing is behind a curtain.
+Only visible facts count: nothing shaded is coloured, and nothing is behind a curtain.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""Statements about two pictures side by side (NLVR2), each as often true as false of a good pair.
+"""Statements about two pictures side by side (NLVR2), each as often true as false of its pairs.
 
-A sentence comes first; whoever writes examples then looks for pairs of scenes of which it is true
-and for pairs of which it is false, so that the sentence alone tells nothing.
+A sentence comes first; the writer of examples then looks for pairs of scenes for which it is true
+and for pairs for which it is false, so the sentence alone tells nothing.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class PairSentence:
     rule: Rule
 
     def truth(self, left: Scene, right: Scene) -> bool:
-        """Whether the sentence is true of what the two pictures show."""
+        """Whether the sentence is true of the two pictures."""
         return self.rule.holds(left, right)
 
 
@@ -94,7 +94,7 @@ _TOTALS = (
 )
 _DIFFERENCES = (("size",), (), ("plain",), ("marked",), ("dark",), ("shape",), ("colour",))
 _EQUALS = (("shape",), ("colour",), ("dark",), ("size", "dark"), ("size", "marked"))
-# Things of which one picture has the first and the other one the second.
+# Pairs of things: one picture has the first and the other has the second.
 _SPLITS = (
     ((("marked",), 1, None), (("plain",), 3, None)),
     ((("marked",), 1, 1), (("size", "plain"), 1, None)),
@@ -111,7 +111,7 @@ def sentence(rng: np.random.Generator) -> PairSentence:
     """A sentence about two pictures that is true of about a quarter to three quarters of all pairs.
 
     Args:
-      rng: draws all there is to draw.
+      rng: source of all random draws.
     """
     rule, text = pick(rng, _FORMS)(rng)
     return PairSentence(words.sentence(text), rule)
@@ -299,7 +299,7 @@ _WHERE: dict[Picture, tuple[str, ...]] = {
     ),
 }
 _FORMS: tuple[Callable[[np.random.Generator], tuple[Rule, str]], ...] = (
-    # Mostly what can be seen at a glance: there are far fewer pairs to learn from than pictures.
+    # Mostly facts visible at a glance: there are far fewer pairs to learn from than pictures.
     *14 * (_shows,),
     _shows_number,
     _shows_number,

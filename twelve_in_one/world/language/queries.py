@@ -1,8 +1,8 @@
 """Drafts of questions: claims to verify, properties, numbers, grounds, places, choices.
 
-Yes and no are drawn first, then a claim of that truth, see `claims`.
-Where the values of an answer are not equally frequent in the world (numbers, patterns, sizes), a
-question is only asked of a scene in which it can be put so that each of them is the answer, and the
+Yes and no are drawn first, then a claim with that truth, see `claims`.
+If the values of an answer are not equally frequent in the world (numbers, patterns, sizes), a
+question is only asked about a scene in which each of them can be made the answer, and the
 value is drawn before the things. Colours, shapes, grounds and sides need no such care.
 """
 
@@ -27,7 +27,7 @@ class Draft:
       answer: the right one.
       fields: of the templates.
       things: indices of the things it is about.
-      wrong: answers that people may give by mistake, () if the world at large has them.
+      wrong: answers that people may give by mistake, () to use those of the world at large.
     """
 
     answer: str
@@ -66,7 +66,7 @@ def value(scene: Scene, rng: np.random.Generator, what: str, namer: Namer) -> Dr
 
 
 def shared_value(scene: Scene, rng: np.random.Generator) -> Draft | None:
-    """Asks for the colour of all things of a shape, of which there are several."""
+    """Asks for the colour of all things of a shape that several things have."""
     drafts = []
     for shape in facts.shapes(scene):
         fit = facts.looking(Kind(shape), scene)
@@ -84,7 +84,7 @@ def shape_of_kind(scene: Scene, rng: np.random.Generator) -> Draft | None:
 
 
 def neighbour(scene: Scene, rng: np.random.Generator, namer: Namer, words: int = 1) -> Draft | None:
-    """Asks what stands in a relation to a thing; the answer is a shape, or colour and shape."""
+    """Asks which thing has a relation to a thing; the answer is a shape, or colour and shape."""
     relation = pick(rng, facts.RELATIONS)
     drafts = []
     for index, name in namer(scene, rng).items():
@@ -104,7 +104,7 @@ def number(
     properties: tuple[tuple[str, ...], ...],
     values: tuple[int, ...] = (0, 1, 2),
 ) -> Draft | None:
-    """Asks how many things of a kind there are, or can be seen where a curtain hangs."""
+    """Asks how many things of a kind there are, or can be seen if there is a curtain."""
     drafts = []
     for kind in kinds(scene, rng, pick(rng, properties)):
         fit = [facts.fits(kind, thing) for thing in scene.things]
@@ -121,10 +121,10 @@ def number_of_all(scene: Scene, rng: np.random.Generator) -> Draft:
 
 
 def number_beside(scene: Scene, rng: np.random.Generator, namer: Namer) -> Draft | None:
-    """Asks how many things stand in a relation to a thing."""
+    """Asks how many things have a relation to a thing."""
     relation = pick(rng, facts.RELATIONS[:4])
     kind = Kind(size=pick(rng, (None, *SIZES)))
-    # What a curtain on the other side hides would not count.
+    # Things hidden by a curtain on the other side would not count.
     if scene.curtain not in {"left": (None, "right"), "right": (None, "left")}.get(
         relation, (None,)
     ):
@@ -140,7 +140,7 @@ def number_beside(scene: Scene, rng: np.random.Generator, namer: Namer) -> Draft
 
 
 def number_alike(scene: Scene, rng: np.random.Generator) -> Draft | None:
-    """Asks how many of the things of a shape, of which there are several, have a size."""
+    """Asks how many of several things of a shape have a size."""
     size = pick(rng, SIZES)
     drafts = []
     for shape in facts.shapes(scene):
@@ -211,7 +211,7 @@ def value_of_two(scene: Scene, rng: np.random.Generator, what: str, namer: Namer
 
 
 def relation_of_two(scene: Scene, rng: np.random.Generator, namer: Namer) -> Draft | None:
-    """Asks which of two contrary relations a thing stands in to another."""
+    """Asks which of two opposite relations a thing has to another."""
     one, two = pick(rng, (("left", "right"), ("above", "below")))
     first, second = shuffled(rng, (one, two))
     drafts = []
@@ -227,7 +227,7 @@ def relation_of_two(scene: Scene, rng: np.random.Generator, namer: Namer) -> Dra
 
 
 def larger_of_two(scene: Scene, rng: np.random.Generator) -> Draft | None:
-    """Asks which of two shapes, of each of which there is one thing, is larger, or smaller."""
+    """Asks which of two shapes, with one thing each, is larger, or smaller."""
     size = pick(rng, SIZES)
     single = [s for s in facts.shapes(scene) if facts.only(Kind(s), scene) is not None]
     drafts = []
@@ -246,7 +246,7 @@ def larger_of_two(scene: Scene, rng: np.random.Generator) -> Draft | None:
 
 
 def holder_of_two(scene: Scene, rng: np.random.Generator) -> Draft | None:
-    """Asks which of two shapes, of each of which there is one thing, has a colour."""
+    """Asks which of two shapes, with one thing each, has a colour."""
     single = [s for s in facts.shapes(scene) if facts.only(Kind(s), scene) is not None]
     drafts = []
     for one in single:
@@ -261,14 +261,14 @@ def holder_of_two(scene: Scene, rng: np.random.Generator) -> Draft | None:
 
 
 def _there(scene: Scene) -> str:
-    """With a curtain only what is visible can be counted."""
+    """With a curtain only visible things can be counted."""
     return "can be seen" if scene.curtain else "are there"
 
 
 def _balanced(
     drafts: Sequence[Draft], answers: Sequence[str], rng: np.random.Generator
 ) -> Draft | None:
-    """A draft of an answer that is drawn first, None if there is none for one of the answers."""
+    """A draft for an answer drawn first, or None if some answer has no draft."""
     found: dict[str, list[Draft]] = {answer: [] for answer in answers}
     for draft in drafts:
         if not answers:

@@ -1,4 +1,4 @@
-"""What is asked in the manners of VQA v2, Visual Genome and GQA, and in what words."""
+"""Forms and words of questions in the styles of VQA v2, Visual Genome and GQA."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from twelve_in_one.world.scene import Scene
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a question comes about, its templates, the structure that GQA calls it by, its weight."""
+    """A question's origin, its templates, its structure in GQA's terms, and its weight."""
 
     draft: Callable[[Scene, np.random.Generator], Draft | None]
     templates: tuple[str, ...]

@@ -1,6 +1,6 @@
-"""Questions with answers, in the manners of VQA v2, Visual Genome and GQA.
+"""Questions with answers, in the styles of VQA v2, Visual Genome and GQA.
 
-What people answer is the truth with a few variants and mistakes, so that soft scores occur.
+People's answers are the truth with a few variants and mistakes, so soft scores occur.
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ from twelve_in_one.world.language.question_forms import STYLES
 from twelve_in_one.world.language.words import pick, question, say, shuffled
 from twelve_in_one.world.scene import COLOURS, GROUNDS, PATTERNS, SHAPES, Scene
 
-# What is asked for how often. Where a question shows what kind of answer it wants, a guess among
-# those beats any constant answer; the fewer questions have few answers besides yes and no, the
-# smaller is that gain.
+# Frequencies of the kinds of answers. If a question shows what kind of answer it wants, a guess
+# among those beats any constant answer; this gain is smaller if fewer questions have few answers
+# besides yes and no.
 _SHARES = {
     "vqa": {"yes/no": 0.74, "narrow": 0.03, "open": 0.23},
     "vg": {"narrow": 0.08, "open": 0.92},
@@ -22,9 +22,9 @@ _SHARES = {
 }
 _TRIES = 8  # of forms, before a scene is given up
 _PEOPLE = 10
-# How many of ten people do not give the usual answer; nobody is ever in the majority against it.
+# How many of ten people do not give the usual answer; they are never the majority.
 _DISSENTERS = (0, 0, 0, 1, 1, 2, 3, 4)
-# Other ways to say an answer, and what it is easily taken for.
+# Other ways to say an answer, and answers easily confused with it.
 _VARIANTS = {
     "circle": ("disc", "round", "ring"),
     "ring": ("circle", "hoop"),
@@ -64,11 +64,11 @@ class Question:
     Attributes:
       text: the question.
       answer: the right answer.
-      human_answers: of ten people, most of whom give the right one.
+      human_answers: of ten people; most give the right one.
       question_type: its first words (VQA), its first word (Visual Genome) or its structure (GQA:
         "verify", "query", "choose", "logical", "compare").
       answer_type: "yes/no", "number" or "other".
-      objects: indices of the things that it is about.
+      objects: indices of the things it is about.
     """
 
     text: str
@@ -80,18 +80,18 @@ class Question:
 
 
 def ask(scene: Scene, rng: np.random.Generator, style: str) -> Question | None:
-    """A question that the picture answers for certain.
+    """A question with a certain answer in the picture.
 
     Args:
-      scene: what the picture shows.
-      rng: draws all there is to draw.
+      scene: contents of the picture.
+      rng: source of all random draws.
       style: "vqa", "vg" or "gqa".
 
     Returns:
-      The question, None if the scene does not support the forms that were drawn.
+      The question, or None if the scene does not support the drawn forms.
 
     Raises:
-      ValueError: the style is none of these.
+      ValueError: the style is not one of these.
     """
     if style not in STYLES:
         raise ValueError(f"style must be one of {tuple(STYLES)}, got {style!r}")

@@ -1,7 +1,7 @@
-"""Expressions that single out one thing of a picture, in the manners of RefCOCO, + and g.
+"""Expressions that single out one thing in a picture, in the styles of RefCOCO, + and g.
 
-Nothing shaded looks coloured, so that "the red star" means the lit one of two stars; what is shaded
-is called dark.
+Nothing shaded looks coloured, so "the red star" means the lit one of two stars; shaded things
+are called dark.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ class Reference:
 
     Attributes:
       text: the expression.
-      kind: what the thing looks like.
-      sides: ("left",) where it is the leftmost of those that look like this, ("left", "top") where
+      kind: looks of the thing.
+      sides: ("left",) if it is the leftmost of those that look like this, ("left", "top") if
         it is the only one in that quarter, () if its place is not named.
       rank: from that one side, 1 for the outermost.
-      relations: that it has to other things, with their indices ("between" has two): all of them,
-        where "colour", "shape" and "size" stand for having the same one.
+      relations: all its relations to other things, with their indices ("between" has two);
+        "colour", "shape" and "size" mean having the same one.
       unlike: a kind that it does not look like.
     """
 
@@ -44,26 +44,26 @@ class Reference:
 
 
 def refer(scene: Scene, target: int, rng: np.random.Generator, style: str) -> str | None:
-    """The text of `draw`, None where that is None."""
+    """The text of `draw`, or None if that is None."""
     drawn = draw(scene, target, rng, style)
     return None if drawn is None else drawn.text
 
 
 def draw(scene: Scene, target: int, rng: np.random.Generator, style: str) -> Reference | None:
-    """An expression that can mean no thing but the target.
+    """An expression that can only mean the target.
 
     Args:
-      scene: what the picture shows.
-      target: index of the thing that is meant.
-      rng: draws all there is to draw.
+      scene: contents of the picture.
+      target: index of the target thing.
+      rng: source of all random draws.
       style: "refcoco" (short, places allowed), "refcoco+" (looks only) or "refcocog" (long, with
         relations to other things).
 
     Returns:
-      The expression, None if none was found.
+      The expression, or None if none was found.
 
     Raises:
-      ValueError: the style is none of STYLES.
+      ValueError: the style is not in STYLES.
     """
     if style not in STYLES:
         raise ValueError(f"style must be one of {STYLES}, got {style!r}")
@@ -75,13 +75,13 @@ def draw(scene: Scene, target: int, rng: np.random.Generator, style: str) -> Ref
 
 
 def hard_targets(scene: Scene) -> tuple[int, ...]:
-    """Indices of all things, those first that share their shape with the most others."""
+    """Indices of all things, starting with those that share their shape with the most others."""
     shapes = [thing.shape for thing in scene.things]
     return tuple(sorted(range(len(shapes)), key=lambda i: (-shapes.count(shapes[i]), i)))
 
 
 def _looks(scene: Scene, target: int, rng: np.random.Generator) -> Kind:
-    """Some properties of the target, of which shape and colour are the most common."""
+    """Some properties of the target; shape and colour are the most common."""
     thing = scene.things[target]
     shares = {"shape": 0.8, "colour": 0.5, "dark": 0.5, "pattern": 0.2, "size": 0.3}
     names = _SHADED if thing.shaded else _LIT
@@ -89,7 +89,7 @@ def _looks(scene: Scene, target: int, rng: np.random.Generator) -> Kind:
 
 
 def _single(scene: Scene, target: int, rng: np.random.Generator) -> Kind | None:
-    """Few properties that no other thing seems to have, now and then more than it takes."""
+    """Few properties that no other thing seems to have, sometimes more than needed."""
     thing = scene.things[target]
     names = _SHADED if thing.shaded else _LIT
     for size in range(1, len(names) + 1):
@@ -122,7 +122,7 @@ def _short(scene: Scene, target: int, rng: np.random.Generator) -> Reference | N
 
 
 def _compared(scene: Scene, target: int, rng: np.random.Generator) -> Reference | None:
-    """By size among things that look alike otherwise: "the bigger red star"."""
+    """By size among things that otherwise look alike: "the bigger red star"."""
     thing = scene.things[target]
     kind = dataclasses.replace(_looks(scene, target, rng), size=None)
     alike = facts.looking(kind, scene)
@@ -149,7 +149,7 @@ def _unlike(scene: Scene, target: int, rng: np.random.Generator) -> Reference | 
     others = [scene.things[i] for i in facts.looking(kind, scene) if i != target]
     name = pick(rng, ("colour", "pattern", "size"))
     values = {None if other.shaded and name != "size" else getattr(other, name) for other in others}
-    # Of something shaded nobody can say that it is not red.
+    # A shaded thing cannot be said not to be red.
     if len(values) != 1 or None in values or thing.shaded or getattr(thing, name) in values:
         return None
     value = values.pop()
@@ -211,7 +211,7 @@ def _outermost(scene: Scene, target: int, rng: np.random.Generator) -> Reference
     """By the side of the picture: "red star left"."""
     kind, side = _looks(scene, target, rng), pick(rng, facts.SIDES)
     alike = facts.looking(kind, scene)
-    # Said of what is clearly on the other side this would mislead even where it is unique.
+    # For a thing clearly on the other side this would mislead even if it is unique.
     away = facts.in_half(scene.things[target], side) is False
     if facts.rank(target, alike, side, scene) != 1 or (away and len(alike) < 3):
         return None
@@ -237,7 +237,7 @@ def _ranked(scene: Scene, target: int, rng: np.random.Generator) -> Reference | 
         across = "top" if side in ("left", "right") else "left"
         rows = [facts.rank(index, alike, across, scene) for index in alike if index != target]
         if place in rows:
-            return None  # another one is in the middle the other way
+            return None  # another thing is in the middle in the other direction
         text = say(rng, pick(rng, ("[the |]middle {bare:x}", "{bare:x} in the middle")), x=kind)
         return Reference(text, kind, (side,), place)
     templates = (
@@ -318,7 +318,7 @@ def _long(scene: Scene, target: int, rng: np.random.Generator) -> Reference | No
 def _only_related(
     scene: Scene, alike: Sequence[int], relations: Sequence[tuple[str, tuple[int, ...]]]
 ) -> bool:
-    """Whether each other thing that looks alike clearly lacks one of the relations."""
+    """Whether every other thing with the same looks clearly lacks one of the relations."""
     for index in alike:
         lacks = False
         for relation, anchors in relations:
@@ -326,7 +326,7 @@ def _only_related(
                 lacks = True
             elif relation in ("colour", "shape", "size"):
                 one, two = scene.things[index], scene.things[anchors[0]]
-                # Nothing shaded seems to be of a colour.
+                # Nothing shaded seems to have a colour.
                 lacks |= getattr(one, relation) != getattr(two, relation)
                 lacks |= relation == "colour" and one.shaded
             elif relation == "between":
@@ -339,7 +339,7 @@ def _only_related(
     return True
 
 
-# Where the other thing is, seen from the one that is meant.
+# Place of the other thing, seen from the target.
 _ITS = {
     "left": "to its right",
     "right": "to its left",

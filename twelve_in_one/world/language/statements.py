@@ -1,8 +1,8 @@
-"""Statements about a picture in machine form, and what the picture tells of their truth.
+"""Statements about a picture in machine form, and the picture's verdict on their truth.
 
-Indices are those of visible things. `verdict` knows three values: True and False where they are
-certain, None where it cannot be told, as with colour and pattern of what is shaded and with what is
-behind a curtain. Its argument `hidden` is the most things that may be there.
+Indices are those of visible things. `verdict` has three values: True and False if they are
+certain, None if it cannot be told, as for colour and pattern of shaded things and for things
+behind a curtain. Its argument `hidden` is the largest number of things that may be there.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ class Statement(Protocol):
     """Something that is true or false of a scene."""
 
     def verdict(self, scene: Scene, hidden: int = HIDDEN) -> bool | None:
-        """What the picture tells of the statement's truth."""
+        """The picture's verdict on the statement's truth."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Is:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stands:
-    """A visible thing stands in a relation (of `facts.RELATIONS`) to another."""
+    """A visible thing has a relation (of `facts.RELATIONS`) to another."""
 
     index: int
     relation: str
@@ -85,7 +85,7 @@ class Same:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Larger:
-    """A visible thing is larger than another; not told of two of one size."""
+    """A visible thing is larger than another; not told for two of one size."""
 
     index: int
     other: int
@@ -112,7 +112,7 @@ class Count:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Compare:
-    """There are more things of a kind than of another, or as many where `equal`."""
+    """There are more things of a kind than of another, or as many if `equal`."""
 
     kind: Kind
     other: Kind
@@ -129,7 +129,7 @@ class Compare:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Every:
-    """Each thing of a kind, of which there are some, is of another kind too."""
+    """There are things of a kind, and each is also of another kind."""
 
     kind: Kind
     other: Kind
@@ -147,14 +147,14 @@ class Every:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Some:
-    """A thing of a kind stands in a relation to a visible thing."""
+    """A thing of a kind has a relation to a visible thing."""
 
     kind: Kind
     relation: str
     other: int
 
     def verdict(self, scene: Scene, hidden: int = HIDDEN) -> bool | None:
-        # What a curtain hides is further out on its side than all that can be seen.
+        # Things behind a curtain are further out on its side than all visible things.
         doubtful = scene.curtain is not None and (
             self.relation not in ("left", "right") or self.relation == scene.curtain
         )
@@ -205,7 +205,7 @@ class Not:
 class All:
     """All statements are true.
 
-    Told from one after the other, which is exact if no two hinge on the same unknown.
+    Decided one after another, which is exact if no two depend on the same unknown.
     """
 
     statements: tuple[Statement, ...]
@@ -226,7 +226,7 @@ class Any:
 
 
 def _range(kind: Kind, scene: Scene, hidden: int) -> tuple[int, int]:
-    """The least and the greatest number of things of a kind that there may be."""
+    """The least and the greatest possible number of things of a kind."""
     fit = [facts.fits(kind, thing) for thing in scene.things]
     least = fit.count(True)
     return least, least + fit.count(None) + (hidden if scene.curtain else 0)

@@ -1,4 +1,4 @@
-"""Questions that are answered by pointing at one of four things (Visual7W)."""
+"""Questions answered by pointing at one of four things (Visual7W)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class Which:
     Attributes:
       question: the text.
       answer: index of the thing that fits.
-      choices: indices of four different things in random order, of which only the answer fits.
-      statements: what would have to be true of each of the four for it to fit.
+      choices: indices of four different things in random order; only the answer fits.
+      statements: for each of the four, the statement that must be true for it to fit.
     """
 
     question: str
@@ -33,19 +33,19 @@ class Which:
     statements: tuple[Statement, Statement, Statement, Statement]
 
 
-# A question's text, what it takes for a thing to fit, and things that are no choice.
+# A question's text, the condition for a thing to fit, and things that cannot be choices.
 _Asked = tuple[str, Callable[[int], Statement], tuple[int, ...]]
 
 
 def which(scene: Scene, rng: np.random.Generator) -> Which | None:
-    """A question with four choices, three of them as like the answer as the scene allows.
+    """A question with four choices; three are as similar to the answer as the scene allows.
 
     Args:
-      scene: what the picture shows.
-      rng: draws all there is to draw.
+      scene: contents of the picture.
+      rng: source of all random draws.
 
     Returns:
-      The question, None if the scene does not support the forms that were drawn.
+      The question, or None if the scene does not support the drawn forms.
     """
     for _ in range(_TRIES):
         asked = pick(rng, _FORMS)(scene, rng)
@@ -73,7 +73,7 @@ def _choices(scene: Scene, rng: np.random.Generator, asked: _Asked) -> Which | N
 
 
 def _likeness(scene: Scene, one: int, two: int) -> int:
-    """How much two things have in common to the eye, shape most of all."""
+    """Visual similarity of two things, with most weight on shape."""
     first, second = scene.things[one], scene.things[two]
     lit = not first.shaded and not second.shaded
     return (
@@ -121,7 +121,7 @@ def _of_size(scene: Scene, rng: np.random.Generator) -> _Asked | None:
 
 
 def _of_kind(scene: Scene, rng: np.random.Generator) -> _Asked | None:
-    """Two properties at once, so that some of the choices may have one of them."""
+    """Two properties at once, so some of the choices may have one of them."""
     lit = [thing for thing in scene.things if not thing.shaded]
     if not lit:
         return None

@@ -1,9 +1,9 @@
 """Words for kinds, names and relations, and templates that put them into sentences.
 
-A template is text in which "[a|b|c]" stands for one of its alternatives, drawn evenly, and
+A template is text in which "[a|b|c]" means one of its alternatives, drawn evenly, and
 "{how:name}" for a field: "{the:x}" and "{a:x}" with article, "{bare:x}" without, "{many:x}" plural,
-"{to:x}" for a relation, "{ground:x}" and "{scenery:x}" for a ground, "{name}" for text that is
-inserted as it is.
+"{to:x}" for a relation, "{ground:x}" and "{scenery:x}" for a ground, "{name}" for text inserted
+unchanged.
 """
 
 import functools
@@ -26,7 +26,7 @@ _NOUNS = {"circle": ("circle", "circle", "disc"), "crescent": ("crescent", "cres
 _PLURALS = {"cross": "crosses"}
 _SIZES = {"small": ("small", "small", "little"), "large": ("large", "big")}
 _DARK = ("dark", "shadowy")
-# What a thing of a pattern "has".
+# Noun for what a thing with a pattern "has".
 MARKS = {"plain": "no pattern", "striped": "stripes", "dotted": "dots"}
 _WITH = {"plain": "without a pattern", "striped": "with stripes", "dotted": "with dots"}
 _RELATIONS = {
@@ -76,11 +76,11 @@ def article(text: str) -> str:
 
 
 def bare(rng: np.random.Generator, kind: Kind, plural: bool = False, trailing: bool = True) -> str:
-    """A kind without article: "large striped red star", now and then "large red star with stripes".
+    """A kind without article: "large striped red star", sometimes "large red star with stripes".
 
     Args:
       rng: draws among synonyms.
-      kind: what to name.
+      kind: to name.
       plural: whether there are several.
       trailing: whether words may follow the noun.
     """
@@ -126,7 +126,7 @@ def ground(rng: np.random.Generator, name: str) -> str:
 
 
 def scenery(rng: np.random.Generator, name: str) -> str:
-    """One of the grounds as what a picture shows: "grass", "a street"."""
+    """One of the grounds as the contents of a picture: "grass", "a street"."""
     return pick(rng, _SCENERY[name])
 
 
@@ -144,12 +144,12 @@ def say(rng: np.random.Generator, template: str, **fields: Name | str) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with a capital at its beginning and a full stop."""
+    """The text with an initial capital and a full stop."""
     return f"{text[0].upper()}{text[1:]}."
 
 
 def question(text: str) -> str:
-    """The text with a capital at its beginning and a question mark."""
+    """The text with an initial capital and a question mark."""
     return f"{text[0].upper()}{text[1:]}?"
 
 

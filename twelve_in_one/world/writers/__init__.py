@@ -1,5 +1,5 @@
-"""Writers of the datasets' official files, a module a family.
+"""Writers of the datasets' official files, one module per family.
 
-Each makes its sentences, a picture at a time, with the processes that it is given, and returns how
-many records and pictures each split got.
+Each makes its sentences, one picture at a time, with the given processes, and returns the numbers
+of records and pictures in each split.
 """

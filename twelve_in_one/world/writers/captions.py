@@ -29,8 +29,8 @@ def describe(
       name: of the work.
       pictures: to describe.
       run: hands out the work.
-      tested: of the pictures those that captions are ranked among.
-      least: captions of all of `tested` together; there may be more.
+      tested: the pictures among which captions are ranked.
+      least: fewest captions of all of `tested` together.
     """
     each = max(PER_PICTURE, -(-least // max(1, len(tested))))
     many = {picture.image_id for picture in tested}
@@ -73,7 +73,7 @@ def write_flickr30k(folder: Path, division: Division, described: Described) -> C
 
 
 def write_conceptual_captions(folder: Path, division: Division, run: Run) -> Counts:
-    """Writes both tables, a caption and an address a line, lower case as the official ones."""
+    """Writes both tables, a caption and an address per line, lower case like the official ones."""
     names = {
         "train": "Train_GCC-training.tsv",
         "val": "Validation_GCC-1.1.0-Validation.tsv",
@@ -93,7 +93,7 @@ def write_conceptual_captions(folder: Path, division: Division, run: Run) -> Cou
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words without punctuation, as Karpathy's and REFER's files list them."""
+    """Lower-case words without punctuation, as in Karpathy's and REFER's files."""
     return re.findall(r"[a-z0-9']+", text.lower())
 
 
@@ -112,7 +112,7 @@ def _captions(item: tuple[Scene, int], rng: np.random.Generator) -> tuple[str, .
 def _karpathy(
     division: Division, described: Described, extra: Callable[[Picture], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Records of all pictures; `extra` gives what only one of the datasets has."""
+    """Records of all pictures; `extra` gives the fields of only one of the datasets."""
     split_of = {p.image_id: split for split, pictures in division.items() for p in pictures}
     records: list[dict[str, Any]] = []
     sentence_id = 0

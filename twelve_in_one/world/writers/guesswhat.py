@@ -19,7 +19,7 @@ from twelve_in_one.world.writers.output import (
 )
 
 PER_PICTURE, PER_TESTED = 3, 10
-# How games end; questions and answers of lost ones are as good.
+# How games end; questions and answers of lost games are equally good.
 _OUTCOMES, _OUTCOME_SHARES = ("success", "failure", "incomplete"), (0.85, 0.1, 0.05)
 
 
@@ -70,7 +70,7 @@ def write(folder: Path, division: Division, run: Run) -> Counts:
 
 
 def _play(item: tuple[Scene, int], rng: np.random.Generator) -> list[_Game]:
-    """A game about each of a few things; several about each where there are fewer than games."""
+    """A game about each of a few things; several about each if there are fewer than games."""
     scene, count = item
     games = []
     for target in np.resize(rng.permutation(len(scene.things)), count).tolist():

@@ -71,7 +71,7 @@ def write(folder: Path, sets: Mapping[str, tuple[PairSet, ...]], run: Run) -> Co
 def _judge(
     item: tuple[list[tuple[Scene, Scene]], int], rng: np.random.Generator
 ) -> list[_Sentence]:
-    """So many sentences that are true of some of the pairs and false of equally many."""
+    """The given number of sentences, each true of some pairs and false of equally many."""
     group, count = item
     found: dict[str, _Sentence] = {}
     for _ in range(_TRIES * count):

@@ -1,4 +1,4 @@
-"""What writers share: the form of numbers, addresses and files, and how work is handed out."""
+"""Code that writers share: the form of numbers, addresses and files, and the handout of work."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +13,7 @@ from twelve_in_one.world.scene import HEIGHT, WIDTH, Thing
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Nothing is ever served from there (RFC 2606), so that no address is that of a real picture.
+# Nothing is ever served from there (RFC 2606), so no address belongs to a real picture.
 _ADDRESS = "http://world.invalid"
 
 
@@ -40,13 +40,13 @@ class Run(Protocol):
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON as the official files have it, in one line."""
+    """Writes JSON in one line, like the official files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def write_json_lines(path: Path, records: Iterable[Any]) -> None:
-    """Writes one JSON object a line."""
+    """Writes one JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
 
@@ -74,7 +74,7 @@ def image_record(picture: Picture) -> dict[str, Any]:
 
 
 def bounding_box(thing: Thing) -> list[float]:
-    """The thing's box as COCO states it: x, y, width, height in pixels, two decimals."""
+    """The thing's box in COCO's form: x, y, width, height in pixels, two decimals."""
     x1, y1, x2, y2 = thing.box
     return [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
 

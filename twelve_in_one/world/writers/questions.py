@@ -26,14 +26,14 @@ VQA_PER_PICTURE, GENOME_PER_PICTURE, GQA_PER_PICTURE = 9, 30, 28
 VQA_PER_TESTED = 18  # of a picture that is only tested on
 _TRIES = 3  # for each question that is wanted
 _FIRST_GENOME_ID = 986_768
-# GQA's ids are digits that are sorted as text: those of train before val, and all equally long.
+# GQA's ids are digits sorted as text: those of train before val, and all equally long.
 _FIRST_GQA_IDS = {"train": 1_000_000, "val": 17_000_000, "testdev": 201_000_000}
 
 Style = Literal["vqa", "vg", "gqa"]
 
 
 def write_vqa(folder: Path, parts: Division, run: Run) -> Counts:
-    """Writes the question files of all three parts, and annotations but for test2015.
+    """Writes the question files of all three parts, and annotations except for test2015.
 
     Args:
       folder: to write to.
@@ -69,13 +69,13 @@ def write_vqa(folder: Path, parts: Division, run: Run) -> Counts:
 def write_visual_genome(folder: Path, pictures: Pictures, pointed_at: Pictures, run: Run) -> Counts:
     """Writes question_answers.json and image_data.json.
 
-    Question ids rise with the pictures' ids, so that the last questions, on which readers validate,
-    are about pictures of their own.
+    Question ids rise with the pictures' ids, so the last questions, used for validation by readers,
+    are about separate pictures.
 
     Args:
       folder: to write to.
       pictures: to ask about.
-      pointed_at: further ones, which only Visual7W asks about.
+      pointed_at: further pictures, which only Visual7W asks about.
       run: hands out the work.
     """
     asked = run("visual_genome", _ask_vg, [picture.scene for picture in pictures])
@@ -139,7 +139,7 @@ def write_gqa(folder: Path, division: Division, run: Run) -> Counts:
 
 
 def _write_held_out(folder: Path, ids: list[int], further: int, official: int) -> None:
-    """Has readers validate on the last `further` questions, too, and train on the same as else."""
+    """Makes readers also validate on the last `further` questions, and not change training."""
     held_out = further + num_held_out(len(ids) - further, official)
     write_json(folder / HELD_OUT, ids[-held_out:])
 
@@ -159,7 +159,7 @@ def _ask(scene: Scene, rng: np.random.Generator, style: Style, count: int) -> li
 def _ask_people(
     item: tuple[Scene, int], rng: np.random.Generator
 ) -> list[tuple[Question, tuple[str, ...]]]:
-    """So many questions, each with how sure its ten answerers are."""
+    """The given number of questions, each with the certainty of its ten answerers."""
     scene, count = item
     return [
         (question, tuple(_confidence(question, answer, rng) for answer in question.human_answers))

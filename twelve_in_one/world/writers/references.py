@@ -28,7 +28,7 @@ _TRIES = 3  # for each expression to differ from the others of its thing
 
 
 class _Style(NamedTuple):
-    """How much of a dataset there is on a picture, from ... to, both included."""
+    """How much of a dataset is about a picture: ranges from ... to, both included."""
 
     references: tuple[int, int]
     sentences: tuple[int, int]
@@ -44,7 +44,7 @@ _TESTED = _Style((3, 3), (3, 4))  # of pictures that are only tested on
 
 
 class _Task(NamedTuple):
-    """What to refer to: things of round shapes, of others, or (None) of all."""
+    """Things to refer to: those of round shapes, of others, or (None) of all."""
 
     scene: Scene
     dataset: str
@@ -55,7 +55,7 @@ class _Task(NamedTuple):
 def write(folder: Path, name: str, division: Division, run: Run) -> Counts:
     """Writes the references of one dataset and the instances of its pictures.
 
-    Things that others of their shape surround are referred to first, as in the real datasets. In
+    Things surrounded by others of their shape are referred to first, as in the real datasets. In
     "testA" all are round, in "testB" none.
 
     Args:
@@ -82,8 +82,8 @@ def write(folder: Path, name: str, division: Division, run: Run) -> Counts:
                 sentence_id += len(texts)
                 records.append(_reference(picture, index, sentences, len(records), split))
         counts[split] = Count(sentence_id - before, len(described))
-    # Parsed anew, no two texts are one object, which pickle would store as references to the
-    # first: what is written must not depend on which process made it.
+    # After parsing again, no two texts are one object, which pickle would store as references to
+    # the first: the output must not depend on the process that made it.
     content = pickle.dumps(json.loads(json.dumps(records)), protocol=2)
     path = folder / name / _FILES[name]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ def _hypotheses(scene: Scene, rng: np.random.Generator) -> dict[str, list[str]]:
 
 
 def _balanced(found: list[dict[str, list[str]]]) -> list[_Hypothesis]:
-    """As many of each label as the rarest has, spread over the pictures, in their order."""
+    """As many of each label as of the rarest, spread over the pictures, in their order."""
     by_label = [
         [
             _Hypothesis(picture, label, rank, texts[label][rank])

@@ -15,9 +15,9 @@ _TRIES = 3  # for each question that is wanted
 
 
 def write(folder: Path, division: Division, run: Run) -> Counts:
-    """Writes dataset_v7w_pointing.json; boxes have whole pixels, and ids of their own.
+    """Writes dataset_v7w_pointing.json; boxes have whole pixels and their own ids.
 
-    Pictures that no question can be asked about are left out.
+    Pictures without a possible question are left out.
 
     Args:
       folder: to write to.
@@ -58,7 +58,7 @@ def write(folder: Path, division: Division, run: Run) -> Counts:
             images.append(
                 {
                     "image_id": picture.image_id,
-                    # Visual7W hands out Visual Genome's pictures under names of its own.
+                    # Visual7W distributes Visual Genome's pictures under its own names.
                     "filename": f"v7w_{picture.name}",
                     "split": split,
                     "qa_pairs": questions,
@@ -71,7 +71,7 @@ def write(folder: Path, division: Division, run: Run) -> Counts:
 
 
 def _ask(item: tuple[Scene, int], rng: np.random.Generator) -> list[Which]:
-    """Up to so many questions of different wording."""
+    """Up to the given number of questions of different wording."""
     scene, count = item
     found: dict[str, Which] = {}
     for _ in range(_TRIES * count):
