@@ -10,7 +10,8 @@ A batch is a dict (B examples; k trunk rows per example, the axis present only i
 * targets, by kind of task:
   "answer" float[B, L] soft scores; "verdict" float[B, L] one-hot; "match" int32[B] the option that
   fits; "region" float[B, R] IoU; "choice" float[B, M] IoU with choices int32[B, M] (regions) and
-  choice_mask bool[B, M]. Kind "pretraining" has only the targets listed in `data/encode/pretraining.py`.
+  choice_mask bool[B, M]. Kind "pretraining" has only the targets listed in
+  `data/encode/pretraining.py`.
 
 Batches made from datasets also carry example_id str[B], for the host only.
 """
