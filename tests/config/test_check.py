@@ -304,6 +304,8 @@ def test_tasks_may_share_a_task_token():
         ("tasks", (), "tasks: (); should name some of vqa, vgqa"),
         # Patterns.
         ("init_from.include", ("(",), "init_from.include: '(' is no regular expression: missing )"),
+        ("optimizer.frozen", ("(",), "optimizer.frozen: '(' is no regular expression: missing )"),
+        ("optimizer.frozen", (3,), "optimizer.frozen: should hold str only, got (3,)"),
         ("init_from.exclude", ("a{99999999999}",), "init_from.exclude: 'a{99999999999}' is no reg"),
         ("init_from.allow_missing", (3,), "init_from.allow_missing: should hold str only"),
         ("optimizer.groups", (("[", 1.0, 0.0),), "optimizer.groups[0]: '[' is no regular expres"),

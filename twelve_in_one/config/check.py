@@ -297,6 +297,7 @@ def _check_patterns(raw: Mapping[str, Any], errors: list[str]) -> None:
         f"init_from.{name}": [text for text in listed("init_from", name) if isinstance(text, str)]
         for name in ("include", "exclude", "allow_missing")
     }
+    patterns["optimizer.frozen"] = [x for x in listed("optimizer", "frozen") if isinstance(x, str)]
     for i, group in enumerate(listed("optimizer", "groups")):
         path = f"optimizer.groups[{i}]"
         triple = isinstance(group, (list, tuple)) and len(group) == 3

@@ -211,15 +211,12 @@ class _Updates:
                 found = self._run(train_state, name)
                 if compiled.update is None:
                     train_state = found
-                    self._wait(train_state)
-                    continue
-                gradient = found
-                if compiled.add is None:
+                elif compiled.add is None:
                     train_state = compiled.update(
-                        train_state, gradient, self._flag[i > 0], self._flag[last]
+                        train_state, found, self._flag[i > 0], self._flag[last]
                     )
                 else:
-                    total = gradient if total is None else compiled.add(total, gradient)
+                    total = found if total is None else compiled.add(total, found)
                     if last:
                         train_state = compiled.update(
                             train_state, total, self._flag[False], self._flag[True]
