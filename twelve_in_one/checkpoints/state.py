@@ -239,25 +239,20 @@ def restore_params(
     """
     path = Path(os.path.abspath(workdir)) / CHECKPOINTS / str(round) / _STATE
     stored = stored_arrays(path)["params"]
+    there, where = flatten(stored), {} if shardings is None else flatten(shardings)
     known = read_progress(workdir, round).frozen
     rest: Any = {}
     if known:
-        missing = [p for p in weights.expected_shapes(system) if p not in flatten(stored)]
-        abstract = nn.unbox(system.abstract())
-        if shardings is not None:
-            abstract = jax.tree.map(
-                lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-                abstract,
-                shardings,
-            )
-        lacking = {path: leaf for path, leaf in flatten(abstract).items() if path in missing}
-        place = shardings is not None
-        rest = frozen.read(workdir, unflatten(lacking), known, place=place)
+        lacking = {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where.get(path))
+            for path, leaf in flatten(nn.unbox(system.abstract())).items()
+            if path not in there
+        }
+        rest = frozen.read(workdir, unflatten(lacking), known, place=bool(where))
     check_shapes(weights.expected_shapes(system), flatten(merge(stored, rest)), str(path))
     target, wanted = {"params": stored}, None
-    if shardings is not None:
-        there = flatten(stored)
-        kept = {path: where for path, where in flatten(shardings).items() if path in there}
+    if where:
+        kept = {path: sharding for path, sharding in where.items() if path in there}
         wanted = {"params": unflatten(kept)}
     return merge(weights.restore_tree(path, target, wanted, partial=True)["params"], rest)
 
