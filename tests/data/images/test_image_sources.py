@@ -47,7 +47,7 @@ def test_archives(tmp_path, pictures):
     assert images.shard_sizes == (3, 2, 2) and images.labels == ()
     found = _examples(images)
     assert [example.data for example in found] == pictures
-    assert [example.text for example in found] == [f"text {i} é" for i in range(7)]
+    assert [example.texts for example in found] == [(f"text {i} é",) for i in range(7)]
     assert [example.label for example in found] == list(range(7))
     assert found[4].example_id == "part/004" and images.locate(4) == (1, 1)
     assert open_images(f"tar:{tmp_path}/x-*2.tar").num_examples == 2
@@ -89,7 +89,7 @@ def test_tables(tmp_path, pictures):
     assert [skip.record for skip in images.skipped] == ["line 7", "line 8"]
     assert images.num_examples == 5
     found = [images.read(number) for number in range(4)]
-    assert [example.text for example in found] == [f'a "text" {i}' for i in (0, 1, 1, 2)]
+    assert [example.texts for example in found] == [(f'a "text" {i}',) for i in (0, 1, 1, 2)]
     assert [example.example_id for example in found] == ["0.jpg", "1.jpg", "1.jpg:4", "2.jpg"]
     assert found[2].data == pictures[1] and found[2].label == -1
     with pytest.raises(DataError, match="9.jpg: no such file"):
@@ -129,7 +129,7 @@ def test_tfrecord_files(tmp_path, pictures):
     assert images.shard_sizes == (4, 3)
     found = _examples(images)
     assert [example.data for example in found] == pictures
-    assert [(x.text, x.label) for x in found] == [(f"text {i}", i) for i in range(7)]
+    assert [(x.texts, x.label) for x in found] == [((f"text {i}",), i) for i in range(7)]
     assert found[5].example_id == "x-1:1"
     whole = (tmp_path / "x-0").read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-9])

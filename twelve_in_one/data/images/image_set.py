@@ -17,13 +17,19 @@ class ImageExample:
       data: bytes of an image file.
       example_id: unique within the set; errors name the example by it.
       label: number of its class, -1 if there is none.
-      text: a caption, "" if there is none.
+      question: to answer by `texts`, "" if there is none.
+      texts: captions of the picture, or answers to the question.
+      scores: credit of each answer, in (0, 1]; () if all are right.
+      image_id: the same for all examples with one picture; "" for `example_id`.
     """
 
     data: bytes
     example_id: str
     label: int = -1
-    text: str = ""
+    question: str = ""
+    texts: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    image_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +44,8 @@ class ImageSet:
       labels: names of the classes, in the order of their numbers; () if there are none.
       is_checked: whether `pipeline.decode` is known to read all bytes, as for a built
         dataset.
+      first_of_image: int64[images + 1], number of the first example of each image, and the end, if
+        consecutive examples share images; None if every example has its own.
       skipped: examples that the set names but that cannot be used.
     """
 
@@ -46,6 +54,7 @@ class ImageSet:
     read: Callable[[int], ImageExample]
     labels: tuple[str, ...] = ()
     is_checked: bool = False
+    first_of_image: np.ndarray | None = dataclasses.field(default=None, compare=False)
     skipped: tuple[Skipped, ...] = ()
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The order of the examples of a set of pictures."""
+"""The order of the examples of a set of pictures, and of several sets in one stream."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ import numpy as np
 from twelve_in_one.data.images.image_set import ImageSet
 from twelve_in_one.data.stored.order import PERMUTED_EXAMPLES, WINDOW, TrainingOrder, host_rows
 from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.mixing.mixed import MixedOrder
 
 _ORDER = 0  # purpose of a seed
 
@@ -89,3 +90,57 @@ class ImageSelection:
         positions = batch * self.batch_size + np.arange(rows.start, rows.stop)
         positions = positions[positions < self.num_examples]
         return np.zeros_like(positions), positions
+
+    def parts_and_rows(self, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Like `MixedSelection.parts_and_rows`, of a stream with one part."""
+        epochs, numbers = self.rows(batch)
+        return np.zeros_like(numbers), epochs, numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedSelection:
+    """The examples of several sets in one training stream.
+
+    Attributes:
+      sets: the examples of each, in batches of one.
+      order: which row is of which set.
+      num_examples: of one epoch of the stream; for information, as it never ends.
+      host: which of the hosts this is.
+      num_hosts: how many there are; each fills an equal part of every batch.
+    """
+
+    sets: tuple[ImageSelection, ...]
+    order: MixedOrder
+    num_examples: int
+    host: int = 0
+    num_hosts: int = 1
+
+    training = True
+
+    def __post_init__(self) -> None:
+        host_rows(self.batch_size, self.host, self.num_hosts)
+        if any(one.batch_size != 1 or not one.training for one in self.sets):
+            raise ValueError("the sets of a mixed stream are for training, in batches of one")
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch, of all hosts together."""
+        return self.order.batch_size
+
+    @property
+    def num_batches(self) -> int:
+        """Batches per epoch, counting a partial last one as full."""
+        return -(-self.num_examples // self.batch_size)
+
+    @property
+    def num_rows(self) -> int:
+        """B, rows of a batch that this host fills."""
+        return self.batch_size // self.num_hosts
+
+    def parts_and_rows(self, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Set, epoch of it, and number of the example: int64[B] each, of this host's rows."""
+        rows = host_rows(self.batch_size, self.host, self.num_hosts)
+        parts, visits = (column[rows] for column in self.order.rows(batch))
+        places = [self.sets[part].rows(visit) for part, visit in zip(parts, visits, strict=True)]
+        epochs, numbers = (np.concatenate(column) for column in zip(*places, strict=True))
+        return parts, epochs, numbers

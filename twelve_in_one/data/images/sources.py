@@ -10,7 +10,9 @@ from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.selection import ImageSelection
 from twelve_in_one.data.images.stream import (
     MAX_UNREADABLE_SHARE,
+    ClassLabels,
     ImageStream,
+    Part,
     try_some,
 )
 from twelve_in_one.data.images.tar import open_tar
@@ -107,15 +109,14 @@ def open_image_stream(
     preprocess = preprocess or recipe(size, training=training)
     if preprocess.size != size:
         raise ValueError(f"preprocess makes pictures of {preprocess.size} pixels, not {size}")
+    seeds = (seed,) if isinstance(seed, int) else seed
     selection = ImageSelection(
-        images,
-        batch_size,
-        training,
-        (seed,) if isinstance(seed, int) else seed,
-        host,
-        num_hosts,
-        permuted_examples,
-        window,
+        images, batch_size, training, seeds, host, num_hosts, permuted_examples, window
     )
     width = len(images.labels) if num_labels is None else num_labels
-    return ImageStream(selection, preprocess, width, task_id)
+    if 0 < width < len(images.labels):
+        raise DataError(
+            f"{images.name}: {len(images.labels)} classes, but the model has {width} labels"
+        )
+    part = Part(images, preprocess, ClassLabels(width), task_id, seeds)
+    return ImageStream(selection, (part,))

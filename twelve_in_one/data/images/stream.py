@@ -1,10 +1,12 @@
-"""Batches of pictures with labels, by number: batch i is a pure function of i.
+"""Batches of pictures with labels or texts, by number: batch i is a pure function of i.
 
-Python fetches bytes; decoding, augmentation and batching are graph operations on all cores. A
-picture that cannot be read leaves its row empty (`_mask`), is named once and counted; every epoch,
-host and evaluation omits the same ones.
+Python fetches bytes and encodes texts; decoding, augmentation and batching are graph operations on
+all cores. A picture that cannot be read leaves its row empty (`_mask`), is named once and counted;
+every epoch, host and evaluation omits the same ones.
 
-Letters: B rows that this host fills, S side of a picture in pixels, C classes.
+A stream has one part for each dataset; the rows of a batch may be of several.
+
+Letters: B rows that this host fills, S side of a picture in pixels.
 """
 
 import dataclasses
@@ -12,7 +14,8 @@ import functools
 import logging
 import os
 import threading
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -21,16 +24,86 @@ from twelve_in_one.data.images import encoded, ops, pipeline
 from twelve_in_one.data.images.image_set import ImageExample, ImageSet
 from twelve_in_one.data.images.load import load_bytes
 from twelve_in_one.data.images.pipeline import Preprocess
-from twelve_in_one.data.images.selection import ImageSelection
+from twelve_in_one.data.images.selection import ImageSelection, MixedSelection
 from twelve_in_one.data.stored.records import DataError, Skipped
 
 MIN_SIDE = 1  # pixels; a picture to classify may be as small as a digit
 MAX_UNREADABLE_SHARE = 0.05
-_DRAW = 1  # purpose of a seed, beside the order
-_EMPTY, _PLAIN, _ODD = 0, 1, 2  # rows: without a picture, with one for graph operations or not
+_DRAW, _ENCODE = 1, 2  # purposes of a seed, beside the order
+# Rows without a picture, with one for graph operations, or with one that only `load_bytes` reads;
+# of a set whose pictures graph operations are known to read, only the needed part is decoded.
+_EMPTY, _PLAIN, _ODD, _CHECKED = 0, 1, 2, 3
 _TRIED = 32
 
 _log = logging.getLogger(__name__)
+
+
+class Encode(Protocol):
+    """Turns the label or the texts of an example into arrays of fixed shapes, by name."""
+
+    @property
+    def empty(self) -> Mapping[str, np.ndarray]:
+        """The arrays of a row without an example."""
+        ...
+
+    def __call__(
+        self, example: ImageExample, rng: np.random.Generator
+    ) -> Mapping[str, np.ndarray]:
+        """The arrays of an example; draws, e.g. which of its texts to take, are from `rng`.
+
+        Raises:
+          DataError: the example cannot be used; names it.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLabels:
+    """Encodes labels as "targets".
+
+    Attributes:
+      num_labels: C: float32[C], one-hot, all zero without a label; 0 for int32[] numbers of
+        classes, -1 without a label.
+    """
+
+    num_labels: int = 0
+
+    @property
+    def empty(self) -> Mapping[str, np.ndarray]:
+        """See `Encode`."""
+        return {"targets": self._targets(-1)}
+
+    def __call__(
+        self, example: ImageExample, rng: np.random.Generator
+    ) -> Mapping[str, np.ndarray]:
+        """See `Encode`."""
+        if self.num_labels and example.label >= self.num_labels:
+            raise DataError(f"{example.example_id}: class {example.label} of {self.num_labels}")
+        return {"targets": self._targets(example.label)}
+
+    def _targets(self, label: int) -> np.ndarray:
+        if not self.num_labels:
+            return np.int32(label)
+        return (np.arange(self.num_labels) == label).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the datasets of a stream.
+
+    Attributes:
+      images: its pictures.
+      preprocess: of the pictures.
+      encode: of labels or texts.
+      task_id: stated in its rows.
+      seed: ints that random operations depend on.
+    """
+
+    images: ImageSet
+    preprocess: Preprocess
+    encode: Encode
+    task_id: int = 0
+    seed: tuple[int, ...] = (0,)
 
 
 class Unreadable:
@@ -59,44 +132,33 @@ class Unreadable:
 
 @dataclasses.dataclass(frozen=True)
 class ImageStream:
-    """Batches of pictures with labels, by number.
+    """Batches of pictures with labels or texts, by number.
 
     Attributes:
-      selection: which examples.
-      preprocess: of the pictures.
-      num_labels: C of one-hot targets; 0 for the numbers of the classes.
-      task_id: stated in every row.
+      selection: which examples, and in which order.
+      parts: the datasets; their pictures have one size, and their rows the same arrays.
       unreadable: examples left out so far.
     """
 
-    selection: ImageSelection
-    preprocess: Preprocess
-    num_labels: int = 0
-    task_id: int = 0
+    selection: ImageSelection | MixedSelection
+    parts: tuple[Part, ...]
     unreadable: Unreadable = dataclasses.field(default_factory=Unreadable)
-
-    def __post_init__(self) -> None:
-        classes = len(self.selection.images.labels)
-        if self.num_labels and classes > self.num_labels:
-            raise DataError(
-                f"{self.selection.images.name}: {classes} classes, but the model has "
-                f"{self.num_labels} labels"
-            )
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their numbers."""
-        return self.selection.images.labels
+        """Names of the classes of the only dataset, in the order of their numbers."""
+        (part,) = self.parts
+        return part.images.labels
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
         """This host's rows of batch `number`, counted from 0 over all epochs.
 
         Returns:
           images: float32[B, S, S, 3].
-          targets: float32[B, C], one-hot, all zero without a label; or int32[B], -1 without.
           _mask: bool[B], rows with a picture.
           example_id: bytes[B]; b"" where there is no example.
           task_id: int32[B].
+          The arrays of `Part.encode`, [B, ...].
 
         Raises:
           IndexError: beyond the end of an evaluation.
@@ -114,15 +176,16 @@ class ImageStream:
           stop: end; None for the end of the evaluation, or never in training.
           prefetch: number of batches that wait ready, and of batches in the making.
         """
-        rows = self.selection.num_rows
         if stop is None:
             training = self.selection.training
             stop = np.iinfo(np.int64).max if training else self.selection.num_batches
-        types = [tf.string, tf.int32, tf.int64, tf.int64, tf.int32, tf.string]
+        example = self._fetch(0)
+        types = [tf.string if x.dtype == object else x.dtype for x in example]
 
         def make(number: tf.Tensor) -> dict[str, tf.Tensor]:
             columns = tf.numpy_function(self._fetch, [number], types, stateful=False)
-            return self._assemble(*(tf.ensure_shape(column, [rows]) for column in columns))
+            pairs = zip(columns, example, strict=True)
+            return self._assemble(*(tf.ensure_shape(x, like.shape) for x, like in pairs))
 
         options = tf.data.Options()
         options.deterministic = True
@@ -133,45 +196,58 @@ class ImageStream:
             .with_options(options)
         )
 
-    def _fetch(self, number: int) -> list[np.ndarray]:
-        """Bytes, states, epochs, numbers, labels and ids of a batch's rows, [B] each."""
-        epochs, numbers = self.selection.rows(int(number))
-        examples, states = [], []
-        for place in numbers.tolist():
-            example, state = self._read(place)
-            examples.append(example)
-            states.append(state)
-        empty = self.selection.num_rows - len(examples)
-        examples += [ImageExample(b"", "")] * empty
-        data = np.array([example.data for example in examples], object)
-        ids = np.array([example.example_id.encode() for example in examples], object)
-        return [
-            data,
-            np.array(states + [_EMPTY] * empty, np.int32),
-            np.pad(epochs, (0, empty)),
-            np.pad(numbers, (0, empty)),
-            np.array([example.label for example in examples], np.int32),
-            ids,
-        ]
+    @functools.cached_property
+    def _names(self) -> tuple[str, ...]:
+        """Names of the encoded arrays."""
+        return tuple(sorted(self.parts[0].encode.empty))
 
-    def _read(self, number: int) -> tuple[ImageExample, int]:
-        images = self.selection.images
+    def _fetch(self, number: int) -> list[np.ndarray]:
+        """Bytes, states, parts, epochs, numbers and ids of a batch's rows, [B] each; then the
+        encoded arrays, [B, ...]."""
+        parts, epochs, numbers = self.selection.parts_and_rows(int(number))
+        count, rows = len(parts), self.selection.num_rows
+        data, ids = np.full(rows, b"", object), np.full(rows, b"", object)
+        states = np.full(rows, _EMPTY, np.int32)
+        arrays = {
+            name: np.repeat(np.asarray(value)[None], rows, axis=0)
+            for name, value in self.parts[0].encode.empty.items()
+        }
+        for row in range(count):
+            example, states[row], encoded_row = self._read(
+                self.parts[parts[row]], int(epochs[row]), int(numbers[row])
+            )
+            data[row], ids[row] = example.data, example.example_id.encode()
+            for name, value in encoded_row.items():
+                arrays[name][row] = value
+
+        def padded(values: np.ndarray, dtype: Any) -> np.ndarray:
+            return np.pad(np.asarray(values, dtype), (0, rows - count))
+
+        columns = [data, states, padded(parts, np.int32)]
+        columns += [padded(epochs, np.int64), padded(numbers, np.int64), ids]
+        return columns + [arrays[name] for name in self._names]
+
+    def _read(
+        self, part: Part, epoch: int, number: int
+    ) -> tuple[ImageExample, int, Mapping[str, np.ndarray]]:
+        images = part.images
         try:
             example = images.read(number)
         except DataError as error:
             self.unreadable.add(images.name, str(number), error)
-            return ImageExample(b"", str(number)), _EMPTY
-        if self.num_labels and example.label >= self.num_labels:
-            raise DataError(
-                f"{images.name}: {example.example_id}: class {example.label} of {self.num_labels}"
-            )
-        if images.is_checked or encoded.is_plain(example.data, MIN_SIDE):
-            return example, _PLAIN
-        return example, _ODD
+            return ImageExample(b"", str(number)), _EMPTY, {}
+        rng = np.random.default_rng((_ENCODE, *part.seed, epoch, number))
+        try:
+            arrays = part.encode(example, rng)
+        except DataError as error:
+            raise DataError(f"{images.name}: {error}") from error
+        if images.is_checked:
+            return example, _CHECKED, arrays
+        return example, _PLAIN if encoded.is_plain(example.data, MIN_SIDE) else _ODD, arrays
 
-    def _load(self, data: bytes, example_id: bytes) -> tuple[np.ndarray, bool]:
+    def _load(self, data: bytes, part: int, example_id: bytes) -> tuple[np.ndarray, bool]:
         """The pixels of a picture that graph operations cannot handle."""
-        name, place = example_id.decode(), self.selection.images.name
+        name, place = example_id.decode(), self.parts[part].images.name
         try:
             return load_bytes(data, f"{place}: {name}", min_side=MIN_SIDE), True
         except DataError as error:
@@ -183,36 +259,44 @@ class ImageStream:
         return tf.function(self._assemble)
 
     @functools.cached_property
-    def _base_seed(self) -> np.ndarray:
-        return pipeline.base_seed((_DRAW, *self.selection.seed))
+    def _base_seeds(self) -> np.ndarray:
+        """int32[parts, 2]."""
+        return np.stack([pipeline.base_seed((_DRAW, *part.seed)) for part in self.parts])
+
+    @functools.cached_property
+    def _recipes(self) -> tuple[Preprocess, ...]:
+        """The different kinds of preprocessing."""
+        return tuple(dict.fromkeys(part.preprocess for part in self.parts))
 
     def _assemble(
         self,
         data: tf.Tensor,
         states: tf.Tensor,
+        parts: tf.Tensor,
         epochs: tf.Tensor,
         numbers: tf.Tensor,
-        labels: tf.Tensor,
         ids: tf.Tensor,
+        *arrays: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """A batch from the result of `_fetch`."""
-        columns = (data, epochs, numbers, ids)
+        columns = (data, parts, epochs, numbers, ids)
         images, usable = self._pictures(states, *columns)
         # A file whose headers promise more than it holds: `load_bytes` decides.
-        broken = tf.equal(states, _PLAIN) & ~usable
+        broken = (tf.equal(states, _PLAIN) | tf.equal(states, _CHECKED)) & ~usable
         images, usable = tf.cond(
             tf.reduce_any(broken),
             lambda: self._repaired(images, usable, broken, columns),
             lambda: (images, usable),
         )
-        images = ops.value_range(images, self.preprocess.low, self.preprocess.high)
+        first = self._recipes[0]
+        images = ops.value_range(images, first.low, first.high)
         filled = tf.cast(usable, tf.float32)[:, None, None, None]
-        return {
+        task_ids = tf.constant([part.task_id for part in self.parts], tf.int32)
+        return dict(zip(self._names, arrays, strict=True)) | {
             "images": tf.cond(tf.reduce_all(usable), lambda: images, lambda: images * filled),
-            "targets": tf.one_hot(labels, self.num_labels) if self.num_labels else labels,
             "_mask": usable,
             "example_id": ids,
-            "task_id": tf.fill(tf.shape(labels), tf.constant(self.task_id, tf.int32)),
+            "task_id": tf.gather(task_ids, parts),
         }
 
     def _repaired(
@@ -226,6 +310,7 @@ class ImageStream:
         self,
         states: tf.Tensor,
         data: tf.Tensor,
+        parts: tf.Tensor,
         epochs: tf.Tensor,
         numbers: tf.Tensor,
         ids: tf.Tensor,
@@ -235,7 +320,7 @@ class ImageStream:
         Rows are made in parallel. A row that fails is left out alone, which only a dataset can
         do; each row names its place, which tells them apart.
         """
-        rows, side = self.selection.num_rows, self.preprocess.size
+        rows, side = self.selection.num_rows, self._recipes[0].size
         places = tf.range(rows)
 
         def make(
@@ -245,7 +330,9 @@ class ImageStream:
 
         nothing = (tf.constant([-1]), tf.zeros([1, side, side, 3], tf.uint8), tf.constant([False]))
         found, images, usable = (
-            tf.data.Dataset.from_tensor_slices((places, states, data, epochs, numbers, ids))
+            tf.data.Dataset.from_tensor_slices(
+                (places, states, data, parts, epochs, numbers, ids)
+            )
             .map(make, num_parallel_calls=os.cpu_count() or 1)
             .ignore_errors()
             .concatenate(tf.data.Dataset.from_tensor_slices(nothing))
@@ -266,34 +353,53 @@ class ImageStream:
         self,
         state: tf.Tensor,
         data: tf.Tensor,
+        part: tf.Tensor,
         epoch: tf.Tensor,
         number: tf.Tensor,
         example_id: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        seed = pipeline.example_seed(self._base_seed, epoch, number)
-        side = self.preprocess.size
+        if len(self._recipes) == 1:
+            args = (state, data, part, epoch, number, example_id)
+            return self._picture_by(self._recipes[0], *args)
+        kinds = tf.constant([self._recipes.index(part.preprocess) for part in self.parts])
+
+        def by(recipe: Preprocess) -> Any:
+            return lambda: self._picture_by(recipe, state, data, part, epoch, number, example_id)
+
+        return tf.switch_case(tf.gather(kinds, part), [by(recipe) for recipe in self._recipes])
+
+    def _picture_by(
+        self,
+        recipe: Preprocess,
+        state: tf.Tensor,
+        data: tf.Tensor,
+        part: tf.Tensor,
+        epoch: tf.Tensor,
+        number: tf.Tensor,
+        example_id: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        seed = pipeline.example_seed(tf.gather(self._base_seeds, part), epoch, number)
 
         def plain() -> tuple[tf.Tensor, tf.Tensor]:
-            return self._read_plain(data, seed), tf.constant(True)
+            image = pipeline.decode(data, recipe)
+            return pipeline.augment(image, seed, recipe), tf.constant(True)
 
         def odd() -> tuple[tf.Tensor, tf.Tensor]:
             image, usable = tf.numpy_function(
-                self._load, [data, example_id], [tf.uint8, tf.bool], False
+                self._load, [data, part, example_id], [tf.uint8, tf.bool], False
             )
-            image = pipeline.augment(tf.ensure_shape(image, [None, None, 3]), seed, self.preprocess)
+            image = pipeline.augment(tf.ensure_shape(image, [None, None, 3]), seed, recipe)
             return image, tf.ensure_shape(usable, [])
 
         def empty() -> tuple[tf.Tensor, tf.Tensor]:
-            return tf.zeros([side, side, 3], tf.uint8), tf.constant(False)
+            return tf.zeros([recipe.size, recipe.size, 3], tf.uint8), tf.constant(False)
 
-        image, usable = tf.switch_case(state, {_EMPTY: empty, _PLAIN: plain, _ODD: odd})
-        return tf.ensure_shape(image, [side, side, 3]), usable
+        def checked() -> tuple[tf.Tensor, tf.Tensor]:
+            return pipeline.read(data, seed, recipe), tf.constant(True)
 
-    def _read_plain(self, data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        if self.selection.images.is_checked:
-            return pipeline.read(data, seed, self.preprocess)
-        image = pipeline.decode(data, self.preprocess)
-        return pipeline.augment(image, seed, self.preprocess)
+        branches = {_EMPTY: empty, _PLAIN: plain, _ODD: odd, _CHECKED: checked}
+        image, usable = tf.switch_case(state, branches)
+        return tf.ensure_shape(image, [recipe.size, recipe.size, 3]), usable
 
 
 def try_some(images: ImageSet, max_unreadable_share: float = MAX_UNREADABLE_SHARE) -> None:

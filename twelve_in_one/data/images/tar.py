@@ -103,9 +103,9 @@ def _read(path: Path, member: _Member) -> ImageExample:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     try:
-        return ImageExample(
-            picture, member.key, int(label) if member.label else -1, text.decode().strip()
-        )
+        words = text.decode().strip()
+        number = int(label) if member.label else -1
+        return ImageExample(picture, member.key, number, texts=(words,) if words else ())
     except ValueError as error:
         raise DataError(
             f"{path}: {member.key}: text or class cannot be understood: {error}"

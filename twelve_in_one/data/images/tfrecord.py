@@ -125,7 +125,7 @@ def _example(data: bytes, where: str, path: str) -> ImageExample:
         picture,
         where if name is None else _as_text(name),
         label if isinstance(label, int) else -1,
-        "" if text is None else _as_text(text),
+        texts=() if text is None else (_as_text(text),),
     )
 
 

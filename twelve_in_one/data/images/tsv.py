@@ -71,7 +71,8 @@ def open_tsv(place: str, labels: Sequence[str] | None = None) -> ImageSet:
 
     def read_row(row: int) -> ImageExample:
         data = read_file(root / paths[row])
-        return ImageExample(data, ids[row], int(label_of[row]), texts[row])
+        words = (texts[row],) if texts[row] else ()
+        return ImageExample(data, ids[row], int(label_of[row]), texts=words)
 
     sizes = even_shards(len(paths), _SHARD_SIZE)
     return ImageSet(str(table), sizes, read_row, known, skipped=tuple(skipped))
