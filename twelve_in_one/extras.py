@@ -10,6 +10,7 @@ EXTRAS = {
         "importlib_resources",
         "matplotlib",
         "scipy",
+        "sentencepiece",
         "sklearn",
         "tensorboardX",
         "tensorflow",

@@ -127,7 +127,7 @@ class Tokenizer:
             raise ValueError(f"max_tokens must leave room for {CLS} and {SEP}, got {max_tokens}")
         ids = np.full((len(texts), max_tokens), self.pad_id, np.int32)
         mask = np.zeros(ids.shape, bool)
-        for row, pieces in enumerate(self._pieces(texts)):
+        for row, pieces in enumerate(self.pieces(texts)):
             end = min(len(pieces) + 2, max_tokens)
             ids[row, 0], ids[row, end - 1] = self.cls_id, self.sep_id
             ids[row, 1 : end - 1] = pieces[: end - 2]
@@ -140,7 +140,26 @@ class Tokenizer:
         Returns:
           int64[B].
         """
-        return np.array([len(pieces) + 2 for pieces in self._pieces(texts)], np.int64)
+        return np.array([len(pieces) + 2 for pieces in self.pieces(texts)], np.int64)
+
+    def pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each whole text, int32[its tokens], without [CLS] and [SEP].
+
+        Raises:
+          TypeError: `texts` is a single text.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts must be a sequence of texts, got a single one")
+        known = self._known
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        encodings = self._library.encode_batch([_repaired(x, self.lower_case) for x in new])
+        fresh = {
+            text: np.array(encoding.ids, np.int32)
+            for text, encoding in zip(new, encodings, strict=True)
+        }
+        if len(known) + len(fresh) <= _MAX_KNOWN:
+            known.update(fresh)
+        return [fresh[text] if text in fresh else known[text] for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Tokens as one line for people, without [PAD], [CLS] and [SEP]; case and spaces are lost.
@@ -175,20 +194,6 @@ class Tokenizer:
     def _known(self) -> dict[str, np.ndarray]:
         """Ids of the first texts seen; for small datasets, soon all of them."""
         return {}
-
-    def _pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
-        if isinstance(texts, str):
-            raise TypeError("texts must be a sequence of texts, got a single one")
-        known = self._known
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        encodings = self._library.encode_batch([_repaired(x, self.lower_case) for x in new])
-        fresh = {
-            text: np.array(encoding.ids, np.int32)
-            for text, encoding in zip(new, encodings, strict=True)
-        }
-        if len(known) + len(fresh) <= _MAX_KNOWN:
-            known.update(fresh)
-        return [fresh[text] if text in fresh else known[text] for text in texts]
 
 
 def load_tokenizer(vocab_file: Path, *, lower_case: bool = True) -> Tokenizer:

@@ -1,0 +1,1 @@
+"""Texts as ids for models that read and write them: tokenizers, labels, class names."""
