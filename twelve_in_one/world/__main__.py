@@ -44,6 +44,35 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=0,
         help="further pictures with captions for pretraining; default %(default)s",
     )
+    sets = make.DecoderSets()
+    parser.add_argument(
+        "--class_pictures",
+        type=int,
+        default=sets.class_pictures,
+        help="pictures of each image class, in classes/SET/{train,val,test}/CLASS: things (40 "
+        "classes: colour and shape of the largest thing) and grounds (10: the ground, and whether "
+        "there is a curtain); default %(default)s",
+    )
+    parser.add_argument(
+        "--covers",
+        type=int,
+        default=sets.covers,
+        help="covers of books with questions, as OCR-VQA; default %(default)s",
+    )
+    parser.add_argument(
+        "--cover_side",
+        type=int,
+        default=sets.cover_side,
+        help="side of a cover in pixels: the one to train at keeps its text sharp; default "
+        "%(default)s",
+    )
+    parser.add_argument(
+        "--cover_words",
+        type=int,
+        default=sets.cover_words,
+        help="different words at each place of titles and names: fewer are learnt sooner; default "
+        "%(default)s",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument(
         "--jobs", type=int, default=_num_cores(), help="processes; default all cores"
@@ -68,10 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     start = time.perf_counter()
     try:
-        if make.is_made(args.out, args.images, args.seed, args.more_captions):
+        sets = make.DecoderSets(args.class_pictures, args.covers, args.cover_side, args.cover_words)
+        if make.is_made(args.out, args.images, args.seed, args.more_captions, sets):
             print(f"{args.out} holds this world already: nothing to do")
             return 0
-        counts = make.make(args.out, args.images, args.seed, args.jobs, _log, args.more_captions)
+        counts = make.make(
+            args.out, args.images, args.seed, args.jobs, _log, args.more_captions, sets
+        )
     except (ValueError, OSError) as error:
         _log(f"error: {error}")
         return 1

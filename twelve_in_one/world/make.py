@@ -1,6 +1,6 @@
 """Makes a world: scenes, their pictures under all their names, and the datasets about them."""
 
-import io
+import dataclasses
 import json
 import multiprocessing
 import tempfile
@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from twelve_in_one.data.builders.processes import end_with_parent
-from twelve_in_one.world import contact_sheet, tested
+from twelve_in_one.world import class_scenes, contact_sheet, covers, tested
 from twelve_in_one.world.collections import Collections, make_collections
 from twelve_in_one.world.render import render
 from twelve_in_one.world.scene import Scene
@@ -23,25 +22,70 @@ from twelve_in_one.world.scenes import sample_scene
 from twelve_in_one.world.splits import Splits, make_splits
 from twelve_in_one.world.writers import (
     captions,
+    classes,
     guesswhat,
     nlvr2,
+    ocr_vqa,
     questions,
     references,
     snli_ve,
     visual7w,
 )
-from twelve_in_one.world.writers.output import Counts, Item, Result, Run
+from twelve_in_one.world.writers.output import Counts, Item, Result, Run, write_picture
 
 MIN_IMAGES, MAX_IMAGES = 50, 50_000
 # Version of the output for the same arguments; raise it with every change of the output.
 VERSION = 3
 ABOUT = "world.json"
 
-_JPEG_QUALITY = 92
 _LOG_SECONDS = 1.0
 _CHUNK = 32  # most items handed to a process at a time
 
 Log = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderSets:
+    """Sets for a text decoder, in addition to the datasets of 12-in-1, which they do not change.
+
+    Attributes:
+      class_pictures: of each class of the sets in `classes/`; 0 for no such sets.
+      covers: books of OCR-VQA; 0 for none.
+      cover_side: of a cover, pixels.
+      cover_words: of each list of words that titles and names are made of: with more of them,
+        reading is harder to learn.
+    """
+
+    class_pictures: int = 0
+    covers: int = 0
+    cover_side: int = 64
+    cover_words: int = 16
+
+    def __post_init__(self) -> None:
+        for name, least, most, zero in (
+            ("class_pictures", classes.MIN_PICTURES, MAX_IMAGES, True),
+            ("covers", ocr_vqa.MIN_COVERS, MAX_IMAGES, True),
+            ("cover_side", 48, 1024, False),
+            ("cover_words", 4, covers.MAX_WORDS, False),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most and not (zero and not value):
+                either = "0, or " if zero else ""
+                raise ValueError(f"{name} must be {either}from {least} to {most:,}, got {value}")
+        if not self.covers:
+            for name in ("cover_side", "cover_words"):
+                if getattr(self, name) != getattr(DecoderSets, name):
+                    raise ValueError(f"{name} is of covers, and there are none: covers is 0")
+
+    def arguments(self) -> dict[str, int]:
+        """What differs from making none of these sets."""
+        made = {"class_pictures": self.class_pictures} if self.class_pictures else {}
+        if self.covers:
+            made |= {n: getattr(self, n) for n in ("covers", "cover_side", "cover_words")}
+        return made
+
+
+_NO_DECODER_SETS = DecoderSets()
 
 
 class _Chunk(NamedTuple):
@@ -52,7 +96,13 @@ class _Chunk(NamedTuple):
     items: Sequence[Any]
 
 
-def is_made(out: Path, images: int, seed: int, more_captions: int = 0) -> bool:
+def is_made(
+    out: Path,
+    images: int,
+    seed: int,
+    more_captions: int = 0,
+    decoder_sets: DecoderSets = _NO_DECODER_SETS,
+) -> bool:
     """Returns whether `out` already holds the world of these arguments.
 
     Raises:
@@ -72,14 +122,20 @@ def is_made(out: Path, images: int, seed: int, more_captions: int = 0) -> bool:
         found = {"version": about["version"], **about["arguments"]}
     except (OSError, ValueError, TypeError, KeyError):
         raise ValueError(f"{out} is not empty and no generated world; choose another") from None
-    wanted = {"version": VERSION} | _arguments(images, seed, more_captions)
+    wanted = {"version": VERSION} | _arguments(images, seed, more_captions, decoder_sets)
     if found != wanted:
         raise ValueError(f"{out} holds another world, {found}, not {wanted}; choose another")
     return True
 
 
 def make(
-    out: Path, images: int, seed: int, jobs: int, log: Log, more_captions: int = 0
+    out: Path,
+    images: int,
+    seed: int,
+    jobs: int,
+    log: Log,
+    more_captions: int = 0,
+    decoder_sets: DecoderSets = _NO_DECODER_SETS,
 ) -> dict[str, Counts]:
     """Makes a world in a temporary folder beside `out`, and renames it to `out` when complete.
 
@@ -95,6 +151,7 @@ def make(
       log: receives progress, with rate and time left.
       more_captions: further pictures, for Conceptual Captions alone; they do not change the other
         datasets.
+      decoder_sets: further sets; they do not change the datasets either.
 
     Returns:
       Dataset -> split -> records and pictures.
@@ -104,20 +161,21 @@ def make(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    if is_made(out, images, seed, more_captions):
+    if is_made(out, images, seed, more_captions, decoder_sets):
         raise ValueError(f"{out} holds this world already")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name
         folder.mkdir()
+        arguments = images, seed, more_captions, decoder_sets
         if jobs == 1:
-            counts = _fill(folder, images, seed, more_captions, _Runner(seed, None, 1, log))
+            counts = _fill(folder, *arguments, _Runner(seed, None, 1, log))
         else:
             # A fork of a process with threads, like those of JAX and TensorFlow, may hang.
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent)
             try:
-                counts = _fill(folder, images, seed, more_captions, _Runner(seed, pool, jobs, log))
+                counts = _fill(folder, *arguments, _Runner(seed, pool, jobs, log))
             finally:
                 pool.shutdown(cancel_futures=True)
         if out.exists():
@@ -135,12 +193,21 @@ def table(counts: dict[str, Counts]) -> str:
     return "\n".join(lines)
 
 
-def _arguments(images: int, seed: int, more_captions: int) -> dict[str, int]:
+def _arguments(
+    images: int, seed: int, more_captions: int, decoder_sets: DecoderSets
+) -> dict[str, int]:
     more = {"more_captions": more_captions} if more_captions else {}
-    return {"images": images, "seed": seed} | more
+    return {"images": images, "seed": seed} | more | decoder_sets.arguments()
 
 
-def _fill(folder: Path, images: int, seed: int, more_captions: int, run: Run) -> dict[str, Counts]:
+def _fill(
+    folder: Path,
+    images: int,
+    seed: int,
+    more_captions: int,
+    decoder_sets: DecoderSets,
+    run: Run,
+) -> dict[str, Counts]:
     scenes = tuple(run("scenes", _sample, range(images + more_captions)))
     collections = make_collections(scenes, _rng(seed, "collections"), more_captions=more_captions)
     splits = make_splits(collections, _rng(seed, "splits"))
@@ -151,10 +218,11 @@ def _fill(folder: Path, images: int, seed: int, more_captions: int, run: Run) ->
     _draw_pictures(folder / "images", collections, run)
     least = tested.EXAMPLES if further else 0
     counts = _write_datasets(folder, collections, splits, run, least)
+    counts |= _write_decoder_sets(folder, seed, decoder_sets, run)
     contact_sheet.draw(folder)
     about = {
         "version": VERSION,
-        "arguments": _arguments(images, seed, more_captions),
+        "arguments": _arguments(images, seed, more_captions, decoder_sets),
         "counts": {
             dataset: {split: count._asdict() for split, count in found.items()}
             for dataset, found in counts.items()
@@ -195,6 +263,25 @@ def _write_datasets(
     }
 
 
+def _write_decoder_sets(folder: Path, seed: int, sets: DecoderSets, run: Run) -> dict[str, Counts]:
+    counts = {}
+    if sets.class_pictures:
+        for name in class_scenes.SETS:
+            place = folder / "classes" / name
+            counts[f"classes/{name}"] = classes.write(place, name, sets.class_pictures, run)
+    if sets.covers:
+        counts["ocr_vqa"] = ocr_vqa.write(
+            folder / "ocr_vqa",
+            folder / "images/ocr_vqa",
+            sets.covers,
+            sets.cover_side,
+            sets.cover_words,
+            _rng(seed, "books"),
+            run,
+        )
+    return counts
+
+
 def _sample(_: int, rng: np.random.Generator) -> Scene:
     return sample_scene(rng)
 
@@ -215,13 +302,7 @@ def _draw_pictures(folder: Path, collections: Collections, run: Run) -> None:
 
 def _draw(item: tuple[Scene, list[Path]], rng: np.random.Generator) -> None:
     scene, files = item
-    stream = io.BytesIO()
-    # With colours at full resolution: things are small.
-    Image.fromarray(render(scene, rng)).save(
-        stream, "JPEG", quality=_JPEG_QUALITY, subsampling="4:4:4"
-    )
-    for file in files:
-        file.write_bytes(stream.getvalue())
+    write_picture(render(scene, rng), files)
 
 
 class _Runner:

@@ -1,11 +1,13 @@
 """Code that writers share: the form of numbers, addresses and files, and the handout of work."""
 
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from twelve_in_one.world.collections import Picture
 from twelve_in_one.world.scene import HEIGHT, WIDTH, Thing
@@ -15,6 +17,7 @@ Result = TypeVar("Result")
 
 # Nothing is ever served from there (RFC 2606), so no address belongs to a real picture.
 _ADDRESS = "http://world.invalid"
+_JPEG_QUALITY = 92
 
 
 class Count(NamedTuple):
@@ -39,6 +42,15 @@ class Run(Protocol):
         """Results in the order of the items; randomness depends on `name` and position only."""
 
 
+def write_picture(pixels: np.ndarray, files: Iterable[Path]) -> None:
+    """Writes uint8[H, W, 3] as one JPEG under several names."""
+    stream = io.BytesIO()
+    # With colours at full resolution: things are small.
+    Image.fromarray(pixels).save(stream, "JPEG", quality=_JPEG_QUALITY, subsampling="4:4:4")
+    for file in files:
+        file.write_bytes(stream.getvalue())
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON in one line, like the official files."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +65,12 @@ def write_json_lines(path: Path, records: Iterable[Any]) -> None:
 
 def address(picture: Picture) -> str:
     """An address for the picture, which cannot be reached."""
-    return f"{_ADDRESS}/{picture.file}"
+    return address_of(picture.file)
+
+
+def address_of(file: str) -> str:
+    """An address, which cannot be reached, for a path below the folder of all images."""
+    return f"{_ADDRESS}/{file}"
 
 
 def info(description: str) -> dict[str, str]:
