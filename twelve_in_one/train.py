@@ -207,13 +207,13 @@ def _record_of(job: Job) -> inputs_record.Record | None:
         return None
     record = inputs_record.read(job.workdir)
     if record is not None:
-        inputs_record.check(record, job.serving, job.data.path)
+        inputs_record.check(record, job.serving, job.inputs.path)
     return record
 
 
 def _trained_on(job: Job, round: int, before: inputs_record.Record | None) -> TrainedOn:
     """The training examples behind the final weights: this data, and earlier ones."""
-    now = trained_on.of_streams(job.train_streams.values())
+    now = job.inputs.trained_on(job.train_streams)
     if round:  # from data that may have been different
         known = before.serving.trained_on if before is not None and before.serving else None
         early = known or now | trained_on.nothing("what the first rounds were trained on")
@@ -224,10 +224,8 @@ def _trained_on(job: Job, round: int, before: inputs_record.Record | None) -> Tr
 
 def _tell_cut_texts(job: Job) -> None:
     """Logs for each task how many of its training texts are cut, if any."""
-    from twelve_in_one.data.cut_texts import count_cut
-
     if jax.process_index() == 0:
-        for found in map(count_cut, job.train_streams.values()):
+        for found in job.inputs.cut_texts(job.train_streams):
             if found.num_cut:
                 _log.warning("%s", found)
 

@@ -15,6 +15,7 @@ from twelve_in_one.checkpoints.report import Report, StateDictError, nearest_nam
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.config.settings import InitFrom, task_key
 from twelve_in_one.data import trained_on
+from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.serving import TASKS_FILE, Serving, answers_file, load_serving
 from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.systems.base import Inputs, System
@@ -153,6 +154,9 @@ def _check_inputs(path: str, known: Inputs, source: Serving, run: Serving, asked
     def reads(prefix: str) -> bool:
         return bool(prefix) and any(name.startswith(prefix) for name in asked)
 
+    if isinstance(source, ImageServing) or isinstance(run, ImageServing):
+        _check_image_inputs(path, known, source, run, reads)
+        return
     words = known.words
     if reads(words) and source.tokenizer.lower_case != run.tokenizer.lower_case:
         raise ValueError(
@@ -207,3 +211,25 @@ def _check_inputs(path: str, known: Inputs, source: Serving, run: Serving, asked
                     f"{task.task_id}: set config.task.{task_key(task.name)}.task_token={row}, or "
                     f"exclude '{known.task_ids}.*' in init_from"
                 )
+
+
+def _check_image_inputs(
+    path: str,
+    known: Inputs,
+    source: Serving | ImageServing,
+    run: Serving | ImageServing,
+    reads: Callable[[str], bool],
+) -> None:
+    """The same for pictures: tokens and lists of classes."""
+    if reads(known.words) and source.tokenizer != run.tokenizer:
+        raise ValueError(
+            f"{path}: its tokens are not those of the run: name its tokenizer as "
+            f"config.text.tokenizer, or exclude '{known.words}.*' in init_from"
+        )
+    for head, labels in run.answers.items():
+        prefix = known.answers.format(head=head)
+        if reads(prefix) and source.answers.get(head, ()) != labels:
+            raise ValueError(
+                f"{path}: the classes of its {head!r} are not those of the run: exclude "
+                f"'{prefix}.*' in init_from"
+            )

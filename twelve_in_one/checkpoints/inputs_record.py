@@ -14,7 +14,8 @@ from pathlib import Path
 
 from twelve_in_one import atomic
 from twelve_in_one.checkpoints import weights
-from twelve_in_one.data import trained_on
+from twelve_in_one.data import image_serving, trained_on
+from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.serving import (
     PREPROCESSING_FILE,
     TASKS_FILE,
@@ -38,18 +39,18 @@ class Record:
 
     Attributes:
       path: folder of the files.
-      preprocessing: lengths and regions.
+      preprocessing: lengths and regions; None of a system of pictures.
       serving: all inputs; None in workdirs of earlier versions that have no model folder.
       system: the model, None in the same case; its layout may differ from the run's.
     """
 
     path: Path
-    preprocessing: Preprocessing
-    serving: Serving | None = None
+    preprocessing: Preprocessing | None
+    serving: Serving | ImageServing | None = None
     system: System | None = None
 
 
-def write(workdir: str | os.PathLike[str], serving: Serving, system: System) -> None:
+def write(workdir: str | os.PathLike[str], serving: Serving | ImageServing, system: System) -> None:
     """Records the inputs of a run; each file is written atomically."""
     folder = Path(workdir) / INPUTS
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def write(workdir: str | os.PathLike[str], serving: Serving, system: System) -> 
     # Written last: its presence tells `read` that the others exist.
     texts |= {weights.CONFIG: system.to_json(), TASKS_FILE: tasks}
     for name, text in texts.items():
-        atomic.write(folder / name, text + "\n")
+        atomic.write(folder / name, text + "\n" if isinstance(text, str) else text)
 
 
 def read(workdir: str | os.PathLike[str]) -> Record | None:
@@ -76,7 +77,8 @@ def read(workdir: str | os.PathLike[str]) -> Record | None:
                 system = weights.read_system(folder)
             except OSError as error:
                 raise ValueError(f"{folder / weights.CONFIG}: {error}") from error
-            return Record(folder, serving.preprocessing, serving, system)
+            preprocessing = serving.preprocessing if isinstance(serving, Serving) else None
+            return Record(folder, preprocessing, serving, system)
     path = Path(workdir) / PREPROCESSING_FILE
     if not path.is_file():
         return None
@@ -87,7 +89,7 @@ def read(workdir: str | os.PathLike[str]) -> Record | None:
     return Record(path.parent, preprocessing)
 
 
-def check(record: Record, offered: Serving, where: Path) -> None:
+def check(record: Record, offered: Serving | ImageServing, where: Path) -> None:
     """Refuses inputs that differ from those of a run's weights; warns of other stores.
 
     Args:
@@ -98,6 +100,11 @@ def check(record: Record, offered: Serving, where: Path) -> None:
     Raises:
       ValueError: lists the differences, with the fix.
     """
+    if isinstance(offered, ImageServing):
+        found = image_serving.differences(record.serving, offered)
+        if found:
+            raise ValueError(f"{record.path}: does not fit the config: {'; '.join(found)}")
+        return
     known, now, found = record.serving, offered.preprocessing, []
     if known is not None:  # it says more about these than their hashes do
         found = differences(known, offered, record.path, where)

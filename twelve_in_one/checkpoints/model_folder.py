@@ -13,6 +13,7 @@ from typing import Any
 
 from twelve_in_one.checkpoints import weights
 from twelve_in_one.data import trained_on
+from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.serving import Serving, answers_file, load_serving, serving_texts
 from twelve_in_one.systems.base import System
 
@@ -21,7 +22,7 @@ def save(
     directory: str | os.PathLike[str],
     params: Any,
     system: System,
-    serving: Serving,
+    serving: Serving | ImageServing,
     *,
     overwrite: bool = False,
 ) -> None:
@@ -47,7 +48,7 @@ def save(
 
 def load(
     directory: str | os.PathLike[str], *, shardings: Any = None, scan_layers: bool = False
-) -> tuple[Any, System, Serving]:
+) -> tuple[Any, System, Serving | ImageServing]:
     """Reads the output of `save`: parameters, system and `Serving`.
 
     Args:

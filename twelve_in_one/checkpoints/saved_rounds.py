@@ -31,12 +31,13 @@ class Progress:
 
     Attributes:
       round: rounds done.
-      positions: task -> batches used.
+      positions: training stream -> batches used.
       controllers: of stop-and-go, as `stop_and_go.to_json` writes them.
       scores: task -> last validation score.
       window: sums since the last line of the log.
       seconds: time spent training, over all restarts.
       frozen: hash of the frozen parameters, see `frozen.py`; "" if there are none.
+      stages: (first batch, weights) of a mixed stream, see `mixing/mixed.py`.
     """
 
     round: int
@@ -46,6 +47,7 @@ class Progress:
     window: Mapping[str, Any]
     seconds: float
     frozen: str = ""
+    stages: Sequence[Any] = ()
 
     @property
     def mean_score(self) -> float | None:
@@ -53,7 +55,7 @@ class Progress:
 
         None until every task has a score: means over different tasks are not comparable.
         """
-        if not self.scores or set(self.positions) - set(self.scores):
+        if not self.scores or set(self.controllers or self.positions) - set(self.scores):
             return None
         return sum(self.scores.values()) / len(self.scores)
 

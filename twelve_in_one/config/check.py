@@ -5,12 +5,14 @@ import difflib
 import math
 import re
 import sys
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
+from twelve_in_one.config.image_settings import ImageTaskOptions
 from twelve_in_one.config.paths import expand
 from twelve_in_one.config.settings import (
     ConfigError,
@@ -21,19 +23,22 @@ from twelve_in_one.config.settings import (
     task_key,
 )
 from twelve_in_one.systems import SYSTEMS
-from twelve_in_one.systems.base import System
+from twelve_in_one.systems.base import AnyTask, System
 from twelve_in_one.tasks import own
+from twelve_in_one.tasks.image_task import ImageTask
 from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TASKS
+
+MIXTURE = "mixture"  # name of the stream of all tasks
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskRun:
     """A task with its shapes in a run, and its options."""
 
-    task: Task
-    options: TaskOptions
+    task: AnyTask
+    options: TaskOptions | ImageTaskOptions
 
 
 def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
@@ -47,14 +52,19 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     if not isinstance(raw, Mapping):
         raise ConfigError([f"a config is a dict of settings, got {raw!r}"])
     errors: list[str] = []
-    tasks = _task_names(raw.get("tasks"), _own_names(raw.get("task")), errors)
     options = _section(SystemOptions, raw.get("system", {}), "system", errors)
     system = SYSTEMS[options.name] if options and options.name in SYSTEMS else None
     if options and system is None:
         errors.append(f"system.name: {options.name!r}{_near(options.name, SYSTEMS)}")
+    if system is not None and system.pixels:
+        tasks = _image_task_names(raw.get("tasks"), raw.get("task"), errors)
+        task_options = _image_task_options(raw.get("task"), errors)
+    else:
+        tasks = _task_names(raw.get("tasks"), _own_names(raw.get("task")), errors)
+        task_options = _task_options(raw.get("task"), tasks, errors)
     checked = {
         "tasks": tasks,
-        "task": _task_options(raw.get("task"), tasks, errors),
+        "task": task_options,
         "model": {} if system is None else _model_fields(system, raw.get("model"), errors),
     }
     run = _section(RunConfig, {**raw, **checked}, "", errors)
@@ -68,7 +78,27 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
 
 def task_runs(run: RunConfig) -> tuple[TaskRun, ...]:
     """The tasks of a run in its order, with the shapes of the config."""
+    system = SYSTEMS[run.system.name]
+    if system.pixels:
+        return tuple(
+            TaskRun(_image_task(system, number, name, run.task[name]), run.task[name])
+            for number, name in enumerate(run.tasks)
+        )
     return tuple(_task_run(_task_of(name, run.task[name]), run.task[name]) for name in run.tasks)
+
+
+def _image_task(
+    system: type[System], number: int, name: str, options: ImageTaskOptions
+) -> ImageTask:
+    return ImageTask(
+        name,
+        options.title or name,
+        options.group,
+        number,
+        system.image_kind,
+        options.batch_size,
+        options.prompt,
+    )
 
 
 def _task_of(name: str, options: TaskOptions) -> Task:
@@ -77,6 +107,8 @@ def _task_of(name: str, options: TaskOptions) -> Task:
 
 def loss_scales(runs: Sequence[TaskRun]) -> dict[str, float]:
     """Factor on each task's loss, see `TaskOptions.loss_scale`."""
+    if any(isinstance(run.options, ImageTaskOptions) for run in runs):
+        return {run.task.name: run.options.loss_scale for run in runs}
     positive = [r.options.learning_rate for r in runs if r.options.learning_rate > 0]
     lowest = min(positive, default=1.0)
     return {r.task.name: r.options.loss_scale or r.options.learning_rate / lowest for r in runs}
@@ -149,6 +181,39 @@ def _task_options(raw: Any, tasks: Sequence[str], errors: list[str]) -> dict[str
     return checked
 
 
+def _image_task_names(value: Any, sections: Any, errors: list[str]) -> tuple[str, ...]:
+    """The tasks of a system of pictures: any that have a section."""
+    known = list(sections) if isinstance(sections, Mapping) else []
+    if not isinstance(value, (tuple, list)) or not value:
+        errors.append(f"tasks: {value!r}; should name some of {', '.join(known)}")
+        return ()
+    for name in value:
+        if name not in known:
+            errors.append(f"tasks: no task {name!r}{_near(name, known)}")
+        elif not re.fullmatch("[a-z][a-z0-9_]*", name) or name == MIXTURE:
+            errors.append(
+                f"tasks: {name!r}: a name takes small letters, digits and _, and is not {MIXTURE}"
+            )
+    found = tuple(name for name in value if name in known)
+    if len(set(found)) < len(found):
+        errors.append(f"tasks: each may be named once, got {', '.join(found)}")
+    return found
+
+
+def _image_task_options(raw: Any, errors: list[str]) -> dict[str, Any]:
+    if not isinstance(raw, Mapping):
+        errors.append(f"task: should be a section, got {raw!r}")
+        return {}
+    checked = {
+        name: _section(ImageTaskOptions, section, f"task.{name}", errors)
+        for name, section in raw.items()
+    }
+    for name, options in checked.items():
+        if options is not None and not options.source:
+            errors.append(f"task.{name}.source: says where its pictures are, and is empty")
+    return checked
+
+
 def _how_own(name: Any) -> str:
     return f"; a data set of your own needs task.{name}.like, and jsonl or hf"
 
@@ -214,6 +279,10 @@ def _low(system: type[System], name: str, hint: Any) -> float | None:
 def _value(
     value: Any, field: dataclasses.Field, hint: Any, low: Any, path: str, errors: list[str]
 ) -> Any:
+    if typing.get_origin(hint) is types.UnionType:  # "X | None"
+        if value is None:
+            return None
+        hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     high, choices = (field.metadata.get(limit) for limit in ("high", "choices"))
     if kind is typing.Literal:
@@ -246,8 +315,20 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 def _check_together(run: RunConfig, errors: list[str]) -> None:
     """Adds errors that depend on several settings together."""
-    tasks = {name: _task_of(name, options) for name, options in run.task.items()}
-    for name, options in run.task.items():
+    system = SYSTEMS[run.system.name]
+    if system.pixels:
+        _check_images(run, errors)
+        runs = {task.task.name: task for task in task_runs(run)}
+        tasks = {name: task.task for name, task in runs.items()}
+        region_tasks: dict[str, TaskOptions] = {}
+    else:
+        tasks = {name: _task_of(name, options) for name, options in run.task.items()}
+        region_tasks = run.task
+    if run.mixture.weighting and not system.mixes:
+        errors.append(
+            f"mixture.weighting: batches of {run.system.name} are of one task each: leave it out"
+        )
+    for name, options in region_tasks.items():
         path = f"task.{task_key(name)}"
         if options.batch_size % options.accumulate:
             errors.append(
@@ -265,7 +346,7 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
                 f"{path}.detected_slots: {options.detected_slots} leaves no room for annotated "
                 f"boxes in max_regions {options.max_regions}"
             )
-    errors += SYSTEMS[run.system.name].misfits(
+    errors += system.misfits(
         run.model, {task_key(name): (tasks[name], run.task[name]) for name in run.tasks}
     )
     unknown = [name for name in run.schedule.order if name not in run.tasks]
@@ -285,6 +366,26 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
             errors.append(
                 f"optimizer.{name}: should be below 1, got {getattr(run.optimizer, name)}"
             )
+
+
+def _check_images(run: RunConfig, errors: list[str]) -> None:
+    """Adds errors that depend on several settings of a system of pictures."""
+    if run.mixture.weighting and run.schedule.kind not in ("stop_and_go", "round_robin"):
+        errors.append(
+            f"schedule.kind: {run.schedule.kind!r} orders batches of single tasks; a mixed stream "
+            "takes stop_and_go, or round_robin for weights that stay"
+        )
+    sizes = {"mixture": run.mixture} if run.mixture.weighting else {}
+    sizes = sizes or {f"task.{name}": run.task[name] for name in run.tasks}
+    for path, options in sizes.items():
+        if options.batch_size % options.accumulate:
+            errors.append(
+                f"{path}.accumulate: {options.accumulate} does not divide the batch size "
+                f"{options.batch_size}"
+            )
+    weights = [run.task[name].weight for name in run.tasks]
+    if run.mixture.weighting == "explicit" and not any(weights):
+        errors.append("task: with mixture.weighting explicit, some weight should be above 0")
 
 
 def _check_patterns(raw: Mapping[str, Any], errors: list[str]) -> None:

@@ -8,6 +8,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from twelve_in_one.config.fields import at_least, one_of, path, share
+from twelve_in_one.config.image_settings import (
+    ImageOptions,
+    ImageTaskOptions,
+    MixtureOptions,
+    TextOptions,
+)
+
 
 class ConfigError(ValueError):
     """All mistakes in a config."""
@@ -25,23 +33,6 @@ def task_key(name: str) -> str:
     return name.replace("+", "_plus")
 
 
-def _at_least(low: float, default: Any = dataclasses.MISSING) -> Any:
-    return dataclasses.field(default=default, metadata={"low": low})
-
-
-def _share(default: float) -> Any:
-    return dataclasses.field(default=default, metadata={"low": 0.0, "high": 1.0})
-
-
-def _one_of(*values: str) -> Any:
-    return dataclasses.field(metadata={"choices": values})
-
-
-def _path(default: Any = dataclasses.MISSING) -> Any:
-    """The path of a file or folder, or ""; "~" is expanded."""
-    return dataclasses.field(default=default, metadata={"path": True})
-
-
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
     """Sources of the examples.
@@ -55,6 +46,10 @@ class DataOptions:
       world_images: size of the generated world to make if `dir` does not exist, or 0.
       world_seed: its seed.
       world_more_captions: its additional captioned pictures, for pretraining.
+      world_class_pictures: its pictures of each class, for systems of pictures; 0 makes none.
+      world_covers: its book covers, which have questions about their text; 0 makes none.
+      world_cover_side: of a cover, in pixels.
+      world_cover_words: different words at each place of titles and names.
       own_dir: folder to build the user's own datasets in; "" takes `data` in the workdir. Runs
         that share it must read the same files with the same settings.
       vocab: WordPiece vocabulary, one token per line, for runs with the user's own datasets; ""
@@ -68,18 +63,22 @@ class DataOptions:
       prefetch: batches to prepare ahead, per task.
     """
 
-    dir: str = _path()
-    raw_dir: str = _path()
+    dir: str = path()
+    raw_dir: str = path()
     regions: str
     clean: bool
-    samples_dir: str = _path()
-    held_out_dir: str = _path()
-    world_images: int = _at_least(0)
-    world_seed: int = _at_least(0)
-    feature_dtype: str = _one_of("float32", "float16")
-    cache_megabytes: int = _at_least(1)
-    prefetch: int = _at_least(1)
-    world_more_captions: int = _at_least(0, 0)
+    samples_dir: str = path()
+    held_out_dir: str = path()
+    world_images: int = at_least(0)
+    world_seed: int = at_least(0)
+    feature_dtype: str = one_of("float32", "float16")
+    cache_megabytes: int = at_least(1)
+    prefetch: int = at_least(1)
+    world_more_captions: int = at_least(0, 0)
+    world_class_pictures: int = at_least(0, 0)
+    world_covers: int = at_least(0, 0)
+    world_cover_side: int = at_least(1, 64)
+    world_cover_words: int = at_least(1, 16)
     own_dir: str = ""
     vocab: str = ""
 
@@ -107,22 +106,22 @@ class TaskOptions:
         as tasks with one head do in the paper's ablation. Random draws also depend on it.
     """
 
-    max_tokens: int = _at_least(3)
-    max_regions: int = _at_least(1)
-    num_choices: int = _at_least(0)
-    detected_slots: int = _at_least(0)
-    batch_size: int = _at_least(1)
-    learning_rate: float = _at_least(0.0)
-    loss_scale: float = _at_least(0.0)
-    accumulate: int = _at_least(1)
+    max_tokens: int = at_least(3)
+    max_regions: int = at_least(1)
+    num_choices: int = at_least(0)
+    detected_slots: int = at_least(0)
+    batch_size: int = at_least(1)
+    learning_rate: float = at_least(0.0)
+    loss_scale: float = at_least(0.0)
+    accumulate: int = at_least(1)
     train_split: str = ""
     val_split: str = ""
     test_splits: tuple[str, ...] = ()
     candidates: str = dataclasses.field(
         default="detected", metadata={"choices": ("detected", "annotated")}
     )
-    max_train_examples: int = _at_least(0, 0)
-    task_token: int = _at_least(0, 0)
+    max_train_examples: int = at_least(0, 0)
+    task_token: int = at_least(0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,20 +162,20 @@ class OwnTaskOptions(TaskOptions):
     )
     title: str = ""
     answers: str = ""
-    min_answer_count: int = _at_least(1, 1)
+    min_answer_count: int = at_least(1, 1)
     labels: tuple[str, ...] = ()
     box_format: str = dataclasses.field(default="xyxy", metadata={"choices": ("xyxy", "xywh")})
-    val_share: float = _share(0.1)
-    test_share: float = _share(0.1)
+    val_share: float = share(0.1)
+    test_share: float = share(0.1)
     features: str = ""
-    max_skipped_share: float = _share(0.05)
+    max_skipped_share: float = share(0.05)
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleOptions:
     """Schedule of the tasks: the fields of `plan.Schedule` and `stop_and_go.Controller`."""
 
-    kind: str = _one_of(
+    kind: str = one_of(
         "stop_and_go",
         "round_robin",
         "proportional",
@@ -184,18 +183,18 @@ class ScheduleOptions:
         "curriculum",
         "anti_curriculum",
     )
-    num_rounds: int = _at_least(1)
-    gap: int = _at_least(0)
-    validate_epochs: float = _at_least(0.0)
-    min_validation_rounds: int = _at_least(1)
-    max_validation_rounds: int = _at_least(0)
-    temperature: float = _at_least(0.0)
+    num_rounds: int = at_least(1)
+    gap: int = at_least(0)
+    validate_epochs: float = at_least(0.0)
+    min_validation_rounds: int = at_least(1)
+    max_validation_rounds: int = at_least(0)
+    temperature: float = at_least(0.0)
     order: tuple[str, ...] = ()
-    curriculum_share: float = _at_least(0.0, 0.5)
-    patience: int = _at_least(0, 1)
-    threshold: float = _at_least(0.0, 0.001)
-    continue_threshold: float = _at_least(0.0, 0.005)
-    cooldown: int = _at_least(0, 1)
+    curriculum_share: float = at_least(0.0, 0.5)
+    patience: int = at_least(0, 1)
+    threshold: float = at_least(0.0, 0.001)
+    continue_threshold: float = at_least(0.0, 0.005)
+    cooldown: int = at_least(0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,21 +220,21 @@ class OptimizerOptions:
       on_nonfinite: "raise", or "skip" the update and count it.
     """
 
-    name: str = _one_of("adamw", "radam", "adafactor", "sgd", "nesterov")
-    update: str = _one_of("in_turn", "fused")
-    learning_rate: float = _at_least(0.0)
-    schedule: str = _one_of("linear", "cosine", "step", "constant")
-    warmup_share: float = _at_least(0.0)
+    name: str = one_of("adamw", "radam", "adafactor", "sgd", "nesterov")
+    update: str = one_of("in_turn", "fused")
+    learning_rate: float = at_least(0.0)
+    schedule: str = one_of("linear", "cosine", "step", "constant")
+    warmup_share: float = at_least(0.0)
     step_rounds: tuple[int, ...] = ()
-    step_factor: float = _at_least(0.0, 0.2)
-    b1: float = _at_least(0.0, 0.9)
-    b2: float = _at_least(0.0, 0.999)
-    eps: float = _at_least(0.0, 1e-6)
-    weight_decay: float = _at_least(0.0, 0.01)
-    head_learning_rate: float = _at_least(0.0, 1.0)
+    step_factor: float = at_least(0.0, 0.2)
+    b1: float = at_least(0.0, 0.9)
+    b2: float = at_least(0.0, 0.999)
+    eps: float = at_least(0.0, 1e-6)
+    weight_decay: float = at_least(0.0, 0.01)
+    head_learning_rate: float = at_least(0.0, 1.0)
     groups: tuple[Any, ...] = ()
     frozen: tuple[str, ...] = ()
-    clip_norm: float = _at_least(0.0, 0.0)
+    clip_norm: float = at_least(0.0, 0.0)
     on_nonfinite: str = dataclasses.field(default="raise", metadata={"choices": ("raise", "skip")})
 
 
@@ -254,13 +253,13 @@ class EvaluationOptions:
       keep_trained_on: also score records that the model was trained on, otherwise left out.
     """
 
-    max_validation_examples: int = _at_least(0)
-    max_test_examples: int = _at_least(0)
-    batch_size: int = _at_least(0)
-    retrieval_captions: int = _at_least(1)
-    retrieval_images: int = _at_least(1)
+    max_validation_examples: int = at_least(0)
+    max_test_examples: int = at_least(0)
+    batch_size: int = at_least(0)
+    retrieval_captions: int = at_least(1)
+    retrieval_images: int = at_least(1)
     text_baselines: bool = False
-    pictures: int = _at_least(0, 0)
+    pictures: int = at_least(0, 0)
     keep_trained_on: bool = False
 
 
@@ -275,10 +274,10 @@ class CheckpointOptions:
       keep_every_rounds: also keep rounds that are a multiple of this; 0 for none.
     """
 
-    every_rounds: int = _at_least(1)
-    keep_latest: int = _at_least(1)
-    keep_best: int = _at_least(0)
-    keep_every_rounds: int = _at_least(0)
+    every_rounds: int = at_least(1)
+    keep_latest: int = at_least(1)
+    keep_best: int = at_least(0)
+    keep_every_rounds: int = at_least(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,7 +291,7 @@ class InitFrom:
       allow_missing: parameters that the source may lack, or have in another shape.
     """
 
-    path: str = _path("")
+    path: str = path("")
     include: tuple[str, ...] = (".*",)
     exclude: tuple[str, ...] = ()
     allow_missing: tuple[str, ...] = ()
@@ -314,9 +313,9 @@ class PretrainingOptions:
     """
 
     objective: int = dataclasses.field(default=1, metadata={"choices": (0, 1, 2)})
-    overlap_iou: float = _at_least(0.0, 0.4)
-    region_weight: float = _at_least(0.0, 1.0)
-    num_negatives: int = _at_least(1, 128)
+    overlap_iou: float = at_least(0.0, 0.4)
+    region_weight: float = at_least(0.0, 1.0)
+    num_negatives: int = at_least(1, 128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,11 +330,11 @@ class LogOptions:
       profile_rounds: its number of rounds; 0 makes none.
     """
 
-    every_rounds: int = _at_least(1)
+    every_rounds: int = at_least(1)
     tensorboard: bool = True
     wandb_project: str = ""
-    profile_start: int = _at_least(0, 0)
-    profile_rounds: int = _at_least(0, 0)
+    profile_start: int = at_least(0, 0)
+    profile_rounds: int = at_least(0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,9 +349,9 @@ class ParallelOptions:
         ("disallow"), or not ("allow").
     """
 
-    layout: str = _one_of("dp", "fsdp", "fsdp_tp")
-    model: int = _at_least(1)
-    devices: int = _at_least(0, 0)
+    layout: str = one_of("dp", "fsdp", "fsdp_tp")
+    model: int = at_least(1)
+    devices: int = at_least(0, 0)
     transfer_guard: str = dataclasses.field(
         default="disallow", metadata={"choices": ("disallow", "allow")}
     )
@@ -383,7 +382,7 @@ class OfficialOptions:
     """
 
     schedule: bool = False
-    epoch_rounds: int = _at_least(0, 0)
+    epoch_rounds: int = at_least(0, 0)
     no_bias_correction: bool = False
     decay_after_update: bool = False
     uncorrected_eps: bool = False
@@ -425,11 +424,11 @@ class RunConfig:
       data: see `DataOptions`; each other section has its own class, too.
     """
 
-    seed: int = _at_least(0)
+    seed: int = at_least(0)
     tasks: tuple[str, ...]
-    task: dict[str, TaskOptions]
+    task: dict[str, TaskOptions | ImageTaskOptions]
     model: dict[str, Any]
-    compilation_cache: str = _path()
+    compilation_cache: str = path()
     data: DataOptions
     schedule: ScheduleOptions
     optimizer: OptimizerOptions
@@ -440,3 +439,6 @@ class RunConfig:
     parallel: ParallelOptions
     pretraining: PretrainingOptions = PretrainingOptions()
     system: SystemOptions = SystemOptions()
+    mixture: MixtureOptions = MixtureOptions()
+    images: ImageOptions = ImageOptions()
+    text: TextOptions = TextOptions()

@@ -52,6 +52,11 @@ class Mixture:
         self.positions[task] += 1
         return batch
 
+    def replace(self, task: str, stream: Stream) -> None:
+        """Goes on with another stream from the same position; what is prefetched is dropped."""
+        self._streams[task] = stream
+        self._iterators.pop(task, None)
+
     def follow(self, plan: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """(task, batch) for every task name of a plan."""
         for task in plan:

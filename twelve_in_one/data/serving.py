@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one.data import trained_on
+from twelve_in_one.data import image_serving, trained_on
 from twelve_in_one.data.encode.text import Tokenizer, load_tokenizer
 from twelve_in_one.data.formats.files import read_json, read_text
+from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.stored.preprocessing import Preprocessing, answers_sha256
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.trained_on import TrainedOn
@@ -59,9 +60,11 @@ class Serving:
         raise ValueError(f"the model was not trained on {name!r}, but on {known}")
 
 
-def serving_texts(serving: Serving) -> dict[str, str]:
+def serving_texts(serving: Serving | ImageServing) -> dict[str, str | bytes]:
     """{file name: content} of everything but the weights and the record of training data."""
-    texts = {
+    if isinstance(serving, ImageServing):
+        return serving.files()
+    texts: dict[str, str | bytes] = {
         PREPROCESSING_FILE: serving.preprocessing.to_json(),
         TASKS_FILE: json.dumps([dataclasses.asdict(task) for task in serving.tasks], indent=2),
         WORDS_FILE: "\n".join(serving.tokenizer.vocabulary),
@@ -71,7 +74,7 @@ def serving_texts(serving: Serving) -> dict[str, str]:
     return texts
 
 
-def load_serving(directory: str | os.PathLike[str]) -> Serving:
+def load_serving(directory: str | os.PathLike[str]) -> Serving | ImageServing:
     """Reads everything but the weights.
 
     Raises:
@@ -84,6 +87,8 @@ def load_serving(directory: str | os.PathLike[str]) -> Serving:
             texts[name] = read_text(folder / name)
         except DataError as error:
             raise ValueError(f"{error}; a model folder is what training saves as model/") from error
+    if image_serving.is_image_serving(_json_or_none(texts[PREPROCESSING_FILE])):
+        return image_serving.load(folder)
     try:
         preprocessing = Preprocessing.from_json(texts[PREPROCESSING_FILE])
     except ValueError as error:
@@ -109,6 +114,13 @@ def load_serving(directory: str | os.PathLike[str]) -> Serving:
             raise ValueError(f"{path} is missing, and {TASKS_FILE} has tasks that answer")
     seen = trained_on.read(folder / trained_on.FILE)
     return Serving(tasks, tokenizer, answers, preprocessing, seen)
+
+
+def _json_or_none(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _task(raw: Any) -> Task:

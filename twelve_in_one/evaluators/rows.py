@@ -114,22 +114,42 @@ def _judged(
     return best, chosen(credit), chosen(probability), jnp.max(credit, axis=1)
 
 
-def evaluate_stream(
-    eval_step: EvalStep,
+class Collected(NamedTuple):
+    """The outputs for the examples of a stream, in its order, the same on every process.
+
+    Attributes:
+      example_ids: E ids.
+      columns: field of the step's output -> array [E, ...].
+      totals: float64[3, parts], sums of loss, score and count.
+    """
+
+    example_ids: tuple[str, ...]
+    columns: dict[str, np.ndarray]
+    totals: np.ndarray
+
+    @property
+    def means(self) -> np.ndarray:
+        """float64[2, parts], mean loss and mean score."""
+        return self.totals[:2] / np.maximum(self.totals[2], 1)
+
+
+def collect(
+    eval_step: Callable[[Any, Any], Any],
     params: Any,
     stream: Iterable[Batch],
     place: Callable[[Batch], Any],
     *,
     max_examples: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> Outcome:
+) -> Collected:
     """Runs an evaluation. With several processes, all of them make the same call.
 
     Batches are sent ahead and results fetched late, so that devices and host work in parallel;
     the processes synchronise once, at the end.
 
     Args:
-      eval_step: from `make_eval_step`, compiled; every device holds its whole output.
+      eval_step: (params, batch) -> a named tuple of "sums" and of arrays with one row per example,
+        compiled; every device holds its whole output.
       params: of the model, on the devices.
       stream: this process's rows of every batch, as a `TaskStream` not for training yields them:
         rows p * B / P to (p + 1) * B / P for process p of P.
@@ -138,15 +158,13 @@ def evaluate_stream(
       progress: called with the number of rows done.
 
     Raises:
-      ValueError: no examples, outputs that are not finite, or a process that does not hold as
-        many rows as it gave.
+      ValueError: no examples, a loss that is not finite, or a process that does not hold as many
+        rows as it gave.
     """
     host, hosts = jax.process_index(), jax.process_count()
-    waiting: collections.deque[tuple[list[str], np.ndarray, np.ndarray, EvalOutput]]
-    waiting = collections.deque()
+    waiting: collections.deque[tuple[list[str], np.ndarray, np.ndarray, Any]] = collections.deque()
     ids: list[list[str]] = []
-    columns: dict[str, list[np.ndarray]] = {"mask": []}
-    columns |= {name: [] for name in EvalOutput._fields if name != "sums"}
+    columns: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     totals = np.zeros((3, 1))  # of `Sums`, becomes [3, parts]
 
     def fetch() -> None:
@@ -156,7 +174,7 @@ def evaluate_stream(
         totals = totals + np.stack([np.ravel(x).astype(np.float64) for x in sums])
         ids.append(names)
         columns["mask"].append(mask)
-        for name, values in zip(EvalOutput._fields[1:], rows, strict=True):
+        for name, values in zip(output._fields[1:], rows, strict=True):
             columns[name].append(values[own])
         if progress:
             progress(len(ids) * len(names) * hosts)
@@ -182,7 +200,25 @@ def evaluate_stream(
     while waiting:
         fetch()
     own = {"example_ids": ids} | {key: np.stack(x).tolist() for key, x in columns.items() if x}
-    return _outcome(processes.gather(own), totals)
+    return _joined(processes.gather(own), {k: x[0].dtype for k, x in columns.items()}, totals)
+
+
+def evaluate_stream(
+    eval_step: EvalStep,
+    params: Any,
+    stream: Iterable[Batch],
+    place: Callable[[Batch], Any],
+    *,
+    max_examples: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Evaluates a stream with a step of `make_eval_step`; see `collect`.
+
+    Raises:
+      ValueError: see `collect`; or outputs that are not finite.
+    """
+    found = collect(eval_step, params, stream, place, max_examples=max_examples, progress=progress)
+    return _outcome(found)
 
 
 def _own_rows(placed: jax.Array, rows: int) -> np.ndarray:
@@ -200,38 +236,37 @@ def _own_rows(placed: jax.Array, rows: int) -> np.ndarray:
     return own
 
 
-def _outcome(parts: list[dict[str, Any]], totals: np.ndarray) -> Outcome:
+def _joined(
+    parts: list[dict[str, Any]], dtypes: Mapping[str, Any], totals: np.ndarray
+) -> Collected:
     """Puts the rows of all processes, batch by batch, into the order of the stream."""
     if len({len(part["example_ids"]) for part in parts}) > 1:
         raise ValueError(f"processes made {[len(part['example_ids']) for part in parts]} batches")
     if not np.any(totals[2]):
         raise ValueError("nothing to evaluate: the stream has no examples")
-    means = totals[:2] / np.maximum(totals[2], 1)
-    loss = float(means[0].sum())
 
     def joined(key: str, dtype: Any) -> np.ndarray:
-        # P of [batches, rows] -> [batches, P, rows] -> flat
-        return np.stack([np.array(part[key], dtype) for part in parts], axis=1).reshape(-1)
+        # P of [batches, rows, ...] -> [batches, P, rows, ...] -> [flat, ...]
+        stacked = np.stack([np.array(part[key], dtype) for part in parts], axis=1)
+        return stacked.reshape(-1, *stacked.shape[3:])
 
     kept = joined("mask", bool)
-    example_ids = joined("example_ids", object)[kept]
-    confidence = joined("confidence", np.float32)[kept]
+    columns = {name: joined(name, dtype)[kept] for name, dtype in dtypes.items() if name != "mask"}
+    return Collected(tuple(joined("example_ids", object)[kept]), columns, totals)
+
+
+def _outcome(found: Collected) -> Outcome:
+    means, confidence = found.means, found.columns["confidence"]
+    loss = float(means[0].sum())
     broken = np.flatnonzero(~np.isfinite(confidence))
     if broken.size or not np.isfinite(loss):
-        which = f", first {example_ids[broken[0]]}" if broken.size else ""
+        which = f", first {found.example_ids[broken[0]]}" if broken.size else ""
         raise ValueError(
             f"the model's outputs of {broken.size} examples{which} are not finite (mean loss "
             f"{loss}): its weights are not usable"
         )
-    return Outcome(
-        example_ids=tuple(example_ids),
-        prediction=joined("prediction", np.int32)[kept],
-        score=joined("score", np.float32)[kept],
-        confidence=confidence,
-        oracle=joined("oracle", np.float32)[kept],
-        loss=loss,
-        parts=tuple(map(tuple, means.T.tolist())) if means.shape[1] > 1 else (),
-    )
+    parts = tuple(map(tuple, means.T.tolist())) if means.shape[1] > 1 else ()
+    return Outcome(found.example_ids, **found.columns, loss=loss, parts=parts)
 
 
 def summarise(

@@ -24,7 +24,8 @@ from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import EvalStep, Outcome
 from twelve_in_one.parallel import sharding
 from twelve_in_one.parallel.placement import Placement
-from twelve_in_one.systems.base import System
+from twelve_in_one.systems.base import AnyTask, System
+from twelve_in_one.tasks.image_task import ImageTask
 from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
 
@@ -95,27 +96,62 @@ def evaluate_task(
             )
             summary = retrieval.summarise(ranked)
             return summary | {"official": official.figures(task, ranked, summary)}, ranked
-        total = selection.num_examples
-        if max_examples:
-            total = min(total, max_examples)
-        batches = as_dataset(stream, stop=-(-total // selection.batch_size), prefetch=prefetch)
         if compiled is None:
             compiled = _eval_step(system, _nameless(task), placement.mesh, placement.layout)
-        outcome = rows.evaluate_stream(
+        summary, outcome = score_stream(
             compiled,
             params,
-            batches.as_numpy_iterator(),
+            stream,
             placement.place,
+            answered=has_answers(stream),
             max_examples=max_examples,
-            progress=lambda done: report(name, min(done, total), total),
+            prefetch=prefetch,
+            progress=functools.partial(report, name),
         )
-    summary = rows.summarise(
-        task,
-        outcome,
-        candidates=stream.encoding.candidates if kind.protocols else "detected",
-        answered=has_answers(stream),
-    )
     return summary | {"official": _official(stream, outcome, summary)}, outcome
+
+
+def score_stream(
+    step: EvalStep,
+    params: Any,
+    stream: Stream,
+    place: Callable[[Any], Any],
+    *,
+    answered: bool = True,
+    max_examples: int = 0,
+    prefetch: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Any], Outcome]:
+    """Scores the examples of a stream one by one, as validation and all tests but rankings do.
+
+    Args:
+      step: compiled, see `make_step`.
+      params: of the model.
+      stream: not for training.
+      place: see `rows.collect`.
+      answered: whether the answers are known.
+      max_examples: number of first examples to use; 0 for all.
+      prefetch: number of batches to prepare ahead.
+      progress: called with the amount done and the total.
+
+    Returns:
+      The output of `rows.summarise` or `texts.summarise`, and the predictions.
+    """
+    task, selection = stream.task, stream.selection
+    kind, total = KINDS[task.kind], selection.num_examples
+    if max_examples:
+        total = min(total, max_examples)
+    batches = as_dataset(stream, stop=-(-total // selection.batch_size), prefetch=prefetch)
+    outcome = rows.evaluate_stream(
+        step,
+        params,
+        batches.as_numpy_iterator(),
+        place,
+        max_examples=max_examples,
+        progress=lambda done: progress and progress(min(done, total), total),
+    )
+    candidates = stream.encoding.candidates if kind.protocols else "detected"
+    return rows.summarise(task, outcome, candidates=candidates, answered=answered), outcome
 
 
 def _official(stream: Stream, outcome: Outcome, summary: Mapping[str, Any]) -> Any:
@@ -139,7 +175,7 @@ def has_answers(stream: Stream) -> bool:
 
     Targets that are all 0 do not settle it: all answers may be outside the vocabulary.
     """
-    if not KINDS[stream.task.kind].noun:
+    if isinstance(stream.task, ImageTask) or not KINDS[stream.task.kind].noun:
         return True
     reader = stream.selection.reader
     first = (reader.record(int(position)) for position in stream.selection.records[:_PEEKED])
@@ -206,9 +242,10 @@ def evaluate_all(
                 seen_only[f"{name}/{split}"] = error.records
                 continue
             task = stream.task
-            cut = count_cut(stream)
-            if cut.num_cut:
-                cut_texts.append(str(cut))
+            if not isinstance(task, ImageTask):
+                cut = count_cut(stream)
+                if cut.num_cut:
+                    cut_texts.append(str(cut))
             part, predictions = evaluate_task(
                 system,
                 placement,
@@ -277,8 +314,10 @@ def _together(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     return first | together | {"examples": total, "metrics": metrics}
 
 
-def _nameless(task: Task) -> Task:
+def _nameless(task: AnyTask) -> AnyTask:
     """The task without the fields that programs ignore: tasks equal otherwise share a program."""
+    if isinstance(task, ImageTask):
+        return dataclasses.replace(task, title="", batch_size=0, prompt="")
     sizes = dict.fromkeys(("max_tokens", "max_regions", "num_choices", "detected_slots"), 0)
     return dataclasses.replace(
         task, name="", title="", group="G1", task_id=0, batch_size=0, learning_rate=0.0, **sizes

@@ -4,7 +4,7 @@ The devices' numbers are fetched when a line is due or a checkpoint is written, 
 open window is saved in the checkpoint, so that a resumed run writes the same lines.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,16 +18,22 @@ _FIELDS = ("loss", "score", "count", "grad_norm", "finite", "updates")
 
 
 class LogWindow:
-    """Sums by task."""
+    """Sums by training stream."""
 
-    def __init__(self, parts: Mapping[str, Sequence[str]], saved: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        parts: Mapping[str, Sequence[str]],
+        saved: Mapping[str, Any] | None = None,
+        mixed: Collection[str] = (),
+    ):
         """Starts empty, or where `to_json` left off.
 
         Args:
-          parts: task -> names of the parts of its loss, none if it has one.
+          parts: stream -> names of the parts of its loss, none if it has one.
           saved: from `to_json`.
+          mixed: streams whose parts are tasks.
         """
-        self._parts = parts
+        self._parts, self._mixed = parts, frozenset(mixed)
         self._totals = {task: dict.fromkeys(_FIELDS, 0.0) for task in parts}
         for task, totals in (saved or {}).items():
             self._totals[task].update({name: _number(value) for name, value in totals.items()})
@@ -72,6 +78,9 @@ class LogWindow:
     def means(self) -> dict[str, dict[str, float]]:
         """{"loss", "score", "grad_norm"} by task, over the finite updates of tasks that had any.
 
+        Of a mixed stream, loss and score are those of each task's rows, whose number is under
+        "rows", and the norm is under the name of the stream.
+
         Loss and score of the parts of pretraining are also under "task/part"; the task's own are
         the sum of the losses and the score of the first, as in `Sums`.
         """
@@ -81,6 +90,16 @@ class LogWindow:
                 continue
             counts = np.maximum(np.ravel(totals["count"]), 1)
             losses, scores = (np.ravel(totals[name]) / counts for name in ("loss", "score"))
+            if task in self._mixed:
+                rows = np.ravel(totals["count"]).astype(int).tolist()
+                found["grad_norm"][task] = float(totals["grad_norm"] / totals["finite"])
+                found["rows"] = dict(zip(self._parts[task], rows, strict=True))
+                for part, loss, score, count in zip(
+                    self._parts[task], losses, scores, rows, strict=True
+                ):
+                    if count:
+                        found["loss"][part], found["score"][part] = float(loss), float(score)
+                continue
             found["loss"][task], found["score"][task] = float(losses.sum()), float(scores[0])
             found["grad_norm"][task] = float(totals["grad_norm"] / totals["finite"])
             if len(losses) > 1:

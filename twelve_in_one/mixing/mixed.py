@@ -1,9 +1,9 @@
 """Batches whose rows come from several tasks: which task each row shows, by arithmetic.
 
 A task with weight w fills a share w of all rows, as evenly as possible: its k-th row is due at
-(k + 1/2) / w rows, and rows are given out in the order in which they are due. So the rows of batch i
-are a function of i and of the weights, without any draw or history: a run resumes at any batch,
-hosts agree, and every stretch of training has the shares that the weights say.
+(k + 1/2) / w rows, and rows are given out in the order in which they are due. So the rows of a
+batch are a function of its number and of the weights, without any draw or history: a run resumes at
+any batch, hosts agree, and every stretch of training has the shares that the weights say.
 
 Stop-and-go changes the weights; from a batch on, the next `Stage` holds.
 """
@@ -150,9 +150,7 @@ class MixedOrder:
         """Rows of each task in all batches before this one."""
         number = max(i for i, stage in enumerate(self.stages) if stage.first_batch <= batch)
         stage = self.stages[number]
-        found, _ = _first_rows(
-            stage.weights, (batch - stage.first_batch) * self.batch_size
-        )
+        found, _ = _first_rows(stage.weights, (batch - stage.first_batch) * self.batch_size)
         return tuple(a + b for a, b in zip(self._counts_before[number], found, strict=True))
 
     @functools.cached_property
@@ -174,9 +172,7 @@ def _first_rows(weights: Sequence[float], rows: int) -> tuple[list[int], _Due]:
     # The first `rows` are due within half a row per task of that time: begin a little before.
     start = max(rows - len(weights) / 2 - 1, 0.0)
     counts = [max(math.floor(start * weight + 0.5) - 1, 0) for weight in weights]
-    heap = [
-        (_due(counts[task], weight), task) for task, weight in enumerate(weights) if weight > 0
-    ]
+    heap = [(_due(counts[task], weight), task) for task, weight in enumerate(weights) if weight > 0]
     heapq.heapify(heap)
     for _ in range(rows - sum(counts)):
         _advance(weights, counts, heap)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from twelve_in_one.config.settings import OptimizerOptions
 from twelve_in_one.optim import official
 
 Params = Any
@@ -72,6 +73,19 @@ def two_stream(
         decays.insert(0, (official.DECAYED_NORMS, weight_decay))
     heads = [ParamGroup(rf"(?={VIL_HEADS}$)({p})", head_learning_rate, d) for p, d in decays]
     return (*extra, *heads, *(ParamGroup(p, 1.0, d) for p, d in decays))
+
+
+def kernels_decay(options: OptimizerOptions) -> tuple[ParamGroup, ...]:
+    """Groups of the systems of pictures: only kernels decay (big_vision).
+
+    Args:
+      options: `groups`, the user's own, come before the others so that they win.
+    """
+    return (
+        *(ParamGroup(*group) for group in options.groups),
+        ParamGroup(".*/kernel", 1.0, options.weight_decay),
+        ParamGroup(".*"),
+    )
 
 
 def assign(params: Params, groups: Sequence[ParamGroup]) -> Any:

@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from twelve_in_one.systems.base import System
+from twelve_in_one.systems.image_classifier import ImageClassifierSystem
 from twelve_in_one.systems.vilbert import Vilbert
 
-SYSTEMS: Mapping[str, type[System]] = {"vilbert": Vilbert}
+SYSTEMS: Mapping[str, type[System]] = {
+    "vilbert": Vilbert,
+    "image_classifier": ImageClassifierSystem,
+}
 
 
 def from_json(text: str) -> System:

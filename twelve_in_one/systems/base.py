@@ -18,11 +18,14 @@ import numpy as np
 
 from twelve_in_one.config.settings import OfficialOptions, OptimizerOptions
 from twelve_in_one.optim.param_groups import ParamGroup
+from twelve_in_one.tasks import kinds
+from twelve_in_one.tasks.image_task import ImageTask
 from twelve_in_one.tasks.kinds import Candidates
 from twelve_in_one.tasks.losses import Sums
 from twelve_in_one.tasks.task import Task
 
 Params = Any
+AnyTask = Task | ImageTask
 Batch = Mapping[str, Any]
 Shape = tuple[int | str, ...]
 
@@ -36,14 +39,18 @@ class Objective:
       parts: names of the parts of the loss, if there are several: losses of a task, or the tasks
         of a mixed batch. The sums then have shape [parts].
       loss: (params, batch, dropout key or None) -> sums of loss and score.
-      count: batch -> `Sums.count`, known before the loss, so that a batch may be cut into parts;
-        None if it cannot be cut, as every row's loss depends on the others.
+      count: batch -> divisor of the loss, known before it, so that a batch may be cut into parts;
+        None if it cannot be cut, as every row's loss depends on the others. Of one shape with
+        `Sums.count`, which it equals unless the batch is mixed: then it is the number of all rows
+        for every part, while the sums count the rows of each task.
+      mixed: whether the parts are tasks.
     """
 
     key: Hashable
     parts: tuple[str, ...]
     loss: Callable[[Params, Batch, jax.Array | None], Sums]
     count: Callable[[Batch], jax.Array] | None
+    mixed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +61,8 @@ class Facts:
       vocab_size: word pieces.
       answers: head -> number of answers or labels.
       feature_dim: F of the regions; 0 if there are none.
-      own_heads: (name, labels, rows per example) of heads for the user's own datasets.
+      own_heads: (name, labels, rows per example) of heads for the user's own datasets, or of the
+        lists of classes of tasks on pictures.
     """
 
     vocab_size: int
@@ -128,6 +136,11 @@ class System(abc.ABC):
     may_be_zero: ClassVar[tuple[str, ...]] = ()
     may_be_negative: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[Inputs] = Inputs()
+    # Whether batches are of pictures (`tasks/image_task.py`), and the kind of its tasks then.
+    pixels: ClassVar[bool] = False
+    image_kind: ClassVar[kinds.Name] = "class"
+    # Whether the rows of a batch may be of several tasks.
+    mixes: ClassVar[bool] = False
     # Parameters of a source that a model may leave unused, as prefixes of "/"-joined names.
     optional: ClassVar[tuple[str, ...]] = ()
 
@@ -152,7 +165,9 @@ class System(abc.ABC):
         """
 
     @classmethod
-    def misfits(cls, fields: Mapping[str, Any], tasks: Mapping[str, tuple[Task, Any]]) -> list[str]:
+    def misfits(
+        cls, fields: Mapping[str, Any], tasks: Mapping[str, tuple[AnyTask, Any]]
+    ) -> list[str]:
         """The incompatible settings, each as "SETTING: problem".
 
         Args:
@@ -215,7 +230,7 @@ class System(abc.ABC):
     # Computation.
 
     @abc.abstractmethod
-    def objective(self, tasks: Sequence[Task]) -> Objective:
+    def objective(self, tasks: Sequence[AnyTask]) -> Objective:
         """The objective of a stream: of one task, or a mixed one of several.
 
         Raises:
@@ -223,7 +238,7 @@ class System(abc.ABC):
         """
 
     @abc.abstractmethod
-    def judge(self, task: Task) -> Callable[[Params, Batch], tuple[Sums, Candidates]]:
+    def judge(self, task: AnyTask) -> Callable[[Params, Batch], tuple[Sums, Candidates]]:
         """(params, batch) -> loss and score, and the candidates for every row's prediction."""
 
     def pair_scores(self, task: Task) -> Callable[[Params, Batch, Batch, jax.Array], jax.Array]:
@@ -234,11 +249,20 @@ class System(abc.ABC):
         """
         raise ValueError(f"{self.name} does not rank")
 
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the pictures that it takes, if it does.
+
+        Raises:
+          ValueError: it does not.
+        """
+        raise ValueError(f"{self.name} takes no pictures")
+
     @abc.abstractmethod
-    def sizes(self, task: Task) -> dict[str, Any]:
+    def sizes(self, task: AnyTask) -> dict[str, Any]:
         """The model's sizes for a task's batches: arguments of `data.streams.open_stream`."""
 
-    def function(self, task: Task) -> Function:
+    def function(self, task: AnyTask) -> Function:
         """The function to export for a task, and for others with its head and lengths.
 
         Raises:

@@ -18,7 +18,7 @@ from twelve_in_one.tasks import losses, pretraining
 from twelve_in_one.tasks.losses import Sums
 from twelve_in_one.tasks.metrics.boxes import is_right
 
-Name = Literal["answer", "verdict", "match", "region", "choice", "pretraining"]
+Name = Literal["answer", "verdict", "match", "region", "choice", "pretraining", "class", "text"]
 Batch = Mapping[str, Any]
 Outputs = Mapping[str, jax.Array]
 
@@ -60,8 +60,9 @@ class Kind:
     """One kind of task.
 
     Attributes:
-      loss: (task, outputs of its heads, batch) -> loss and score.
-      candidates: (task, output of its head, batch) -> candidates of a prediction.
+      loss: (task, outputs of its heads, batch) -> loss and score; None if the system has its own.
+      candidates: (task, output of its head, batch) -> candidates of a prediction; None if texts
+        are generated.
       meaning: of the head's scores, for people; "{head}" becomes its name.
       metric: (task, candidates that the run names) -> name of the score.
       further: (task, outcome) -> further measures, shares in [0, 1].
@@ -77,10 +78,11 @@ class Kind:
       pretrains: on pairs of picture and caption, as the only task.
       ranked: tested by ranking all candidates of a split for every query, not row by row.
       blind: chance, majority and words can be scored, see `data.text_baselines`.
+      generated: predictions are texts, and `evaluators.texts` scores them.
     """
 
-    loss: Callable[[_Task, Outputs, Batch], Sums]
-    candidates: Callable[[_Task, jax.Array, Batch], Candidates]
+    loss: Callable[[_Task, Outputs, Batch], Sums] | None
+    candidates: Callable[[_Task, jax.Array, Batch], Candidates] | None
     meaning: str
     metric: Callable[[_Task, str], str] = lambda task, candidates: "accuracy"
     further: Callable[[_Task, _Outcome], dict[str, float]] = lambda task, outcome: {}
@@ -95,6 +97,7 @@ class Kind:
     pretrains: bool = False
     ranked: bool = False
     blind: bool = True
+    generated: bool = False
 
 
 def _mean(values: np.ndarray) -> float:
@@ -154,6 +157,14 @@ def _choices(task: _Task, logits: jax.Array, batch: Batch) -> Candidates:
     right = jnp.argmax(jnp.where(real, targets, -jnp.inf), axis=1)
     logits = jnp.take_along_axis(logits, batch["choices"], axis=1)
     return Candidates(logits, jax.nn.one_hot(right, targets.shape[1]), real)
+
+
+def _class_loss(task: _Task, outputs: Outputs, batch: Batch) -> Sums:
+    return losses.match_loss(outputs[task.head], batch["targets"], batch["_mask"])
+
+
+def _classes(task: _Task, logits: jax.Array, batch: Batch) -> Candidates:
+    return Candidates(logits, jax.nn.one_hot(batch["targets"], logits.shape[1]))
 
 
 def _pretraining_loss(task: _Task, outputs: Outputs, batch: Batch) -> Sums:
@@ -241,6 +252,15 @@ KINDS: Mapping[str, Kind] = {
         pretrains=True,
         blind=False,  # there are no questions
     ),
+    "class": Kind(
+        _class_loss,
+        _classes,
+        "scores of labels-{head}.json in its order",
+        metric=lambda task, candidates: "top-1",
+        softmax=True,
+        noun="label",
+    ),
+    "text": Kind(None, None, "log-probabilities of tokens", generated=True),
 }
 
 

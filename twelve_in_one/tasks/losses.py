@@ -162,6 +162,28 @@ def choice_loss(
     return _sum(loss, best == jnp.argmax(_keep(targets, real, -jnp.inf), axis=-1), mask)
 
 
+def by_part(loss: Array, score: Array, mask: Array, part: Array, num_parts: int) -> Sums:
+    """The sums of a mixed batch, task by task.
+
+    Args:
+      loss: float[B] of the rows.
+      score: float or bool[B].
+      mask: bool[B], rows that count.
+      part: int32[B], place of each row's task among the parts.
+      num_parts: how many there are.
+
+    Returns:
+      Sums with arrays [num_parts].
+    """
+    # [B, parts]
+    of_part = (part[:, None] == jnp.arange(num_parts)) & mask[:, None]
+    return Sums(
+        jnp.sum(_keep(loss[:, None], of_part), axis=0),
+        jnp.sum(_keep(score[:, None], of_part), axis=0),
+        jnp.sum(of_part, axis=0, dtype=jnp.float32),
+    )
+
+
 # --------------------------------------------------------------------------------- pretraining
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from twelve_in_one.checkpoints import trees
-from twelve_in_one.config import check
+from twelve_in_one.config.check import MIXTURE
 from twelve_in_one.logs import profiling
 from twelve_in_one.logs.stopwatch import duration
 from twelve_in_one.mixing import plan, stop_and_go
@@ -28,14 +28,12 @@ def describe(
     frozen: Any,
 ) -> str:
     """Returns the text. Runs every program a few times on real batches; changes nothing on disk."""
-    from twelve_in_one.data.cut_texts import count_cut
-
     batches = {name: stream.batch(0) for name, stream in job.train_streams.items()}
     rounds = min(_PLANNED_ROUNDS, job.schedule.num_rounds)
     sections = (
         ("plan", plan.format_plan(job.schedule, stop_and_go.init(job.names), 0, rounds)),
         ("batches", _shapes(job, batches)),
-        ("texts", "\n".join(str(count_cut(stream)) for stream in job.train_streams.values())),
+        ("texts", "\n".join(map(str, job.inputs.cut_texts(job.train_streams))) or "none"),
         ("parameters", param_groups.describe(abstract.params, job.groups)),
         ("programs", programs.compile_list(table)),
         ("memory", _memory(job, table, abstract, frozen)),
@@ -45,20 +43,31 @@ def describe(
 
 
 def _shapes(job: Job, batches: Any) -> str:
-    scales = check.loss_scales(job.tasks)
     rows = [
-        f"{'task':10}  {'examples':>9}  {'rows x T x R':>14}  {'in parts of':>11}  "
-        f"{'loss scale':>10}  {'MB a batch':>10}"
+        f"{'stream':10}  {'examples':>9}  {'in parts of':>11}  {'loss scale':>10}  "
+        f"{'MB a batch':>10}  largest inputs"
     ]
-    for run in job.tasks:
-        task, batch = run.task, batches[run.task.name]
-        shape = f"{task.batch_size * task.rows_per_example}x{task.max_tokens}x{task.max_regions}"
-        size = sum(x.nbytes for name, x in batch.items() if name != HOST_ONLY)
+    for stream in job.streams:
+        batch = batches[stream.name]
+        arrays = {name: x for name, x in batch.items() if name != HOST_ONLY}
+        size = sum(x.nbytes for x in arrays.values())
+        largest = sorted(arrays, key=lambda name: -arrays[name].nbytes)[:2]
+        shapes = (f"{name} {'x'.join(map(str, arrays[name].shape[1:]))}" for name in largest)
+        count = job.train_streams[stream.name].selection.batch_size
         rows.append(
-            f"{task.name:10}  {task.batch_size:9,}  {shape:>14}  "
-            f"{task.batch_size // run.options.accumulate:11,}  {scales[task.name]:10g}  "
-            f"{size * jax.process_count() / 1e6:10.1f}"
+            f"{stream.name:10}  {count:9,}  {count // stream.accumulate:11,}  "
+            f"{stream.loss_scale:10g}  {size * jax.process_count() / 1e6:10.1f}  "
+            f"{', '.join(shapes)}"
         )
+    if job.mixed:
+        selection = job.train_streams[MIXTURE].selection
+        weights = selection.order.stages[0].weights
+        rows.append(f"{'of which':10}  {'weight':>9}  {'pairs':>11}  {'images':>10}")
+        for task, weight, part in zip(
+            job.names, weights, job.train_streams[MIXTURE].parts, strict=True
+        ):
+            pairs, images = part.images.size
+            rows.append(f"{task:10}  {weight:9.4f}  {pairs:11,}  {images:10,}")
     return "\n".join(rows)
 
 
@@ -92,11 +101,12 @@ def _time(job: Job, compiled: programs.Programs, abstract: Any, frozen: Any, bat
     flags = [job.placement.everywhere(jnp.bool_(value)) for value in (False, True)]
     expected = plan.expected_updates(job.schedule)
     rows = [
-        f"{'task':10}  {'s an update':>11}  {'updates':>9}  {'s a validation':>14}  {'in all':>12}"
+        f"{'stream':10}  {'s an update':>11}  {'updates':>9}  {'s a validation':>14}  "
+        f"{'in all':>12}"
     ]
     total = 0.0
-    for run in job.tasks:
-        name, task = run.task.name, run.task
+    for stream in job.streams:
+        name = stream.name
         batch = job.placement.place(batches[name])
         seconds = []
         for _ in range(_REPEATS + 1):  # the first is a warm-up
@@ -108,24 +118,17 @@ def _time(job: Job, compiled: programs.Programs, abstract: Any, frozen: Any, bat
                 state = compiled.update(state, gradient, *flags)
             jax.block_until_ready(state)
             seconds.append(time.perf_counter() - start)
-        stream = job.val_streams[name]
-        eval_batch = job.placement.place(stream.batch(0))
-        params = trees.merge(state.params, rest)
-        jax.block_until_ready(compiled.evaluate[name](params, eval_batch))
-        start = time.perf_counter()
-        jax.block_until_ready(compiled.evaluate[name](params, eval_batch))
-        limit = job.run.evaluation.max_validation_examples
-        num_batches = stream.selection.num_batches
-        if limit:
-            num_batches = min(num_batches, -(-limit // stream.selection.batch_size))
-        validation = (time.perf_counter() - start) * num_batches
         planned = next(t for t in job.schedule.tasks if t.name == name)
         times = job.schedule.num_rounds // plan.validation_interval(job.schedule, planned) + 1
+        params = trees.merge(state.params, rest)
+        validation = sum(
+            _validation(job, compiled, params, task.task.name) for task in job.tasks_of(name)
+        )
         update = min(seconds[1:])
         all_of_it = update * expected[name] + validation * times
         total += all_of_it
         rows.append(
-            f"{task.name:10}  {update:11.4f}  {expected[name]:9,}  {validation:14.2f}  "
+            f"{name:10}  {update:11.4f}  {expected[name]:9,}  {validation:14.2f}  "
             f"{duration(all_of_it):>12}"
         )
     rows.append(
@@ -133,3 +136,16 @@ def _time(job: Job, compiled: programs.Programs, abstract: Any, frozen: Any, bat
         "idle as it is now"
     )
     return "\n".join(rows)
+
+
+def _validation(job: Job, compiled: programs.Programs, params: Any, name: str) -> float:
+    """Seconds of a validation of a task, from one batch."""
+    stream = job.val_streams[name]
+    batch = job.placement.place(stream.batch(0))
+    jax.block_until_ready(compiled.evaluate[name](params, batch))
+    start = time.perf_counter()
+    jax.block_until_ready(compiled.evaluate[name](params, batch))
+    limit, num_batches = job.run.evaluation.max_validation_examples, stream.selection.num_batches
+    if limit:
+        num_batches = min(num_batches, -(-limit // stream.selection.batch_size))
+    return (time.perf_counter() - start) * num_batches

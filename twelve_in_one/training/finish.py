@@ -1,6 +1,5 @@
 """The end of a run: test scores, example pictures, the report, and readable results."""
 
-import dataclasses
 import html
 import json
 import logging
@@ -12,6 +11,8 @@ import jax
 
 from twelve_in_one import atomic
 from twelve_in_one.checkpoints import state
+from twelve_in_one.config.check import MIXTURE, TaskRun
+from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.evaluators import suite, target
 from twelve_in_one.logs import metrics_writer
 from twelve_in_one.report.write import FILE as REPORT
@@ -77,61 +78,38 @@ def finish(
     Raises:
       OSError: a file cannot be written.
     """
-    from twelve_in_one.data import own, run_inputs
     from twelve_in_one.data.builders import report
-    from twelve_in_one.report.examples import example_pictures, pictures_of
 
     run = job.run
     tasks = {task.task.name: task for task in job.tasks}
-    data = dataclasses.replace(
-        job.data,
-        trained_on=job.serving.trained_on,
-        keep_trained_on=run.evaluation.keep_trained_on,
-    )
+    inputs = job.inputs.for_tests(job.serving.trained_on, run.evaluation.keep_trained_on)
     splits = {}
     for name, task in tasks.items():
         wanted = task.options.test_splits
-        splits[name] = run_inputs.splits_of(job.data, task, wanted)
+        splits[name] = inputs.splits(task, wanted)
         missing = set(wanted) - set(splits[name])
         if missing:
             _log.warning("%s: not built, and left out: %s", name, ", ".join(sorted(missing)))
         if not splits[name]:  # a score on the validation split, marked in the table, beats none
             splits[name] = (task.options.val_split,)
-    raw = Path(run.data.raw_dir) if run.data.raw_dir else None
     pictures: list[Any] = []
 
     def keep(stream: Any, split: str, predictions: Any) -> None:
         if jax.process_index():
             return
         try:
-            name = stream.task.name
-            if name in job.data.own:
-                files = own.read_pictures(job.data.path, name)
-            else:
-                files = pictures_of(job.data.source(name).domain, raw)
-            pictures.extend(example_pictures(stream, predictions, files, run.evaluation.pictures))
+            pictures.extend(_pictures(inputs, stream, predictions, run))
         except ValueError as error:  # the other processes continue, so this one must too
             _log.warning("no example pictures of %s: %s", split, error)
 
     limit = run.evaluation.max_test_examples
-    baselines = None
-    if run.evaluation.text_baselines:
-        candidates = {name: task.options.candidates for name, task in tasks.items()}
-        baselines = target.baselines_of(data, candidates, limit)
+    baselines = _baselines(inputs, tasks, limit) if run.evaluation.text_baselines else None
     found = suite.evaluate_all(
         job.system,
         job.placement,
         params,
         splits,
-        lambda name, split: run_inputs.open_task(
-            run,
-            data,
-            tasks[name],
-            split,
-            job.system,
-            training=False,
-            batch_size=run.evaluation.batch_size or None,
-        ),
+        lambda name, split: inputs.evaluation_stream(tasks[name], split, job.system),
         options=run.evaluation,
         max_examples=limit,
         prefetch=run.data.prefetch,
@@ -155,7 +133,10 @@ def finish(
         job.workdir,
     )
     for name, entry in results["tasks"].items():
-        entry |= {"updates": updates[name], "validation": position.scores.get(name)}
+        entry |= {
+            "updates": updates[MIXTURE if job.mixed else name],
+            "validation": position.scores.get(name),
+        }
         numbers = {key: entry[key] for key in ("score", "metrics", "examples")}
         writer.write(
             {
@@ -170,6 +151,37 @@ def finish(
     if jax.process_index() == 0:
         _write(job.workdir, results, pictures)
     return results
+
+
+def _pictures(inputs: Any, stream: Any, predictions: Any, run: RunConfig) -> list[Any]:
+    """Example pictures of a split.
+
+    Raises:
+      ValueError: they cannot be made.
+    """
+    from twelve_in_one.data import own
+    from twelve_in_one.data.inputs import RegionInputs
+    from twelve_in_one.report.examples import example_pictures, pictures_of
+    from twelve_in_one.report.image_examples import image_examples
+
+    if not isinstance(inputs, RegionInputs):
+        return image_examples(stream, predictions, run.evaluation.pictures)
+    name, folder = stream.task.name, inputs.folder
+    if name in folder.own:
+        files = own.read_pictures(folder.path, name)
+    else:
+        raw = Path(run.data.raw_dir) if run.data.raw_dir else None
+        files = pictures_of(folder.source(name).domain, raw)
+    return example_pictures(stream, predictions, files, run.evaluation.pictures)
+
+
+def _baselines(inputs: Any, tasks: Mapping[str, TaskRun], limit: int) -> Any:
+    from twelve_in_one.data.inputs import RegionInputs
+
+    if not isinstance(inputs, RegionInputs):
+        return inputs.baselines(limit)
+    candidates = {name: task.options.candidates for name, task in tasks.items()}
+    return target.baselines_of(inputs.folder, candidates, limit)
 
 
 def _describe(scored: Mapping[str, str], validated: Mapping[str, str]) -> str:

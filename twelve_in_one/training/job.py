@@ -1,4 +1,8 @@
-"""The parts of a run: its data, devices, plan, optimizer and programs."""
+"""The parts of a run: its data, devices, plan, optimizer and programs.
+
+A run trains on streams: one per task, whose batches come in turn, or one of all tasks, whose
+batches are mixed.
+"""
 
 import dataclasses
 import logging
@@ -10,8 +14,9 @@ import jax
 
 from twelve_in_one.checkpoints import state
 from twelve_in_one.config import check
-from twelve_in_one.config.check import TaskRun
+from twelve_in_one.config.check import MIXTURE, TaskRun
 from twelve_in_one.config.settings import ConfigError, RunConfig
+from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.serving import Serving
 from twelve_in_one.mixing import plan, stop_and_go
 from twelve_in_one.optim import adamw, param_groups, schedules
@@ -33,8 +38,8 @@ class Job:
     run: RunConfig
     workdir: Path
     tasks: tuple[TaskRun, ...]
-    data: Any  # data.streams.DataFolder
-    serving: Serving
+    inputs: Any  # data.inputs.RunInputs
+    serving: Serving | ImageServing
     system: System
     placement: Placement
     groups: tuple[param_groups.ParamGroup, ...]
@@ -47,7 +52,19 @@ class Job:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the tasks."""
         return tuple(task.task.name for task in self.tasks)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether all tasks share one stream."""
+        return MIXTURE in self.train_streams
+
+    def tasks_of(self, stream: str) -> tuple[TaskRun, ...]:
+        """The tasks of a training stream."""
+        if stream == MIXTURE:
+            return self.tasks
+        return tuple(task for task in self.tasks if task.task.name == stream)
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -56,8 +73,22 @@ class Job:
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
-        """Task -> names of the parts of its loss, none if it has one."""
-        return {run.task.name: self.system.objective((run.task,)).parts for run in self.tasks}
+        """Stream -> names of the parts of its loss, none if it has one."""
+        return {stream.name: self.system.objective(stream.tasks).parts for stream in self.streams}
+
+    @property
+    def streams(self) -> tuple[programs.StreamRun, ...]:
+        """What programs train on."""
+        if self.mixed:
+            tasks = tuple(task.task for task in self.tasks)
+            return (programs.StreamRun(MIXTURE, tasks, 1.0, self.run.mixture.accumulate),)
+        scales = check.loss_scales(self.tasks)
+        return tuple(
+            programs.StreamRun(
+                task.task.name, (task.task,), scales[task.task.name], task.options.accumulate
+            )
+            for task in self.tasks
+        )
 
 
 def open_job(run: RunConfig, workdir: Path) -> Job:
@@ -66,7 +97,7 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
     Raises:
       ValueError: settings and data do not fit each other, or data or `init_from` is missing.
     """
-    from twelve_in_one.data import run_inputs
+    from twelve_in_one.data.inputs import open_inputs
     from twelve_in_one.training import prepare
 
     source = run.init_from.path
@@ -76,29 +107,16 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         prepare.prepare(run, workdir)
     processes.barrier("data prepared")
     tasks = check.task_runs(run)
-    data = run_inputs.open_data(run, workdir)
-    shapes = [task.task for task in tasks]
-    system = run_inputs.system_of(run, data, shapes, run_inputs.feature_dim(data, tasks))
-    streams: list[dict[str, Any]] = []
-    for training in (True, False):
-        size = None if training else run.evaluation.batch_size or None
-        streams.append(
-            {
-                task.task.name: run_inputs.open_task(
-                    run,
-                    data,
-                    task,
-                    task.options.train_split if training else task.options.val_split,
-                    system,
-                    training=training,
-                    batch_size=size,
-                )
-                for task in tasks
-            }
-        )
+    inputs = open_inputs(run, workdir)
+    system = inputs.system()
+    train_streams = inputs.train_streams(system)
+    val_streams = {
+        task.task.name: inputs.evaluation_stream(task, task.options.val_split, system)
+        for task in tasks
+    }
     planned = tuple(
         plan.PlannedTask(name, stream.selection.num_examples, stream.selection.num_batches)
-        for name, stream in streams[0].items()
+        for name, stream in train_streams.items()
     )
     schedule, controller = _schedule(run, planned)
     groups = system.groups(run.optimizer, run.system.official)
@@ -107,8 +125,8 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         run,
         workdir,
         tasks,
-        data,
-        run_inputs.serving_of(data, tasks, system),
+        inputs,
+        inputs.serving(system),
         system,
         Placement.make(
             system.abstract(),
@@ -121,7 +139,8 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         rate,
         schedule,
         controller,
-        *streams,
+        train_streams,
+        val_streams,
     )
 
 
@@ -205,8 +224,8 @@ def compile_job(
     return programs.compile_all(
         job.system,
         job.placement,
+        job.streams,
         job.tasks,
-        check.loss_scales(job.tasks),
         job.optimizer,
         state,
         frozen,

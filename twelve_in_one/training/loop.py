@@ -14,12 +14,13 @@ from typing import Any
 import jax
 
 from twelve_in_one.checkpoints import frozen, init_from, state, trees
-from twelve_in_one.evaluators import rows
+from twelve_in_one.config.check import MIXTURE
+from twelve_in_one.evaluators import suite
 from twelve_in_one.logs import metrics_writer, profiling
 from twelve_in_one.logs.stopwatch import Stopwatch, duration
 from twelve_in_one.logs.window import LogWindow
+from twelve_in_one.mixing import mixed, stop_and_go
 from twelve_in_one.mixing import plan as task_plan
-from twelve_in_one.mixing import stop_and_go
 from twelve_in_one.optim import schedules
 from twelve_in_one.parallel import processes, sharding
 from twelve_in_one.training import programs, steps
@@ -38,6 +39,7 @@ class Position:
     window: LogWindow
     seconds: float
     frozen: str = ""  # hash of the frozen parameters
+    stages: tuple[mixed.Stage, ...] = ()  # of a mixed stream
 
 
 def begin(
@@ -55,9 +57,12 @@ def begin(
     if restored is not None:
         train_state, progress = restored
         newest = progress.round
-        if set(progress.positions) != set(job.names):
+        before = progress.controllers or progress.positions
+        if set(before) != set(job.names) or set(progress.positions) != set(job.train_streams):
             raise ValueError(
-                f"{job.workdir} holds a run of {', '.join(progress.positions)}, the config is of "
+                f"{job.workdir} holds a run of {', '.join(before)} "
+                f"{'in' if MIXTURE in progress.positions else 'without'} a mixture, the config is "
+                f"of {'a mixture of ' if job.mixed else ''}"
                 f"{', '.join(job.names)}: choose another workdir, and begin with init_from"
             )
         if newest > job.run.schedule.num_rounds:
@@ -68,8 +73,11 @@ def begin(
             )
         _log.info("resumed at round %d from %s", newest, job.workdir)
         controllers = stop_and_go.from_json(progress.controllers, job.names)
-        window = LogWindow(job.parts, progress.window)
+        window = _window(job, progress.window)
         position = Position(newest, controllers, dict(progress.scores), window, progress.seconds)
+        position.stages = tuple(
+            mixed.Stage(first, tuple(weights)) for first, weights in progress.stages
+        )
         rest: Any = {}
         if progress.frozen:
             rest = frozen.read(job.workdir, abstract_frozen, progress.frozen, place=True)
@@ -86,26 +94,27 @@ def begin(
         _log.info("weights from %s\n%s", job.run.init_from.path, report)
     else:
         _log.info("random weights, seed %d", job.run.seed)
-    position = Position(0, stop_and_go.init(job.names), {}, LogWindow(job.parts), 0.0)
+    position = Position(0, stop_and_go.init(job.names), {}, _window(job), 0.0)
     if job.frozen:
         position.frozen = frozen.write(job.workdir, rest)
-    return train_state, rest, position, dict.fromkeys(job.names, 0)
+    return train_state, rest, position, dict.fromkeys(job.train_streams, 0)
+
+
+def _window(job: Job, saved: Mapping[str, Any] | None = None) -> LogWindow:
+    return LogWindow(job.parts, saved, (MIXTURE,) if job.mixed else ())
 
 
 def validate(job: Job, compiled: programs.Programs, params: Any, name: str) -> dict[str, Any]:
     """Scores a task on its validation split: score, loss, examples."""
-    from twelve_in_one.data.pipeline import as_dataset
-
-    stream = job.val_streams[name]
-    limit = job.run.evaluation.max_validation_examples
-    size = stream.selection.batch_size
-    stop = min(stream.selection.num_batches, -(-limit // size)) if limit else None
-    batches = as_dataset(stream, stop=stop, prefetch=job.run.data.prefetch).as_numpy_iterator()
-    outcome = rows.evaluate_stream(
-        compiled.evaluate[name], params, batches, job.placement.place, max_examples=limit
+    summary, _ = suite.score_stream(
+        compiled.evaluate[name],
+        params,
+        job.val_streams[name],
+        job.placement.place,
+        max_examples=job.run.evaluation.max_validation_examples,
+        prefetch=job.run.data.prefetch,
     )
-    (task,) = (run for run in job.tasks if run.task.name == name)
-    return rows.summarise(task.task, outcome, candidates=task.options.candidates)
+    return summary
 
 
 def run_rounds(
@@ -136,6 +145,7 @@ def run_rounds(
     updates = _Updates(job, compiled, rest, mixture, position.window, stopwatch)
     saved = position.round if checkpoints.latest() == position.round else -1
     plan: collections.deque[tuple[str, ...]] = collections.deque()
+    _reweigh(job, position, mixture, resumed=True)
 
     def whole(train_state: steps.TrainState) -> Any:
         return trees.merge(train_state.params, rest)
@@ -154,7 +164,8 @@ def run_rounds(
             number = position.round
             if not plan:
                 holds = task_plan.rounds_until_validation(job.schedule, number)
-                plan.extend(task_plan.plan(job.schedule, position.controllers, number, holds))
+                state_of = _controllers_of_streams(job, position.controllers)
+                plan.extend(task_plan.plan(job.schedule, state_of, number, holds))
             names = plan.popleft()
             profile.step(number, train_state.params)
             train_state = updates.round(train_state, names)
@@ -162,10 +173,15 @@ def run_rounds(
             stopping = stop.agreed(number)
             if position.round % run.log.every_rounds == 0 or position.round == total:
                 _log_training(job, train_state, position, stopwatch, updates.done, writer)
-            due = task_plan.validations(job.schedule, number)
+            due = [
+                task.task.name
+                for stream in task_plan.validations(job.schedule, number)
+                for task in job.tasks_of(stream)
+            ]
             if due:
                 with stopwatch.pause():
                     _validate_all(job, compiled, whole(train_state), due, position, writer)
+                _reweigh(job, position, mixture)
             if number in job.schedule.official_resets:
                 position.controllers = stop_and_go.reset(position.controllers)
             if (
@@ -179,6 +195,45 @@ def run_rounds(
                 _log.info("stopped at round %d (%s)", position.round, stop.reason or "asked")
                 return train_state, False
     return train_state, True
+
+
+def _controllers_of_streams(job: Job, controllers: stop_and_go.State) -> stop_and_go.State:
+    """A mixed stream stops only when all of its tasks have."""
+    if not job.mixed:
+        return controllers
+    stopped = all(controller.stopped for controller in controllers.values())
+    return {MIXTURE: stop_and_go.TaskState(stopped=stopped)}
+
+
+def _reweigh(job: Job, position: Position, mixture: Any, *, resumed: bool = False) -> None:
+    """Brings a mixed stream to the weights that the controllers ask for, from the next batch on.
+
+    Args:
+      job: the run.
+      position: of the run; holds the stages so far.
+      mixture: the `data.mixture.Mixture` to change.
+      resumed: also if the weights stay, as the stream does not know earlier stages yet.
+    """
+    if not job.mixed:
+        return
+    stream = job.train_streams[MIXTURE]
+    (first,) = stream.selection.order.stages
+    weights = dict(zip(job.names, first.weights, strict=True))
+    if job.schedule.kind == "stop_and_go":
+        weights = mixed.weights_now(weights, position.controllers, job.schedule.gap) or weights
+    now = mixed.Stage(mixture.positions[MIXTURE], tuple(weights.values()))
+    stages = position.stages or (first,)
+    if now.weights != stages[-1].weights:
+        kept = tuple(stage for stage in stages if stage.first_batch < now.first_batch)
+        stages = (*kept, now)
+    if stages != position.stages or resumed:
+        if stages != (first,):
+            mixture.replace(MIXTURE, stream.with_stages(stages))
+            shares = ", ".join(
+                f"{name} {weight:.3f}" for name, weight in zip(job.names, now.weights, strict=True)
+            )
+            _log.info("weights from batch %d on: %s", now.first_batch, shares)
+        position.stages = stages
 
 
 class _Updates:
@@ -263,6 +318,7 @@ def _progress(position: Position, positions: Mapping[str, int]) -> state.Progres
         position.window.to_json(),
         position.seconds,
         position.frozen,
+        tuple((stage.first_batch, stage.weights) for stage in position.stages),
     )
 
 

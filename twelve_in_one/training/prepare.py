@@ -5,11 +5,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from twelve_in_one.checkpoints import lock
+from twelve_in_one.config.check import task_runs
 from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import build, own, own_inputs, own_spec
+from twelve_in_one.data.image_inputs import built_dataset
 from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.systems import SYSTEMS
 from twelve_in_one.world import make
 
 _FEW_PICTURES = 64  # up to here, starting further processes costs more time than it saves
@@ -35,6 +39,9 @@ def prepare(run: RunConfig, workdir: Path) -> None:
       DataError: datasets are missing and the run does not name their source; or they were made
         from another source; or the user's own records cannot be used.
     """
+    if SYSTEMS[run.system.name].pixels:
+        _prepare_pictures(run)
+        return
     if not own_spec.own_options(run):
         _prepare_others(run)
         return
@@ -66,6 +73,58 @@ def prepare(run: RunConfig, workdir: Path) -> None:
             path.unlink()
 
 
+def _prepare_pictures(run: RunConfig) -> None:
+    """`prepare` for a system of pictures: the world, and datasets built with their pictures."""
+    names = sorted(
+        {name for task in task_runs(run) if (name := built_dataset(task.options.source))}
+    )
+    folder = Path(run.data.dir).absolute()
+    missing = [name for name in names if not build.is_built(folder, name, run.data.regions)]
+    raw = Path(run.data.raw_dir)
+    if run.data.world_images:
+        with lock.awaited(raw.absolute().with_name(f".{raw.name}.lock")):
+            if not make.is_made(raw, *_world_arguments(run)):
+                _make_world(run)
+            for name in missing:
+                _command(
+                    "data.build", name, "--manual_dir", run.data.raw_dir, "--data_dir",
+                    run.data.dir, "--features", "none", "--images", "keep",
+                )  # fmt: skip
+    elif missing:
+        raise DataError(
+            f"{run.data.dir}: not built: {', '.join(missing)}. Run `python -m "
+            f"twelve_in_one.data.build NAME --manual_dir RAW --data_dir {run.data.dir} --features "
+            f"{run.data.regions} --images keep` for each, or say with data.world_images how large "
+            "a generated world to make"
+        )
+
+
+def _world_arguments(run: RunConfig) -> tuple[Any, ...]:
+    """Arguments of `make.is_made` after the folder."""
+    data = run.data
+    covers = (data.world_covers, data.world_cover_side, data.world_cover_words)
+    sets = make.DecoderSets(data.world_class_pictures, *(covers if data.world_covers else ()))
+    return data.world_images, data.world_seed, data.world_more_captions, sets
+
+
+def _make_world(run: RunConfig) -> None:
+    data = run.data
+    sizes = {
+        "--images": data.world_images,
+        "--more_captions": data.world_more_captions,
+        "--seed": data.world_seed,
+        "--class_pictures": data.world_class_pictures,
+    }
+    if data.world_covers:
+        sizes |= {
+            "--covers": data.world_covers,
+            "--cover_side": data.world_cover_side,
+            "--cover_words": data.world_cover_words,
+        }
+    given = {option: size for option, size in sizes.items() if size or option == "--seed"}
+    _command("world", "--out", data.raw_dir, *(str(x) for pair in given.items() for x in pair))
+
+
 def _prepare_others(run: RunConfig) -> None:
     """`prepare` for all datasets but the user's own."""
     if run.data.held_out_dir and not run.data.samples_dir:
@@ -84,9 +143,7 @@ def _prepare_others(run: RunConfig) -> None:
     raw = Path(run.data.raw_dir)
     if run.data.world_images and run.data.raw_dir and raw.exists():
         try:
-            make.is_made(
-                raw, run.data.world_images, run.data.world_seed, run.data.world_more_captions
-            )
+            make.is_made(raw, *_world_arguments(run))
         except ValueError as error:
             raise DataError(
                 f"config.data.raw_dir: {error}, and another config.data.dir; or take what is there "
@@ -112,12 +169,7 @@ def _make(run: RunConfig) -> None:
             "data.real_samples", "--samples", run.data.samples_dir, "--data_dir", data, *held_out
         )
     elif missing and run.data.world_images:
-        sizes = {
-            "--images": run.data.world_images,
-            "--more_captions": run.data.world_more_captions,
-            "--seed": run.data.world_seed,
-        }
-        _command("world", "--out", raw, *(str(x) for pair in sizes.items() for x in pair))
+        _make_world(run)
         _command("data.build", "all", "--manual_dir", raw, "--data_dir", data)
 
 

@@ -3,6 +3,7 @@
 Tasks that differ only in id and data share a program; the update is the same for all.
 """
 
+import functools
 import itertools
 import os
 import time
@@ -23,7 +24,7 @@ from twelve_in_one.evaluators import rows
 from twelve_in_one.logs import profiling
 from twelve_in_one.parallel import sharding
 from twelve_in_one.parallel.placement import HOST_ONLY, Batch, Placement
-from twelve_in_one.systems.base import System
+from twelve_in_one.systems.base import AnyTask, System
 from twelve_in_one.training import steps
 
 
@@ -31,9 +32,9 @@ class Programs(NamedTuple):
     """Compiled functions of a run; see `steps` and `rows.make_eval_step` for their arguments.
 
     Attributes:
-      grad: task name -> gradient step; in a run of one task, gradient and update.
-      add: sum of two gradients; None where every task has its own update.
-      update: update step; None for a run of one task.
+      grad: stream -> gradient step; in a run of one stream, gradient and update.
+      add: sum of two gradients; None where every stream has its own update.
+      update: update step; None for a run of one stream.
       evaluate: task name -> evaluation step.
     """
 
@@ -41,6 +42,22 @@ class Programs(NamedTuple):
     add: Callable[..., Any] | None
     update: Callable[..., Any] | None
     evaluate: Mapping[str, Callable[..., Any]]
+
+
+class StreamRun(NamedTuple):
+    """A training stream as its program sees it.
+
+    Attributes:
+      name: of a task, or of the mixture of all.
+      tasks: of its rows.
+      loss_scale: factor on the loss.
+      accumulate: parts to cut a batch into.
+    """
+
+    name: str
+    tasks: tuple[AnyTask, ...]
+    loss_scale: float
+    accumulate: int
 
 
 class Program(NamedTuple):
@@ -141,8 +158,8 @@ def random_state(
 def compile_all(
     system: System,
     placement: Placement,
+    streams: Sequence[StreamRun],
     tasks: Sequence[TaskRun],
-    scales: Mapping[str, float],
     optimizer: optax.GradientTransformation,
     state: Any,
     frozen: Any,
@@ -159,12 +176,12 @@ def compile_all(
     Args:
       system: the model to train.
       placement: of the run.
-      tasks: of the run.
-      scales: task name -> factor on its loss.
+      streams: that it trains on.
+      tasks: that it is evaluated on.
       optimizer: of the run.
       state: from `abstract_state`.
       frozen: from `abstract_frozen`.
-      batches: task name -> a training batch of this process, for its shapes.
+      batches: stream -> a training batch of this process, for its shapes.
       eval_batches: task name -> an evaluation batch of this process, for its shapes.
       clip_norm: see `steps.make_update_step`.
       fused: also compile the sum of gradients.
@@ -177,7 +194,7 @@ def compile_all(
     gradient = steps.Gradient(state.params, flag)
     grads_out = shardings_of(gradient)
     everything = trees.merge(state.params, frozen)
-    alone = len(tasks) == 1
+    alone = len(streams) == 1
     train = "update" if alone else "gradient"
 
     def update() -> Any:
@@ -191,11 +208,10 @@ def compile_all(
         jitted = jax.jit(steps.add_gradients, donate_argnums=0, out_shardings=grads_out)
         return jitted.lower(gradient, gradient)
 
-    def grad(run: TaskRun) -> Any:
-        name = run.task.name
-        batch = _specs(placement, batches[name])
-        options = dict(loss_scale=scales[name], accumulate=run.options.accumulate)
-        objective = system.objective((run.task,))
+    def grad(run: StreamRun) -> Any:
+        batch = _specs(placement, batches[run.name])
+        options = dict(loss_scale=run.loss_scale, accumulate=run.accumulate)
+        objective = system.objective(run.tasks)
         if alone:
             both = steps.make_train_step(
                 objective,
@@ -220,22 +236,25 @@ def compile_all(
     if fused and not alone:
         jobs["add"] = ("sum of gradients", add)
     keys: dict[tuple[str, str], Any] = {}
-    for kind, source, lower in (
-        (train, batches, grad),
-        ("evaluation", eval_batches, evaluate),
-    ):
-        for run in tasks:
-            name = run.task.name
-            own = () if lower is evaluate else (scales[name], run.options.accumulate)
-            program = (kind, *own, system.objective((run.task,)).key, *_shapes(source[name]))
-            keys[kind, name] = program
-            label = jobs[program][0] + f", {name}" if program in jobs else f"{kind} of {name}"
-            jobs.setdefault(program, (label, lambda lower=lower, run=run: lower(run)))
-            jobs[program] = (label, jobs[program][1])
+
+    def plan(kind: str, name: str, program: Any, lower: Callable[[], Any]) -> None:
+        keys[kind, name] = program
+        label = jobs[program][0] + f", {name}" if program in jobs else f"{kind} of {name}"
+        jobs[program] = (label, jobs[program][1] if program in jobs else lower)
+
+    for stream in streams:
+        own = (stream.loss_scale, stream.accumulate, system.objective(stream.tasks).key)
+        program = (train, *own, *_shapes(batches[stream.name]))
+        plan(train, stream.name, program, functools.partial(grad, stream))
+    for run in tasks:
+        name = run.task.name
+        own = (system.objective((run.task,)).key,)
+        program = ("evaluation", *own, *_shapes(eval_batches[name]))
+        plan("evaluation", name, program, functools.partial(evaluate, run))
     compiled, table = _compile(placement, jobs, log)
     return (
         Programs(
-            {run.task.name: compiled[keys[train, run.task.name]] for run in tasks},
+            {stream.name: compiled[keys[train, stream.name]] for stream in streams},
             compiled.get("add"),
             compiled.get("update"),
             {run.task.name: compiled[keys["evaluation", run.task.name]] for run in tasks},

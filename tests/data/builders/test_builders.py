@@ -16,7 +16,6 @@ from twelve_in_one.data.builders.base import BuildInputs, made_of
 from twelve_in_one.data.builders.region_inputs import RegionInputs, no_regions, with_pictures
 from twelve_in_one.data.builders.sources import SOURCES
 from twelve_in_one.data.builders.twelve import BUILDERS
-from twelve_in_one.data.images.built import captions_of, questions_of
 from twelve_in_one.data.images.load import load_image
 from twelve_in_one.data.images.pipeline import decode
 from twelve_in_one.data.stored import schema
@@ -248,14 +247,14 @@ def test_pictures_are_kept_beside_annotations(few, photos, tmp_path):
     assert "images" not in made_of(BuildInputs(tmp_path, no_regions()))
     # What is trained on and what is built from hold the same texts.
     reader = open_split(builder.data_path, "train")
-    images = images_of(reader)
+    images = questions_of(reader)
     assert sorted(images.read(i).example_id for i in range(3)) == ["of a", "of b", "of c"]
-    assert images.is_checked and images.read(0).text == "text"
+    assert images.is_checked and images.read(0).question == "text"
     assert reader.record(0).num_bytes > len(images.read(0).data)
     plain = _build("snli_ve", tmp_path, tmp_path / "without", regions=no_regions())
     assert all(not pictures for pictures, _ in _pictures(plain).values())
     with pytest.raises(DataError, match="hold no pictures; build them with --images keep"):
-        images_of(open_split(plain.data_path, "train"))
+        questions_of(open_split(plain.data_path, "train"))
 
 
 def test_pictures_lie_in_the_frame_of_the_boxes(few, photos, tmp_path):

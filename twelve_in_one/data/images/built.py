@@ -36,9 +36,7 @@ def questions_of(reader: SplitReader) -> ImageSet:
 
     # Records are stored in random order, so neighbours are like any others.
     sizes = even_shards(reader.index.num_examples, _SHARD_SIZE)
-    return ImageSet(
-        reader.name, sizes, read, is_checked=True, first_of_image=reader.first_example
-    )
+    return ImageSet(reader.name, sizes, read, is_checked=True, first_of_image=reader.first_example)
 
 
 def captions_of(reader: SplitReader) -> ImageSet:
@@ -56,7 +54,8 @@ def captions_of(reader: SplitReader) -> ImageSet:
         return ImageExample(record.pictures[0].data, name, texts=texts, image_id=name)
 
     sizes = even_shards(len(reader.index.counts), _SHARD_SIZE)
-    return ImageSet(reader.name, sizes, read, is_checked=True)
+    pairs = reader.index.num_examples
+    return ImageSet(reader.name, sizes, read, is_checked=True, pairs=pairs)
 
 
 def _check(reader: SplitReader) -> None:

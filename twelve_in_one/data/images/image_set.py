@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from twelve_in_one.data.stored.records import DataError, Skipped
+from twelve_in_one.mixing.mixed import Size
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class ImageSet:
       first_of_image: int64[images + 1], number of the first example of each image, and the end, if
         consecutive examples share images; None if every example has its own.
       skipped: examples that the set names but that cannot be used.
+      pairs: of picture and text, where an example has several texts; 0 for one each.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ImageSet:
     is_checked: bool = False
     first_of_image: np.ndarray | None = dataclasses.field(default=None, compare=False)
     skipped: tuple[Skipped, ...] = ()
+    pairs: int = 0
 
     def __post_init__(self) -> None:
         if not self.num_examples:
@@ -70,6 +73,12 @@ class ImageSet:
     def first_of_shard(self) -> np.ndarray:
         """int64[shards + 1], number of the first example of each shard, and the end."""
         return np.concatenate([[0], np.cumsum(np.array(self.shard_sizes, np.int64))])
+
+    @property
+    def size(self) -> Size:
+        """Its pairs of picture and text, and its images."""
+        images = self.num_examples if self.first_of_image is None else len(self.first_of_image) - 1
+        return Size(self.pairs or self.num_examples, images)
 
     def locate(self, number: int) -> tuple[int, int]:
         """(shard, index within it) of an example.
@@ -87,3 +96,17 @@ def even_shards(count: int, shard_size: int) -> tuple[int, ...]:
     """Sizes of shards for a set without shards of its own; the last may be smaller."""
     whole, rest = divmod(count, shard_size)
     return (shard_size,) * whole + ((rest,) if rest else ())
+
+
+def first_examples(images: ImageSet, count: int) -> ImageSet:
+    """About the first `count` examples of a set: whole images."""
+    if not count or count >= images.num_examples:
+        return images
+    first = images.first_of_image
+    if first is not None:
+        last = int(np.searchsorted(first, count))
+        first, count = first[: last + 1], int(first[last])
+    ends = np.minimum(images.first_of_shard, count)
+    pairs = -(-images.pairs * count // images.num_examples)
+    sizes = tuple(int(size) for size in np.diff(ends) if size)
+    return dataclasses.replace(images, shard_sizes=sizes, first_of_image=first, pairs=pairs)

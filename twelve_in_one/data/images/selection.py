@@ -37,6 +37,8 @@ class ImageSelection:
     permuted_examples: int = PERMUTED_EXAMPLES
     window: int = WINDOW
 
+    seen = None  # how much was trained on is not known of pictures
+
     def __post_init__(self) -> None:
         host_rows(self.batch_size, self.host, self.num_hosts)
         try:

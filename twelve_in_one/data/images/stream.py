@@ -26,6 +26,8 @@ from twelve_in_one.data.images.load import load_bytes
 from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.selection import ImageSelection, MixedSelection
 from twelve_in_one.data.stored.records import DataError, Skipped
+from twelve_in_one.mixing.mixed import Stage
+from twelve_in_one.tasks.image_task import ImageTask
 
 MIN_SIDE = 1  # pixels; a picture to classify may be as small as a digit
 MAX_UNREADABLE_SHARE = 0.05
@@ -46,9 +48,7 @@ class Encode(Protocol):
         """The arrays of a row without an example."""
         ...
 
-    def __call__(
-        self, example: ImageExample, rng: np.random.Generator
-    ) -> Mapping[str, np.ndarray]:
+    def __call__(self, example: ImageExample, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The arrays of an example; draws, e.g. which of its texts to take, are from `rng`.
 
         Raises:
@@ -73,9 +73,7 @@ class ClassLabels:
         """See `Encode`."""
         return {"targets": self._targets(-1)}
 
-    def __call__(
-        self, example: ImageExample, rng: np.random.Generator
-    ) -> Mapping[str, np.ndarray]:
+    def __call__(self, example: ImageExample, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """See `Encode`."""
         if self.num_labels and example.label >= self.num_labels:
             raise DataError(f"{example.example_id}: class {example.label} of {self.num_labels}")
@@ -97,6 +95,7 @@ class Part:
       encode: of labels or texts.
       task_id: stated in its rows.
       seed: ints that random operations depend on.
+      by_image: whether the selection numbers images, of whose examples each visit draws one.
     """
 
     images: ImageSet
@@ -104,6 +103,7 @@ class Part:
     encode: Encode
     task_id: int = 0
     seed: tuple[int, ...] = (0,)
+    by_image: bool = False
 
 
 class Unreadable:
@@ -137,11 +137,13 @@ class ImageStream:
     Attributes:
       selection: which examples, and in which order.
       parts: the datasets; their pictures have one size, and their rows the same arrays.
+      task: of an evaluation; None in training.
       unreadable: examples left out so far.
     """
 
     selection: ImageSelection | MixedSelection
     parts: tuple[Part, ...]
+    task: ImageTask | None = None
     unreadable: Unreadable = dataclasses.field(default_factory=Unreadable)
 
     @property
@@ -149,6 +151,11 @@ class ImageStream:
         """Names of the classes of the only dataset, in the order of their numbers."""
         (part,) = self.parts
         return part.images.labels
+
+    def with_stages(self, stages: tuple[Stage, ...]) -> "ImageStream":
+        """The same mixed stream with other weights of its parts."""
+        order = dataclasses.replace(self.selection.order, stages=stages)
+        return dataclasses.replace(self, selection=dataclasses.replace(self.selection, order=order))
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
         """This host's rows of batch `number`, counted from 0 over all epochs.
@@ -203,7 +210,8 @@ class ImageStream:
 
     def _fetch(self, number: int) -> list[np.ndarray]:
         """Bytes, states, parts, epochs, numbers and ids of a batch's rows, [B] each; then the
-        encoded arrays, [B, ...]."""
+        encoded arrays, [B, ...].
+        """
         parts, epochs, numbers = self.selection.parts_and_rows(int(number))
         count, rows = len(parts), self.selection.num_rows
         data, ids = np.full(rows, b"", object), np.full(rows, b"", object)
@@ -231,12 +239,14 @@ class ImageStream:
         self, part: Part, epoch: int, number: int
     ) -> tuple[ImageExample, int, Mapping[str, np.ndarray]]:
         images = part.images
+        rng = np.random.default_rng((_ENCODE, *part.seed, epoch, number))
+        if part.by_image and images.first_of_image is not None:
+            number = int(rng.integers(*images.first_of_image[number : number + 2]))
         try:
             example = images.read(number)
         except DataError as error:
             self.unreadable.add(images.name, str(number), error)
             return ImageExample(b"", str(number)), _EMPTY, {}
-        rng = np.random.default_rng((_ENCODE, *part.seed, epoch, number))
         try:
             arrays = part.encode(example, rng)
         except DataError as error:
@@ -330,9 +340,7 @@ class ImageStream:
 
         nothing = (tf.constant([-1]), tf.zeros([1, side, side, 3], tf.uint8), tf.constant([False]))
         found, images, usable = (
-            tf.data.Dataset.from_tensor_slices(
-                (places, states, data, parts, epochs, numbers, ids)
-            )
+            tf.data.Dataset.from_tensor_slices((places, states, data, parts, epochs, numbers, ids))
             .map(make, num_parallel_calls=os.cpu_count() or 1)
             .ignore_errors()
             .concatenate(tf.data.Dataset.from_tensor_slices(nothing))

@@ -1,0 +1,295 @@
+"""The streams of a run of a system of pictures, as set by its config; see `data.inputs`."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from twelve_in_one.config.check import MIXTURE, TaskRun
+from twelve_in_one.config.settings import RunConfig
+from twelve_in_one.data import trained_on
+from twelve_in_one.data.cut_texts import CutTexts
+from twelve_in_one.data.formats.files import read_text
+from twelve_in_one.data.image_serving import ImageServing
+from twelve_in_one.data.images.built import captions_of, questions_of
+from twelve_in_one.data.images.image_set import ImageSet, even_shards, first_examples
+from twelve_in_one.data.images.pipeline import Preprocess
+from twelve_in_one.data.images.selection import ImageSelection, MixedSelection
+from twelve_in_one.data.images.sources import open_images
+from twelve_in_one.data.images.stream import ClassLabels, Encode, ImageStream, Part, try_some
+from twelve_in_one.data.stored.reader import built_folder, has_split, open_split
+from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.data.trained_on import TrainedOn
+from twelve_in_one.mixing.mixed import MixedOrder, Stage, weights_of
+from twelve_in_one.systems import SYSTEMS
+from twelve_in_one.systems.base import Facts, System
+from twelve_in_one.tasks.image_task import ImageTask
+
+_BUILT = {"questions": questions_of, "captions": captions_of}
+_IMAGE_SHARD = 1024
+
+
+class ImageInputs:
+    """The data of a run; sets are opened once."""
+
+    def __init__(self, run: RunConfig, tasks: Sequence[TaskRun]):
+        """Opens nothing yet.
+
+        Args:
+          run: the settings.
+          tasks: of the run.
+        """
+        self.run = run
+        self.tasks = tuple(tasks)
+        self.path = Path(run.data.raw_dir or run.data.dir)
+        self._options = {task.task.name: task.options for task in tasks}
+
+    def system(self) -> System:
+        """The system with the sizes set by the data.
+
+        Raises:
+          ConfigError: a size in the config does not fit the data.
+          DataError: a source cannot be opened.
+        """
+        heads = tuple((name, len(labels), 1) for name, labels in self.labels.items())
+        facts = Facts(vocab_size=0, answers={}, own_heads=heads)
+        return SYSTEMS[self.run.system.name].resolve(self.run.model, facts)
+
+    @functools.cached_property
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        """Task -> names of its classes, for tasks that classify.
+
+        Raises:
+          DataError: a source has none.
+        """
+        found = {}
+        for task in self.tasks:
+            if task.options.group != "classify":
+                continue
+            labels = self.images(task, task.options.train_split).labels
+            if not labels:
+                raise DataError(
+                    f"task {task.task.name}: {task.options.source} has no classes to learn"
+                )
+            found[task.task.name] = labels
+        return found
+
+    def images(self, task: TaskRun, split: str) -> ImageSet:
+        """The pictures of a split.
+
+        Raises:
+          DataError: the source cannot be opened, or its classes are not those of the training
+            split.
+        """
+        return self._opened(task.task.name, split)
+
+    @functools.cached_property
+    def _opened(self) -> Any:
+        return functools.cache(self._open)
+
+    def _open(self, name: str, split: str) -> ImageSet:
+        options = self._options[name]
+        dataset = built_dataset(options.source)
+        if dataset:
+            kind, _, place = options.source.replace("{split}", split).partition(":")
+            part = place.partition("/")[2]
+            folder = built_folder(Path(self.run.data.dir), dataset, self.run.data.regions)
+            cache = self.run.data.cache_megabytes << 20
+            return _BUILT[kind](open_split(folder, part or split, cache_bytes=cache))
+        labels: Sequence[str] | None = None
+        if options.class_names:
+            labels = _names(Path(options.class_names))
+        elif split != options.train_split and options.group == "classify":
+            labels = self._opened(name, options.train_split).labels or None
+        source = _filled(options.source, split, self.run)
+        try:
+            images = open_images(source, labels)
+        except DataError as error:
+            raise DataError(f"task {name}, split {split}: {error}") from error
+        if not images.is_checked:
+            try_some(images, self.run.images.max_unreadable_share)
+        return images
+
+    def splits(self, task: TaskRun, splits: Sequence[str]) -> tuple[str, ...]:
+        """The splits among these that exist."""
+        dataset = built_dataset(task.options.source)
+        if dataset:
+            folder = built_folder(Path(self.run.data.dir), dataset, self.run.data.regions)
+            return tuple(split for split in splits if has_split(folder, split))
+        there = []
+        for split in splits:
+            try:
+                self.images(task, split)
+            except DataError:
+                continue
+            there.append(split)
+        return tuple(there)
+
+    def train_streams(self, system: System) -> dict[str, ImageStream]:
+        """Name -> training stream: one per task, or `MIXTURE` of all.
+
+        Raises:
+          DataError: a source cannot be opened, or an example cannot be used.
+        """
+        _run, mixture = self.run, self.run.mixture
+        parts = [self._part(task, task.options.train_split, system, True) for task in self.tasks]
+        if not mixture.weighting:
+            return {
+                task.task.name: ImageStream(
+                    self._selection(task, part, task.task.batch_size), (part,)
+                )
+                for task, part in zip(self.tasks, parts, strict=True)
+            }
+        names = [task.task.name for task in self.tasks]
+        sizes = {name: part.images.size for name, part in zip(names, parts, strict=True)}
+        weights = weights_of(
+            mixture.weighting,
+            sizes,
+            temperature=mixture.temperature,
+            explicit={task.task.name: task.options.weight for task in self.tasks},
+        )
+        by_image = mixture.weighting == "images"
+        order = MixedOrder(mixture.batch_size, (Stage(0, tuple(weights.values())),))
+        selection = MixedSelection(
+            tuple(
+                self._selection(task, part, 1, alone=False)
+                for task, part in zip(self.tasks, parts, strict=True)
+            ),
+            order,
+            sum(size.images if by_image else size.pairs for size in sizes.values()),
+            jax.process_index(),
+            jax.process_count(),
+        )
+        return {MIXTURE: ImageStream(selection, tuple(parts))}
+
+    def evaluation_stream(self, task: TaskRun, split: str, system: System) -> ImageStream:
+        """All examples of a split, once and in stored order."""
+        part = self._part(task, split, system, False)
+        size = self.run.evaluation.batch_size or task.task.batch_size
+        images = part.images
+        selection = ImageSelection(
+            images,
+            size,
+            False,
+            part.seed,
+            jax.process_index(),
+            jax.process_count(),
+        )
+        return ImageStream(selection, (part,), task.task)
+
+    def serving(self, system: System) -> ImageServing:
+        """Companion of the weights of a model that learnt these tasks."""
+        shapes = tuple(task.task for task in self.tasks)
+        images = {
+            task.task.name: dataclasses.asdict(self._preprocess(task, system, training=False))
+            for task in self.tasks
+        }
+        return ImageServing(shapes, self.labels, images)
+
+    def baselines(self, max_examples: int) -> Callable[[ImageTask, str], dict[str, float]]:
+        """(task, split) -> chance, majority and words of a task that classifies.
+
+        Words say nothing there: a text-only model can do no better than the commonest class.
+        """
+        tasks = {task.task.name: task for task in self.tasks}
+
+        @functools.cache
+        def baselines(task: ImageTask, split: str) -> dict[str, float]:
+            run = tasks[task.name]
+            counts = [
+                np.bincount(self._numbers(run, name, limit), minlength=len(self.labels[task.name]))
+                for name, limit in ((run.options.train_split, 0), (split, max_examples))
+            ]
+            majority = float(counts[1][counts[0].argmax()] / counts[1].sum())
+            return {"chance": 1 / len(counts[0]), "majority": majority, "words": majority}
+
+        return baselines
+
+    def _numbers(self, task: TaskRun, split: str, limit: int) -> list[int]:
+        """The class of every example."""
+        images = self.images(task, split)
+        count = min(limit or images.num_examples, images.num_examples)
+        return [label for i in range(count) if (label := images.read(i).label) >= 0]
+
+    def trained_on(self, streams: Mapping[str, Any]) -> TrainedOn:
+        """Not recorded for pictures."""
+        return trained_on.nothing("which pictures were trained on")
+
+    def cut_texts(self, streams: Mapping[str, Any]) -> list[CutTexts]:
+        """There are no texts."""
+        return []
+
+    def for_tests(self, seen: TrainedOn | None, keep: bool) -> Self:
+        """The same: what was trained on is not recorded."""
+        return self
+
+    def _part(self, task: TaskRun, split: str, system: System, training: bool) -> Part:
+        images = self.images(task, split)
+        if training:
+            images = first_examples(images, task.options.max_train_examples)
+        return Part(
+            images,
+            self._preprocess(task, system, training=training),
+            self._encode(task, system),
+            task.task.task_id,
+            (self.run.seed, seed_of(task.task.name)),
+            training and self.run.mixture.weighting == "images",
+        )
+
+    def _encode(self, task: TaskRun, system: System) -> Encode:
+        return ClassLabels()
+
+    def _selection(
+        self, task: TaskRun, part: Part, batch_size: int, *, alone: bool = True
+    ) -> ImageSelection:
+        images = part.images
+        if part.by_image and images.first_of_image is not None:
+            count = len(images.first_of_image) - 1
+            images = ImageSet(images.name, even_shards(count, _IMAGE_SHARD), images.read)
+        hosts = (jax.process_index(), jax.process_count()) if alone else (0, 1)
+        return ImageSelection(images, batch_size, True, part.seed, *hosts)
+
+    def _preprocess(self, task: TaskRun, system: System, *, training: bool) -> Preprocess:
+        options, images, size = task.options, self.run.images, system.image_size
+        if training:
+            return Preprocess(
+                size,
+                random_crop=options.random_crop,
+                crop_area=(images.crop_area, 1.0),
+                flip=options.flip,
+                randaugment_layers=images.randaugment_layers,
+                randaugment_magnitude=images.randaugment_magnitude,
+                antialias=images.antialias,
+            )
+        if images.short_side < 0 or not (options.random_crop or images.short_side):
+            return Preprocess(size, antialias=images.antialias)
+        short_side = images.short_side or round(size * 256 / 224)
+        return Preprocess(size, short_side=short_side, antialias=images.antialias)
+
+
+def seed_of(name: str) -> int:
+    """A number for the random draws of a task, whatever else a run trains on."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+
+
+def built_dataset(source: str) -> str:
+    """The dataset of a source like "questions:NAME/SPLIT"; "" for other sources."""
+    kind, _, place = source.partition(":")
+    return place.partition("/")[0] if kind in _BUILT else ""
+
+
+def _filled(source: str, split: str, run: RunConfig) -> str:
+    return source.replace("{split}", split).replace("{raw_dir}", run.data.raw_dir)
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+    if len(set(names)) < len(names) or not names:
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), "")
+        raise DataError(f"{path}: should have one class per line, all different; {twice!r} repeats")
+    return names
