@@ -162,7 +162,44 @@ def choice_loss(
     return _sum(loss, best == jnp.argmax(_keep(targets, real, -jnp.inf), axis=-1), mask)
 
 
-def by_part(loss: Array, score: Array, mask: Array, part: Array, num_parts: int) -> Sums:
+def sequence_rows(
+    logits: Array, labels: Array, weights: Array, label_smoothing: float = 0.0
+) -> tuple[Array, Array, Array]:
+    """Writing a text: cross-entropy of each of its tokens (big_vision).
+
+    Args:
+      logits: float[B, L, V].
+      labels: int32[B, L].
+      weights: bool[B, L], tokens that count: not the prompt, not padding.
+      label_smoothing: share of the target spread evenly over the V - 1 other tokens.
+
+    Returns:
+      float32[B] each: sum of the loss, number of tokens whose label has the highest logit, number
+      of tokens.
+    """
+    logits = _keep(logits, weights[..., None])
+    scores = jax.nn.log_softmax(logits, axis=-1)
+    own = jnp.take_along_axis(scores, labels[..., None], axis=-1)[..., 0]
+    # With e = smoothing: (1 - e) own + e / (V - 1) (all - own)
+    others = jnp.sum(scores, axis=-1) - own if label_smoothing else jnp.zeros_like(own)
+    share = label_smoothing / (logits.shape[-1] - 1)
+    loss = -(1 - label_smoothing) * own - share * others
+    right = jnp.argmax(logits, axis=-1) == labels
+    return (
+        jnp.sum(_keep(loss, weights), axis=-1),
+        jnp.sum(_keep(right, weights), axis=-1),
+        jnp.sum(weights, axis=-1, dtype=jnp.float32),
+    )
+
+
+def by_part(
+    loss: Array,
+    score: Array,
+    mask: Array,
+    part: Array,
+    num_parts: int,
+    count: Array | None = None,
+) -> Sums:
     """The sums of a mixed batch, task by task.
 
     Args:
@@ -171,6 +208,7 @@ def by_part(loss: Array, score: Array, mask: Array, part: Array, num_parts: int)
       mask: bool[B], rows that count.
       part: int32[B], place of each row's task among the parts.
       num_parts: how many there are.
+      count: float32[B], what each row counts; 1 if None.
 
     Returns:
       Sums with arrays [num_parts].
@@ -180,7 +218,7 @@ def by_part(loss: Array, score: Array, mask: Array, part: Array, num_parts: int)
     return Sums(
         jnp.sum(_keep(loss[:, None], of_part), axis=0),
         jnp.sum(_keep(score[:, None], of_part), axis=0),
-        jnp.sum(of_part, axis=0, dtype=jnp.float32),
+        jnp.sum(of_part if count is None else _keep(count[:, None], of_part), axis=0, dtype=jnp.float32),
     )
 
 
