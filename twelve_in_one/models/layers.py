@@ -77,16 +77,18 @@ def dense(
     name: str | None = None,
     contract: int = 1,
     bias: float = 0.0,
+    use_bias: bool = True,
 ) -> nn.DenseGeneral:
     """A linear map of the last `contract` dimensions to `features`.
 
-    `axes` are the logical names of the kernel's dimensions, inputs first. Every bias starts
-    at `bias`.
+    `axes` are the logical names of the kernel's dimensions, inputs first. Every bias, if there are
+    any, starts at `bias`.
     """
     constant = nn.initializers.constant(bias)
     return nn.DenseGeneral(
         features,
         axis=tuple(range(-contract, 0)),
+        use_bias=use_bias,
         dtype=numerics.dtype,
         kernel_init=table_init(numerics, *axes),
         bias_init=nn.with_logical_partitioning(constant, axes[contract:]),
@@ -94,10 +96,13 @@ def dense(
     )
 
 
-def layer_norm(axis: str, numerics: Numerics, *, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(
+    axis: str, numerics: Numerics, *, name: str | None = None, use_bias: bool = True
+) -> nn.LayerNorm:
     """Layer norm of the last dimension: biased variance, epsilon inside the root, scale, bias."""
     return nn.LayerNorm(
         epsilon=numerics.layer_norm_eps,
+        use_bias=use_bias,
         dtype=numerics.dtype,
         use_fast_variance=False,  # E[x^2] - E[x]^2 cancels badly at an epsilon of 1e-12
         scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), (axis,)),
@@ -167,7 +172,8 @@ def attend(
 class Attention(nn.Module):
     """Multi-head attention; the widths of queries' and keys' inputs may differ.
 
-    Serves self-attention and, with `kv_input` from the other stream, co-attention.
+    Serves self-attention and, with `kv_input` from the other stream, co-attention. Decoding keeps
+    keys and values: `keys_values` makes them, `read` attends to them.
 
     Attributes:
       num_heads: N.
@@ -178,6 +184,7 @@ class Attention(nn.Module):
       q_axis: logical name of the width of the query input and of the output.
       kv_axis: logical name of the width of the key and value input.
       with_probabilities: see `attend`.
+      use_bias: whether the four linear maps have biases.
     """
 
     num_heads: int
@@ -188,8 +195,16 @@ class Attention(nn.Module):
     q_axis: str
     kv_axis: str
     with_probabilities: bool = True
+    use_bias: bool = True
 
-    @nn.compact
+    def setup(self) -> None:
+        shape = (self.num_heads, self.qkv_dim // self.num_heads)
+        for name, axis in (("query", self.q_axis), ("key", self.kv_axis), ("value", self.kv_axis)):
+            axes = (axis, "heads", "head_dim")
+            setattr(self, name, dense(shape, axes, self.numerics, use_bias=self.use_bias))
+        axes = ("heads", "head_dim", self.q_axis)
+        self.out = dense(self.out_dim, axes, self.numerics, contract=2, use_bias=self.use_bias)
+
     def __call__(
         self,
         q_input: Array,
@@ -210,20 +225,30 @@ class Attention(nn.Module):
         Returns:
           output [B, Q, out_dim] and the probabilities of `attend`.
         """
-        head_dim = self.qkv_dim // self.num_heads
-
-        def project(x: Array, axis: str, name: str) -> Array:
-            shape, axes = (self.num_heads, head_dim), (axis, "heads", "head_dim")
-            y = dense(shape, axes, self.numerics, name=name)(x)
-            return constrain(y, "act_batch", "act_length", "act_heads", "head_dim")
-
-        # [B, Q, Dq] -> [B, Q, N, H]; [B, K, Dkv] -> [B, K, N, H] twice
-        query = project(q_input, self.q_axis, "query")
-        key = project(kv_input, self.kv_axis, "key")
-        value = project(kv_input, self.kv_axis, "value")
+        key, value = self.keys_values(kv_input)
         if gates is not None:
-            query, key = query * gates[0], key * gates[1]
+            key = key * gates[1]
+        return self.read(
+            q_input, key, value, mask, dropout_key, None if gates is None else gates[0]
+        )
 
+    def keys_values(self, kv_input: Array) -> tuple[Array, Array]:
+        """Keys and values [B, K, N, H] of [B, K, Dkv]."""
+        return self._split(self.key(kv_input)), self._split(self.value(kv_input))
+
+    def read(
+        self,
+        q_input: Array,
+        key: Array,
+        value: Array,
+        mask: Array | None,
+        dropout_key: Array | None = None,
+        gate: Array | None = None,
+    ) -> tuple[Array, Array | None]:
+        """Attends from `q_input` to keys and values from `keys_values`; see `__call__`."""
+        query = self._split(self.query(q_input))
+        if gate is not None:
+            query = query * gate
         context, probabilities = attend(
             query,
             key,
@@ -233,11 +258,12 @@ class Attention(nn.Module):
             dropout_key=dropout_key,
             with_probabilities=self.with_probabilities,
         )
-        context = constrain(context, "act_batch", "act_length", "act_heads", "head_dim")
         # [B, Q, N, H] -> [B, Q, out_dim]
-        axes = ("heads", "head_dim", self.q_axis)
-        output = dense(self.out_dim, axes, self.numerics, name="out", contract=2)(context)
-        return output, probabilities
+        return self.out(self._split(context)), probabilities
+
+    def _split(self, x: Array) -> Array:
+        """`x` [B, L, N, H], split over devices by rows and heads."""
+        return constrain(x, "act_batch", "act_length", "act_heads", "head_dim")
 
 
 class FeedForward(nn.Module):

@@ -102,32 +102,47 @@ class FeedForward(nn.Module):
     """down(dropout(act(up(x))))."""
 
     config: BlocksConfig
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array, dropout_key: Array | None = None) -> Array:
         """Maps [B, L, D] to [B, L, D]."""
-        config = self.config
-        hidden = dense(config.mlp_dim, (config.width_axis, "mlp"), config.numerics, name="up")(x)
+        config, axis, options = self.config, self.config.width_axis, dict(use_bias=self.use_bias)
+        hidden = dense(config.mlp_dim, (axis, "mlp"), config.numerics, name="up", **options)(x)
         hidden = constrain(
             activation(config.activation)(hidden), "act_batch", "act_length", "act_mlp"
         )
         hidden = dropout(hidden, config.dropout_rate, dropout_key)
-        down = dense(config.hidden_dim, ("mlp", config.width_axis), config.numerics, name="down")
+        down = dense(config.hidden_dim, ("mlp", axis), config.numerics, name="down", **options)
         return down(hidden)
 
 
-def _attention(config: BlocksConfig, name: str) -> Attention:
+def attention(config: BlocksConfig, **fields: Any) -> Attention:
+    """Attention of a block's width, without dropout; `fields` are any of `Attention`'s."""
+    defaults = dict(dropout_rate=0.0, kv_axis=config.width_axis, with_probabilities=False)
     return Attention(
         num_heads=config.num_heads,
         qkv_dim=config.hidden_dim,
         out_dim=config.hidden_dim,
-        dropout_rate=0.0,
         numerics=config.numerics,
         q_axis=config.width_axis,
-        kv_axis=config.width_axis,
-        with_probabilities=False,
-        name=name,
+        **defaults | fields,
     )
+
+
+def add_residual(
+    config: BlocksConfig,
+    x: Array,
+    y: Array,
+    layer: int | Array,
+    dropout_key: Array | None,
+    path_key: Array | None,
+) -> Array:
+    """x + y, where `y` is a sub-layer's output, with dropout and drop path where there are keys."""
+    y = dropout(y, config.dropout_rate, dropout_key)
+    rate = config.drop_path_rate * layer / max(config.num_layers - 1, 1)
+    y = _drop_path(y, rate, path_key if config.drop_path_rate else None)
+    return constrain(x + y, "act_batch", "act_length", "act_embed")
 
 
 def _drop_path(x: Array, rate: float | Array, key: Array | None) -> Array:
@@ -159,18 +174,14 @@ class Block(nn.Module):
           [B, L, D], and the output of each sub-layer, before and after its addition.
         """
         config, key = self.config, fold_key(key, layer)
-        path_key = key if config.drop_path_rate else None
-        rate = config.drop_path_rate * layer / max(config.num_layers - 1, 1)
 
         def add(x: Array, y: Array, k: int) -> Array:
-            y = dropout(y, config.dropout_rate, fold_key(key, k))
-            y = _drop_path(y, rate, fold_key(path_key, k + 1))
-            return constrain(x + y, "act_batch", "act_length", "act_embed")
+            return add_residual(config, x, y, layer, fold_key(key, k), fold_key(key, k + 1))
 
         y = layer_norm(config.width_axis, config.numerics, name="attention_norm")(x)
         if self.window:
             y = split_windows(y, *self.window)
-        y, _ = _attention(config, "attention")(y, y, None)
+        y, _ = attention(config, name="attention")(y, y, None)
         if self.window:
             y = join_windows(y, *self.window)
         aux = {"attention": y}
@@ -208,9 +219,30 @@ class AttentionPool(nn.Module):
         axes = (None, config.width_axis)
         probe = self.param("probe", nn.with_logical_partitioning(init, axes), (1, x.shape[-1]))
         probe = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-        x, _ = _attention(config, "attention")(probe, x, None)
+        x, _ = attention(config, name="attention")(probe, x, None)
         y = layer_norm(config.width_axis, config.numerics, name="norm")(x)
         return (x + FeedForward(config, name="mlp")(y))[:, 0]
+
+
+def rematerialised(block: type[nn.Module], config: BlocksConfig) -> type[nn.Module]:
+    """`block` that keeps of its activations what `config.remat` says."""
+    if config.remat == "none":
+        return block
+    policies = jax.checkpoint_policies
+    save = policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
+    return nn.remat(block, policy=save, prevent_cse=not config.scan_layers)
+
+
+def scanned(block: type[nn.Module], config: BlocksConfig, num_inputs: int) -> type[nn.Module]:
+    """All blocks as one, called with x, the layers' numbers, and inputs that all layers share."""
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(0, *(nn.broadcast,) * (num_inputs - 2)),
+        length=config.num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
 
 
 def run_blocks(
@@ -230,23 +262,11 @@ def run_blocks(
     Returns:
       [B, L, D], and each sub-layer's output as "block_i/NAME"; none if scanned.
     """
-    block = Block
-    if config.remat != "none":
-        policies = jax.checkpoint_policies
-        save = policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
-        block = nn.remat(Block, policy=save, prevent_cse=not config.scan_layers)
     if config.scan_layers:
-        scan = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
-            length=config.num_layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
+        scan = scanned(rematerialised(Block, config), config, 3)
         x, _ = scan(config, name="blocks")(x, jnp.arange(config.num_layers), key)
         return x, {}
-    aux = {}
+    block, aux = rematerialised(Block, config), {}
     for i in range(config.num_layers):
         x, parts = block(config, (windows or {}).get(i), name=f"block_{i}")(x, i, key)
         aux |= {f"block_{i}/{name}": value for name, value in parts.items()}
