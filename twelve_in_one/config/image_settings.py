@@ -16,7 +16,7 @@ class ImageTaskOptions:
       source: of pictures and texts, as for `data.images.sources`, where {split} stands for the
         split and {raw_dir} for `data.raw_dir`; or "questions:NAME/{split}" and
         "captions:NAME/{split}" for a dataset built in `data.dir` with pictures.
-      prompt: text before the answer, where {question} stands for the question.
+      prompt: words that name the task to a decoder; "" takes its name with a colon.
       flip: mirror half of the training pictures; not where left and right or letters matter.
       random_crop: train on a random box of the picture, see `images`.
       class_names: file with the names of the classes in their order, one per line; "" takes those

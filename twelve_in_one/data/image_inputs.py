@@ -3,17 +3,16 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import jax
-import numpy as np
 
 from twelve_in_one.config.check import MIXTURE, TaskRun
 from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import trained_on
-from twelve_in_one.data.cut_texts import CutTexts
+from twelve_in_one.data.cut_texts import MAX_RECORDS, CutTexts
 from twelve_in_one.data.formats.files import read_text
 from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.images.built import captions_of, questions_of
@@ -22,29 +21,36 @@ from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.selection import ImageSelection, MixedSelection
 from twelve_in_one.data.images.sources import open_images
 from twelve_in_one.data.images.stream import ClassLabels, Encode, ImageStream, Part, try_some
+from twelve_in_one.data.images.texts import TextTargets
 from twelve_in_one.data.stored.reader import built_folder, has_split, open_split
 from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.data.texts import tokenizer_files
+from twelve_in_one.data.texts.sentence_pieces import train_sentencepiece
+from twelve_in_one.data.texts.sequences import TextCounts, count_texts
+from twelve_in_one.data.texts.tokenizer import SETTINGS_FILE, TextTokenizer
 from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.mixing.mixed import MixedOrder, Stage, weights_of
 from twelve_in_one.systems import SYSTEMS
 from twelve_in_one.systems.base import Facts, System
-from twelve_in_one.tasks.image_task import ImageTask
 
 _BUILT = {"questions": questions_of, "captions": captions_of}
 _IMAGE_SHARD = 1024
+_VOCABULARY_EXAMPLES = 50_000  # of each task, read to make a vocabulary
 
 
 class ImageInputs:
     """The data of a run; sets are opened once."""
 
-    def __init__(self, run: RunConfig, tasks: Sequence[TaskRun]):
+    def __init__(self, run: RunConfig, tasks: Sequence[TaskRun], workdir: Path):
         """Opens nothing yet.
 
         Args:
           run: the settings.
           tasks: of the run.
+          workdir: of the run; a resumed one has its tokenizer there.
         """
-        self.run = run
+        self.run, self.workdir = run, workdir
+        self.writes = SYSTEMS[run.system.name].image_kind == "text"
         self.tasks = tuple(tasks)
         self.path = Path(run.data.raw_dir or run.data.dir)
         self._options = {task.task.name: task.options for task in tasks}
@@ -57,7 +63,14 @@ class ImageInputs:
           DataError: a source cannot be opened.
         """
         heads = tuple((name, len(labels), 1) for name, labels in self.labels.items())
-        facts = Facts(vocab_size=0, answers={}, own_heads=heads)
+        facts = Facts(vocab_size=0, answers={}, own_heads=heads, num_tasks=len(self.tasks))
+        if self.tokenizer:
+            words = self.tokenizer
+            facts = dataclasses.replace(
+                facts,
+                vocab_size=words.vocab_size,
+                special_ids=(words.pad_id, words.eos_id, words.start_id),
+            )
         return SYSTEMS[self.run.system.name].resolve(self.run.model, facts)
 
     @functools.cached_property
@@ -76,8 +89,42 @@ class ImageInputs:
                 raise DataError(
                     f"task {task.task.name}: {task.options.source} has no classes to learn"
                 )
-            found[task.task.name] = labels
+            found[task.task.name] = (
+                tuple(readable(label) for label in labels) if self.writes else labels
+            )
         return found
+
+    @functools.cached_property
+    def tokenizer(self) -> TextTokenizer | None:
+        """Of the texts: named by the config, or that of the workdir, or made from the texts.
+
+        Raises:
+          DataError: it cannot be read or made.
+        """
+        if not self.writes:
+            return None
+        text, before = self.run.text, self.workdir / "inputs"
+        if text.tokenizer:
+            path = Path(text.tokenizer)
+            if path.is_dir():
+                return tokenizer_files.load(path)
+            return tokenizer_files.from_file(path, lower_case=text.lower_case)
+        if (before / SETTINGS_FILE).is_file():
+            return tokenizer_files.load(before)
+        return train_sentencepiece(self._all_texts(), text.vocab_size, lower_case=text.lower_case)
+
+    def _all_texts(self) -> Iterator[str]:
+        """Texts of the training splits to make a vocabulary from."""
+        for task in self.tasks:
+            yield task.options.prompt
+            if task.task.name in self.labels:
+                yield from self.labels[task.task.name]
+                continue
+            images = self.images(task, task.options.train_split)
+            for number in range(min(images.num_examples, _VOCABULARY_EXAMPLES)):
+                example = images.read(number)
+                yield example.question
+                yield from example.texts
 
     def images(self, task: TaskRun, split: str) -> ImageSet:
         """The pictures of a split.
@@ -189,40 +236,36 @@ class ImageInputs:
             task.task.name: dataclasses.asdict(self._preprocess(task, system, training=False))
             for task in self.tasks
         }
-        return ImageServing(shapes, self.labels, images)
-
-    def baselines(self, max_examples: int) -> Callable[[ImageTask, str], dict[str, float]]:
-        """(task, split) -> chance, majority and words of a task that classifies.
-
-        Words say nothing there: a text-only model can do no better than the commonest class.
-        """
-        tasks = {task.task.name: task for task in self.tasks}
-
-        @functools.cache
-        def baselines(task: ImageTask, split: str) -> dict[str, float]:
-            run = tasks[task.name]
-            counts = [
-                np.bincount(self._numbers(run, name, limit), minlength=len(self.labels[task.name]))
-                for name, limit in ((run.options.train_split, 0), (split, max_examples))
-            ]
-            majority = float(counts[1][counts[0].argmax()] / counts[1].sum())
-            return {"chance": 1 / len(counts[0]), "majority": majority, "words": majority}
-
-        return baselines
-
-    def _numbers(self, task: TaskRun, split: str, limit: int) -> list[int]:
-        """The class of every example."""
-        images = self.images(task, split)
-        count = min(limit or images.num_examples, images.num_examples)
-        return [label for i in range(count) if (label := images.read(i).label) >= 0]
+        text = {}
+        if self.tokenizer:
+            sizes = system.sizes(shapes[0])
+            text = {"cut": self.run.text.cut, "max_tokens": sizes["max_tokens"]}
+        return ImageServing(shapes, self.labels, images, text, self.tokenizer)
 
     def trained_on(self, streams: Mapping[str, Any]) -> TrainedOn:
         """Not recorded for pictures."""
         return trained_on.nothing("which pictures were trained on")
 
     def cut_texts(self, streams: Mapping[str, Any]) -> list[CutTexts]:
-        """There are no texts."""
-        return []
+        """Lengths of some of the texts of each task."""
+        if not self.writes:
+            return []
+        (system,) = {id(self): self.system()}.values()
+        return [self._cut_texts(task, system) for task in self.tasks]
+
+    def _cut_texts(self, task: TaskRun, system: System) -> CutTexts:
+        images, encode = self.images(task, task.options.train_split), self._encode(task, system)
+        count = min(images.num_examples, MAX_RECORDS)
+        found = TextCounts()
+        for number in range(count):
+            example = images.read(number)
+            texts, _ = encode.texts(example)
+            prompts = [encode.prompt_of(example)] * len(texts)
+            found += count_texts(self.tokenizer, prompts, texts, encode.max_tokens)
+        name = f"{task.task.name}/{task.options.train_split}"
+        return CutTexts(
+            name, encode.max_tokens, found.cut, found.texts, images.size.pairs, found.longest
+        )
 
     def for_tests(self, seen: TrainedOn | None, keep: bool) -> Self:
         """The same: what was trained on is not recorded."""
@@ -242,7 +285,15 @@ class ImageInputs:
         )
 
     def _encode(self, task: TaskRun, system: System) -> Encode:
-        return ClassLabels()
+        if not self.writes:
+            return ClassLabels()
+        return TextTargets(
+            tokenizer=self.tokenizer,
+            prompt=system.prompt(task.task),
+            labels=self.labels.get(task.task.name, ()),
+            sticky=self.run.text.cut == "sticky",
+            **system.sizes(task.task),
+        )
 
     def _selection(
         self, task: TaskRun, part: Part, batch_size: int, *, alone: bool = True
@@ -270,6 +321,11 @@ class ImageInputs:
             return Preprocess(size, antialias=images.antialias)
         short_side = images.short_side or round(size * 256 / 224)
         return Preprocess(size, short_side=short_side, antialias=images.antialias)
+
+
+def readable(label: str) -> str:
+    """A class as words: folders and catalogues join them with underscores."""
+    return " ".join(label.replace("_", " ").split())
 
 
 def seed_of(name: str) -> int:

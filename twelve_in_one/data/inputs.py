@@ -124,5 +124,5 @@ def open_inputs(run: RunConfig, workdir: Path) -> RegionInputs | ImageInputs:
     """
     tasks = check.task_runs(run)
     if SYSTEMS[run.system.name].pixels:
-        return ImageInputs(run, tasks)
+        return ImageInputs(run, tasks, workdir)
     return RegionInputs(run, tasks, workdir)

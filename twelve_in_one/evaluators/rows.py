@@ -248,7 +248,8 @@ def _joined(
     def joined(key: str, dtype: Any) -> np.ndarray:
         # P of [batches, rows, ...] -> [batches, P, rows, ...] -> [flat, ...]
         stacked = np.stack([np.array(part[key], dtype) for part in parts], axis=1)
-        return stacked.reshape(-1, *stacked.shape[3:])
+        count = stacked.shape[0] * stacked.shape[1] * stacked.shape[2]
+        return stacked.reshape(count, *stacked.shape[3:])
 
     kept = joined("mask", bool)
     columns = {name: joined(name, dtype)[kept] for name, dtype in dtypes.items() if name != "mask"}

@@ -19,7 +19,7 @@ from twelve_in_one.data.builders.sources import SOURCES
 from twelve_in_one.data.cut_texts import count_cut
 from twelve_in_one.data.encode.retrieval import read_retrieval_set
 from twelve_in_one.data.pipeline import AllTrainedOn, Stream, as_dataset
-from twelve_in_one.evaluators import official, retrieval, rows
+from twelve_in_one.evaluators import official, retrieval, rows, texts
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import EvalStep, Outcome
 from twelve_in_one.parallel import sharding
@@ -71,7 +71,7 @@ def evaluate_task(
       DataError: a record cannot be used; names it.
       ValueError: the model's outputs are not finite.
     """
-    task, selection = stream.task, stream.selection
+    task = stream.task
     kind = KINDS[task.kind]
     report: Progress = progress or (lambda name, done, total: None)
     with sharding.use(placement.mesh, placement.layout):
@@ -96,7 +96,10 @@ def evaluate_task(
             )
             summary = retrieval.summarise(ranked)
             return summary | {"official": official.figures(task, ranked, summary)}, ranked
-        if compiled is None:
+        if kind.generated:  # tests ask for more than validations do
+            encode = stream.parts[0].encode
+            compiled = jax.jit(texts.make_step(system, task, encode, thorough=True))
+        elif compiled is None:
             compiled = _eval_step(system, _nameless(task), placement.mesh, placement.layout)
         summary, outcome = score_stream(
             compiled,
@@ -142,14 +145,15 @@ def score_stream(
     if max_examples:
         total = min(total, max_examples)
     batches = as_dataset(stream, stop=-(-total // selection.batch_size), prefetch=prefetch)
-    outcome = rows.evaluate_stream(
-        step,
-        params,
-        batches.as_numpy_iterator(),
-        place,
+    options = dict(
         max_examples=max_examples,
         progress=lambda done: progress and progress(min(done, total), total),
     )
+    iterator = batches.as_numpy_iterator()
+    if kind.generated:
+        outcome = texts.evaluate_stream(step, params, iterator, stream, place, **options)
+        return texts.summarise(task, outcome), outcome
+    outcome = rows.evaluate_stream(step, params, iterator, place, **options)
     candidates = stream.encoding.candidates if kind.protocols else "detected"
     return rows.summarise(task, outcome, candidates=candidates, answered=answered), outcome
 
@@ -184,6 +188,13 @@ def has_answers(stream: Stream) -> bool:
         for record in first
         for annotation in record.annotations
     )
+
+
+def make_step(system: System, stream: Any) -> Any:
+    """The step of validations of a stream, to be jitted."""
+    if KINDS[stream.task.kind].generated:
+        return texts.make_step(system, stream.task, stream.parts[0].encode, thorough=False)
+    return rows.make_eval_step(system, stream.task)
 
 
 def evaluate_all(
@@ -263,7 +274,7 @@ def evaluate_all(
                 seen = dataclasses.asdict(stream.selection.seen)
                 part["trained_on"] = seen | {"unknown": list(seen["unknown"])}
             if baselines and part["score"] is not None and KINDS[task.kind].blind:
-                part |= {key: baselines(task, split)[key] for key in _BLIND}
+                part |= baselines(task, split)
             parts[split] = part
             if keep:
                 keep(stream, split, predictions)

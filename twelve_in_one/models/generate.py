@@ -24,7 +24,6 @@ from twelve_in_one.models.text_decoder import (
     TextDecoder,
     TextDecoderConfig,
     empty_cache,
-    shift_right,
 )
 
 Array = jax.Array

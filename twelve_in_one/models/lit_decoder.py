@@ -42,6 +42,7 @@ class LitDecoderConfig:
         tokens.
       question_layers: blocks of "encoder".
       max_question: Q, longest question of "encoder".
+      max_prompt: longest prompt.
       label_smoothing: share of the target spread over all other tokens.
       per_token: the loss is a mean over tokens, so that long texts weigh more, rather than over
         texts.
@@ -62,6 +63,7 @@ class LitDecoderConfig:
     question: Question = "prefix"
     question_layers: int = 2
     max_question: int = 32
+    max_prompt: int = 32
     label_smoothing: float = 0.1
     per_token: bool = False
     hidden_images: float = 0.0

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -61,6 +61,8 @@ class Facts:
       vocab_size: word pieces.
       answers: head -> number of answers or labels.
       feature_dim: F of the regions; 0 if there are none.
+      special_ids: of a tokenizer of texts: padding, end and start of a text.
+      num_tasks: that the model learns.
       own_heads: (name, labels, rows per example) of heads for the user's own datasets, or of the
         lists of classes of tasks on pictures.
     """
@@ -69,6 +71,8 @@ class Facts:
     answers: Mapping[str, int]
     feature_dim: int = 0
     own_heads: tuple[tuple[str, int, int], ...] = ()
+    special_ids: tuple[int, int, int] = (0, 1, 0)
+    num_tasks: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,26 @@ class Inputs:
     regions: str = ""
     task_ids: str = ""
     answers: str = ""
+
+
+class Written(NamedTuple):
+    """The texts that a model writes for a batch; rows without an example do not count.
+
+    Attributes:
+      sums: of shape [2]: the loss of the right text with its own picture, and with another one.
+      tokens: int32[B, L], the prompt, the text, its end, and padding.
+      log_probability: float32[B], of the text and its end.
+      finished: bool[B], whether the text ends before there is no more room.
+      ranked: int32[B], the most probable of a list of texts; -1 without a list.
+      blind: int32[B, L], what it writes without the picture; [B, 0] if that was not asked for.
+    """
+
+    sums: Sums
+    tokens: jax.Array
+    log_probability: jax.Array
+    finished: jax.Array
+    ranked: jax.Array
+    blind: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,9 +261,36 @@ class System(abc.ABC):
           ValueError: these tasks cannot share a batch.
         """
 
-    @abc.abstractmethod
     def judge(self, task: AnyTask) -> Callable[[Params, Batch], tuple[Sums, Candidates]]:
-        """(params, batch) -> loss and score, and the candidates for every row's prediction."""
+        """(params, batch) -> loss and score, and the candidates for every row's prediction.
+
+        Raises:
+          ValueError: its predictions are texts.
+        """
+        raise ValueError(f"{self.name} does not choose among candidates")
+
+    def writer(
+        self, task: AnyTask, candidates: np.ndarray | None, *, thorough: bool
+    ) -> Callable[[Params, Batch], Written]:
+        """(params, batch) -> texts, for tasks whose kind is `generated`.
+
+        Args:
+          task: of the batches.
+          candidates: int32[C, T], texts to rank, each with its end; None ranks none.
+          thorough: as for final scores; validation writes faster, and only what it needs.
+
+        Raises:
+          ValueError: the system writes no texts.
+        """
+        raise ValueError(f"{self.name} writes no texts")
+
+    def prompt(self, task: ImageTask) -> str:
+        """The words before every text of a task, and before its question.
+
+        Raises:
+          ValueError: the system writes no texts.
+        """
+        raise ValueError(f"{self.name} writes no texts")
 
     def pair_scores(self, task: Task) -> Callable[[Params, Batch, Batch, jax.Array], jax.Array]:
         """(params, C queries, I items, task id) -> float32[C, I], for tasks whose kind is `ranked`.

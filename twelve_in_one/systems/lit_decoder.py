@@ -5,20 +5,30 @@ Letters: B rows, L tokens of a text, V vocabulary.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from twelve_in_one.config.settings import ConfigError, OfficialOptions, OptimizerOptions
-from twelve_in_one.models import lit_decoder
+from twelve_in_one.models import generate, lit_decoder
 from twelve_in_one.models.lit_decoder import LitDecoder, LitDecoderConfig
 from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
 from twelve_in_one.systems import fields
-from twelve_in_one.systems.base import AnyTask, Batch, Facts, Inputs, Objective, Params, System
+from twelve_in_one.systems.base import (
+    AnyTask,
+    Batch,
+    Facts,
+    Inputs,
+    Objective,
+    Params,
+    System,
+    Written,
+)
 from twelve_in_one.tasks import losses
 from twelve_in_one.tasks.image_task import GROUPS, ImageTask
 from twelve_in_one.tasks.losses import Sums
@@ -85,15 +95,13 @@ class LitDecoderSystem(System):
     def image_size(self) -> int:
         return self.config.encoder.image_size[0]
 
-    def prompt(self, task: ImageTask, question: str) -> str:
-        """The words before a text, without those that go elsewhere."""
-        config, words = self.config, []
-        if config.conditioning == "prompt" and config.specificity != "none":
-            of_task = task.prompt or f"{task.name}:"
-            words.append(of_task if config.specificity == "dataset" else _GROUP_PROMPTS[task.group])
-        if question and config.question != "encoder":
-            words.append(question)
-        return " ".join(words)
+    def prompt(self, task: ImageTask) -> str:
+        config = self.config
+        if config.conditioning != "prompt" or config.specificity == "none":
+            return ""
+        if config.specificity == "group":
+            return _GROUP_PROMPTS[task.group]
+        return task.prompt or f"{task.name}:"
 
     def condition(self, task: ImageTask) -> int:
         """The row of the table of tasks."""
@@ -146,16 +154,71 @@ class LitDecoderSystem(System):
         each = jnp.maximum(tokens, 1)
         return loss / each, right / each, tokens
 
+    def writer(
+        self, task: AnyTask, candidates: np.ndarray | None, *, thorough: bool
+    ) -> Callable[[Params, Batch], Written]:
+        config, model = self.config, LitDecoder(self.config)
+        options = generate.Options(
+            config.start_id,
+            config.eos_id,
+            config.pad_id,
+            prefix_lm=config.question == "prefix_lm",
+        )
+        beams = config.beams if thorough and task.group == "caption" else 1
+
+        def images(params: Params, tokens: jax.Array, batch: Batch) -> generate.Images:
+            context = model.apply({"params": params}, tokens, batch, method="context")
+            places = jnp.arange(config.max_prompt)
+            given = places < batch["prompt_length"][:, None]
+            prompt = jnp.where(given, batch["tokens"][:, : config.max_prompt], config.pad_id)
+            return generate.Images(context.tokens, prompt, context.mask, context.prepended)
+
+        def write(params: Params, tokens: jax.Array, batch: Batch) -> generate.Texts:
+            about = images(params, tokens, batch)
+            if beams > 1:
+                return generate.beam_search(
+                    config.decoder, params["decoder"], about, options, num_beams=beams
+                )
+            return generate.greedy(config.decoder, params["decoder"], about, options)
+
+        def writer(params: Params, batch: Batch) -> Written:
+            tokens = model.apply({"params": params}, batch["images"], method="encode")
+            found = []
+            # With its own picture, and with the next row's.
+            for seen in (tokens, jnp.roll(tokens, 1, axis=0)):
+                logits = model.apply({"params": params}, seen, batch, method="score")
+                loss, right, _ = self._rows(logits, batch, 0.0)
+                part = jnp.zeros(len(loss), jnp.int32)
+                found.append(losses.by_part(loss, right, batch["_mask"], part, 1))
+            sums = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
+            texts = write(params, tokens, batch)
+            rows = len(tokens)
+            ranked, blind = jnp.full(rows, -1, jnp.int32), jnp.zeros((rows, 0), jnp.int32)
+            if thorough:
+                blind = write(params, jnp.zeros_like(tokens), batch).tokens
+                if candidates is not None:
+                    scores = generate.rank(
+                        config.decoder,
+                        params["decoder"],
+                        images(params, tokens, batch),
+                        jnp.asarray(candidates),
+                        options,
+                    )
+                    ranked = jnp.argmax(scores, axis=1).astype(jnp.int32)
+            return Written(sums, texts.tokens, texts.score, texts.finished, ranked, blind)
+
+        return writer
+
     def sizes(self, task: AnyTask) -> dict[str, Any]:
         asks = self.config.question == "encoder"
         return {
             "max_tokens": self.config.decoder.max_tokens,
+            "max_prompt": self.config.max_prompt,
             "max_question": self.config.max_question if asks else 0,
+            "condition": self.condition(task),
         }
 
 
 @functools.lru_cache(maxsize=16)
 def _abstract(config: LitDecoderConfig) -> Params:
-    return jax.eval_shape(
-        functools.partial(lit_decoder.init_params, config), jax.random.key(0)
-    )
+    return jax.eval_shape(functools.partial(lit_decoder.init_params, config), jax.random.key(0))

@@ -31,7 +31,7 @@ class ImageTask:
       task_id: its number among the tasks of the run.
       kind: of its targets, "class" or "text".
       batch_size: examples per batch of its own.
-      prompt: text before the answer, where {question} stands for the question.
+      prompt: words that name it to a decoder.
     """
 
     name: str

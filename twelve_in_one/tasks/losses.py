@@ -218,7 +218,9 @@ def by_part(
     return Sums(
         jnp.sum(_keep(loss[:, None], of_part), axis=0),
         jnp.sum(_keep(score[:, None], of_part), axis=0),
-        jnp.sum(of_part if count is None else _keep(count[:, None], of_part), axis=0, dtype=jnp.float32),
+        jnp.sum(
+            of_part if count is None else _keep(count[:, None], of_part), axis=0, dtype=jnp.float32
+        ),
     )
 
 

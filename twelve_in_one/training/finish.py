@@ -13,7 +13,7 @@ from twelve_in_one import atomic
 from twelve_in_one.checkpoints import state
 from twelve_in_one.config.check import MIXTURE, TaskRun
 from twelve_in_one.config.settings import RunConfig
-from twelve_in_one.evaluators import suite, target
+from twelve_in_one.evaluators import suite, target, texts
 from twelve_in_one.logs import metrics_writer
 from twelve_in_one.report.write import FILE as REPORT
 from twelve_in_one.training import programs
@@ -179,7 +179,7 @@ def _baselines(inputs: Any, tasks: Mapping[str, TaskRun], limit: int) -> Any:
     from twelve_in_one.data.inputs import RegionInputs
 
     if not isinstance(inputs, RegionInputs):
-        return inputs.baselines(limit)
+        return texts.baselines_of(inputs, limit)
     candidates = {name: task.options.candidates for name, task in tasks.items()}
     return target.baselines_of(inputs.folder, candidates, limit)
 

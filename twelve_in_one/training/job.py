@@ -230,7 +230,7 @@ def compile_job(
         state,
         frozen,
         {name: stream.batch(0) for name, stream in job.train_streams.items()},
-        {name: stream.batch(0) for name, stream in job.val_streams.items()},
+        job.val_streams,
         clip_norm=job.run.optimizer.clip_norm,
         fused=job.run.optimizer.update == "fused",
         official_schedule=advances_within_round(job.run),

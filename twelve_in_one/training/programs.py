@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from twelve_in_one.checkpoints import trees
 from twelve_in_one.config.check import TaskRun
-from twelve_in_one.evaluators import rows
+from twelve_in_one.evaluators import suite
 from twelve_in_one.logs import profiling
 from twelve_in_one.parallel import sharding
 from twelve_in_one.parallel.placement import HOST_ONLY, Batch, Placement
@@ -164,7 +164,7 @@ def compile_all(
     state: Any,
     frozen: Any,
     batches: Mapping[str, Batch],
-    eval_batches: Mapping[str, Batch],
+    eval_streams: Mapping[str, Any],
     *,
     clip_norm: float,
     fused: bool,
@@ -182,12 +182,13 @@ def compile_all(
       state: from `abstract_state`.
       frozen: from `abstract_frozen`.
       batches: stream -> a training batch of this process, for its shapes.
-      eval_batches: task name -> an evaluation batch of this process, for its shapes.
+      eval_streams: task name -> its validation, whose first batch has the shapes of all.
       clip_norm: see `steps.make_update_step`.
       fused: also compile the sum of gradients.
       official_schedule: see `steps.make_update_step`.
       log: called with one line per program.
     """
+    eval_batches = {name: stream.batch(0) for name, stream in eval_streams.items()}
     whole = sharding.replicated(placement.mesh)
     key = _abstract(jax.eval_shape(lambda: jax.random.key(0)), whole)
     flag = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
@@ -228,7 +229,7 @@ def compile_all(
         return jitted.lower(state.params, state.step, batch, key, frozen)
 
     def evaluate(run: TaskRun) -> Any:
-        step = rows.make_eval_step(system, run.task)
+        step = suite.make_step(system, eval_streams[run.task.name])
         jitted = jax.jit(step, out_shardings=whole)
         return jitted.lower(everything, _specs(placement, eval_batches[run.task.name]))
 

@@ -16,6 +16,7 @@ from twelve_in_one.data.builders.base import BuildInputs, made_of
 from twelve_in_one.data.builders.region_inputs import RegionInputs, no_regions, with_pictures
 from twelve_in_one.data.builders.sources import SOURCES
 from twelve_in_one.data.builders.twelve import BUILDERS
+from twelve_in_one.data.images.built import questions_of
 from twelve_in_one.data.images.load import load_image
 from twelve_in_one.data.images.pipeline import decode
 from twelve_in_one.data.stored import schema

@@ -31,7 +31,7 @@ def questions_of(reader: SplitReader) -> ImageSet:
             annotation.text,
             annotation.answers,
             annotation.scores,
-            record.image_ids[0],
+            str(reader.index.image_ids[position, 0]),
         )
 
     # Records are stored in random order, so neighbours are like any others.
@@ -50,7 +50,7 @@ def captions_of(reader: SplitReader) -> ImageSet:
     def read(number: int) -> ImageExample:
         record = reader.record(number)
         texts = tuple(annotation.text for annotation in record.annotations)
-        name = record.image_ids[0]
+        name = str(reader.index.image_ids[number, 0])
         return ImageExample(record.pictures[0].data, name, texts=texts, image_id=name)
 
     sizes = even_shards(len(reader.index.counts), _SHARD_SIZE)

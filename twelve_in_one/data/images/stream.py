@@ -266,7 +266,8 @@ class ImageStream:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        return tf.function(self._assemble)
+        # A function of its own: TensorFlow warns of one that many streams share.
+        return tf.function(lambda *columns: self._assemble(*columns))
 
     @functools.cached_property
     def _base_seeds(self) -> np.ndarray:

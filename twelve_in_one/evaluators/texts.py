@@ -1,0 +1,291 @@
+"""Scores of the texts that a model writes.
+
+| group | score | further |
+|---|---|---|
+| classify | share of texts that are exactly the class | by ranking the classes, by the nearest |
+| caption | CIDEr-D (1 is 100 of papers) | BLEU, ROUGE-L |
+| vqa | credit of the answer among people's | exact matches |
+| ocr | share of texts that are exactly the answer | |
+
+All also have the loss per text (perplexity is its exponential), the share of texts that do not end,
+the loss with another picture, and the score without the picture ("words"): a model whose score is
+no better has not learnt to look.
+Letters: E examples, L tokens.
+"""
+
+import collections
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from twelve_in_one.data.images.image_set import ImageExample, ImageSet
+from twelve_in_one.data.images.stream import ImageStream
+from twelve_in_one.data.images.texts import TextTargets
+from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.evaluators import rows
+from twelve_in_one.systems.base import AnyTask, System
+from twelve_in_one.tasks.image_task import ImageTask
+from twelve_in_one.tasks.metrics import captions
+from twelve_in_one.tasks.metrics.vqa import normalise_answer
+
+_SEES_NOTHING = 0.01  # the loss with another picture is less than this higher, in nats per token
+_MAJORITY_EXAMPLES = 20_000
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextOutcome:
+    """An evaluation, the same on every process; examples in the order of the stream.
+
+    Attributes:
+      example_ids: E ids.
+      texts: E texts.
+      score: float32[E], of each.
+      confidence: float32[E], probability of the whole text.
+      finished: bool[E], whether it ends.
+      loss: mean over the examples, of the right text.
+      other_loss: the same with the picture of another example.
+      further: further measures.
+      words: score of what it writes without the picture; None if that was not asked for.
+    """
+
+    example_ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    score: np.ndarray
+    confidence: np.ndarray
+    finished: np.ndarray
+    loss: float
+    other_loss: float
+    further: Mapping[str, float]
+    words: float | None
+
+    @property
+    def examples(self) -> int:
+        """E."""
+        return len(self.example_ids)
+
+
+def make_step(system: System, task: AnyTask, encode: TextTargets, *, thorough: bool) -> Any:
+    """(params, batch) -> `Written`, to be jitted; see `System.writer`."""
+    candidates = encode.candidates if encode.labels else None
+    return system.writer(task, candidates, thorough=thorough)
+
+
+def evaluate_stream(
+    step: Callable[[Any, Any], Any],
+    params: Any,
+    batches: Iterable[Any],
+    stream: ImageStream,
+    place: Callable[[Any], Any],
+    *,
+    max_examples: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> TextOutcome:
+    """Writes and scores the texts of a stream; arguments are those of `rows.collect`.
+
+    Raises:
+      ValueError: see `rows.collect`; or a loss is not finite.
+      DataError: an example cannot be read again.
+    """
+    found = rows.collect(step, params, batches, place, max_examples=max_examples, progress=progress)
+    (part,) = stream.parts
+    encode = part.encode
+    loss, other_loss = found.means[0]
+    if not np.isfinite(loss):
+        raise ValueError(f"the mean loss is {loss}: the model's weights are not usable")
+    examples = _examples(part.images, found.example_ids)
+
+    def written(tokens: np.ndarray) -> list[str]:
+        lengths = [len(encode.tokenizer.encode(encode.prompt_of(example))) for example in examples]
+        return [
+            encode.tokenizer.decode(row[length:])
+            for row, length in zip(tokens, lengths, strict=True)
+        ]
+
+    texts = written(found.columns["tokens"])
+    score, further = score_texts(stream.task, encode, examples, texts)
+    if encode.labels and (found.columns["ranked"] >= 0).all():
+        labels = np.array([example.label for example in examples])
+        further["ranked"] = float(np.mean(found.columns["ranked"] == labels))
+    words = None
+    if found.columns["blind"].shape[1]:
+        blind, _ = score_texts(stream.task, encode, examples, written(found.columns["blind"]))
+        words = float(np.mean(blind, dtype=np.float64))
+    return TextOutcome(
+        found.example_ids,
+        tuple(texts),
+        score,
+        np.exp(np.minimum(found.columns["log_probability"], 0.0)),
+        found.columns["finished"],
+        float(loss),
+        float(other_loss),
+        further,
+        words,
+    )
+
+
+def _examples(images: ImageSet, ids: Sequence[str]) -> list[ImageExample]:
+    """The examples with predictions: those of the set in their order, but for unreadable ones."""
+    found, number = [], 0
+    for wanted in ids:
+        while number < images.num_examples:
+            example = images.read(number)
+            number += 1
+            if example.example_id == wanted:
+                found.append(dataclasses.replace(example, data=b""))
+                break
+        else:
+            raise DataError(f"{images.name}: no example {wanted}, which has a prediction")
+    return found
+
+
+def score_texts(
+    task: ImageTask, encode: TextTargets, examples: Sequence[ImageExample], texts: Sequence[str]
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Score of each text, float32[E], and further measures of all.
+
+    Args:
+      task: sets the measure.
+      encode: knows the right texts.
+      examples: E of them.
+      texts: E predictions.
+
+    Raises:
+      DataError: an example has no right text.
+    """
+    right = [encode.texts(example) for example in examples]
+    if task.group == "caption":
+        names = [example.image_id or example.example_id for example in examples]
+        found = captions.evaluate(
+            [{"image_id": n, "caption": text} for n, text in zip(names, texts, strict=True)],
+            {n: known for n, (known, _) in zip(names, right, strict=True)},
+        )
+        per_image = found["per_image"]
+        score = np.array([per_image[name]["CIDEr-D"] / 100 for name in names], np.float32)
+        measures = ("BLEU-1", "BLEU-4", "ROUGE-L")
+        return score, {name: found[name] / 100 for name in measures}
+    if task.group == "vqa":
+        normal = [normalise_answer(text) for text in texts]
+        credit = [
+            max((s for t, s in zip(*known, strict=True) if normalise_answer(t) == text), default=0)
+            for text, known in zip(normal, right, strict=True)
+        ]
+        score = np.array(credit, np.float32)
+        return score, {"exact": float(np.mean(score >= 1))}
+    # As the tokenizer writes them: lower-cased, and blanks of one kind.
+    score = np.array(
+        [
+            any(_plain(encode, one) == text for one in known)
+            for text, (known, _) in zip(texts, right, strict=True)
+        ],
+        np.float32,
+    )
+    if not encode.labels:
+        return score, {}
+    names = [_plain(encode, label) for label in encode.labels]
+    nearest = [captions_nearest(text, names) for text in texts]
+    labels = [example.label for example in examples]
+    return score, {"nearest": float(np.mean(np.array(nearest) == labels))}
+
+
+def _plain(encode: TextTargets, text: str) -> str:
+    return encode.tokenizer.decode(encode.tokenizer.encode(text))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _distance(one: str, two: str) -> float:
+    """Edit distance over the longer length."""
+    row = list(range(len(two) + 1))
+    for i, a in enumerate(one, 1):
+        previous, row[0] = row[0], i
+        for j, b in enumerate(two, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
+    return row[-1] / max(len(one), len(two), 1)
+
+
+def captions_nearest(text: str, names: Sequence[str]) -> int:
+    """The number of the name that is nearest by edit distance, the first of several."""
+    return min(range(len(names)), key=lambda i: _distance(text, names[i]))
+
+
+def metric_of(task: ImageTask) -> str:
+    """Name of the score."""
+    names = {
+        "classify": "top-1",
+        "caption": "CIDEr-D",
+        "vqa": "soft accuracy",
+        "ocr": "exact match",
+    }
+    return names[task.group]
+
+
+def summarise(task: ImageTask, outcome: TextOutcome) -> dict[str, Any]:
+    """See `rows.summarise`; with "words" if it was asked for."""
+    score = float(np.mean(outcome.score, dtype=np.float64))
+    gap = outcome.other_loss - outcome.loss
+    if gap < _SEES_NOTHING:
+        _log.warning(
+            "%s: the loss of the right text is %.3f with its picture and %.3f with another: the "
+            "model does not look at the pictures",
+            task.name,
+            outcome.loss,
+            outcome.other_loss,
+        )
+    further = {
+        **outcome.further,
+        "unfinished": 1 - float(np.mean(outcome.finished)),
+        "loss_with_other_pictures": outcome.other_loss,
+    }
+    found = {
+        "score": score,
+        "metric": metric_of(task),
+        "loss": outcome.loss,
+        "examples": outcome.examples,
+        "metrics": further,
+    }
+    return found if outcome.words is None else found | {"words": outcome.words}
+
+
+def baselines_of(inputs: Any, limit: int) -> Callable[[ImageTask, str], dict[str, float]]:
+    """(task, split) -> "chance", where there is a list of classes, and "majority": of the text that
+    is commonest in training. Without pictures nothing is better for classes ("words").
+    """
+    tasks = {task.task.name: task for task in inputs.tasks}
+    system = inputs.system()
+
+    @functools.cache
+    def baselines(task: ImageTask, split: str) -> dict[str, float]:
+        run = tasks[task.name]
+        train = inputs.images(run, run.options.train_split)
+        test = inputs.images(run, split)
+        labels = inputs.labels.get(task.name, ())
+        if task.kind == "class":
+            counts = [
+                collections.Counter(x.label for x in _some(s, n))
+                for s, n in ((train, 0), (test, limit))
+            ]
+            common = max(counts[0], key=lambda label: (counts[0][label], -label))
+            majority = counts[1][common] / sum(counts[1].values())
+            return {"chance": 1 / len(labels), "majority": majority, "words": majority}
+        encode = inputs.evaluation_stream(run, split, system).parts[0].encode
+        counted: collections.Counter[str] = collections.Counter()
+        for example in _some(train, _MAJORITY_EXAMPLES):
+            texts, credit = encode.texts(example)
+            counted.update(dict(zip(texts, credit, strict=True)))
+        common = max(counted, key=lambda text: (counted[text], text))
+        examples = [dataclasses.replace(x, data=b"") for x in _some(test, limit)]
+        texts = [_plain(encode, common)] * len(examples)
+        score, _ = score_texts(task, encode, examples, texts)
+        found = {"majority": float(np.mean(score, dtype=np.float64))}
+        return found | ({"chance": 1 / len(labels)} if labels else {})
+
+    return baselines
+
+
+def _some(images: ImageSet, limit: int) -> Iterable[ImageExample]:
+    count = min(limit or images.num_examples, images.num_examples)
+    return (images.read(number) for number in range(count))
