@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from twelve_in_one.data import build, official
 from twelve_in_one.data.builders import finish, splits
-from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.builders.sources import ALL_SOURCES, SOURCES
 from twelve_in_one.data.builders.twelve import BUILDERS
 from twelve_in_one.data.encode.text import SPECIALS, load_tokenizer, with_capitals
 from twelve_in_one.data.regions import open_store
@@ -900,7 +900,7 @@ def test_check_finds_damaged_records(small_world, data_copy, run_build):
 
 def test_every_dataset_can_be_named():
     assert build.parse_arguments(["vqa", "--manual_dir", "a", "--data_dir", "b"]).jobs >= 1
-    for name in (*SOURCES, "all"):
+    for name in (*ALL_SOURCES, "all"):
         args = build.parse_arguments([name, "--manual_dir", "a", "--data_dir", "b"])
         assert (args.name, args.images.as_posix()) == (name, "a/images")
 

@@ -35,11 +35,6 @@ def _make(folder, seed=_SEED, jobs=1):
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return _make(tmp_path_factory.mktemp("world") / "raw")
-
-
-@pytest.fixture(scope="session")
 def sets(world):
     """(dataset, split) -> what its reader finds; every dataset and split there is."""
     return {

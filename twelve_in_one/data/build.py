@@ -35,7 +35,7 @@ from twelve_in_one.data.builders.assemble import (
     read_splits,
     splits_without_regions,
 )
-from twelve_in_one.data.builders.sources import SOURCES, Source
+from twelve_in_one.data.builders.sources import ALL_SOURCES, DECODER_SOURCES, SOURCES, Source
 from twelve_in_one.data.formats import files
 from twelve_in_one.data.stored.reader import (
     built_folder,
@@ -55,7 +55,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=["all", *SOURCES], help="dataset, or all that RAW holds")
+    parser.add_argument(
+        "name", choices=["all", *ALL_SOURCES], help="dataset, or all of 12-in-1 that RAW holds"
+    )
     parser.add_argument(
         "--manual_dir", type=local_path, required=True, help="RAW, the official files"
     )
@@ -66,7 +68,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="region features: lmdb:PATH, npy:DIR, tsv:FILE, hdf5:FILE, records:DIR, a path whose "
         "format can be told (may be given several times: the first that has an image gives it); "
         "pixels (found in the pictures, things on an even ground; the default), photos (the same "
-        "for photos), or none",
+        f"for photos), or none (the default of {', '.join(DECODER_SOURCES)})",
     )
     parser.add_argument(
         "--annotated_features",
@@ -122,7 +124,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.keep_images, pictures = args.images
     args.images = pictures or args.manual_dir / "images"
-    args.features = ",".join(args.features or ["pixels"])
+    default = "none" if args.name in DECODER_SOURCES else "pixels"
+    args.features = ",".join(args.features or [default])
     args.annotated_features = ",".join(args.annotated_features or []) or None
     for name in ("jobs", "num_regions"):
         number = getattr(args, name)
@@ -159,16 +162,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = _names(args)
         _check_vocabularies(args)
         if args.features in _PIXELS:
-            for domain in dict.fromkeys(SOURCES[name].domain for name in names):
+            for domain in dict.fromkeys(ALL_SOURCES[name].domain for name in names):
                 report.log(f"regions of {domain}")
-                source = next(s for s in SOURCES.values() if s.domain == domain)
+                source = next(s for s in ALL_SOURCES.values() if s.domain == domain)
                 with contextlib.suppress(ValueError, OSError):  # its datasets say it below
                     _regions(args, source, overwrite=args.overwrite and not args.check)
         outcomes = _outcomes(check_dataset if args.check else build_dataset, names, args)
         complete = report.print_outcomes(outcomes)
         if args.check:
             return 0 if complete and not any(map(_has_problem, outcomes)) else 1
-        _finish(args)
+        if args.name not in DECODER_SOURCES:  # which share nothing
+            _finish(args)
         return 0 if complete else 1
     except BrokenProcessPool:
         report.log("error: a process was killed, perhaps for want of memory; try fewer --jobs")
@@ -213,7 +217,7 @@ def _names(args: argparse.Namespace) -> list[str]:
     if not args.manual_dir.is_dir():
         raise DataError(f"--manual_dir {args.manual_dir}: no such folder")
     if args.name != "all":
-        folder = args.manual_dir / SOURCES[args.name].folder
+        folder = args.manual_dir / ALL_SOURCES[args.name].folder
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; it should hold the files of {args.name}")
         return [args.name]
@@ -221,6 +225,9 @@ def _names(args: argparse.Namespace) -> list[str]:
     absent = [name for name in SOURCES if name not in there]
     if absent:
         report.log(f"not in {args.manual_dir}, left out: {', '.join(absent)}")
+    for name, source in DECODER_SOURCES.items():
+        if (args.manual_dir / source.folder).is_dir():
+            report.log(f"{name} is no dataset of 12-in-1, left out: build it by its name")
     if not there:
         raise DataError(f"{args.manual_dir}: holds none of {', '.join(SOURCES)}")
     return there
@@ -233,10 +240,18 @@ def _regions(
     inputs = _only_regions(args, source, overwrite)
     if not args.keep_images:
         return inputs
-    pictures, left_out = region_inputs.picture_files(args.images / source.domain)
+    pictures, left_out = region_inputs.picture_files(_pictures_folder(args, source))
     known = {skip.file for skip in inputs.unreadable}
     unreadable = (*inputs.unreadable, *(skip for skip in left_out if skip.file not in known))
     return region_inputs.with_pictures(dataclasses.replace(inputs, unreadable=unreadable), pictures)
+
+
+def _pictures_folder(args: argparse.Namespace, source: Source) -> Path:
+    folder = args.images / source.domain
+    if source.released_images and not folder.is_dir():
+        beside = args.manual_dir / source.folder / source.released_images
+        return beside if beside.is_dir() else folder
+    return folder
 
 
 def _only_regions(
@@ -270,10 +285,10 @@ def _attempt(name: str, args: argparse.Namespace, work: Any) -> dict[str, Any]:
 def _build_inputs(name: str, args: argparse.Namespace) -> Any:
     from twelve_in_one.data.builders.base import BuildInputs
 
-    folder = args.manual_dir / SOURCES[name].folder
+    folder = args.manual_dir / ALL_SOURCES[name].folder
     return BuildInputs(
         folder,
-        _regions(args, SOURCES[name]),
+        _regions(args, ALL_SOURCES[name]),
         file_hashes(folder),
         report.Progress(name),
         args.max_skipped_share,
@@ -303,8 +318,8 @@ def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
     inputs = _build_inputs(name, args)
     reports = {}
-    sets, absent = read_splits(SOURCES[name], inputs.folder)
-    absent |= splits_without_regions(SOURCES[name], sets, inputs.regions)
+    sets, absent = read_splits(ALL_SOURCES[name], inputs.folder)
+    absent |= splits_without_regions(ALL_SOURCES[name], sets, inputs.regions)
     for split, found in sets.items():
         if split in absent:
             continue
@@ -354,9 +369,11 @@ def is_built(data_dir: Path, name: str, regions: str) -> bool:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder of annotations."""
+    """SHA-256 of every file below a folder of annotations, but not of pictures."""
     hashes = {}
     for path in files.walk_files(folder):
+        if path.suffix.lower() in files.PICTURE_SUFFIXES:
+            continue
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         hashes[str(path.relative_to(folder))] = digest

@@ -9,7 +9,7 @@ import numpy as np
 from twelve_in_one.data import own_spec, trained_on
 from twelve_in_one.data.builders import finish
 from twelve_in_one.data.builders.answers import read_vocabulary
-from twelve_in_one.data.builders.sources import SOURCES, Source
+from twelve_in_one.data.builders.sources import ALL_SOURCES, Source
 from twelve_in_one.data.builders.splits import CleanSplit, read_clean_split
 from twelve_in_one.data.encode.examples import Encoding
 from twelve_in_one.data.encode.negatives import nearest_pool
@@ -59,7 +59,7 @@ class DataFolder:
 
     def source(self, name: str) -> Source:
         """The description of a dataset."""
-        return self.own[name] if name in self.own else SOURCES[name]
+        return self.own[name] if name in self.own else ALL_SOURCES[name]
 
     def built(self, name: str) -> Path:
         """Folder of a built dataset.

@@ -1,5 +1,7 @@
 """A picture for people of the contents of a world's files, read as in a training job."""
 
+import itertools
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,17 +24,19 @@ class _Cell(NamedTuple):
 
     Attributes:
       file: of the picture.
-      box: corners, pixels.
       lines: heading and text.
+      box: corners, pixels; None to mark nothing.
     """
 
     file: Path
-    box: tuple[float, float, float, float]
     lines: tuple[tuple[str, str], ...]
+    box: tuple[float, float, float, float] | None = None
 
 
 def draw(folder: Path) -> None:
     """Writes contact_sheet.png: pictures of RefCOCO's training split with texts about them.
+
+    If there are image classes and covers of books, a few of them follow.
 
     Args:
       folder: of a world, all datasets written.
@@ -40,7 +44,7 @@ def draw(folder: Path) -> None:
     Raises:
       DataError: one of its files cannot be read.
     """
-    cells = _cells(folder)
+    cells = [*_cells(folder), *_class_cells(folder / "classes"), *_cover_cells(folder)]
     font = ImageFont.load_default(_TEXT_SIZE)
     texts = [[_wrapped(f"{head}: {text}", font) for head, text in cell.lines] for cell in cells]
     height = HEIGHT * _ZOOM + _LINE * max(sum(map(len, t)) for t in texts) + 3 * _GAP
@@ -52,10 +56,12 @@ def draw(folder: Path) -> None:
         row, column = divmod(number, columns)
         x, y = _GAP + column * (_WIDTH + _GAP), _GAP + row * height
         with Image.open(cell.file) as picture:
-            size = (WIDTH * _ZOOM, HEIGHT * _ZOOM)
+            zoom = min(WIDTH * _ZOOM / picture.width, HEIGHT * _ZOOM / picture.height)
+            size = (round(picture.width * zoom), round(picture.height * zoom))
             sheet.paste(picture.resize(size, Image.Resampling.BICUBIC), (x, y))
-        corners = np.array(cell.box) * _ZOOM + (x, y, x, y)
-        canvas.rectangle(corners.round().tolist(), outline=_MARK, width=2)
+        if cell.box is not None:
+            corners = np.array(cell.box) * zoom + (x, y, x, y)
+            canvas.rectangle(corners.round().tolist(), outline=_MARK, width=2)
         y += HEIGHT * _ZOOM + _GAP // 2
         for lines in parts:
             for line in lines:
@@ -81,8 +87,35 @@ def _cells(folder: Path) -> list[_Cell]:
             ("COCO", described[image_id][0].text),
             ("RefCOCO", expression.text),
         )
-        cells.append(_Cell(folder / "images/coco/train2014" / name, expression.box, lines))
+        cells.append(_Cell(folder / "images/coco/train2014" / name, lines, expression.box))
     return cells
+
+
+def _class_cells(folder: Path) -> list[_Cell]:
+    """The first picture of a few classes of each set."""
+    cells = []
+    for image_set in sorted(folder.iterdir()) if folder.is_dir() else ():
+        classes = sorted((image_set / "train").iterdir())
+        for place in classes[:: max(1, len(classes) // _COLUMNS)][:_COLUMNS]:
+            text = place.name.replace("_", " ")
+            cells.append(_Cell(min(place.iterdir()), ((f"Class of {image_set.name}", text),)))
+    return cells
+
+
+def _cover_cells(folder: Path) -> list[_Cell]:
+    """The first books, with all their questions."""
+    path = folder / "ocr_vqa/dataset.json"
+    books = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return [
+        _Cell(
+            folder / f"images/ocr_vqa/{book_id}.jpg",
+            tuple(
+                ("OCR-VQA", f"{question} {answer}")
+                for question, answer in zip(book["questions"], book["answers"], strict=True)
+            ),
+        )
+        for book_id, book in itertools.islice(books.items(), _COLUMNS)
+    ]
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont) -> list[str]:

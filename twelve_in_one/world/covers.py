@@ -13,6 +13,7 @@ from twelve_in_one.world.scene import COLOURS
 
 MAX_WORDS = 40  # in each of the lists below
 _UNIT = 64  # sizes and places below are in 64ths of the cover's side
+_MARGIN = 3  # at the right
 
 _ADJECTIVES = (
     "silent golden hidden wild lost bright winter paper little secret frozen broken velvet dark "
@@ -84,13 +85,13 @@ def draw(cover: Cover, side: int, rng: np.random.Generator) -> np.ndarray:
     GENRES[cover.genre](canvas, scale, motif, rng)
     first, second = cover.title.split()
     left = rng.uniform(2, 5)
-    for text, top, size, width in (
-        (first, 3, 18, 59),
-        (second, 19, 18, 59),
-        (cover.author, 36, 12, 60),
-        (cover.genre, 49, 11, 60),
+    for text, top, size in (
+        (first, 3, 18),
+        (second, 19, 18),
+        (cover.author, 36, 12),
+        (cover.genre, 49, 11),
     ):
-        _write(canvas, text, (left, top + rng.uniform(-1, 1)), size, width, scale, ink, halo)
+        _write(canvas, text, (left, top + rng.uniform(-1, 1)), size, scale, ink, halo)
     pixels = np.asarray(image, np.float32) * np.float32(rng.uniform(0.88, 1.05))
     pixels += np.float32(rng.uniform(1, 5)) * rng.standard_normal((side, side, 1), np.float32)
     drawn = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
@@ -102,16 +103,15 @@ def _write(
     text: str,
     place: tuple[float, float],
     size: float,
-    width: float,
     scale: float,
     ink: Colour,
     halo: Colour,
 ) -> None:
-    """One line of text, smaller if it would be wider than `width`; lengths in units."""
+    """One line of text, smaller if it would reach beyond the margin; place and size in units."""
+    room = (_UNIT - _MARGIN - place[0]) * scale
     font = ImageFont.load_default(size * scale)
-    wide = font.getlength(text) / scale
-    if wide > width - place[0]:
-        font = ImageFont.load_default(size * scale * (width - place[0]) / wide)
+    while font.getlength(text) > room:  # in whole pixels, so lengths are not in proportion
+        font = ImageFont.load_default(font.size - 0.5)
     canvas.text(
         (place[0] * scale, place[1] * scale),
         text,

@@ -14,7 +14,7 @@ from PIL import Image
 from twelve_in_one.data.builders.assemble import make_record
 from twelve_in_one.data.builders.base import BuildInputs, made_of
 from twelve_in_one.data.builders.region_inputs import RegionInputs, no_regions, with_pictures
-from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.builders.sources import ALL_SOURCES, DECODER_SOURCES, SOURCES
 from twelve_in_one.data.builders.twelve import BUILDERS
 from twelve_in_one.data.images.built import questions_of
 from twelve_in_one.data.images.load import load_image
@@ -44,13 +44,13 @@ def _build(name, raw, data_dir, **inputs):
 
 
 def test_one_builder_a_dataset():
-    assert list(BUILDERS) == list(SOURCES)
+    assert list(BUILDERS) == list(ALL_SOURCES) == [*SOURCES, *DECODER_SOURCES]
     for name, builder in BUILDERS.items():
-        assert builder.source is SOURCES[name]
+        assert builder.source is ALL_SOURCES[name]
         assert builder.name == name.replace("+", "_plus")
 
 
-@NAMES
+@pytest.mark.parametrize("name", ALL_SOURCES)
 def test_docstring_is_the_recipe(name):
     text = inspect.cleandoc(BUILDERS[name].__doc__)
     parts = dict(
@@ -63,7 +63,7 @@ def test_docstring_is_the_recipe(name):
     assert parts.keys() - {"Splits"} == wanted and (
         "Splits" in parts or name == "conceptual_captions"
     )
-    assert f"`{SOURCES[name].folder}/" in parts["Recipe"]
+    assert f"`{ALL_SOURCES[name].folder}/" in parts["Recipe"]
     assert "SHA-256" in parts["Checksums"]
     assert len(text.splitlines()[0]) > 20 and "http" not in text
 

@@ -1,7 +1,7 @@
-"""Builders of group G1: questions with an answer from a vocabulary."""
+"""Builders of questions: group G1, with an answer from a vocabulary, and OCR-VQA."""
 
 from twelve_in_one.data.builders.base import ImageMajorBuilder
-from twelve_in_one.data.builders.sources import SOURCES
+from twelve_in_one.data.builders.sources import DECODER_SOURCES, SOURCES
 
 
 class Vqa(ImageMajorBuilder, skip_registration=True):
@@ -48,3 +48,18 @@ class Gqa(ImageMajorBuilder, skip_registration=True):
     """
 
     source = SOURCES["gqa"]
+
+
+class OcrVqa(ImageMajorBuilder, skip_registration=True):
+    """OCR-VQA (Mishra et al., 2019): author, title and genre, read from covers of books.
+
+    Recipe: from the dataset's site into `ocr_vqa/`: dataset.json and the folder images/ that the
+    script of the release fills, ID.jpg, ID.gif or ID.png; the images may also be in
+    `images/ocr_vqa/`. Build with --images keep; there are no region features unless asked for.
+    Splits: by the numbers in the file, 1 "train", 2 "val", 3 "test". Books whose cover is missing
+    are listed; covers vanish from the web, so a larger --max_skipped_share may be needed.
+    Licence: as on the dataset's site; the covers belong to their publishers.
+    Checksums: none are published; `build.json` records SHA-256 of the files that were read.
+    """
+
+    source = DECODER_SOURCES["ocr_vqa"]

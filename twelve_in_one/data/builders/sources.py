@@ -1,4 +1,4 @@
-"""The thirteen datasets as data: the source of their images, their splits, and their readers.
+"""The datasets as data: the source of their images, their splits, and their readers.
 
 Splits are named by role: "train", "val" and "test" ("testA" and "testB" for RefCOCO and RefCOCO+).
 Each reader under `annotations/` says which official splits play which role.
@@ -14,6 +14,7 @@ from twelve_in_one.data.annotations import (
     gqa,
     guesswhat,
     nlvr2,
+    ocr_vqa,
     refcoco,
     retrieval,
     snli_ve,
@@ -42,6 +43,8 @@ class Source:
       keeps_texts: retrieval and pretraining draw captions of other images.
       official: inputs of the official evaluation program beside the answers; None if there is
         no program, or the built dataset is enough.
+      released_images: where the release has the images, below `folder`; looked into if the user's
+        images have no folder of this domain.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Source:
     scores_annotated_boxes: bool = False
     keeps_texts: bool = False
     official: OfficialFiles | None = None
+    released_images: str | None = None
 
 
 def _refcoco(name: str, *test_splits: str) -> Source:
@@ -68,6 +72,7 @@ def _refcoco(name: str, *test_splits: str) -> Source:
 _choice = functools.partial(Source, scores_annotated_boxes=True)
 _captions = functools.partial(Source, keeps_texts=True)
 
+# The datasets of 12-in-1.
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
@@ -118,3 +123,20 @@ SOURCES: dict[str, Source] = {
         ),
     )
 }
+# Further datasets, for text decoders. Their images are nobody else's, so that the clean split has
+# nothing to do with them.
+DECODER_SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        Source(
+            "ocr_vqa",
+            "ocr_vqa",
+            "ocr_vqa",
+            ocr_vqa.read,
+            test_splits=(),
+            cleaned_splits=(),
+            released_images="images",
+        ),
+    )
+}
+ALL_SOURCES: dict[str, Source] = SOURCES | DECODER_SOURCES

@@ -1,4 +1,4 @@
-"""The TFDS builders of the twelve datasets and Conceptual Captions, by name."""
+"""The TFDS builders of the twelve datasets, Conceptual Captions and OCR-VQA, by name."""
 
 from twelve_in_one.data.builders.base import ImageMajorBuilder
 from twelve_in_one.data.builders.captions import Coco, ConceptualCaptions, Flickr30k
@@ -9,7 +9,7 @@ from twelve_in_one.data.builders.grounding import (
     RefcocoPlus,
     Visual7w,
 )
-from twelve_in_one.data.builders.question_answering import Gqa, Vgqa, Vqa
+from twelve_in_one.data.builders.question_answering import Gqa, OcrVqa, Vgqa, Vqa
 from twelve_in_one.data.builders.verification import Nlvr2, SnliVe
 
 BUILDERS: dict[str, type[ImageMajorBuilder]] = {
@@ -20,5 +20,6 @@ BUILDERS: dict[str, type[ImageMajorBuilder]] = {
         *(Refcoco, RefcocoPlus, Refcocog, Visual7w, Guesswhat),
         *(Nlvr2, SnliVe),
         ConceptualCaptions,
+        OcrVqa,
     )
 }
