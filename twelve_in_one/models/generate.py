@@ -5,8 +5,8 @@ are kept; the cross-attention's are computed once per image, whatever the number
 A row's text does not depend on the other rows.
 
 Shape letters: B images, W beams, R rows (B, or B * W with an image's beams side by side), L the
-longest text, Q the longest prompt, P prepended embeddings, S places in the cache, C texts of a list,
-T the longest of them, V vocabulary.
+longest text, Q the longest prompt, P prepended embeddings, S places in the cache, C texts of a
+list, T the longest of them, V vocabulary.
 """
 
 import dataclasses
@@ -24,7 +24,6 @@ from twelve_in_one.models.text_decoder import (
     TextDecoder,
     TextDecoderConfig,
     empty_cache,
-    shift_right,
 )
 
 Array = jax.Array
@@ -161,7 +160,7 @@ def read_prompt(
     inputs = jnp.pad(prompt, ((0, 0), (1, 0)), constant_values=options.start_id)
     count = inputs.shape[1]
     ahead = 0 if images.prepended is None else images.prepended.shape[1]
-    places = jnp.arange(ahead + count + room)
+    places = jnp.arange(ahead + count + room)[None]
     real = (places <= ahead + length[:, None]) & (places < ahead + count)
     last = jnp.arange(ahead + count)[None]
     if options.prefix_lm:
@@ -174,9 +173,9 @@ def read_prompt(
         jnp.arange(count)[None],
         cross,
         images.encoder_mask,
-        empty_cache(config, rows, len(places)),
+        empty_cache(config, rows, places.shape[1]),
         0,
-        real[:, None] & (places <= last[..., None]),
+        real[:, None] & (places[None] <= last[..., None]),
         images.prepended,
         method="extend",
     )
@@ -193,7 +192,7 @@ def read_tokens(
     Returns:
       What was read, and the states [R, L, D] after them, for `TextDecoder.score`.
     """
-    count, places = tokens.shape[1], jnp.arange(reading.mask.shape[1])
+    count, places = tokens.shape[1], jnp.arange(reading.mask.shape[1])[None]
     # [L, S], causal among the new inputs
     new = (places >= reading.place) & (places <= reading.place + jnp.arange(count)[:, None])
     states, cache = _apply(
@@ -201,17 +200,17 @@ def read_tokens(
         params,
         tokens,
         # The start token is the input at 0.
-        reading.length[:, None] + 1 + jnp.arange(count),
+        reading.length[:, None] + 1 + jnp.arange(count)[None],
         reading.cross,
         reading.encoder_mask,
         reading.cache,
         reading.place,
-        reading.mask[:, None] | new,
+        reading.mask[:, None] | new[None],
         method="extend",
     )
     reading = reading._replace(
         cache=cache,
-        mask=reading.mask | new[-1],
+        mask=reading.mask | new[-1:],
         length=reading.length + count,
         place=reading.place + count,
     )
@@ -293,7 +292,7 @@ class _Choices(NamedTuple):
         return jnp.broadcast_to(jnp.asarray([0, len(self.table)], jnp.int32), (rows, 2))
 
     def _inside(self, node: Array) -> Array:
-        rows = jnp.arange(len(self.table))
+        rows = jnp.arange(len(self.table))[None]
         return (rows >= node[:, :1]) & (rows < node[:, 1:])
 
     def children(self, node: Array, depth: Array, vocab_size: int) -> Array:
@@ -304,7 +303,7 @@ class _Choices(NamedTuple):
 
     def child(self, node: Array, depth: Array, token: Array) -> Array:
         """The node int32[R, 2] after `token`, empty if the token may not follow."""
-        column = jnp.take(self.table, depth, axis=1, mode="clip")
+        column = jnp.take(self.table, depth, axis=1, mode="clip")[None]
         inside = self._inside(node)
         smaller = jnp.sum(inside & (column < token[:, None]), axis=1)
         equal = jnp.sum(inside & (column == token[:, None]), axis=1)
@@ -330,7 +329,7 @@ def _joined(
     images: Images, length: Array, written: Array, log_p: Array, longest: int, pad_id: int
 ) -> tuple[Array, Array]:
     """Prompts and what was written after them [B, N], as tokens and log-probabilities [B, L]."""
-    index = jnp.arange(longest) - length[:, None]
+    index = jnp.arange(longest)[None] - length[:, None]
     own = index >= 0
     index = jnp.clip(index, 0, written.shape[1] - 1)
     tokens = jnp.take_along_axis(written, index, axis=1)
