@@ -5,8 +5,8 @@ feed-forward block, as in big_vision's CapPa (Tschannen et al. 2023), the publis
 LiT-decoder (Beyer et al. 2023). What differs between decoders is config.
 
 Shape letters: B images, R rows of text (a multiple of B; rows on the same image are neighbours),
-L tokens of a text, P prepended embeddings, S places in the self-attention's cache, K encoder tokens,
-D width, N heads, H head size, V vocabulary.
+L tokens of a text, P prepended embeddings, S places in the self-attention's cache, K encoder
+tokens, De their width, D width, N heads, H head size, V vocabulary.
 """
 
 import dataclasses
@@ -347,7 +347,8 @@ class TextDecoder(nn.Module):
     def score(self, states: Array) -> Array:
         """Logits [..., V] of states [..., D]."""
         if self.config.tied_logits:
-            return self.token.attend(states) + self.logits_bias.astype(states.dtype)
+            logits = self.token.attend(states)
+            return logits + self.logits_bias.astype(logits.dtype)
         return self.logits(states)
 
     def _embed(self, inputs: Array, positions: Array) -> Array:
@@ -375,11 +376,10 @@ def readable(length: int, prepended: int = 0, prefix_length: Array | None = None
       prepended: P, those before the start token.
       prefix_length: int32[R], see `TextDecoder`, or None.
     """
-    places = jnp.arange(length)
-    last = places[None]
+    places = last = jnp.arange(length)[None]
     if prefix_length is not None:
         last = jnp.maximum(last, prepended + prefix_length[:, None])
-    return (places <= last[..., None])[:, None]
+    return (places[None] <= last[..., None])[:, None]
 
 
 def empty_cache(config: TextDecoderConfig, rows: int, places: int) -> tuple[KeysValues, ...]:
