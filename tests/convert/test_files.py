@@ -125,14 +125,49 @@ def test_values_that_are_no_dense_tensors_are_named(torch, tmp_path):
             read_state_dict(path)
 
 
-def test_without_pytorch_the_remedy_is_named(tmp_path, monkeypatch):
+def test_only_writing_needs_pytorch(torch, tmp_path, monkeypatch):
+    torch.save({"a": torch.ones(2)}, tmp_path / "model.bin")
     monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "model.bin").write_bytes(b"")
-    with pytest.raises(ImportError, match=r"pip install 'twelve_in_one\[torch\]'"):
-        read_state_dict(tmp_path / "model.bin")
+    assert_reads(tmp_path / "model.bin", {"a": np.ones(2, np.float32)})
     with pytest.raises(ImportError, match=r"pip install 'twelve_in_one\[torch\]'"):
         write_torch(tmp_path / "new.bin", [])
     assert os.listdir(tmp_path) == ["model.bin"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_views_and_what_training_scripts_save_beside_weights(zipped, torch, tmp_path):
+    table = torch.arange(24.0).reshape(4, 6)
+    tensors = {"tied": table, "turned": table.T, "part": table[1:3, ::2], "none": table[:0]}
+    beside = {"size": table.size(), "dtype": torch.float16, "where": torch.device("cpu")}
+    path = tmp_path / "model.pt"
+    torch.save({"state_dict": tensors, **beside}, path, _use_new_zipfile_serialization=zipped)
+    assert path.stat().st_size < 4000  # the numbers are there once
+    assert_reads(path, {name: tensor.numpy() for name, tensor in tensors.items()})
+
+
+@pytest.mark.parametrize(
+    ("rebuilt", "message"),
+    [
+        ((0, (3, 3), (3, 1)), r"a tensor \(3, 3\) beyond the 4 numbers"),
+        ((3, (2,), (1,)), r"a tensor \(2,\) beyond the 4 numbers"),
+        ((0, (1 << 39,), (0,)), "beyond the 4 numbers of its storage"),
+        ((-1, (1,), (1,)), "odd sizes"),
+    ],
+)
+def test_a_pickle_that_lies_about_a_tensor(rebuilt, message, torch, tmp_path):
+    class Lie:
+        def __init__(self, storage):
+            self.storage = storage
+
+        def __reduce__(self):
+            rest = (False, collections.OrderedDict())
+            return torch._utils._rebuild_tensor_v2, (self.storage, *rebuilt, *rest)
+
+    storage = torch.arange(4.0)._typed_storage()
+    for zipped in (True, False):
+        torch.save({"a": Lie(storage)}, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ValueError, match=f"m.pt is truncated or not .*{message}"):
+            read_state_dict(tmp_path / "m.pt")
 
 
 def test_what_is_written_pytorch_reads(torch, tmp_path):

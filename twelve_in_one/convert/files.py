@@ -8,8 +8,6 @@ import dataclasses
 import functools
 import json
 import os
-import pickle
-import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from twelve_in_one.checkpoints.weights import replacing
+from twelve_in_one.data.formats import torch_file
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.models.two_stream.reference_config import to_reference
 
@@ -27,7 +26,6 @@ SAFETENSORS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 # Keys under which training scripts save the weights among other things.
 _NESTED_KEYS = ("model_state_dict", "state_dict", "model")
-_ZIP_MAGIC = b"PK\x03\x04"
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
@@ -54,7 +52,6 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
       ValueError: truncated, not a checkpoint, or not only tensors; names the file and the
         contents found.
       FileNotFoundError: no such file.
-      ImportError: a PyTorch file, and PyTorch is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -168,28 +165,7 @@ def _read_safetensors(path: Path) -> dict[str, LazyArray]:
 
 
 def _read_torch(path: Path) -> dict[str, LazyArray]:
-    torch = _import_torch()
-    with path.open("rb") as file:
-        zipped = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC  # PyTorch 1.6 and later
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted is None:
-            raise _unreadable(path, error) from error
-        raise ValueError(
-            f"{path} wants to load {wanted[1]}, which is not a tensor: refused, nothing of it was "
-            "executed. Save a bare state dict (model.state_dict()) and convert that"
-        ) from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise _unreadable(path, error) from error
-    return _lazy_tensors(torch, path, content)
-
-
-def _lazy_tensors(torch: Any, path: Path, content: Any) -> dict[str, LazyArray]:
-    """Checks the output of `torch.load` and wraps its tensors."""
+    content = torch_file.load(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
     for key in _NESTED_KEYS:
@@ -198,22 +174,13 @@ def _lazy_tensors(torch: Any, path: Path, content: Any) -> dict[str, LazyArray]:
             break
     tensors = {}
     for name, value in content.items():
-        if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
-            found = getattr(value, "layout", type(value).__name__)
+        if not isinstance(value, torch_file.Tensor):
+            found = getattr(value, "name", type(value).__name__)
             raise ValueError(f"{path}: {name!r} is a {found}, not a dense tensor")
-        dtype = str(value.dtype).removeprefix("torch.")
-        if dtype not in _DTYPES.values():
-            raise ValueError(f"{path}: {name!r} has the dtype {dtype}")
-        read = functools.partial(_to_numpy, torch, value.detach())
-        tensors[str(name)] = LazyArray(tuple(value.shape), np.dtype(dtype), read)
+        if value.dtype not in _DTYPES.values():
+            raise ValueError(f"{path}: {name!r} has the dtype {value.dtype}")
+        tensors[str(name)] = LazyArray(value.shape, np.dtype(value.dtype), value.read)
     return tensors
-
-
-def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
-    """A view of the tensor's memory."""
-    if tensor.dtype == torch.bfloat16:  # NumPy knows it only through an extension of JAX
-        return tensor.view(torch.int16).numpy().view("bfloat16")
-    return tensor.numpy()
 
 
 def _import_torch() -> Any:
@@ -221,16 +188,9 @@ def _import_torch() -> Any:
         import torch
     except ImportError as error:
         raise ImportError(
-            "PyTorch files need PyTorch: pip install 'twelve_in_one[torch]'"
+            "writing PyTorch files needs PyTorch: pip install 'twelve_in_one[torch]'"
         ) from error
     return torch
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} is truncated or not a PyTorch checkpoint: {type(error).__name__}: "
-        f"{_first_line(error)}"
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -11,11 +11,12 @@ import dataclasses
 import functools
 import io
 import math
+import mmap
 import pickle
 import pickletools
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,12 @@ class Refused(Exception):
     """A refused request of the file."""
 
 
+class RefusedName(Refused):
+    """A class or function that is not admitted; the message is its name."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
-class _Function:
+class Function:
     """The meaning of an admitted name; `call` is None if it is only mentioned."""
 
     name: str
@@ -71,38 +76,70 @@ class Array:
         self.value = make_array(_bytes(content), _code(dtype), shape, order)
 
 
-def unpickle(data: bytes) -> Any:
+Names = Mapping[str, Callable[..., Any] | None]
+
+
+def unpickle(
+    data: bytes, names: Names | None = None, persistent: Callable[[Any], Any] | None = None
+) -> Any:
     """Contents of a pickle.
 
     Arrays stay as `Array`, and values may be nested to any depth or within themselves.
 
+    Args:
+      data: the pickle.
+      names: admitted beside those of plain data: full name -> what calling it does. What is made
+        so may have a method `build` that takes its state.
+      persistent: makes an object from its persistent id; None refuses them.
+
     Raises:
-      Refused: it asks for something other than plain data.
+      Refused: it asks for something other than plain data and `names`.
       Exception: it is damaged: nearly any error except those of the operating system.
     """
-    unpickler = _Unpickler(io.BytesIO(data), encoding="latin-1")
+    return unpickle_next(io.BytesIO(data), names, persistent)
+
+
+def unpickle_next(
+    stream: io.BytesIO | mmap.mmap,
+    names: Names | None = None,
+    persistent: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Like `unpickle`, of the pickle at a stream's position, which then is at its end.
+
+    The stream must not allocate more than it holds, however much it is asked to read.
+    """
+    start = stream.tell()
+    unpickler = _Unpickler(stream, encoding="latin-1")
+    unpickler.admitted = _ADMITTED | (names or {})
+    unpickler.persistent = persistent
     value = unpickler.load()
-    if any(index > len(data) for index in unpickler.memo):
-        raise ValueError(f"a memo index of {max(unpickler.memo)} in {len(data)} bytes")
+    size = stream.tell() - start
+    if any(index > size for index in unpickler.memo):
+        raise ValueError(f"a memo index of {max(unpickler.memo)} in {size} bytes")
     return value
 
 
 class _Unpickler(pickle._Unpickler):
-    def find_class(self, module: str, name: str) -> _Function:
-        full = f"{_RENAMED.get(module, module)}.{name}"
-        if full not in _ADMITTED:
-            raise Refused(full[:120].encode("unicode_escape").decode())
-        return _Function(full, _ADMITTED[full])
+    admitted: Names
+    persistent: Callable[[Any], Any] | None
 
-    def persistent_load(self, name: Any) -> None:
-        raise Refused("a persistent object" + (f" {name!r:.60}" if name else ""))
+    def find_class(self, module: str, name: str) -> Function:
+        full = f"{_RENAMED.get(module, module)}.{name}"
+        if full not in self.admitted:
+            raise RefusedName(full[:120].encode("unicode_escape").decode())
+        return Function(full, self.admitted[full])
+
+    def persistent_load(self, name: Any) -> Any:
+        if self.persistent is None:
+            raise Refused("a persistent object" + (f" {name!r:.60}" if name else ""))
+        return self.persistent(name)
 
     def get_extension(self, code: int) -> None:
         raise Refused(f"the registered class {code}")
 
     def load_build(self) -> None:
         state = self.stack.pop()
-        if type(self.stack[-1]) not in (_Dtype, Array):
+        if not hasattr(type(self.stack[-1]), "build"):
             kind = type(self.stack[-1]).__name__.strip("_").lower()
             raise Refused(f"to change the state of a {kind}")
         self.stack[-1].build(state)
@@ -234,7 +271,7 @@ def _make_dtype(code: Any, *flags: Any) -> _Dtype:
 
 
 def _reconstruct(kind: Any, *_: Any) -> Array:
-    if type(kind) is not _Function or kind.name != "numpy.ndarray":
+    if type(kind) is not Function or kind.name != "numpy.ndarray":
         raise TypeError("numpy reconstructs arrays only")
     return Array()
 
