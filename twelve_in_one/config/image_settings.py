@@ -19,7 +19,7 @@ class ImageTaskOptions:
       prompt: words that name the task to a decoder; "" takes its name with a colon.
       flip: mirror half of the training pictures; not where left and right or letters matter.
       random_crop: train on a random box of the picture, see `images`.
-      class_names: file with the names of the classes in their order, one per line; "" takes those
+      class_names: file with the names of the classes, see `data.images.class_names`; "" takes those
         of the source.
       train_split: for training.
       val_split: watched by stop-and-go.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,9 +14,9 @@ from twelve_in_one.config.check import MIXTURE, TaskRun
 from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.cut_texts import MAX_RECORDS, CutTexts
-from twelve_in_one.data.formats.files import read_text
 from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.images.built import captions_of, questions_of
+from twelve_in_one.data.images.class_names import class_texts
 from twelve_in_one.data.images.image_set import ImageSet, even_shards, first_examples
 from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.selection import ImageSelection, MixedSelection
@@ -25,6 +26,7 @@ from twelve_in_one.data.images.texts import TextTargets
 from twelve_in_one.data.stored.reader import built_folder, has_split, open_split
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.texts import tokenizer_files
+from twelve_in_one.data.texts.class_names import check_class_names
 from twelve_in_one.data.texts.sentence_pieces import train_sentencepiece
 from twelve_in_one.data.texts.sequences import TextCounts, count_texts
 from twelve_in_one.data.texts.tokenizer import SETTINGS_FILE, TextTokenizer
@@ -66,6 +68,8 @@ class ImageInputs:
         facts = Facts(vocab_size=0, answers={}, own_heads=heads, num_tasks=len(self.tasks))
         if self.tokenizer:
             words = self.tokenizer
+            for name, labels in self.labels.items():
+                check_class_names(words, labels, where=f"classes of task {name}")
             facts = dataclasses.replace(
                 facts,
                 vocab_size=words.vocab_size,
@@ -89,8 +93,9 @@ class ImageInputs:
                 raise DataError(
                     f"task {task.task.name}: {task.options.source} has no classes to learn"
                 )
-            found[task.task.name] = (
-                tuple(readable(label) for label in labels) if self.writes else labels
+            names = task.options.class_names
+            found[task.task.name] = class_texts(
+                _catalogue_name(task.options.source), labels, Path(names) if names else None
             )
         return found
 
@@ -149,9 +154,7 @@ class ImageInputs:
             cache = self.run.data.cache_megabytes << 20
             return _BUILT[kind](open_split(folder, part or split, cache_bytes=cache))
         labels: Sequence[str] | None = None
-        if options.class_names:
-            labels = _names(Path(options.class_names))
-        elif split != options.train_split and options.group == "classify":
+        if split != options.train_split and options.group == "classify":
             labels = self._opened(name, options.train_split).labels or None
         source = _filled(options.source, split, self.run)
         try:
@@ -323,11 +326,6 @@ class ImageInputs:
         return Preprocess(size, short_side=short_side, antialias=images.antialias)
 
 
-def readable(label: str) -> str:
-    """A class as words: folders and catalogues join them with underscores."""
-    return " ".join(label.replace("_", " ").split())
-
-
 def seed_of(name: str) -> int:
     """A number for the random draws of a task, whatever else a run trains on."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
@@ -339,13 +337,11 @@ def built_dataset(source: str) -> str:
     return place.partition("/")[0] if kind in _BUILT else ""
 
 
+def _catalogue_name(source: str) -> str:
+    """The dataset of a source like "tfds:NAME[SPLIT]"; "" for other sources."""
+    kind, _, place = source.partition(":")
+    return re.split(r"[\[/:]", place)[0] if kind == "tfds" else ""
+
+
 def _filled(source: str, split: str, run: RunConfig) -> str:
     return source.replace("{split}", split).replace("{raw_dir}", run.data.raw_dir)
-
-
-def _names(path: Path) -> tuple[str, ...]:
-    names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
-    if len(set(names)) < len(names) or not names:
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), "")
-        raise DataError(f"{path}: should have one class per line, all different; {twice!r} repeats")
-    return names

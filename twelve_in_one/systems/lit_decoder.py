@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from twelve_in_one.config.settings import ConfigError, OfficialOptions, OptimizerOptions
-from twelve_in_one.models import generate, lit_decoder
+from twelve_in_one.models import generate, lit_decoder, reading, text_list
 from twelve_in_one.models.lit_decoder import LitDecoder, LitDecoderConfig
 from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
@@ -158,7 +158,7 @@ class LitDecoderSystem(System):
         self, task: AnyTask, candidates: np.ndarray | None, *, thorough: bool
     ) -> Callable[[Params, Batch], Written]:
         config, model = self.config, LitDecoder(self.config)
-        options = generate.Options(
+        options = reading.Options(
             config.start_id,
             config.eos_id,
             config.pad_id,
@@ -166,18 +166,18 @@ class LitDecoderSystem(System):
         )
         beams = config.beams if thorough and task.group == "caption" else 1
 
-        def images(params: Params, tokens: jax.Array, batch: Batch) -> generate.Images:
+        def images(params: Params, tokens: jax.Array, batch: Batch) -> reading.Context:
             context = model.apply({"params": params}, tokens, batch, method="context")
             places = jnp.arange(config.max_prompt)
             given = places < batch["prompt_length"][:, None]
             prompt = jnp.where(given, batch["tokens"][:, : config.max_prompt], config.pad_id)
-            return generate.Images(context.tokens, prompt, context.mask, context.prepended)
+            return reading.Context(context.tokens, prompt, context.mask, context.prepended)
 
         def write(params: Params, tokens: jax.Array, batch: Batch) -> generate.Texts:
             about = images(params, tokens, batch)
             if beams > 1:
                 return generate.beam_search(
-                    config.decoder, params["decoder"], about, options, num_beams=beams
+                    config.decoder, params["decoder"], about, options, beams=beams
                 )
             return generate.greedy(config.decoder, params["decoder"], about, options)
 
@@ -197,7 +197,7 @@ class LitDecoderSystem(System):
             if thorough:
                 blind = write(params, jnp.zeros_like(tokens), batch).tokens
                 if candidates is not None:
-                    scores = generate.rank(
+                    scores = text_list.rank(
                         config.decoder,
                         params["decoder"],
                         images(params, tokens, batch),
