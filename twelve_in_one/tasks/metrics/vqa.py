@@ -200,15 +200,15 @@ def describe_ids(ids: Iterable[Any], limit: int = 5) -> str:
 def answers_by_id(
     predictions: Iterable[Mapping[str, Any]], id_key: str, answer_key: str
 ) -> dict[Any, str]:
-    """Indexes prediction records as written for a test server by question id.
+    """Indexes prediction records as written for a test server by the id of question or image.
 
     Args:
       predictions: records that hold `id_key` and `answer_key`.
-      id_key: "question_id" for VQA, "questionId" for GQA.
-      answer_key: "answer" for VQA, "prediction" for GQA.
+      id_key: "question_id" for VQA, "questionId" for GQA, "image_id" for captions.
+      answer_key: "answer" for VQA, "prediction" for GQA, "caption" for captions.
 
     Returns:
-      {question id: predicted answer} in the order of the records.
+      {id: prediction} in the order of the records.
 
     Raises:
       ValueError: there is no record, a record lacks a key, an answer is not a string, or an id
@@ -216,21 +216,22 @@ def answers_by_id(
     """
     answers: dict[Any, str] = {}
     duplicates = []
+    what = id_key.lower().removesuffix("id").removesuffix("_")  # "question" or "image"
     for position, record in enumerate(predictions):
         if id_key not in record or answer_key not in record:
             raise ValueError(
                 f"prediction {position} needs {id_key!r} and {answer_key!r}, has {sorted(record)}"
             )
-        question_id, answer = record[id_key], record[answer_key]
+        number, answer = record[id_key], record[answer_key]
         if not isinstance(answer, str):
             raise ValueError(
-                f"{answer_key!r} of question {question_id!r} must be a string, got {answer!r}"
+                f"{answer_key!r} of {what} {number!r} must be a string, got {answer!r}"
             )
-        if question_id in answers:
-            duplicates.append(question_id)
-        answers[question_id] = answer
+        if number in answers:
+            duplicates.append(number)
+        answers[number] = answer
     if duplicates:
-        raise ValueError(f"question ids predicted more than once: {describe_ids(duplicates)}")
+        raise ValueError(f"{what} ids predicted more than once: {describe_ids(duplicates)}")
     if not answers:
         raise ValueError("there are no predictions to evaluate")
     return answers
