@@ -6,6 +6,10 @@ RAW then is what `python -m twelve_in_one.data.build all --manual_dir RAW` reads
 dataset, `images/` with a folder a collection of pictures, `contact_sheet.png` to look at, and
 `world.json` with arguments and sizes. The same arguments make the same files, with any number of
 jobs.
+
+For text decoders there are further sets, which leave the others as they are: with --class_pictures,
+`classes/`, whose folders a set of pictures is opened from ("folder:RAW/classes/things/train"), and
+with --covers, `ocr_vqa/`, for `python -m twelve_in_one.data.build ocr_vqa`.
 """
 
 import argparse
