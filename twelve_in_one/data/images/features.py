@@ -45,6 +45,7 @@ from twelve_in_one.models.efficientnet import EfficientNet, EfficientNetConfig
 from twelve_in_one.models.vit import ViT, ViTConfig
 
 SHARD_SIZE = 256  # pictures; what a killed run has to compute again
+_AT_ONCE_ON_CPU = 4
 _FORMAT = 1  # changes when the same inputs give other numbers
 _ENCODER = "encoder.json"
 _DTYPE = np.dtype(np.float16)
@@ -292,7 +293,7 @@ def _encoded(
     )
     selection = ImageSelection(part, batch_size, training=False)
     stream = ImageStream(selection, encoder.preprocess, unreadable=unreadable)
-    encode = jax.jit(encoder.encode)
+    encode = jax.jit(functools.partial(_encode, encoder.encode))
     params = jax.device_put(encoder.params)
     for batch_number, batch in enumerate(stream.as_dataset().as_numpy_iterator()):
         start = batch_number * batch_size
@@ -307,6 +308,20 @@ def _encoded(
                 )
             yield digests[number], tokens[row]
         progress("encode", min(start + batch_size, len(numbers)), len(numbers))
+
+
+def _encode(encode: Callable[[Any, jax.Array], jax.Array], params: Any, images: jax.Array) -> Any:
+    """`encode`; on a CPU a few pictures at a time, so that its caches hold what layers pass on."""
+    if jax.default_backend() != "cpu":
+        return encode(params, images)
+    one = functools.partial(_encode_one, encode, params)
+    return jax.lax.map(one, images, batch_size=min(_AT_ONCE_ON_CPU, len(images)))
+
+
+def _encode_one(
+    encode: Callable[[Any, jax.Array], jax.Array], params: Any, image: jax.Array
+) -> jax.Array:
+    return encode(params, image[None])[0]
 
 
 def _in_shards(
