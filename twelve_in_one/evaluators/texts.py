@@ -30,6 +30,7 @@ from twelve_in_one.evaluators import rows
 from twelve_in_one.systems.base import AnyTask, System
 from twelve_in_one.tasks.image_task import ImageTask
 from twelve_in_one.tasks.metrics import captions
+from twelve_in_one.tasks.metrics.texts import nearest_names
 from twelve_in_one.tasks.metrics.vqa import normalise_answer
 
 _SEES_NOTHING = 0.01  # the loss with another picture is less than this higher, in nats per token
@@ -186,30 +187,12 @@ def score_texts(
     )
     if not encode.labels:
         return score, {}
-    names = [_plain(encode, label) for label in encode.labels]
-    nearest = [captions_nearest(text, names) for text in texts]
-    labels = [example.label for example in examples]
-    return score, {"nearest": float(np.mean(np.array(nearest) == labels))}
+    nearest = nearest_names(texts, [_plain(encode, label) for label in encode.labels]).index
+    return score, {"nearest": float(np.mean(nearest == [example.label for example in examples]))}
 
 
 def _plain(encode: TextTargets, text: str) -> str:
     return encode.tokenizer.decode(encode.tokenizer.encode(text))
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _distance(one: str, two: str) -> float:
-    """Edit distance over the longer length."""
-    row = list(range(len(two) + 1))
-    for i, a in enumerate(one, 1):
-        previous, row[0] = row[0], i
-        for j, b in enumerate(two, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
-    return row[-1] / max(len(one), len(two), 1)
-
-
-def captions_nearest(text: str, names: Sequence[str]) -> int:
-    """The number of the name that is nearest by edit distance, the first of several."""
-    return min(range(len(names)), key=lambda i: _distance(text, names[i]))
 
 
 def metric_of(task: ImageTask) -> str:

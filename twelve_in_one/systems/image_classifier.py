@@ -132,7 +132,7 @@ class ImageClassifierSystem(System):
             # [B, parts]: the loss that each row would have as one of each task
             found = [_row_loss(logits, batch["targets"], smoothing) for logits in of_task]
             by_task, right = (jnp.stack(column, 1) for column in zip(*found, strict=True))
-            part = jnp.argmax(batch["task_id"][:, None] == task_ids, axis=1)
+            part = jnp.argmax(batch["task_id"][:, None] == task_ids[None], axis=1)
             rows = jnp.arange(len(part))
             sums = losses.by_part(
                 by_task[rows, part], right[rows, part], batch["_mask"], part, len(names)

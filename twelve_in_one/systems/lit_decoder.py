@@ -117,7 +117,7 @@ class LitDecoderSystem(System):
 
         def loss(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Sums:
             logits = model.apply({"params": params}, batch, dropout_key)
-            part = jnp.argmax(batch["task_id"][:, None] == task_ids, axis=1)
+            part = jnp.argmax(batch["task_id"][:, None] == task_ids[None], axis=1)
             sums = losses.by_part(
                 *self._rows(logits, batch, config.label_smoothing)[:2],
                 batch["_mask"],
@@ -139,7 +139,7 @@ class LitDecoderSystem(System):
     def _weights(self, batch: Batch) -> jax.Array:
         """bool[B, L], labels that count: not the prompt, not padding."""
         labels = batch["tokens"]
-        places = jnp.arange(labels.shape[1])
+        places = jnp.arange(labels.shape[1])[None]
         return (labels != self.config.pad_id) & (places >= batch["prompt_length"][:, None])
 
     def _rows(
@@ -168,7 +168,7 @@ class LitDecoderSystem(System):
 
         def images(params: Params, tokens: jax.Array, batch: Batch) -> reading.Context:
             context = model.apply({"params": params}, tokens, batch, method="context")
-            places = jnp.arange(config.max_prompt)
+            places = jnp.arange(config.max_prompt)[None]
             given = places < batch["prompt_length"][:, None]
             prompt = jnp.where(given, batch["tokens"][:, : config.max_prompt], config.pad_id)
             return reading.Context(context.tokens, prompt, context.mask, context.prepended)

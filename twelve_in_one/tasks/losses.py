@@ -214,7 +214,7 @@ def by_part(
       Sums with arrays [num_parts].
     """
     # [B, parts]
-    of_part = (part[:, None] == jnp.arange(num_parts)) & mask[:, None]
+    of_part = (part[:, None] == jnp.arange(num_parts)[None]) & mask[:, None]
     return Sums(
         jnp.sum(_keep(loss[:, None], of_part), axis=0),
         jnp.sum(_keep(score[:, None], of_part), axis=0),
