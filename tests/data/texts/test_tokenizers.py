@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import gzip
+import io
 import json
 import pickle
 import random
@@ -59,8 +60,6 @@ def tokenizer(request, trained):
 
 def _trained_model(texts, **options):
     """Content of a `.model` file made by the library, without our settings."""
-    import io
-
     written = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=written, minloglevel=2, **options
@@ -129,7 +128,7 @@ def test_pickles_hold_no_library(tokenizer):
     assert pickle.loads(pickle.dumps(tokenizer)) == tokenizer
 
 
-def test_threads_and_processes_agree(trained):
+def test_threads_agree(trained):
     texts = [f"{text} {i}" for i in range(20) for text in SENTENCES]
     expected = pickle.loads(pickle.dumps(trained)).encode_batch(texts)
     fresh = pickle.loads(pickle.dumps(trained))
