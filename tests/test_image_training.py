@@ -96,9 +96,12 @@ def test_every_task_is_learnt_and_logged(alone):
     for name, (_, classes) in SIZES.items():
         assert results[name]["score"] > 1.3 / classes, results[name]
         assert results[name]["chance"] == 1 / classes and results[name]["examples"] == 13
-    lines = [line for line in _lines(alone) if line["event"] == "train"]
+    # A line of rounds without an update, as all tasks had stopped, has no rows.
+    lines = [line for line in _lines(alone) if line["event"] == "train" and line["updates_of"]]
     for line in lines:
-        assert sum(line["rows"].values()) == 3 * 8 and line["loss"].keys() == SIZES.keys()
+        assert sum(line["rows"].values()) == 8 * line["updates_of"]["mixture"]
+        learnt = {name for name, count in line["rows"].items() if count}
+        assert line["loss"].keys() == line["score"].keys() == learnt
         assert line["grad_norm"].keys() == line["updates_of"].keys() == {"mixture"}
     assert lines[0]["rows"] == {"colour": 12, "side": 7, "height": 5}  # 40 : 24 : 15
     assert (alone / "report.html").stat().st_size > 10_000
@@ -109,7 +112,6 @@ def test_stop_and_go_changes_the_weights(alone):
     progress = state.read_progress(alone, ROUNDS)
     stages = tuple(Stage(first, tuple(weights)) for first, weights in progress.stages)
     assert len(stages) > 1 and len({stage.weights for stage in stages}) > 1
-    assert progress.positions == {"mixture": ROUNDS}
     stopped = {
         line["task"]
         for line in _lines(alone)
@@ -121,9 +123,9 @@ def test_stop_and_go_changes_the_weights(alone):
         assert (new < old) == (name in stopped and len(stopped) < 3) or new == old
     order, counted = MixedOrder(8, stages), np.zeros(3, int)
     for line in _lines(alone):
-        if line["event"] == "train":
+        if line.get("rows"):
             counted += list(line["rows"].values())
-    assert tuple(counted) == order.counts(ROUNDS)
+    assert tuple(counted) == order.counts(progress.positions["mixture"])
 
 
 def test_eight_devices_learn_the_same(config_file, alone, tmp_path):
@@ -137,7 +139,7 @@ def _same(workdir, other):
     for line, theirs in zip(_lines(workdir), _lines(other), strict=True):
         assert line["event"] == theirs["event"]
         if line["event"] == "train":
-            assert line["rows"] == theirs["rows"]
+            assert line.get("rows") == theirs.get("rows")
             for name, loss in line["loss"].items():
                 assert theirs["loss"][name] == pytest.approx(loss, rel=1e-4, abs=1e-5)
         elif line["event"] == "validation":

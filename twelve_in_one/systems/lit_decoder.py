@@ -137,10 +137,15 @@ class LitDecoderSystem(System):
         return Objective((self, names), names if mixed else (), loss, count, mixed)
 
     def _weights(self, batch: Batch) -> jax.Array:
-        """bool[B, L], labels that count: not the prompt, not padding."""
+        """bool[B, L], labels that count: from the prompt's end to the first end of text.
+
+        Not those that differ from padding: CLIP's is also the number of a word piece.
+        """
         labels = batch["tokens"]
         places = jnp.arange(labels.shape[1])[None]
-        return (labels != self.config.pad_id) & (places >= batch["prompt_length"][:, None])
+        ends = jnp.cumsum(labels == self.config.eos_id, axis=1)
+        before_end = jnp.pad(ends[:, :-1], ((0, 0), (1, 0))) == 0
+        return before_end & (places >= batch["prompt_length"][:, None])
 
     def _rows(
         self, logits: jax.Array, batch: Batch, smoothing: float
