@@ -792,8 +792,8 @@ def test_error_of_a_library_stops_no_other(small_world, raw_copy, tmp_path, run_
     def read(folder, split):
         raise ValueError("no such thing")
 
-    monkeypatch.setitem(SOURCES, "nlvr2", dataclasses.replace(SOURCES["nlvr2"], read=read))
-    monkeypatch.setattr(BUILDERS["nlvr2"], "source", SOURCES["nlvr2"])
+    monkeypatch.setitem(ALL_SOURCES, "nlvr2", dataclasses.replace(ALL_SOURCES["nlvr2"], read=read))
+    monkeypatch.setattr(BUILDERS["nlvr2"], "source", ALL_SOURCES["nlvr2"])
     raw = raw_copy("nlvr2", "snli_ve")
     options = "all", raw, tmp_path / "data", "--features", "none"
     for more in ([], ["--check"]):
