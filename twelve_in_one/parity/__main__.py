@@ -5,8 +5,8 @@
 A fixture holds a state dict (`param/*`), its settings (`meta/config_json`) and what the reference
 made of them: outputs, intermediates, attention maps, losses, gradients, training runs. Whatever of
 these a file holds is run and compared; the exit code is 1 if anything is off by more than its
-tolerance. Files of other sizes, layer orders and options work alike. Arrays of big_vision's ViT and
-of SigLIP's two towers are told by their names.
+tolerance. Files of other sizes, layer orders and options work alike. Arrays of big_vision's ViT, of
+SigLIP's two towers and of CapPa's captioner are told by their names.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from twelve_in_one.models.two_stream.config import DTYPES, REMAT_POLICIES
-from twelve_in_one.parity import two_tower, vit
+from twelve_in_one.parity import cappa, two_tower, vit
 from twelve_in_one.parity.fixture import Check, Fixture, load_fixture, read_arrays
 from twelve_in_one.parity.gradients import compare_losses, loss_function
 from twelve_in_one.parity.outputs import compare_outputs
@@ -59,10 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             overrides = dict(dtype=args.dtype, scan_layers=args.scan_layers, remat=args.remat)
             arrays = read_arrays(path)
-            if vit.is_vit(arrays) or two_tower.is_two_tower(arrays):
-                module = vit if vit.is_vit(arrays) else two_tower
+            kinds = (
+                (vit.is_vit, vit.compare),
+                (two_tower.is_two_tower, two_tower.compare),
+                (cappa.is_captioner, cappa.compare),
+            )
+            known = [compare_kind for is_kind, compare_kind in kinds if is_kind(arrays)]
+            if known:
                 with jax.default_matmul_precision("highest"):
-                    checks = list(module.compare(arrays, **overrides))
+                    checks = list(known[0](arrays, **overrides))
             else:
                 checks = list(compare(load_fixture(path, **overrides)))
         except ValueError as error:

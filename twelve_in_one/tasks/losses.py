@@ -359,3 +359,56 @@ def one_way_contrast(logits: Array, mask: Array) -> Array:
 
 def _own_stands_out(logits: Array, mask: Array) -> Array:
     return _stands_out(jnp.where(mask[None], logits, -jnp.inf), jnp.arange(len(mask)))
+
+
+# --------------------------------------------------------------------------------- sequences
+
+
+def token_loss(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+    """float32[...], softmax cross-entropy of each label in logits [..., V].
+
+    With smoothing the target is 1 - s on the label and s / (V - 1) on every other token
+    (big_vision), not s / V.
+    """
+    logits = logits.astype(jnp.float32)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if label_smoothing:
+        others = logits.shape[-1] - 1
+        total = logits.shape[-1] * jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits, axis=-1)
+        loss = (1.0 - label_smoothing) * loss + label_smoothing / others * (total - loss)
+    return loss
+
+
+def sequence_loss(
+    logits: Array,
+    labels: Array,
+    weights: Array,
+    mask: Array,
+    *,
+    label_smoothing: float = 0.0,
+    per_token: bool = False,
+) -> Sums:
+    """Next tokens of texts: softmax cross-entropy; the score is the share of right tokens.
+
+    Every text is divided by the sum of its weights, so that a word counts as much as a sentence
+    (big_vision); a text without weights adds 0 and counts. Per token, long texts count more.
+
+    Args:
+      logits: float[B, L, V] of the label at each place.
+      labels: int32[B, L].
+      weights: float[B, L] or bool, 0 for tokens that are no targets: prompts and padding.
+      mask: bool[B].
+      label_smoothing: see `token_loss`.
+      per_token: count tokens instead of texts.
+    """
+    weights = _keep(weights, mask[:, None])
+    counted = weights > 0
+    logits = _keep(logits, counted[..., None])
+    labels = jnp.where(counted, labels, 0)
+    loss = jnp.sum(weights * token_loss(logits, labels, label_smoothing), axis=-1)
+    score = jnp.sum(weights * (jnp.argmax(logits, axis=-1) == labels), axis=-1)
+    total = jnp.sum(weights, axis=-1)
+    if per_token:
+        return Sums(jnp.sum(loss), jnp.sum(score), jnp.sum(total))
+    total = jnp.where(total > 0, total, 1.0)
+    return _sum(loss / total, score / total, mask)
