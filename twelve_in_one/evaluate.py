@@ -25,11 +25,12 @@ from typing import Any
 import jax
 
 from twelve_in_one import atomic, extras
-from twelve_in_one.checkpoints import model_folder, state
+from twelve_in_one.checkpoints import inputs_record, model_folder, state
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.data.builders.report import Progress
+from twelve_in_one.data.inputs import open_inputs
 from twelve_in_one.data.pipeline import TaskStream, hide_accelerators
-from twelve_in_one.evaluators import submissions, suite
+from twelve_in_one.evaluators import submissions, suite, texts
 from twelve_in_one.evaluators.follow import follow, seen_by_first
 from twelve_in_one.evaluators.target import (
     REPORTED,
@@ -43,6 +44,8 @@ from twelve_in_one.evaluators.target import (
 )
 from twelve_in_one.parallel import processes, sharding
 from twelve_in_one.report.results import parse_results, results_table, unscored_lines
+from twelve_in_one.systems import SYSTEMS
+from twelve_in_one.systems.base import System
 from twelve_in_one.tasks.task import Task
 from twelve_in_one.training.programs import Placement
 
@@ -124,12 +127,15 @@ def run(args: argparse.Namespace) -> None:
       OSError: a file cannot be read or written.
     """
     extras.require("reading built datasets", "data")
+    if args.workdir and args.follow:
+        _await_config(args)
+    if args.workdir and _is_of_pictures(args.workdir):
+        _run_pictures(args)
+        return
     last_round = 0
     if args.model:
         subject = of_model(args.model, args.data_dir, args.features)
     else:
-        if args.follow:
-            _await_config(args)
         subject, last_round = of_workdir(args.workdir, args.data_dir, args.features)
     if args.candidates:
         everywhere = {task.name: args.candidates for task in subject.tasks}
@@ -194,7 +200,73 @@ def run(args: argparse.Namespace) -> None:
         beside = args.model.with_name(f"{args.model.name}-{args.split}.json")
         _report(score(params), args.output or beside)
     else:
-        _of_rounds(args, subject, placement, score, last_round)
+        _of_rounds(args, subject.system, placement, score, last_round)
+    for path in written:
+        _say(f"wrote {path}")
+
+
+def _is_of_pictures(workdir: Path) -> bool:
+    return SYSTEMS[state.read_config(workdir).system.name].pixels
+
+
+def _run_pictures(args: argparse.Namespace) -> None:
+    """`run` for a system of pictures.
+
+    Raises:
+      ValueError: options of other systems, or inputs that are not those of training.
+    """
+    refused = [
+        f"--{name}"
+        for name in ("data_dir", "features", "candidates", "keep_trained_on", "layout")
+        if getattr(args, name)
+    ]
+    if refused:
+        raise ValueError(f"{', '.join(refused)}: not for models of pictures; see their config")
+    config = state.read_config(args.workdir)
+    hide_accelerators()
+    inputs = open_inputs(config, args.workdir)
+    system = inputs.system()
+    record = inputs_record.read(args.workdir)
+    if record is not None:
+        inputs_record.check(record, inputs.serving(system), inputs.path)
+    known = {task.task.name: task for task in inputs.tasks}
+    names = args.tasks.split(",") if args.tasks else list(known)
+    if set(names) - set(known):
+        raise ValueError(
+            f"{args.workdir} knows no task {set(names) - set(known)}; {', '.join(known)}"
+        )
+    splits = {}
+    for name in names:
+        options = known[name].options
+        wanted = options.test_splits if args.split in (REPORTED, "test") else (args.split,)
+        splits[name] = inputs.splits(known[name], wanted)
+        if not splits[name]:
+            raise ValueError(f"{name} has no split {', '.join(wanted)}")
+    placement = Placement.make(system.abstract(), config.parallel.layout, config.parallel.model)
+    written: list[Path] = []
+
+    def keep(stream: Any, split: str, outcome: Any) -> None:
+        written.append(submissions.write_texts(args.submissions, stream, split, outcome))
+
+    def score(params: Any) -> dict[str, Any]:
+        found = suite.evaluate_all(
+            system,
+            placement,
+            params,
+            splits,
+            lambda name, split: inputs.evaluation_stream(known[name], split, system),
+            options=config.evaluation,
+            max_examples=args.max_examples,
+            prefetch=config.data.prefetch,
+            baselines=texts.baselines_of(inputs, args.max_examples)
+            if args.text_baselines
+            else None,
+            keep=keep if args.submissions else None,
+            progress=Progress("evaluate") if jax.process_index() == 0 else None,
+        )
+        return {"split": args.split} | found
+
+    _of_rounds(args, system, placement, score, config.schedule.num_rounds)
     for path in written:
         _say(f"wrote {path}")
 
@@ -237,7 +309,7 @@ def _await_config(args: argparse.Namespace) -> None:
 
 def _of_rounds(
     args: argparse.Namespace,
-    subject: Subject,
+    system: System,
     placement: Placement,
     score: Callable[[Any], dict[str, Any]],
     last_round: int,
@@ -246,7 +318,7 @@ def _of_rounds(
 
     def restore(round: int) -> Any:
         state.read_progress(args.workdir, round)  # first, so that damage shows early
-        return state.restore_params(args.workdir, round, subject.system, placement.params)
+        return state.restore_params(args.workdir, round, system, placement.params)
 
     def evaluate(round: int, params: Any) -> dict[str, Any]:
         updates = sum(state.read_progress(args.workdir, round).positions.values())

@@ -29,13 +29,16 @@ import numpy as np
 
 from twelve_in_one import atomic
 from twelve_in_one.data.encode.examples import Encoding, Example, encode_inputs
+from twelve_in_one.data.images.stream import ImageStream
 from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.data.stored.image_rows import LoadedRecord
 from twelve_in_one.data.stored.records import Annotation
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import Outcome
+from twelve_in_one.evaluators.texts import TextOutcome
 from twelve_in_one.parallel import processes
 from twelve_in_one.tasks.kinds import KINDS
+from twelve_in_one.tasks.metrics import result_files
 from twelve_in_one.tasks.metrics.boxes import iou
 from twelve_in_one.tasks.metrics.retrieval import text_to_image_ranks
 from twelve_in_one.tasks.task import names_of_labels
@@ -204,3 +207,33 @@ def _number(where: str, example_id: str) -> int:
 
 def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_texts(
+    folder: Path, stream: ImageStream, split: str, outcome: TextOutcome | Outcome
+) -> Path:
+    """Writes what a decoder wrote, or the classes of a classifier.
+
+    For the caption server and the VQA server in their formats, for other tasks as {example id:
+    text}.
+
+    Raises:
+      ValueError: captions or answers of examples without official numbers.
+      OSError: the file cannot be written.
+    """
+    (part,) = stream.parts
+    if isinstance(outcome, TextOutcome):
+        texts = outcome.texts
+    else:
+        texts = tuple(part.images.labels[label] for label in outcome.prediction)
+    pairs = list(zip(outcome.example_ids, texts, strict=True))
+    name, content = f"{stream.task.name}-{split}.json", dict(pairs)
+    if stream.task.group == "caption":
+        name = result_files.caption_file_name(split, stream.task.name.replace("_", "-"))
+        content = result_files.caption_results(pairs)
+    elif stream.task.group == "vqa":
+        content = result_files.answer_results(pairs)
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.write(folder / name, json.dumps(content) + "\n")
+    return folder / name

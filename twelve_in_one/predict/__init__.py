@@ -10,6 +10,12 @@
     model.entails("park.jpg", "Children are playing.").label
     model.compare("left.jpg", "right.jpg", "Both pictures show a bird.").label
 
+A model that writes texts (LiT-decoder) has other methods, see `Writer`:
+
+    model.caption("kitchen.jpg").answer
+    model.classify("dog.jpg", ["a cat", "a dog"]).top
+    model.read("cover.jpg", "Who wrote this book?").answer
+
 Every image or text may also be a list; `attention=True` adds attention maps, and
 `picture(result)` draws the result. On the command line: `python -m twelve_in_one.predict
 --help`. Needs no TensorFlow; texts and pictures need `pip install 'twelve_in_one[data]'`.
@@ -24,9 +30,11 @@ from twelve_in_one.predict.results import (
     Grounding,
     Pointing,
     Ranking,
+    Text,
     Verdict,
     to_json,
 )
+from twelve_in_one.predict.writer import Writer
 
 __all__ = [
     "Answer",
@@ -35,7 +43,9 @@ __all__ = [
     "Pointing",
     "Predictor",
     "Ranking",
+    "Text",
     "Verdict",
+    "Writer",
     "load",
     "picture",
     "to_json",

@@ -32,6 +32,7 @@ from twelve_in_one.predict.pictures import picture
 from twelve_in_one.predict.request_file import TEXT_ARGUMENT, answer_requests, read_requests
 from twelve_in_one.predict.results import to_json
 from twelve_in_one.predict.wording import lines
+from twelve_in_one.predict.writer import Writer
 
 _QUIET_SECONDS = 2.0
 _COMMANDS = {
@@ -98,7 +99,37 @@ are numbered from 1. Tasks: refcoco (default), refcoco+, refcocog.
   a request: {"left": "l.jpg", "right": "r.jpg", "text": "Both show a bird."}, and perhaps "id"
 """,
     ),
+    "caption": (
+        "describes images, with a model that writes texts",
+        """
+Prints a caption for each image, with the probability of the whole text. Tasks: those of group
+caption.
+
+  python -m twelve_in_one.predict caption --model run --image a.jpg b.jpg
+  a request: {"image": "a.jpg"}, and perhaps "id", "task"
+""",
+    ),
+    "classify": (
+        "says which class an image shows, with a model that writes texts",
+        """
+Ranks --labels, or the classes that the task was trained on, by the probability of their names, and
+prints the --top best. Tasks: those of group classify.
+
+  python -m twelve_in_one.predict classify --model run --image a.jpg --labels cat dog
+  a request: {"image": "a.jpg"}, and perhaps "id", "task", "labels": ["cat", "dog"], "top"
+""",
+    ),
+    "read": (
+        "answers questions about what is written in an image, with a model that writes texts",
+        """
+--text is a question. Tasks: those of group ocr.
+
+  python -m twelve_in_one.predict read --model run --image a.jpg --text "Who wrote this book?"
+  a request: {"image": "a.jpg", "text": "Who wrote this book?"}, and perhaps "id", "task"
+""",
+    ),
 }
+_WITHOUT_TEXT = ("caption", "classify")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -132,6 +163,12 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         "--image", type=expand, metavar="IMAGE", help='picture, id, or "none"', **many
     )
     parser.add_argument("--text", metavar="TEXT", help="question, caption, ...", **many)
+    if command == "classify":
+        parser.add_argument("--labels", metavar="LABEL", help="names to choose from", **many)
+    if command == "answer":
+        parser.add_argument(
+            "--answers", metavar="ANSWER", help="write one of these; of models that write", **many
+        )
     if command in ("ground", "point"):
         parser.add_argument(
             "--boxes", type=_box, metavar="X1,Y1,X2,Y2", help="of the image", **many
@@ -177,8 +214,11 @@ def _problem(args: argparse.Namespace) -> str:
         return "--requests brings its own images, texts and boxes"
     if args.requests:
         return ""
-    if not args.image or not args.text:
-        return "pass --image and --text, or --requests"
+    if not args.image or not (args.text or args.command in _WITHOUT_TEXT):
+        needed = "--image" if args.command in _WITHOUT_TEXT else "--image and --text"
+        return f"pass {needed}, or --requests"
+    if args.text and args.command in _WITHOUT_TEXT:
+        return f"{args.command} takes no --text"
     if args.command == "compare" and len(args.image) != 2:
         return f"--image takes two images, left and right, got {len(args.image)}"
     if boxes and (len(args.image) > 1 or args.box_regions):
@@ -212,17 +252,32 @@ def _run(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {"attention": args.attention}
     if args.task:
         options["task"] = args.task
-    if args.command == "answer":
+    if args.command in ("answer", "classify"):
         options["top"] = args.top
 
     progress = _Progress()
     quiet = {} if requests else {"progress": progress}
     predictor = load(args.model, max_batch=args.max_batch, **quiet)
+    if not hasattr(predictor, args.command):
+        able = [command for command in _COMMANDS if hasattr(predictor, command)]
+        raise ValueError(f"{args.model}: this model cannot {args.command}, but {', '.join(able)}")
+    if isinstance(predictor, Writer):
+        if args.attention:
+            raise ValueError("--attention: models that write texts show none")
+        options.pop("attention")
+        if args.command == "answer":
+            options.pop("top")
+        for name in ("labels", "answers"):
+            if getattr(args, name, None):
+                options[name] = getattr(args, name)
+    elif getattr(args, "answers", None):
+        raise ValueError("--answers: this model chooses from the answers it was trained on")
     if not requests:
         arguments = resolve(_given(args))
-        texts = arguments.pop("text")
-        name = TEXT_ARGUMENT[args.command]
-        results = getattr(predictor, args.command)(**arguments, **{name: texts}, **options)
+        texts = {}
+        if args.command in TEXT_ARGUMENT:
+            texts[TEXT_ARGUMENT[args.command]] = arguments.pop("text")
+        results = getattr(predictor, args.command)(**arguments, **texts, **options)
         _show(args, results if isinstance(results, list) else [results])
         return 0
     failed = 0
@@ -243,7 +298,9 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The command-line arguments as those of a request; lists if there are several."""
     images: list[str | None] = [None if image == "none" else image for image in args.image]
     # One text applies to all images.
-    values: dict[str, Any] = {"text": args.text[0] if len(args.text) == 1 else args.text}
+    values: dict[str, Any] = {}
+    if args.text:
+        values["text"] = args.text[0] if len(args.text) == 1 else args.text
     if args.command == "rank":
         return values | {"images": images}
     if args.command == "compare":

@@ -53,7 +53,7 @@ class SeenImage:
         """uint8[H, W, 3]; None if only regions are known."""
         if self.source is None or isinstance(self.source, Regions):
             return None
-        return _pixels(self.source)
+        return read_pixels(self.source)
 
 
 class ImageReader:
@@ -99,18 +99,18 @@ class ImageReader:
           ValueError: it cannot be read, or the model was trained on other regions.
           ImportError: pictures need libraries that are not installed.
         """
-        name = _name(image)
+        name = name_of(image)
         if isinstance(image, Regions):
             self._check(image, name)
             return SeenImage(name, image, image)
         if image is None:
-            return SeenImage(name, None, _no_regions(0, 0))
+            return SeenImage(name, None, no_regions(0, 0))
         if not self._knows_regions:
-            height, width = _pixels(image).shape[:2]
-            return SeenImage(name, image, _no_regions(width, height))
+            height, width = read_pixels(image).shape[:2]
+            return SeenImage(name, image, no_regions(width, height))
         extractor = self._pixel_extractor(name)
         try:
-            return SeenImage(name, image, extractor.extract(_pixels(image)))
+            return SeenImage(name, image, extractor.extract(read_pixels(image)))
         except ValueError as error:
             raise ValueError(_prefixed(name, error)) from error
 
@@ -202,7 +202,7 @@ def make_loaded(images: Sequence[SeenImage], boxes: Regions | None = None) -> Lo
       ValueError: regions lie outside their image, or differ in feature size.
     """
     annotated = [AnnotatedImage(str(position)) for position in range(len(images))]
-    given = _no_regions(0, 0)
+    given = no_regions(0, 0)
     if boxes is not None:
         given = boxes
         annotated[0] = dataclasses.replace(
@@ -221,11 +221,12 @@ def make_loaded(images: Sequence[SeenImage], boxes: Regions | None = None) -> Lo
     return load(make_record(name, annotated, (), inputs), name)
 
 
-def _no_regions(width: int, height: int) -> Regions:
+def no_regions(width: int, height: int) -> Regions:
     return Regions(np.zeros((0, 4), np.float32), np.zeros((0, 0), np.float32), width, height)
 
 
-def _name(image: Image) -> str:
+def name_of(image: Image) -> str:
+    """A name for messages: its path, or its kind."""
     if isinstance(image, str | Path):
         return str(image)
     if image is None:
@@ -237,7 +238,7 @@ def _name(image: Image) -> str:
     return f"{type(image).__name__} object"
 
 
-def _pixels(image: Image) -> np.ndarray:
+def read_pixels(image: Image) -> np.ndarray:
     """uint8[H, W, 3] of a picture."""
     _library()
     from PIL import Image as pillow

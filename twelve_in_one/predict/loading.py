@@ -12,6 +12,8 @@ from twelve_in_one.checkpoints.saved_rounds import all_rounds
 from twelve_in_one.parallel.sharding import make_mesh, param_shardings
 from twelve_in_one.predict.engine import Progress, silent
 from twelve_in_one.predict.predictor import Predictor
+from twelve_in_one.predict.writer import Writer
+from twelve_in_one.systems.lit_decoder import LitDecoderSystem
 from twelve_in_one.systems.vilbert import Vilbert
 
 
@@ -24,8 +26,8 @@ def load(
     devices: Sequence[jax.Device] | None = None,
     max_batch: int = 64,
     progress: Progress = silent,
-) -> Predictor:
-    """Loads a trained model.
+) -> Predictor | Writer:
+    """Loads a trained model: a `Predictor`, or a `Writer` of one that writes texts.
 
     Args:
       path: a model folder (see `model_folder`), or the workdir of a run that has ended; if its
@@ -55,7 +57,7 @@ def load(
         system = weights.read_system(folder)
     except OSError as error:
         raise ValueError(f"{folder / weights.CONFIG}: {error}") from error
-    if not isinstance(system, Vilbert):
+    if not isinstance(system, Vilbert | LitDecoderSystem):
         raise ValueError(
             f"{folder} holds a model of {system.name}, which answers no questions here"
         )
@@ -70,6 +72,8 @@ def load(
 
         params, system, serving, _ = open_model(path)  # warns, and takes a checkpoint of the run
         params = jax.device_put(params, shardings)
+    if isinstance(system, LitDecoderSystem):
+        return Writer(params, system, serving, max_batch=max_batch, progress=progress)
     return Predictor(
         params,
         system.config,

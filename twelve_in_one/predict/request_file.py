@@ -17,12 +17,15 @@ from twelve_in_one.predict.results import Result, to_json
 # Keys of a request for each command; those with True are required.
 _COMMON = {"id": False, "task": False}
 KEYS = {
-    "answer": {"image": True, "text": True, "top": False},
+    "answer": {"image": True, "text": True, "top": False, "answers": False},
     "rank": {"images": True, "text": True},
     "ground": {"image": True, "text": True, "boxes": False},
     "point": {"image": True, "text": True, "boxes": True, "choices": False},
     "entails": {"image": True, "text": True},
     "compare": {"left": True, "right": True, "text": True},
+    "caption": {"image": True},
+    "classify": {"image": True, "labels": False, "top": False},
+    "read": {"image": True, "text": True},
 }
 TEXT_ARGUMENT = {
     "answer": "question",
@@ -31,6 +34,7 @@ TEXT_ARGUMENT = {
     "point": "question",
     "entails": "hypothesis",
     "compare": "sentence",
+    "read": "question",
 }
 _OWN = ("image", "left", "right", "boxes", "choices")
 _MAX_SHOWN = 20  # wrong lines
@@ -171,5 +175,7 @@ def _call(
     columns, shared = _parts(values[0])
     for key in columns:
         columns[key] = [request[key] for request in values]
-    texts = {TEXT_ARGUMENT[command]: [request["text"] for request in values]}
+    texts = {}
+    if command in TEXT_ARGUMENT:
+        texts = {TEXT_ARGUMENT[command]: [request["text"] for request in values]}
     return getattr(predictor, command)(**options | shared | columns | texts)

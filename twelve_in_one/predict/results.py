@@ -81,6 +81,23 @@ class Answer(Result):
 
 
 @dataclasses.dataclass(frozen=True)
+class Text(Answer):
+    """A text that a decoder wrote: a caption, an answer, a class.
+
+    `probability` is that of the whole text, the product of its tokens'. `top` holds the text alone,
+    or the best texts of a list.
+
+    Attributes:
+      tokens: the text's pieces, its end included, with the log-probability of each given all
+        before it; empty for a text that was chosen from a list by its probability.
+      finished: whether it ended before there was no more room.
+    """
+
+    tokens: tuple[tuple[str, float], ...] = ()
+    finished: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class Ranking(Result):
     """Images ranked by how well they fit a caption.
 

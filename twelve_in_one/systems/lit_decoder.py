@@ -159,27 +159,29 @@ class LitDecoderSystem(System):
         each = jnp.maximum(tokens, 1)
         return loss / each, right / each, tokens
 
+    @property
+    def options(self) -> reading.Options:
+        """How texts begin and end."""
+        config = self.config
+        prefix_lm = config.question == "prefix_lm"
+        return reading.Options(config.start_id, config.eos_id, config.pad_id, prefix_lm)
+
+    def context(self, params: Params, tokens: jax.Array, batch: Batch) -> reading.Context:
+        """What texts are about: the image's tokens [B, K, De], and prompt and task of the batch."""
+        config = self.config
+        seen = LitDecoder(config).apply({"params": params}, tokens, batch, method="context")
+        given = jnp.arange(config.max_prompt)[None] < batch["prompt_length"][:, None]
+        prompt = jnp.where(given, batch["tokens"][:, : config.max_prompt], config.pad_id)
+        return reading.Context(seen.tokens, prompt, seen.mask, seen.prepended)
+
     def writer(
         self, task: AnyTask, candidates: np.ndarray | None, *, thorough: bool
     ) -> Callable[[Params, Batch], Written]:
-        config, model = self.config, LitDecoder(self.config)
-        options = reading.Options(
-            config.start_id,
-            config.eos_id,
-            config.pad_id,
-            prefix_lm=config.question == "prefix_lm",
-        )
+        config, model, options = self.config, LitDecoder(self.config), self.options
         beams = config.beams if thorough and task.group == "caption" else 1
 
-        def images(params: Params, tokens: jax.Array, batch: Batch) -> reading.Context:
-            context = model.apply({"params": params}, tokens, batch, method="context")
-            places = jnp.arange(config.max_prompt)[None]
-            given = places < batch["prompt_length"][:, None]
-            prompt = jnp.where(given, batch["tokens"][:, : config.max_prompt], config.pad_id)
-            return reading.Context(context.tokens, prompt, context.mask, context.prepended)
-
         def write(params: Params, tokens: jax.Array, batch: Batch) -> generate.Texts:
-            about = images(params, tokens, batch)
+            about = self.context(params, tokens, batch)
             if beams > 1:
                 return generate.beam_search(
                     config.decoder, params["decoder"], about, options, beams=beams
@@ -205,7 +207,7 @@ class LitDecoderSystem(System):
                     scores = text_list.rank(
                         config.decoder,
                         params["decoder"],
-                        images(params, tokens, batch),
+                        self.context(params, tokens, batch),
                         jnp.asarray(candidates),
                         options,
                     )
