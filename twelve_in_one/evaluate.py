@@ -28,7 +28,6 @@ from twelve_in_one import atomic, extras
 from twelve_in_one.checkpoints import inputs_record, model_folder, state
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.data.builders.report import Progress
-from twelve_in_one.data.inputs import open_inputs
 from twelve_in_one.data.pipeline import TaskStream, hide_accelerators
 from twelve_in_one.evaluators import submissions, suite, texts
 from twelve_in_one.evaluators.follow import follow, seen_by_first
@@ -222,6 +221,8 @@ def _run_pictures(args: argparse.Namespace) -> None:
     ]
     if refused:
         raise ValueError(f"{', '.join(refused)}: not for models of pictures; see their config")
+    from twelve_in_one.data.inputs import open_inputs
+
     config = state.read_config(args.workdir)
     hide_accelerators()
     inputs = open_inputs(config, args.workdir)
@@ -231,10 +232,9 @@ def _run_pictures(args: argparse.Namespace) -> None:
         inputs_record.check(record, inputs.serving(system), inputs.path)
     known = {task.task.name: task for task in inputs.tasks}
     names = args.tasks.split(",") if args.tasks else list(known)
-    if set(names) - set(known):
-        raise ValueError(
-            f"{args.workdir} knows no task {set(names) - set(known)}; {', '.join(known)}"
-        )
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{args.workdir} knows no task {unknown}; it knows {', '.join(known)}")
     splits = {}
     for name in names:
         options = known[name].options
@@ -243,7 +243,8 @@ def _run_pictures(args: argparse.Namespace) -> None:
         if not splits[name]:
             raise ValueError(f"{name} has no split {', '.join(wanted)}")
     placement = Placement.make(system.abstract(), config.parallel.layout, config.parallel.model)
-    written: list[Path] = []
+    limit, written = args.max_examples, []
+    baselines = texts.baselines_of(inputs, limit) if args.text_baselines else None
 
     def keep(stream: Any, split: str, outcome: Any) -> None:
         written.append(submissions.write_texts(args.submissions, stream, split, outcome))
@@ -256,11 +257,9 @@ def _run_pictures(args: argparse.Namespace) -> None:
             splits,
             lambda name, split: inputs.evaluation_stream(known[name], split, system),
             options=config.evaluation,
-            max_examples=args.max_examples,
+            max_examples=limit,
             prefetch=config.data.prefetch,
-            baselines=texts.baselines_of(inputs, args.max_examples)
-            if args.text_baselines
-            else None,
+            baselines=baselines,
             keep=keep if args.submissions else None,
             progress=Progress("evaluate") if jax.process_index() == 0 else None,
         )

@@ -1,19 +1,14 @@
 """Checks a config and turns it into frozen dataclasses: every error at once, before any work."""
 
 import dataclasses
-import difflib
 import math
 import re
-import sys
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from twelve_in_one.config.image_settings import ImageTaskOptions
-from twelve_in_one.config.paths import expand
 from twelve_in_one.config.settings import (
     ConfigError,
     OwnTaskOptions,
@@ -22,6 +17,7 @@ from twelve_in_one.config.settings import (
     TaskOptions,
     task_key,
 )
+from twelve_in_one.config.values import is_a, near, section, values_of
 from twelve_in_one.systems import SYSTEMS
 from twelve_in_one.systems.base import AnyTask, System
 from twelve_in_one.tasks import own
@@ -52,10 +48,10 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     if not isinstance(raw, Mapping):
         raise ConfigError([f"a config is a dict of settings, got {raw!r}"])
     errors: list[str] = []
-    options = _section(SystemOptions, raw.get("system", {}), "system", errors)
+    options = section(SystemOptions, raw.get("system", {}), "system", errors)
     system = SYSTEMS[options.name] if options and options.name in SYSTEMS else None
     if options and system is None:
-        errors.append(f"system.name: {options.name!r}{_near(options.name, SYSTEMS)}")
+        errors.append(f"system.name: {options.name!r}{near(options.name, SYSTEMS)}")
     if system is not None and system.pixels:
         tasks = _image_task_names(raw.get("tasks"), raw.get("task"), errors)
         task_options = _image_task_options(raw.get("task"), errors)
@@ -67,7 +63,7 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
         "task": task_options,
         "model": {} if system is None else _model_fields(system, raw.get("model"), errors),
     }
-    run = _section(RunConfig, {**raw, **checked}, "", errors)
+    run = section(RunConfig, {**raw, **checked}, "", errors)
     _check_patterns(raw, errors)
     if not errors:
         _check_together(run, errors)
@@ -146,7 +142,7 @@ def _task_names(value: Any, own_names: Sequence[str], errors: list[str]) -> tupl
         if name not in names:
             listed = str(tuple(str(name).split(",")))
             hint = f'; for several write --config.tasks="{listed}"' if "," in str(name) else ""
-            errors.append(f"tasks: no task {name!r}{hint or _near(name, names)}{_how_own(name)}")
+            errors.append(f"tasks: no task {name!r}{hint or near(name, names)}{_how_own(name)}")
     found = tuple(name for name in value if name in names)
     errors += [
         f"task.{name}: config.tasks does not name it, so it would not be trained on"
@@ -171,13 +167,13 @@ def _task_options(raw: Any, tasks: Sequence[str], errors: list[str]) -> dict[str
     checked = {}
     for key, options in raw.items():
         if key in known:
-            checked[known[key]] = _section(TaskOptions, options, f"task.{key}", errors)
+            checked[known[key]] = section(TaskOptions, options, f"task.{key}", errors)
         elif key in own_names:
-            checked[key] = _section(OwnTaskOptions, options, f"task.{key}", errors)
+            checked[key] = section(OwnTaskOptions, options, f"task.{key}", errors)
             if checked[key] is not None:
                 errors += [f"task.{key}{w}" for w in own.wrong(key, checked[key])]
         else:
-            errors.append(f"task.{key}: no such task{_near(key, known)}{_how_own(key)}")
+            errors.append(f"task.{key}: no such task{near(key, known)}{_how_own(key)}")
     return checked
 
 
@@ -189,7 +185,7 @@ def _image_task_names(value: Any, sections: Any, errors: list[str]) -> tuple[str
         return ()
     for name in value:
         if name not in known:
-            errors.append(f"tasks: no task {name!r}{_near(name, known)}")
+            errors.append(f"tasks: no task {name!r}{near(name, known)}")
         elif not re.fullmatch("[a-z][a-z0-9_]*", name) or name == MIXTURE:
             errors.append(
                 f"tasks: {name!r}: a name takes small letters, digits and _, and is not {MIXTURE}"
@@ -205,7 +201,7 @@ def _image_task_options(raw: Any, errors: list[str]) -> dict[str, Any]:
         errors.append(f"task: should be a section, got {raw!r}")
         return {}
     checked = {
-        name: _section(ImageTaskOptions, section, f"task.{name}", errors)
+        name: section(ImageTaskOptions, section, f"task.{name}", errors)
         for name, section in raw.items()
     }
     for name, options in checked.items():
@@ -220,7 +216,7 @@ def _how_own(name: Any) -> str:
 
 def _model_fields(system: type[System], raw: Any, errors: list[str]) -> dict[str, Any]:
     """Fields of the system's config, with 0 for sizes that come from the data."""
-    values = _values(system.config_type, raw, "model", errors, system)
+    values = values_of(system.config_type, raw, "model", errors, system)
     if values is None:
         return {}
     decided = {name: value for name, value in values.items() if name in system.data_decides}
@@ -230,87 +226,6 @@ def _model_fields(system: type[System], raw: Any, errors: list[str]) -> dict[str
         errors.append(f"model: {error}")
         return {}
     return dataclasses.asdict(made.config) | decided
-
-
-def _section(cls: type, raw: Any, path: str, errors: list[str]) -> Any:
-    """`raw` as the dataclass `cls`, or None; errors are added to the list."""
-    values = _values(cls, raw, path, errors)
-    return None if values is None else cls(**values)
-
-
-def _values(
-    cls: type, raw: Any, path: str, errors: list[str], system: type[System] | None = None
-) -> dict[str, Any] | None:
-    """`raw` as arguments of the dataclass `cls`, or None; errors are added to the list.
-
-    For a system's config, whose fields carry no limits, sections stay dicts.
-    """
-    if not isinstance(raw, Mapping):
-        errors.append(f"{path}: should be a section, got {raw!r}")
-        return None
-    prefix = f"{path}." if path else ""
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    count = len(errors)
-    for name in raw:
-        if name not in fields:
-            errors.append(f"{prefix}{name}: no such setting{_near(name, fields)}")
-    values = {}
-    for name, field in fields.items():
-        if name not in raw:
-            if field.default is dataclasses.MISSING:
-                errors.append(f"{prefix}{name}: missing")
-        elif system is not None and dataclasses.is_dataclass(hints[name]):
-            values[name] = _values(hints[name], raw[name], f"{prefix}{name}", errors, system)
-        elif dataclasses.is_dataclass(hints[name]):
-            values[name] = _section(hints[name], raw[name], f"{prefix}{name}", errors)
-        else:
-            low = field.metadata.get("low") if system is None else _low(system, name, hints[name])
-            values[name] = _value(raw[name], field, hints[name], low, f"{prefix}{name}", errors)
-    return None if len(errors) > count else values
-
-
-def _low(system: type[System], name: str, hint: Any) -> float | None:
-    """The least value of a field of a system's config."""
-    zero = name in (*system.data_decides, *system.may_be_zero)
-    return None if name in system.may_be_negative else {int: 0 if zero else 1, float: 0.0}.get(hint)
-
-
-def _value(
-    value: Any, field: dataclasses.Field, hint: Any, low: Any, path: str, errors: list[str]
-) -> Any:
-    if typing.get_origin(hint) is types.UnionType:  # "X | None"
-        if value is None:
-            return None
-        hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
-    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
-    high, choices = (field.metadata.get(limit) for limit in ("high", "choices"))
-    if kind is typing.Literal:
-        kind, choices = type(inner[0]), inner
-    if kind is tuple and isinstance(value, (list, tuple)):
-        value = tuple(tuple(item) if isinstance(item, list) else item for item in value)
-        if inner[0] is not Any and not all(_is_a(item, inner[0]) for item in value):
-            errors.append(f"{path}: should hold {inner[0].__name__} only, got {value!r}")
-        return value
-    if field.metadata.get("path") and isinstance(value, str):
-        value = expand(value)
-    if kind is float and _is_a(value, int) and abs(value) <= sys.float_info.max:
-        value = float(value)
-    if not _is_a(value, kind):
-        errors.append(f"{path}: should be {kind.__name__}, got {value!r}")
-    elif kind is float and not math.isfinite(value):
-        errors.append(f"{path}: should be finite, got {value}")
-    elif low is not None and value < low:
-        errors.append(f"{path}: should be at least {low}, got {value}")
-    elif high is not None and value > high:
-        errors.append(f"{path}: should be at most {high}, got {value}")
-    elif choices is not None and value not in choices:
-        errors.append(f"{path}: {value!r} is not one of {', '.join(map(str, choices))}")
-    return value
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _check_together(run: RunConfig, errors: list[str]) -> None:
@@ -409,7 +324,7 @@ def _check_patterns(raw: Mapping[str, Any], errors: list[str]) -> None:
             )
             continue
         patterns[path] = [group[0]]
-        if any(not _is_a(x, (int, float)) or not 0 <= x < math.inf for x in group[1:]):
+        if any(not is_a(x, (int, float)) or not 0 <= x < math.inf for x in group[1:]):
             errors.append(f"{path}: needs two numbers from 0 up, got {group[1:]}")
     for path, texts in patterns.items():
         for text in texts:
@@ -419,27 +334,22 @@ def _check_patterns(raw: Mapping[str, Any], errors: list[str]) -> None:
                 errors.append(f"{path}: {text!r} is no regular expression: {error}")
 
 
-def _near(name: Any, known: Any) -> str:
-    near = difflib.get_close_matches(str(name), list(known), n=3)
-    return f"; did you mean {', '.join(near)}?" if near else f"; known: {', '.join(known)}"
-
-
 def unknown_overrides(arguments: Sequence[str], config: Any) -> list[str]:
     """All mistakes in the names of `--config.a.b=c` arguments."""
     errors = []
     for argument in arguments:
         match = re.match(r"--?config\.([^=]+)", argument)
-        section, path = config, ()
+        here, path = config, ()
         for name in match.group(1).split(".") if match else ():
-            if not isinstance(section, Mapping | ml_collections.ConfigDict):
+            if not isinstance(here, Mapping | ml_collections.ConfigDict):
                 errors.append(f"--config.{'.'.join((*path, name))}: {'.'.join(path)} is no section")
                 break
-            if name not in section:
+            if name not in here:
                 own_hint = _how_own(name) if path == ("task",) else ""
                 errors.append(
                     f"--config.{'.'.join((*path, name))}: no such setting"
-                    f"{_near(name, list(section))}{own_hint}"
+                    f"{near(name, list(here))}{own_hint}"
                 )
                 break
-            section, path = section[name], (*path, name)
+            here, path = here[name], (*path, name)
     return errors

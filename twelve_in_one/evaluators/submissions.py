@@ -29,7 +29,6 @@ import numpy as np
 
 from twelve_in_one import atomic
 from twelve_in_one.data.encode.examples import Encoding, Example, encode_inputs
-from twelve_in_one.data.images.stream import ImageStream
 from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.data.stored.image_rows import LoadedRecord
 from twelve_in_one.data.stored.records import Annotation
@@ -209,9 +208,7 @@ def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_texts(
-    folder: Path, stream: ImageStream, split: str, outcome: TextOutcome | Outcome
-) -> Path:
+def write_texts(folder: Path, stream: Any, split: str, outcome: TextOutcome | Outcome) -> Path:
     """Writes what a decoder wrote, or the classes of a classifier.
 
     For the caption server and the VQA server in their formats, for other tasks as {example id:

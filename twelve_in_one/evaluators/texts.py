@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from twelve_in_one.data.images.image_set import ImageExample, ImageSet
-from twelve_in_one.data.images.stream import ImageStream
 from twelve_in_one.data.images.texts import TextTargets
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.evaluators import rows
@@ -80,13 +79,22 @@ def evaluate_stream(
     step: Callable[[Any, Any], Any],
     params: Any,
     batches: Iterable[Any],
-    stream: ImageStream,
+    stream: Any,
     place: Callable[[Any], Any],
     *,
     max_examples: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> TextOutcome:
-    """Writes and scores the texts of a stream; arguments are those of `rows.collect`.
+    """Writes and scores the texts of a stream.
+
+    Args:
+      step: from `make_step`, compiled.
+      params: see `rows.collect`, like the other arguments.
+      batches: of the stream.
+      stream: a `data.images.stream.ImageStream`, which knows the right texts.
+      place: see above.
+      max_examples: see above.
+      progress: see above.
 
     Raises:
       ValueError: see `rows.collect`; or a loss is not finite.

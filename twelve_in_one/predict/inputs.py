@@ -222,6 +222,7 @@ def make_loaded(images: Sequence[SeenImage], boxes: Regions | None = None) -> Lo
 
 
 def no_regions(width: int, height: int) -> Regions:
+    """Of an image that is not read by regions."""
     return Regions(np.zeros((0, 4), np.float32), np.zeros((0, 0), np.float32), width, height)
 
 
