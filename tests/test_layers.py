@@ -27,7 +27,10 @@ LAYERS = (
     ("models",),
     ("parallel",),
     ("configs", "extras", "atomic"),
-    ("config.settings", "config.paths"),  # plain data, which everybody may read
+    # Plain data, which everybody may read.
+    ("config.settings", "config.paths"),
+    ("config.image_settings",),
+    ("config.fields",),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 # These work for every system.

@@ -24,6 +24,7 @@ from twelve_in_one.config.check import (
 from twelve_in_one.config.settings import OfficialOptions
 from twelve_in_one.models.two_stream.config import from_dict, named_size, to_json
 from twelve_in_one.models.two_stream.trunk import abstract_params
+from twelve_in_one.systems import SYSTEMS
 from twelve_in_one.systems.base import Facts
 from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.training import job
@@ -49,6 +50,8 @@ WRONG = {
     "finetune": ("VQA", "vqa,gqa", "official"),
     "real_samples": (),
     "pretrain_cc": ("vqa", "world,debug"),
+    "world_encoder": ("small",),
+    "lit_decoder": ("small", "debug,words"),
 }
 # The released task file (specification 3.3): id, text positions, regions, batch, learning rate.
 RELEASED = {

@@ -9,11 +9,11 @@ from typing import Any
 
 from twelve_in_one.checkpoints import lock
 from twelve_in_one.config.check import task_runs
+from twelve_in_one.config.image_settings import ImageTaskOptions
 from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import build, own, own_inputs, own_spec
 from twelve_in_one.data.image_inputs import built_dataset
 from twelve_in_one.data.stored.records import DataError
-from twelve_in_one.systems import SYSTEMS
 from twelve_in_one.world import make
 
 _FEW_PICTURES = 64  # up to here, starting further processes costs more time than it saves
@@ -39,7 +39,7 @@ def prepare(run: RunConfig, workdir: Path) -> None:
       DataError: datasets are missing and the run does not name their source; or they were made
         from another source; or the user's own records cannot be used.
     """
-    if SYSTEMS[run.system.name].pixels:
+    if any(isinstance(options, ImageTaskOptions) for options in run.task.values()):
         _prepare_pictures(run)
         return
     if not own_spec.own_options(run):
