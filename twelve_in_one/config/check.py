@@ -201,8 +201,8 @@ def _image_task_options(raw: Any, errors: list[str]) -> dict[str, Any]:
         errors.append(f"task: should be a section, got {raw!r}")
         return {}
     checked = {
-        name: section(ImageTaskOptions, section, f"task.{name}", errors)
-        for name, section in raw.items()
+        name: section(ImageTaskOptions, options, f"task.{name}", errors)
+        for name, options in raw.items()
     }
     for name, options in checked.items():
         if options is not None and not options.source:

@@ -118,13 +118,8 @@ class LitDecoderSystem(System):
         def loss(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Sums:
             logits = model.apply({"params": params}, batch, dropout_key)
             part = jnp.argmax(batch["task_id"][:, None] == task_ids[None], axis=1)
-            sums = losses.by_part(
-                *self._rows(logits, batch, config.label_smoothing)[:2],
-                batch["_mask"],
-                part,
-                len(names),
-                self._weights(batch).sum(axis=-1, dtype=jnp.float32) if config.per_token else None,
-            )
+            loss, score, counts = self._rows(logits, batch, config.label_smoothing)
+            sums = losses.by_part(loss, score, batch["_mask"], part, len(names), counts)
             return sums if mixed else jax.tree.map(lambda x: x[0], sums)
 
         def count(batch: Batch) -> jax.Array:
@@ -150,14 +145,14 @@ class LitDecoderSystem(System):
     def _rows(
         self, logits: jax.Array, batch: Batch, smoothing: float
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Loss and score of each row, and its number of tokens, [B]."""
-        loss, right, tokens = losses.sequence_rows(
-            logits, batch["tokens"], self._weights(batch), smoothing
+        """Loss, score and what it counts of each row, [B]."""
+        return losses.sequence_rows(
+            logits,
+            batch["tokens"],
+            self._weights(batch),
+            label_smoothing=smoothing,
+            per_token=self.config.per_token,
         )
-        if self.config.per_token:
-            return loss, right, tokens
-        each = jnp.maximum(tokens, 1)
-        return loss / each, right / each, tokens
 
     @property
     def options(self) -> reading.Options:
@@ -194,9 +189,9 @@ class LitDecoderSystem(System):
             # With its own picture, and with the next row's.
             for seen in (tokens, jnp.roll(tokens, 1, axis=0)):
                 logits = model.apply({"params": params}, seen, batch, method="score")
-                loss, right, _ = self._rows(logits, batch, 0.0)
+                loss, right, counts = self._rows(logits, batch, 0.0)
                 part = jnp.zeros(len(loss), jnp.int32)
-                found.append(losses.by_part(loss, right, batch["_mask"], part, 1))
+                found.append(losses.by_part(loss, right, batch["_mask"], part, 1, counts))
             sums = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
             texts = write(params, tokens, batch)
             rows = len(tokens)

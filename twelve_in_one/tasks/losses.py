@@ -162,36 +162,6 @@ def choice_loss(
     return _sum(loss, best == jnp.argmax(_keep(targets, real, -jnp.inf), axis=-1), mask)
 
 
-def sequence_rows(
-    logits: Array, labels: Array, weights: Array, label_smoothing: float = 0.0
-) -> tuple[Array, Array, Array]:
-    """Writing a text: cross-entropy of each of its tokens (big_vision).
-
-    Args:
-      logits: float[B, L, V].
-      labels: int32[B, L].
-      weights: bool[B, L], tokens that count: not the prompt, not padding.
-      label_smoothing: share of the target spread evenly over the V - 1 other tokens.
-
-    Returns:
-      float32[B] each: sum of the loss, number of tokens whose label has the highest logit, number
-      of tokens.
-    """
-    logits = _keep(logits, weights[..., None])
-    scores = jax.nn.log_softmax(logits, axis=-1)
-    own = jnp.take_along_axis(scores, labels[..., None], axis=-1)[..., 0]
-    # With e = smoothing: (1 - e) own + e / (V - 1) (all - own)
-    others = jnp.sum(scores, axis=-1) - own if label_smoothing else jnp.zeros_like(own)
-    share = label_smoothing / (logits.shape[-1] - 1)
-    loss = -(1 - label_smoothing) * own - share * others
-    right = jnp.argmax(logits, axis=-1) == labels
-    return (
-        jnp.sum(_keep(loss, weights), axis=-1),
-        jnp.sum(_keep(right, weights), axis=-1),
-        jnp.sum(weights, axis=-1, dtype=jnp.float32),
-    )
-
-
 def by_part(
     loss: Array,
     score: Array,
@@ -401,7 +371,28 @@ def sequence_loss(
       label_smoothing: see `token_loss`.
       per_token: count tokens instead of texts.
     """
-    weights = _keep(weights, mask[:, None])
+    loss, score, count = sequence_rows(
+        logits,
+        labels,
+        _keep(weights, mask[:, None]),
+        label_smoothing=label_smoothing,
+        per_token=per_token,
+    )
+    if per_token:
+        return Sums(jnp.sum(loss), jnp.sum(score), jnp.sum(count))
+    return _sum(loss, score, mask)
+
+
+def sequence_rows(
+    logits: Array,
+    labels: Array,
+    weights: Array,
+    *,
+    label_smoothing: float = 0.0,
+    per_token: bool = False,
+) -> tuple[Array, Array, Array]:
+    """`sequence_loss` of each text, [B] each: loss, score and what it counts, 1 or its tokens."""
+    weights = weights.astype(jnp.float32)
     counted = weights > 0
     logits = _keep(logits, counted[..., None])
     labels = jnp.where(counted, labels, 0)
@@ -409,6 +400,6 @@ def sequence_loss(
     score = jnp.sum(weights * (jnp.argmax(logits, axis=-1) == labels), axis=-1)
     total = jnp.sum(weights, axis=-1)
     if per_token:
-        return Sums(jnp.sum(loss), jnp.sum(score), jnp.sum(total))
-    total = jnp.where(total > 0, total, 1.0)
-    return _sum(loss / total, score / total, mask)
+        return loss, score, total
+    divisor = jnp.where(total > 0, total, 1.0)
+    return loss / divisor, score / divisor, jnp.ones_like(total)
