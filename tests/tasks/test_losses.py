@@ -329,3 +329,31 @@ def test_region_score_wants_more_than_half_an_overlap():
 def test_sums_average():
     sums = Sums(*map(jnp.float32, (6.0, 3.0, 4.0)))
     assert (sums.mean_loss(), sums.mean_score()) == (1.5, 0.75)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_sequence_loss_equals_loops(per_token, smoothing):
+    """Prompts and padding have no weight; row 1 has none at all, and counts unless per token."""
+    vocab, logits = 6, normal(B, L, 6)
+    labels = RNG.integers(0, vocab, (B, L)).astype(np.int32)
+    weights = uniform(B, L) * (RNG.uniform(size=(B, L)) < 0.6)
+    weights[1] = 0.0
+    losses_, scores, totals = np.zeros(B), np.zeros(B), np.zeros(B)
+    for i, t in np.ndindex(B, L):
+        each = [cross_entropy(logits[i, t], v) for v in range(vocab)]
+        target = np.full(vocab, smoothing / (vocab - 1))
+        target[labels[i, t]] = 1.0 - smoothing
+        losses_[i] += weights[i, t] * np.dot(target, each)
+        scores[i] += weights[i, t] * (logits[i, t].argmax() == labels[i, t])
+        totals[i] += weights[i, t]
+    if per_token:
+        expected = losses_[ROWS].sum(), scores[ROWS].sum(), totals[ROWS].sum()
+    else:
+        share = np.where(totals > 0, totals, 1.0)
+        expected = (losses_ / share)[ROWS].sum(), (scores / share)[ROWS].sum(), ROWS.sum()
+    nan = np.where((weights > 0)[..., None] & ROWS[:, None, None], logits, np.nan)
+    sums = losses.sequence_loss(
+        nan, labels, weights, ROWS, label_smoothing=smoothing, per_token=per_token
+    )
+    np.testing.assert_allclose(sums, expected, rtol=2e-5)

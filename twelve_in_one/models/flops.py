@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from twelve_in_one.models.text_decoder import TextDecoderConfig
 from twelve_in_one.models.two_stream.config import StreamConfig, TwoStreamConfig
 from twelve_in_one.models.vit import ViTConfig
 
@@ -77,3 +78,23 @@ def vit_forward_flops(config: ViTConfig) -> int:
     rows = length if config.pool == "none" else 1
     macs += rows * width * (width * config.representation + config.num_classes)
     return 2 * macs
+
+
+def decoder_forward_flops(config: TextDecoderConfig, num_tokens: int, num_encoded: int) -> int:
+    """FLOPs of the products of one whole text through a text decoder, logits included.
+
+    Args:
+      config: the decoder.
+      num_tokens: of the text, padding included.
+      num_encoded: tokens of the encoder.
+    """
+    width, length = config.hidden_dim, num_tokens
+    macs = config.num_layers * length * width * (4 * width + 2 * length + 2 * config.mlp_dim)
+    reading = length * width * (2 * width + 2 * num_encoded)
+    macs += len(config.cross_layers) * (reading + encoder_key_macs(config, num_encoded))
+    return 2 * (macs + length * width * config.vocab_size)
+
+
+def encoder_key_macs(config: TextDecoderConfig, num_encoded: int) -> int:
+    """Multiply-adds of one block's keys and values of an image's tokens."""
+    return 2 * num_encoded * config.encoder_dim * config.hidden_dim

@@ -112,7 +112,7 @@ def layer_norm(
 
 
 def attention_kernel(dtype: str | jnp.dtype) -> Literal["cudnn", "einsum"]:
-    """The kernel of `attend` on this machine, if no probabilities are requested.
+    """The kernel of `attend` on this machine, without a mask and if no probabilities are requested.
 
     cuDNN's fused kernel never writes the [B, N, Q, K] scores to memory. It needs a GPU and half
     precision; elsewhere XLA optimises the einsum.
@@ -145,17 +145,18 @@ def attend(
       mask: bool, broadcastable to [B, N, Q, K]; True where a key may be read. None reads all.
       dropout_rate: on the probabilities, without renormalisation.
       dropout_key: key of the dropout, or None.
-      with_probabilities: return them. Without them and dropout, uses the device's fused kernel if
-        there is one (`attention_kernel`), and the log says so.
+      with_probabilities: return them. Without them, a mask and dropout, uses the device's fused
+        kernel if there is one (`attention_kernel`), and the log says so.
 
     Returns:
       context [B, Q, N, H], and the probabilities before dropout, float32[B, N, Q, K], or None.
     """
     dropped = dropout_key is not None and dropout_rate > 0.0
-    if not with_probabilities and not dropped and attention_kernel(query.dtype) == "cudnn":
+    # cuDNN's gradients under a mask need even lengths, and it knows head sizes in steps of 8.
+    plain = mask is None and not dropped and query.shape[-1] % 8 == 0
+    if plain and not with_probabilities and attention_kernel(query.dtype) == "cudnn":
         _say_fused()
-        fused = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-        return fused, None
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn"), None
     # [B, Q, N, H] x [B, K, N, H] -> [B, N, Q, K]
     wide = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bqnh,bknh->bnqk", query, key, preferred_element_type=wide)

@@ -348,11 +348,12 @@ class TextDecoder(nn.Module):
         """Logits [..., V] of states [..., D]."""
         if self.config.tied_logits:
             logits = self.token.attend(states)
-            return logits + self.logits_bias.astype(logits.dtype)
+            lead = tuple(range(logits.ndim - 1))
+            return logits + jnp.expand_dims(self.logits_bias.astype(logits.dtype), lead)
         return self.logits(states)
 
     def _embed(self, inputs: Array, positions: Array) -> Array:
-        x = self.token(inputs) + self.position.astype(self.config.dtype)[positions]
+        x = self.token(inputs) + jnp.asarray(self.position, self.config.dtype)[positions]
         return constrain(x, "act_batch", "act_length", "act_embed")
 
     def _check_encoder(self, encoder: Array | None) -> None:

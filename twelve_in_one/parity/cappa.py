@@ -193,7 +193,10 @@ def _outputs(
         return found | _written(config, params, tokens, arrays, facts), tokens, aux, gradient
 
     found, tokens, aux, gradient = run(params)
-    found |= {"embedded": aux["embedded"], "final_norm": aux["states"]}
+    inputs = shift_right(jnp.asarray(arrays["in/labels"]))
+    # Recorded without positions.
+    found["embedded"] = params["decoder"]["token"]["embedding"][inputs]
+    found["final_norm"] = aux["states"]
     for i in range(0 if config.decoder.scan_layers else config.decoder.num_layers):
         found |= {f"block{i}/{part}": aux[f"block_{i}/{name}"] for part, name in _PARTS.items()}
     if f"out/{variant}/small/logits" in arrays:
