@@ -1,6 +1,7 @@
 """Losses against loops in NumPy, and that nothing masked reaches a loss or a gradient."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,31 @@ class Case:
     noisy: dict  # input -> where its values must not matter
     counted: np.ndarray
 
+    @property
+    def name(self):
+        """The input with a gradient."""
+        return "logits" if "logits" in self.inputs else "predictions"
+
+    @functools.cached_property
+    def sums(self):
+        """The loss as one program, `sums(**inputs)`."""
+        return jax.jit(self.function)
+
+    @functools.cached_property
+    def mean_gradient(self):
+        return self._gradient(Sums.mean_loss)
+
+    @functools.cached_property
+    def gradient(self):
+        """The gradient of the summed loss with respect to `name`, `gradient(inputs)`."""
+        return self._gradient(lambda sums: sums.loss)
+
+    def _gradient(self, loss_of):
+        def loss(x, inputs):
+            return loss_of(self.function(**inputs | {self.name: x}))
+
+        return jax.jit(lambda inputs: jax.grad(loss)(inputs[self.name], inputs))
+
 
 def spread(mask, ndim):
     return np.expand_dims(mask, tuple(range(mask.ndim, ndim)))
@@ -213,11 +239,13 @@ CASES = {
 
 def test_options_that_are_scored_alike_are_not_right():
     rows, zeros = np.ones(3, bool), np.zeros(3, np.int32)
-    assert losses.match_loss(np.zeros((3, 4), np.float32), zeros, rows).score == 0
-    assert losses.match_loss(np.eye(3, 4, dtype=np.float32), zeros, rows).score == 1
+    match_loss = jax.jit(losses.match_loss)
+    assert match_loss(np.zeros((3, 4), np.float32), zeros, rows).score == 0
+    assert match_loss(np.eye(3, 4, dtype=np.float32), zeros, rows).score == 1
     features = np.ones((3, 2, 5), np.float32)
     negatives, chosen = np.zeros((3, 2, 4), np.int32), np.ones((3, 2), bool)
-    found = losses.masked_region_contrast_loss(features, features, negatives, chosen)
+    loss = jax.jit(losses.masked_region_contrast_loss)
+    found = loss(features, features, negatives, chosen)
     assert found.score == 0 and found.count == 6
 
 
@@ -236,7 +264,7 @@ def fill(case, value):
 
 
 def test_loss_and_score_are_those_of_a_loop(case):
-    ours = case.function(**case.inputs)
+    ours = case.sums(**case.inputs)
     index = [tuple(i) if len(i) > 1 else i[0] for i in np.argwhere(case.counted)]
     rows = np.array([case.brute(case.inputs, i) for i in index], float)
     assert all(x.dtype == jnp.float32 and x.shape == () for x in ours)
@@ -250,30 +278,26 @@ def test_loss_and_score_are_those_of_a_loop(case):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])
 def test_what_is_masked_adds_nothing_and_gets_no_gradient(case, value):
     """Neither to the sums, bit for bit, nor as NaN times zero in a gradient."""
-    expected, ours = case.function(**case.inputs), case.function(**fill(case, value))
-    np.testing.assert_array_equal(ours, expected)
-    name = "logits" if "logits" in case.inputs else "predictions"
-
-    def loss(x, inputs):
-        return case.function(**inputs | {name: x}).loss
-
-    clean = jax.grad(loss)(case.inputs[name], case.inputs)
     filled = fill(case, value)
-    grad = np.asarray(jax.grad(loss)(filled[name], filled))
-    np.testing.assert_array_equal(grad, clean)
-    where = np.broadcast_to(spread(case.noisy[name], grad.ndim), grad.shape)
+    np.testing.assert_array_equal(case.sums(**filled), case.sums(**case.inputs))
+    grad = np.asarray(case.gradient(filled))
+    np.testing.assert_array_equal(grad, case.gradient(case.inputs))
+    where = np.broadcast_to(spread(case.noisy[case.name], grad.ndim), grad.shape)
     assert (grad[where] == 0).all()
     assert np.abs(grad[~where]).max() > 0
 
 
 def test_gradient_is_that_of_finite_differences(case):
-    name = "logits" if "logits" in case.inputs else "predictions"
-    x = case.inputs[name]
+    x = case.inputs[case.name]
     direction = normal(*x.shape)
-    loss = jax.jit(lambda x: case.function(**case.inputs | {name: x}).loss)
+
+    def loss(x):
+        return float(case.sums(**case.inputs | {case.name: x}).loss)
+
     # Losses are float32: a wide step keeps rounding small.
-    slope = (float(loss(x + 1e-2 * direction)) - float(loss(x - 1e-2 * direction))) / 2e-2
-    ours = np.sum(np.asarray(jax.grad(loss)(x), np.float64) * direction)
+    step = np.float32(1e-2) * direction
+    slope = (loss(x + step) - loss(x - step)) / 2e-2
+    ours = np.sum(np.asarray(case.gradient(case.inputs), np.float64) * direction)
     np.testing.assert_allclose(ours, slope, rtol=2e-3, atol=2e-3)
 
 
@@ -282,12 +306,10 @@ def test_nothing_counts(case):
     nothing = dict(case.inputs)
     masks = {"mask", "chosen"} & set(nothing)
     nothing |= {name: np.zeros_like(nothing[name]) for name in masks}
-    sums = case.function(**nothing)
+    sums = case.sums(**nothing)
     np.testing.assert_array_equal(sums, (0, 0, 0))
     assert sums.mean_loss() == sums.mean_score() == 0
-    name = "logits" if "logits" in nothing else "predictions"
-    grad = jax.grad(lambda x: case.function(**nothing | {name: x}).mean_loss())(nothing[name])
-    assert (np.asarray(grad) == 0).all()
+    assert (np.asarray(case.mean_gradient(nothing)) == 0).all()
 
 
 def test_no_labelled_token_is_no_loss():
@@ -298,10 +320,9 @@ def test_no_labelled_token_is_no_loss():
 
 
 def test_bfloat16_logits_are_summed_in_float32(case):
-    name = "logits" if "logits" in case.inputs else "predictions"
-    narrow = jnp.asarray(case.inputs[name], jnp.bfloat16)
-    ours = case.function(**case.inputs | {name: narrow})
-    expected = case.function(**case.inputs | {name: narrow.astype(jnp.float32)})
+    narrow = case.inputs[case.name].astype(jnp.bfloat16)
+    ours = case.sums(**case.inputs | {case.name: narrow})
+    expected = case.sums(**case.inputs | {case.name: narrow.astype(np.float32)})
     assert ours.loss.dtype == jnp.float32
     np.testing.assert_allclose(ours.loss, expected.loss, rtol=1e-6)
 
@@ -311,12 +332,12 @@ def test_bfloat16_logits_are_summed_in_float32(case):
 def test_parts_add_up(name):
     """Sums of two halves are those of the whole."""
     case = CASES[name]
-    whole = case.function(**case.inputs)
+    whole = case.sums(**case.inputs)
     halves = [
-        case.function(**{name: x[part] for name, x in case.inputs.items()})
+        case.sums(**{name: x[part] for name, x in case.inputs.items()})
         for part in (slice(0, 2), slice(2, B))
     ]
-    np.testing.assert_allclose(jax.tree.map(jnp.add, *halves), whole, rtol=1e-6)
+    np.testing.assert_allclose(jax.tree.map(np.add, *jax.device_get(halves)), whole, rtol=1e-6)
 
 
 def test_region_score_wants_more_than_half_an_overlap():

@@ -1,7 +1,8 @@
 """The loss of pretraining: its three parts and their weights, its counts, and the negatives."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +11,8 @@ from twelve_in_one.tasks.task import task_count, task_loss
 from twelve_in_one.tasks.twelve import CONCEPTUAL_CAPTIONS
 
 B, T, R, F, C, WORDS = 5, 6, 4, 3, 7, 11
+loss_of = jax.jit(pretraining.loss)
+contrast_negatives = jax.jit(pretraining.contrast_negatives)
 
 
 def draw(target, seed=0):
@@ -92,7 +95,7 @@ def literal_sums(target, outputs, batch):
 @pytest.mark.parametrize("target", [0, 1, 2])
 def test_parts_are_those_of_a_loop(target, seed):
     outputs, batch = draw(target, seed)
-    sums = jax.jit(pretraining.loss)(outputs, batch)
+    sums = loss_of(outputs, batch)
     loss, count = literal_sums(target, outputs, batch)
     np.testing.assert_allclose(sums.loss, loss, rtol=1e-5)
     np.testing.assert_array_equal(sums.count, count)
@@ -108,8 +111,8 @@ def test_task_loss_is_of_all_heads(target):
     outputs, batch = draw(target)
     assert CONCEPTUAL_CAPTIONS.heads == ("masked_language", "masked_region", "alignment")
     for got, wanted in zip(
-        task_loss(CONCEPTUAL_CAPTIONS, outputs, batch),
-        pretraining.loss(outputs, batch),
+        jax.jit(functools.partial(task_loss, CONCEPTUAL_CAPTIONS))(outputs, batch),
+        loss_of(outputs, batch),
         strict=True,
     ):
         np.testing.assert_array_equal(got, wanted)
@@ -121,16 +124,19 @@ def test_the_slot_of_a_task_token_predicts_nothing():
     slot = np.full((B, 1, WORDS), np.nan, np.float32)
     words = outputs["masked_language"]
     with_slot = outputs | {"masked_language": np.concatenate([words[:, :1], slot, words[:, 1:]], 1)}
-    np.testing.assert_array_equal(
-        pretraining.loss(with_slot, batch).loss, pretraining.loss(outputs, batch).loss
-    )
+    np.testing.assert_array_equal(loss_of(with_slot, batch).loss, loss_of(outputs, batch).loss)
 
 
 def test_nothing_hidden_costs_nothing():
     outputs, batch = draw(2)
     batch |= {name: np.full_like(batch[name], -1) for name in ("token_labels", "region_labels")}
-    loss = lambda outputs: pretraining.loss(outputs, batch).mean_loss()  # noqa: E731
-    value, grads = jax.value_and_grad(loss)(jax.tree.map(jnp.asarray, outputs))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss_and_gradients(outputs, batch):
+        return pretraining.loss(outputs, batch).mean_loss()
+
+    value, grads = loss_and_gradients(outputs, batch)
     assert np.isfinite(value)
     for name in ("masked_language", "masked_region"):
         assert not np.any(grads[name]), name
@@ -150,7 +156,7 @@ def test_negatives_are_real_regions_and_not_the_own(rows, draws):
     sizes = rng.integers(0, regions + 1, rows)
     sizes[0] = 1
     real = np.arange(regions) < sizes[:, None]
-    negatives, usable = pretraining.contrast_negatives(*u, real)
+    negatives, usable = contrast_negatives(*u, real)
     negatives, usable = np.asarray(negatives), np.asarray(usable)
     assert negatives.min() >= 0 and negatives.max() < rows * regions
     row, region = np.divmod(negatives, regions)
@@ -170,7 +176,7 @@ def test_negatives_reach_every_other_region():
     rows, regions = 3, 4
     steps = np.linspace(0, 1, 400, endpoint=False, dtype=np.float32)
     u = np.broadcast_to(steps, (rows, regions, 400))
-    negatives, usable = pretraining.contrast_negatives(u, u, np.ones((rows, regions), bool))
+    negatives, usable = contrast_negatives(u, u, np.ones((rows, regions), bool))
     assert np.all(usable)
     for b in range(rows):
         for r in range(regions):
@@ -186,8 +192,7 @@ def test_left_out_negatives_change_nothing():
     negatives = rng.integers(0, 6, (2, 3, 5))
     chosen = np.ones((2, 3), bool)
     mask = np.arange(5) < 3
-    few = losses.masked_region_contrast_loss(predictions, targets, negatives[..., :3], chosen)
-    masked = losses.masked_region_contrast_loss(
-        predictions, targets, negatives, chosen, np.broadcast_to(mask, negatives.shape)
-    )
+    loss = jax.jit(losses.masked_region_contrast_loss)
+    few = loss(predictions, targets, negatives[..., :3], chosen)
+    masked = loss(predictions, targets, negatives, chosen, np.broadcast_to(mask, negatives.shape))
     np.testing.assert_allclose(masked.loss, few.loss, rtol=1e-6)
