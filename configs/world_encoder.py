@@ -28,7 +28,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
             "grounds": dict(title="Grounds", source="{raw_dir}/classes/grounds/{split}", **common),
         },
     )
-    image_defaults.use_world(config, images=200, class_pictures=200)
+    image_defaults.use_world(config, images=600, class_pictures=200, covers=2000)
     config.mixture.weighting, config.mixture.batch_size = "equal", 64
     config.optimizer.learning_rate, config.optimizer.warmup_share = 1e-3, 0.1
     config.schedule.num_rounds = 1500
@@ -38,6 +38,6 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 300, 0
     config.log.every_rounds = 50
     if mode == "debug":
-        image_defaults.use_world(config, images=60, class_pictures=10)
+        image_defaults.use_world(config, images=60, class_pictures=10, covers=60)
         image_defaults.shorten(config)
     return config

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -121,13 +122,17 @@ class ImageInputs:
     def _all_texts(self) -> Iterator[str]:
         """Texts of the training splits to make a vocabulary from."""
         for task in self.tasks:
-            yield task.options.prompt
-            if task.task.name in self.labels:
-                yield from self.labels[task.task.name]
-                continue
+            prompt = task.options.prompt or f"{task.task.name}:"
             images = self.images(task, task.options.train_split)
-            for number in range(min(images.num_examples, _VOCABULARY_EXAMPLES)):
+            count = min(images.num_examples, _VOCABULARY_EXAMPLES)
+            if labels := self.labels.get(task.task.name):
+                # As often as they are written, without reading the pictures.
+                for text in (prompt, *labels):
+                    yield from itertools.repeat(text, max(count // len(labels), 1))
+                continue
+            for number in range(count):
                 example = images.read(number)
+                yield prompt
                 yield example.question
                 yield from example.texts
 
@@ -275,13 +280,15 @@ class ImageInputs:
         return self
 
     def _part(self, task: TaskRun, split: str, system: System, training: bool) -> Part:
-        images = self.images(task, split)
+        images, encode = self.images(task, split), self._encode(task, system)
         if training:
             images = first_examples(images, task.options.max_train_examples)
+        if self.writes:
+            _check_prompts(f"task {task.task.name}, split {split}", images, encode)
         return Part(
             images,
             self._preprocess(task, system, training=training),
-            self._encode(task, system),
+            encode,
             task.task.task_id,
             (self.run.seed, seed_of(task.task.name)),
             training and self.run.mixture.weighting == "images",
@@ -335,6 +342,25 @@ def built_dataset(source: str) -> str:
     """The dataset of a source like "questions:NAME/SPLIT"; "" for other sources."""
     kind, _, place = source.partition(":")
     return place.partition("/")[0] if kind in _BUILT else ""
+
+
+def _check_prompts(where: str, images: ImageSet, encode: TextTargets) -> None:
+    """Refuses a set among whose first prompts some are too long, before work on it is lost.
+
+    Raises:
+      DataError: says how many, and what they need.
+    """
+    # Those of classes and captions are all alike.
+    count = min(images.num_examples, MAX_RECORDS if images.first_of_image is not None else 1)
+    prompts = [encode.prompt_of(images.read(number)) for number in range(count)]
+    lengths = [len(ids) for ids in encode.tokenizer.encode_batch(prompts)]
+    longest = max(lengths)
+    if longest > encode.max_prompt:
+        raise DataError(
+            f"{where}: {sum(n > encode.max_prompt for n in lengths)} of {count} prompts that were "
+            f"looked at have more than model.max_prompt {encode.max_prompt} tokens, the longest "
+            f"{longest}: {prompts[lengths.index(longest)]!r}"
+        )
 
 
 def _catalogue_name(source: str) -> str:

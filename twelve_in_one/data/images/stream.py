@@ -1,8 +1,8 @@
 """Batches of pictures with labels or texts, by number: batch i is a pure function of i.
 
 Python fetches bytes and encodes texts; decoding, augmentation and batching are graph operations on
-all cores. A picture that cannot be read leaves its row empty (`_mask`), is named once and counted;
-every epoch, host and evaluation omits the same ones.
+all cores. A picture that cannot be read, or a text that does not fit, leaves its row empty
+(`_mask`), is named once and counted; every epoch, host and evaluation omits the same ones.
 
 A stream has one part for each dataset; the rows of a batch may be of several.
 
@@ -250,7 +250,8 @@ class ImageStream:
         try:
             arrays = part.encode(example, rng)
         except DataError as error:
-            raise DataError(f"{images.name}: {error}") from error
+            self.unreadable.add(images.name, example.example_id, error)
+            return ImageExample(b"", example.example_id), _EMPTY, {}
         if images.is_checked:
             return example, _CHECKED, arrays
         return example, _PLAIN if encoded.is_plain(example.data, MIN_SIDE) else _ODD, arrays
