@@ -52,7 +52,9 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.evaluation.text_baselines = True
     config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 300, 0
     config.log.every_rounds = 50
+    config.init_from.path, config.init_from.include = "workdir/world_encoder", ("encoder/.*",)
     if mode == "debug":
+        config.init_from.path = ""
         image_defaults.use_world(config, images=60, class_pictures=10, covers=60)
         image_defaults.shorten(config)
     return config
