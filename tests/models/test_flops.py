@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from twelve_in_one.models import vit
-from twelve_in_one.models.flops import forward_flops, vit_forward_flops
+from twelve_in_one.models import text_decoder, vit
+from twelve_in_one.models.flops import decoder_forward_flops, forward_flops, vit_forward_flops
 from twelve_in_one.models.two_stream.config import ALL_HEADS
 from twelve_in_one.models.two_stream.trunk import TwoStreamModel, abstract_params
 
@@ -66,3 +66,18 @@ def test_every_product_of_a_vit_is_counted(fields):
     params = nn.unbox(vit.abstract_params(config))
     run = jax.make_jaxpr(lambda p: vit.ViT(config).apply({"params": p}, images))(params)
     assert product_flops(run.jaxpr) == 4 * vit_forward_flops(config)
+
+
+@pytest.mark.parametrize("fields", [{}, dict(cross_every=2, tied_logits=True)])
+def test_every_product_of_a_decoder_is_counted(fields):
+    config = text_decoder.TextDecoderConfig(
+        12, 3, 3, 20, vocab_size=31, max_tokens=9, encoder_dim=10, **fields
+    )
+    inputs, encoder = jnp.zeros((2, 9), jnp.int32), jnp.zeros((2, 5, 10))
+
+    def run(params):
+        return text_decoder.TextDecoder(config).apply({"params": params}, inputs, encoder)[0]
+
+    abstract = nn.unbox(text_decoder.abstract_params(config))
+    counted = product_flops(jax.make_jaxpr(run)(abstract).jaxpr)
+    assert counted == 2 * decoder_forward_flops(config, 9, 5)

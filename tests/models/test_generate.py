@@ -26,7 +26,9 @@ LIST = [[2, 3, 1], [2, 1], [3, 2, 4, 1], [2, 3, 5, 1], [1], [6, 6, 6, 1], [4, 4,
 def params():
     rng = np.random.default_rng(5)
     shapes = nn.unbox(text_decoder.abstract_params(CONFIG))
-    return jax.tree.map(lambda x: rng.normal(0.0, 0.5, x.shape).astype(np.float32), shapes)
+    params = jax.tree.map(lambda x: rng.normal(0.0, 0.5, x.shape).astype(np.float32), shapes)
+    params["logits"]["bias"][END] = 1.0  # some texts end
+    return params
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def plain_beams(log_p, row, beams, allowed=None):
             if token != END and may_follow(text, token)
         )[-beams:]
         if not live or live[-1][0] < best[0] or len(live[0][1]) == L:
-            return best[1], best[0], steps
+            return best[1], best[0], steps, not live or live[-1][0] < best[0]
 
 
 def padded(text):
@@ -139,13 +141,12 @@ def test_one_row_gives_the_same_text_as_many(params, context):
 def test_beams_follow_the_rules(params, context, next_log_p):
     texts = generate.beam_search(CONFIG, params, context, OPTIONS)
     for row in range(5):
-        text, score, steps = plain_beams(next_log_p, row, 4)
+        text, score, steps, finished = plain_beams(next_log_p, row, 4)
         assert texts.tokens[row].tolist() == padded(text)
         np.testing.assert_allclose(texts.score[row], score, atol=1e-5)
         np.testing.assert_allclose(np.sum(texts.log_probabilities[row]), score, atol=1e-5)
         assert texts.steps[row] == steps
-        forced = len(text) == L and np.argmax(next_log_p(row, text[:-1])) != END
-        assert texts.finished[row] == (not forced)
+        assert texts.finished[row] == finished
 
 
 def test_enough_beams_find_the_best_text(params, context, next_log_p):
@@ -162,6 +163,18 @@ def test_enough_beams_find_the_best_text(params, context, next_log_p):
     best = int(np.argmax(scores))
     assert texts.tokens[0].tolist() == [*every[best], *[0] * (3 - len(every[best]))]
     np.testing.assert_allclose(texts.score[0], scores[best], atol=1e-5)
+
+
+def test_a_text_that_does_not_want_to_end_is_flagged(params, context):
+    """Beams always end it, though going on is more probable."""
+    bias = params["logits"]["bias"].copy()
+    bias[END] = -30.0
+    stubborn = params | {"logits": params["logits"] | {"bias": bias}}
+    texts = generate.beam_search(CONFIG, stubborn, context, OPTIONS)
+    assert not np.any(texts.finished)
+    assert np.all(np.any(texts.tokens == END, axis=1))
+    assert texts.steps.tolist() == [7, 8, 5, 6, 6]
+    assert not np.any(generate.greedy(CONFIG, stubborn, context, OPTIONS).finished)
 
 
 def test_ranking_sums_log_probabilities(params, context, next_log_p):

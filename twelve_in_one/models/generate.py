@@ -37,8 +37,8 @@ class Texts(NamedTuple):
       log_probabilities: float32[B, L] of each token that was written, given all before it; 0 in the
         prompt, which is given, and in the padding.
       score: float32[B], their sum.
-      finished: bool[B], False if the text reached L without wanting to end: cut off, or with beams,
-        which always end, ended against the odds.
+      finished: bool[B], False if the text was cut off at L. Texts of beams always end; False if
+        another beam, which had not ended at L, was more probable.
       steps: int32[B], tokens tried until the text was settled.
       choice: int32[B], the text's number in `allowed`; -1 without a list.
     """
@@ -136,7 +136,6 @@ class _Best(NamedTuple):
     written: Array
     log_p: Array
     score: Array
-    finished: Array
     node: Array
 
 
@@ -194,7 +193,7 @@ def beam_search(
         return ~jnp.all(carry[-1])
 
     def step(carry: Any) -> Any:
-        i, reading, log_p, live, node, written, scores, best, steps, done = carry
+        i, reading, log_p, live, node, written, scores, best, steps, finished, done = carry
         may = trie.restrict(node, i, log_p)
         steps += ~done
 
@@ -203,12 +202,10 @@ def beam_search(
         beam = jnp.argmax(ended, axis=1)[:, None]
         score = jnp.take_along_axis(ended, beam, axis=1)[:, 0]
         last = length + i + 1 >= longest
-        wanted = jnp.argmax(pick(may, beam), axis=1) == options.end_id
         new = _Best(
             pick(written, beam).at[:, i].set(options.end_id),
             pick(scores, beam).at[:, i].set(pick(log_p, beam)[:, options.end_id]),
             score,
-            wanted | ~last,
             trie.child(pick(node, beam), i, jnp.full(rows, options.end_id)),
         )
         better = ~done & (score > best.score)
@@ -227,21 +224,23 @@ def beam_search(
         written = pick(written, beam).at[:, i].set(token)
         scores = pick(scores, beam).at[:, i].set(own)
         node = trie.child(pick(node, beam), i, token)
-        done |= last | (jnp.max(live, axis=1) < best.score)
+        settled = jnp.max(live, axis=1) < best.score
+        finished |= ~done & settled
+        done |= last | settled
 
         reading = reading._replace(
             cache=jax.tree.map(lambda x: pick(x, beam), reading.cache),
         )
         reading, states = read_tokens(config, params, reading, token[:, None])
         log_p = log_probabilities(config, params, states[:, 0])
-        return i + 1, reading, log_p, live, node, written, scores, best, steps, done
+        return i + 1, reading, log_p, live, node, written, scores, best, steps, finished, done
 
     def blank(rows: int) -> tuple[Array, Array]:
         shape = (rows, longest)
         return jnp.full(shape, options.pad_id, jnp.int32), jnp.zeros(shape)
 
     none = jnp.zeros(rows, bool)
-    best = _Best(*blank(rows), jnp.full(rows, -jnp.inf), none, trie.root(rows))
+    best = _Best(*blank(rows), jnp.full(rows, -jnp.inf), trie.root(rows))
     start = (
         jnp.int32(0),
         repeat_rows(reading, size),
@@ -253,8 +252,9 @@ def beam_search(
         best,
         jnp.zeros(rows, jnp.int32),
         none,
+        none,
     )
-    *_, best, steps, _ = jax.lax.while_loop(unsettled, step, start)
+    *_, best, steps, finished, _ = jax.lax.while_loop(unsettled, step, start)
     tokens, scores = _joined(context, length, best.written, best.log_p, longest, options.pad_id)
     chosen = trie.chosen(best.node, jnp.isfinite(best.score))
-    return Texts(tokens, scores, best.score, best.finished, steps, chosen)
+    return Texts(tokens, scores, best.score, finished, steps, chosen)

@@ -7,6 +7,7 @@ losses, gradients, written texts and a short training of two variants: "bias" ha
 
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -61,6 +62,8 @@ def compare(arrays: Arrays, **overrides: Any) -> Iterator[Check]:
     """
     facts = json.loads(str(arrays["config_json"]))
     unknown = {name for name in arrays if name.split("/")[0] in ("out", "loss", "grad", "train")}
+    if overrides.get("scan_layers"):  # shows no intermediates of blocks
+        unknown = {name for name in unknown if not re.match("out/[a-z]+/block", name)}
     for variant in VARIANTS:
         if f"out/{variant}/logits" not in arrays:
             continue
@@ -160,19 +163,15 @@ def _outputs(
 
     def losses_of(params: Any) -> tuple[jax.Array, Any]:
         tokens, logits, aux = _score(config, params, arrays)
-        return _loss(logits, arrays, "in/label_mask", label_smoothing=smoothing), (
-            tokens,
-            logits,
-            aux,
-        )
+        loss = _loss(logits, arrays, "in/label_mask", label_smoothing=smoothing)
+        return loss, (tokens, logits, aux)
 
     @jax.jit
     def run(params: Any) -> Any:
-        (loss, (tokens, logits, aux)), gradient = jax.value_and_grad(losses_of, has_aux=True)(
-            params
-        )
+        value = jax.value_and_grad(losses_of, has_aux=True)
+        (_, (tokens, logits, aux)), gradient = value(params)
         labels = jnp.asarray(arrays["in/labels"])
-        found = {"loss/train": loss}
+        found = {}
         for suffix in ("", "_empty_row"):
             mask = f"in/label_mask{suffix}"
             if mask not in arrays:
