@@ -40,7 +40,7 @@ ARGUMENTS = {
     "real_samples": ("", "debug", "folder/of/others"),
     "pretrain_cc": ("", "world", "official", "debug"),
     "world_encoder": ("", "debug"),
-    "lit_decoder": ("", "debug"),
+    "lit_decoder": ("", "debug", "full"),
 }
 WRONG = {
     "world": ("official", "debug,debug", "small,debug"),
