@@ -6,9 +6,9 @@
     python -m twelve_in_one.train --config=lit_decoder:full --workdir=PAPER --config.data.dir=DATA \
         --config.init_from.path=ENCODER --config.text.tokenizer=cc_en.32000.model
 
-The first command trains an encoder on the generated world, and the second begins with it. `:full` is
-the recipe of the papers that follow LiT-decoder's protocol: a frozen ViT-L/16, two decoder layers of
-B size, 512 pairs per update, 50 epochs, AdaFactor; on the datasets of `tasks/lit.py`.
+The first command trains an encoder on the generated world, and the second begins with it. `:full`
+is the recipe of the papers that follow LiT-decoder's protocol: a frozen ViT-L/16, two decoder
+layers of B size, 512 pairs per update, 50 epochs, AdaFactor; on the datasets of `tasks/lit.py`.
 """
 
 import ml_collections
@@ -21,9 +21,8 @@ from twelve_in_one.systems.lit_decoder import SYSTEM
 from twelve_in_one.tasks.lit import LIT_TASKS
 
 # Pairs of the ten training sets together, as published.
-_PAIRS = (
-    1_281_167 + 76_128 + 75_750 + 22_050 + 3_312 + 566_435 + 145_000 + 801_673 + 443_757 + 943_000
-)
+_PAIRS = 1_281_167 + 76_128 + 75_750 + 22_050 + 3_312  # classes
+_PAIRS += 566_435 + 145_000 + 801_673 + 443_757 + 943_000  # captions, OCR-VQA, VQAv2, GQA
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:

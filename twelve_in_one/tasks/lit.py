@@ -8,21 +8,19 @@ and right nor letters matter. Splits that a set lacks are cut from its training 
 from collections.abc import Mapping
 from typing import Any
 
-# fmt: off
-#   name          title                 group       source                              prompt        flip
+# name, title, group, source, prompt, flip
 _TABLE = (
-    ("imagenet",  "ImageNet-1k",        "classify", "tfds:imagenet2012[{split}]",       "imagenet:",  True),
-    ("sun397",    "SUN397",             "classify", "tfds:sun397/tfds[{split}]",        "sun397:",    True),
-    ("food101",   "Food101",            "classify", "tfds:food101[{split}]",            "food101:",   True),
-    ("resisc45",  "RESISC45",           "classify", "tfds:resisc45[{split}]",           "resisc45:",  True),
-    ("pets",      "Oxford-IIIT Pet",    "classify", "tfds:oxford_iiit_pet[{split}]",    "pets:",      True),
-    ("coco",      "COCO captions",      "caption",  "captions:coco/{split}",            "coco:",      False),
-    ("flickr30k", "Flickr30k captions", "caption",  "captions:flickr30k/{split}",       "flickr:",    False),
-    ("ocr_vqa",   "OCR-VQA",            "ocr",      "questions:ocr_vqa/{split}",        "ocrvqa:",    False),
-    ("vqa",       "VQAv2",              "vqa",      "questions:vqa/{split}",            "vqav2:",     False),
-    ("gqa",       "GQA",                "vqa",      "questions:gqa/{split}",            "gqa:",       False),
+    ("imagenet", "ImageNet-1k", "classify", "tfds:imagenet2012[{split}]", "imagenet:", True),
+    ("sun397", "SUN397", "classify", "tfds:sun397/tfds[{split}]", "sun397:", True),
+    ("food101", "Food101", "classify", "tfds:food101[{split}]", "food101:", True),
+    ("resisc45", "RESISC45", "classify", "tfds:resisc45[{split}]", "resisc45:", True),
+    ("pets", "Oxford-IIIT Pet", "classify", "tfds:oxford_iiit_pet[{split}]", "pets:", True),
+    ("coco", "COCO captions", "caption", "captions:coco/{split}", "coco:", False),
+    ("flickr30k", "Flickr30k captions", "caption", "captions:flickr30k/{split}", "flickr:", False),
+    ("ocr_vqa", "OCR-VQA", "ocr", "questions:ocr_vqa/{split}", "ocrvqa:", False),
+    ("vqa", "VQAv2", "vqa", "questions:vqa/{split}", "vqav2:", False),
+    ("gqa", "GQA", "vqa", "questions:gqa/{split}", "gqa:", False),
 )
-# fmt: on
 # train, validation, test; others have splits of these names.
 _SPLITS = {
     "imagenet": ("train[:99%]", "train[99%:]", "validation"),
