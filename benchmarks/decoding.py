@@ -1,10 +1,11 @@
 """Writing with a cache against recomputation, and training a decoder on a frozen encoder.
 
     python benchmarks/decoding.py                                 # B, 2 layers, ViT-B/16, 32 tokens
-    python benchmarks/decoding.py --what writing --batch_size 64 --dtype bfloat16
+    python benchmarks/decoding.py --what writing --texts 64 --dtype bfloat16
 
 Writing: 32 tokens per text, greedily and with 4 beams, no text ending before. Recomputation runs
-the whole text so far again for each token, with the logits of that token only.
+the whole text so far again for each token, with the logits of that token only. With few texts at a
+time a cached step is bound by reading the parameters.
 Training: loss, gradients and an AdaFactor update of texts of 64 tokens, with the encoder frozen
 (run forward only, without a state) and trained. FLOPs are those of the products
 (`models/flops.py`), forward three times for what is trained; the peak is that of `model_step.py`,
@@ -63,7 +64,7 @@ def measure_writing(config: TextDecoderConfig, params: Any, args: argparse.Names
     """Prints tokens/s of greedy and beams, with a cache and without."""
     options = Options(end_id=config.vocab_size - 1, max_tokens=args.tokens)
     params = endless(params, options)
-    shape = (args.batch_size, args.encoded, config.encoder_dim)
+    shape = (args.texts, args.encoded, config.encoder_dim)
     encoder = jax.random.normal(jax.random.key(1), shape, config.dtype)
     plain = jax.jit(recompute, static_argnums=(0, 3))
 
@@ -82,7 +83,7 @@ def measure_writing(config: TextDecoderConfig, params: Any, args: argparse.Names
         again = statistics.median(
             seconds(lambda rows=rows: plain(config, params, rows, options), args.repeats)
         )
-        tokens = args.batch_size * args.tokens
+        tokens = args.texts * args.tokens
         print(
             f"{name}: {tokens / kept:.0f} tokens/s with a cache, {tokens / again:.0f} recomputed: "
             f"{again / kept:.1f} times as fast"
@@ -161,7 +162,8 @@ def main() -> None:
     parser.add_argument("--vocab_size", type=int, default=32_000)
     parser.add_argument("--tokens", type=int, default=32, help="of a written text (default 32)")
     parser.add_argument("--encoded", type=int, default=196, help="encoder tokens read in writing")
-    parser.add_argument("--batch_size", type=int, default=8, help="images (default 8)")
+    parser.add_argument("--texts", type=int, default=32, help="written at a time (default 32)")
+    parser.add_argument("--batch_size", type=int, default=8, help="of training (default 8)")
     parser.add_argument("--dtype", default="float32", help="compute dtype (default float32)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keep_allocator", action="store_true", help="see model_step.py")
@@ -184,7 +186,7 @@ def main() -> None:
     print(
         f"{device.device_kind} ({device.platform}), jax {jax.__version__}, decoder "
         f"{args.decoder} with {args.layers} layers and {args.vocab_size} pieces, "
-        f"{args.batch_size} images, {args.dtype}, median of {args.repeats}"
+        f"{args.texts} texts, {args.batch_size} pairs, {args.dtype}, median of {args.repeats}"
     )
     if args.what != "training":
         writing = jax.tree.map(lambda x: x.astype(args.dtype), params)
