@@ -33,7 +33,7 @@ def _model(recorded, name):
 def _outputs(loaded, recorded):
     images = np.transpose(recorded["image"], (0, 2, 3, 1))
     with jax.default_matmul_precision("highest"):
-        return ViT(loaded.config).apply({"params": loaded.params}, images)
+        return jax.jit(ViT(loaded.config).apply)({"params": loaded.params}, images)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -40,9 +40,8 @@ def theirs(loaded):
 def test_outputs_are_those_of_the_original(recorded, loaded):
     images = np.transpose(recorded["image"], (0, 2, 3, 1))
     with jax.default_matmul_precision("highest"):
-        vectors, _ = TwoTower(loaded.config).apply(
-            {"params": loaded.params}, images, recorded["tokens"]
-        )
+        run = jax.jit(TwoTower(loaded.config).apply)
+        vectors, _ = run({"params": loaded.params}, images, recorded["tokens"])
     np.testing.assert_allclose(vectors.image, recorded["image_embeds"], atol=1e-6)
     np.testing.assert_allclose(vectors.text, recorded["text_embeds"], atol=1e-6)
     np.testing.assert_allclose(vectors.logits(), recorded["logits_per_image"], atol=5e-6)

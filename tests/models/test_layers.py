@@ -82,7 +82,7 @@ def test_dropout_zeroes_a_share_and_scales_the_rest():
 def test_dropout_averages_out_over_keys(normal):
     x = jnp.asarray(normal(3, 5))
     keys = jax.random.split(jax.random.key(1), 20_000)
-    mean = jax.vmap(lambda key: layers.dropout(x, 0.5, key))(keys).mean(0)
+    mean = jax.jit(jax.vmap(lambda key: layers.dropout(x, 0.5, key)))(keys).mean(0)
     # a dropped-out value deviates by |x|, its mean over 20,000 keys by |x| / 141
     np.testing.assert_array_less(np.abs(mean - x), 5 / 141 * np.abs(x))
 
@@ -132,6 +132,11 @@ def attention(numerics=FLOAT32, rate=0.0):
     )
 
 
+def attend(params, *arguments, **options):
+    """Output and map, by one program."""
+    return jax.jit(attention(**options).apply)({"params": params}, *arguments)
+
+
 @pytest.fixture(scope="module")
 def params():
     normal = generator(1)
@@ -173,26 +178,26 @@ def brute_force(params, q_input, kv_input, mask, gates=(1.0, 1.0), weights_of=la
 
 
 def test_attention(params):
-    ours = attention().apply({"params": params}, *INPUTS, MASK)
+    ours = attend(params, *INPUTS, MASK)
     for mine, theirs in zip(ours, brute_force(params, *INPUTS, MASK), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
 def test_masked_keys_get_exactly_nothing_and_a_row_without_keys_stays_finite(params):
-    out, maps = attention().apply({"params": params}, *INPUTS, MASK)
+    out, maps = attend(params, *INPUTS, MASK)
     assert (np.asarray(maps)[0, :, :, 2] == 0).all()
     assert np.isfinite(out).all()
 
 
 def test_no_mask_reads_every_key(params):
     everything = np.ones_like(MASK)
-    ours, theirs = (attention().apply({"params": params}, *INPUTS, m) for m in (None, everything))
+    ours, theirs = (attend(params, *INPUTS, m) for m in (None, everything))
     np.testing.assert_array_equal(ours[0], theirs[0])
 
 
 def test_gates_multiply_queries_and_keys(params, normal):
     gates = (1 + normal(2, 1, HEADS, HEAD_DIM), 1 + normal(2, 1, HEADS, HEAD_DIM))
-    ours = attention().apply({"params": params}, *INPUTS, MASK, None, gates)
+    ours = attend(params, *INPUTS, MASK, None, gates)
     theirs = brute_force(params, *INPUTS, MASK, gates)
     np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
 
@@ -200,7 +205,7 @@ def test_gates_multiply_queries_and_keys(params, normal):
 def test_dropout_of_probabilities_is_not_renormalised(params):
     """The map that is returned is the one before dropout; the output uses the one after."""
     key = jax.random.key(3)
-    out, maps = attention(rate=0.5).apply({"params": params}, *INPUTS, MASK, key)
+    out, maps = attend(params, *INPUTS, MASK, key, rate=0.5)
     keep = np.asarray(jax.random.bernoulli(key, 0.5, maps.shape))
     theirs, expected_maps = brute_force(
         params, *INPUTS, MASK, weights_of=lambda p: np.where(keep, 2 * p, 0)
@@ -210,7 +215,7 @@ def test_dropout_of_probabilities_is_not_renormalised(params):
 
 
 def test_probabilities_are_float32_under_bfloat16(params):
-    out, maps = attention(BFLOAT16).apply({"params": params}, *INPUTS, MASK)
+    out, maps = attend(params, *INPUTS, MASK, numerics=BFLOAT16)
     assert (out.dtype, maps.dtype) == (jnp.bfloat16, jnp.float32)
     # float32 resolves the sum to 1e-6, bfloat16 would to 1e-2
     np.testing.assert_allclose(maps[0].sum(-1), 1.0, atol=1e-6)
@@ -227,7 +232,7 @@ def test_feed_forward_is_post_norm(normal):
         "norm": {"scale": normal(4), "bias": normal(4)},
     }
     x = normal(2, 3, 4)
-    ours = layers.FeedForward(stream, FLOAT32, "text_embed").apply({"params": p}, x)
+    ours = jax.jit(layers.FeedForward(stream, FLOAT32, "text_embed").apply)({"params": p}, x)
     hidden = np.maximum(x @ p["up"]["kernel"] + p["up"]["bias"], 0)
     y = hidden @ p["down"]["kernel"] + p["down"]["bias"] + x
     y = (y - y.mean(-1, keepdims=True)) / y.std(-1, keepdims=True)

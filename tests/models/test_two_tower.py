@@ -1,6 +1,7 @@
 """Two towers: what goes in, what comes out, and how they begin. Numbers are in the parity tests."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ from twelve_in_one.tasks.losses import sigmoid_contrast_loss
 IMAGE = ViTConfig(12, 1, 3, 20, image_size=(4, 6), patch_size=2)
 TEXT = TextTowerConfig(8, 1, 2, 14, vocab_size=17, max_tokens=5, out_dim=12)
 CONFIG = TwoTowerConfig(IMAGE, TEXT)
+init_params = jax.jit(two_tower.init_params, static_argnums=0)
 
 
 def _inputs():
@@ -27,16 +29,17 @@ def _inputs():
 
 @pytest.fixture(scope="module")
 def params():
-    return nn.unbox(two_tower.init_params(CONFIG, jax.random.key(0)))
+    return nn.unbox(init_params(CONFIG, jax.random.key(0)))
 
 
 def test_logits_are_cosines_scaled_and_shifted(params):
     images, tokens = _inputs()
-    vectors, aux = TwoTower(CONFIG).apply({"params": params}, images, tokens)
+    vectors, aux = jax.jit(TwoTower(CONFIG).apply)({"params": params}, images, tokens)
     pooled, vector = (np.asarray(aux[name], np.float64) for name in ("image/pooled", "text/vector"))
     lengths = np.linalg.norm(pooled, axis=1)[:, None] * np.linalg.norm(vector, axis=1)
     np.testing.assert_allclose(vectors.logits(), 10 * pooled @ vector.T / lengths - 10, atol=1e-5)
-    alone, _ = TwoTower(CONFIG).apply({"params": params}, tokens, method="encode_texts")
+    encode = functools.partial(TwoTower(CONFIG).apply, method="encode_texts")
+    alone, _ = jax.jit(encode)({"params": params}, tokens)
     np.testing.assert_array_equal(alone, vectors.text)
 
 
@@ -47,14 +50,16 @@ def test_gradients_of_a_new_model_reach_both_towers(fields):
     config = TwoTowerConfig(
         dataclasses.replace(IMAGE, **fields), dataclasses.replace(TEXT, out_dim=width)
     )
-    start = nn.unbox(two_tower.init_params(config, jax.random.key(0)))
+    start = nn.unbox(init_params(config, jax.random.key(0)))
     images, tokens = _inputs()
 
-    def loss(params):
+    @jax.jit
+    @jax.grad
+    def gradients(params):
         vectors, _ = TwoTower(config).apply({"params": params}, images, tokens)
         return sigmoid_contrast_loss(vectors.logits(), jnp.ones(3, bool)).mean_loss()
 
-    grads = jax.grad(loss)(start)
+    grads = gradients(start)
     for leaf in (
         grads["image"]["patch_embedding"]["kernel"],
         grads["text"]["token"]["embedding"],
@@ -69,8 +74,8 @@ def test_texts_are_pooled(params, pool):
     config = dataclasses.replace(TEXT, pool=pool)
     text = params["text"]
     if pool == "attention":
-        text = nn.unbox(TextTower(config).init(jax.random.key(1), _inputs()[1]))["params"]
-    states, aux = TextTower(config).apply({"params": text}, _inputs()[1])
+        text = nn.unbox(jax.jit(TextTower(config).init)(jax.random.key(1), _inputs()[1]))["params"]
+    states, aux = jax.jit(TextTower(config).apply)({"params": text}, _inputs()[1])
     if pool == "attention":
         assert aux["pooled"].shape == (3, 8)
         return

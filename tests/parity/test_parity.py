@@ -252,13 +252,14 @@ def test_two_towers_of_another_form(tmp_path, capsys):
         TextTowerConfig(6, 1, 3, 10, vocab_size=9, max_tokens=3, pool="mean", out_dim=6),
         bias=None,
     )
-    params = nn.unbox(two_tower.init_params(config, jax.random.key(0)))
+    init = jax.jit(two_tower.init_params, static_argnums=0)
+    params = nn.unbox(init(config, jax.random.key(0)))
     rng = np.random.default_rng(0)
     images, tokens = (
         rng.normal(size=(2, 8, 4, 3)).astype(np.float32),
         np.array([[1, 2, 8], [0] * 3]),
     )
-    vectors, _ = TwoTower(config).apply({"params": params}, images, tokens)
+    vectors, _ = jax.jit(TwoTower(config).apply)({"params": params}, images, tokens)
     facts = dict(image=[8, 4], img=dict(pool_type="gap"), txt=dict(pool_type="gap"))
     arrays = {f"param/{k}": v for k, v in to_big_vision(config, params).items()}
     arrays |= {"in/image": images, "in/text": tokens, "config_json": np.array(json.dumps(facts))}

@@ -173,7 +173,9 @@ def loss_function(fixture: Fixture) -> Callable[..., Value]:
         alike = {recorded[other][0].head for other in recorded if shapes[other] == shapes[name]}
         out, pull = forward(tuple(sorted(alike)), params, rows[name], loss.task_id)
         (value, sums), cotangent = mean(name, out[loss.head], x | inputs)
-        cotangents = jax.tree.map(jnp.zeros_like, out) | {loss.head: cotangent}
+        # Zeros of NumPy, for which nothing is compiled.
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), out)
+        cotangents = zeros | {loss.head: cotangent}
         return Value(value, sums, backward(pull, cotangents))
 
     return value

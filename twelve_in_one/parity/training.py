@@ -63,7 +63,7 @@ def _train(
         return optax.apply_updates(params, updates), state
 
     params = jax.tree.map(jnp.asarray, fixture.params)
-    state, history = optimizer.init(params), []
+    state, history = jax.jit(optimizer.init)(params), []
     for i in range(num_steps):
         loss, _, grads = value(tasks[i % len(tasks)], params)
         params, state = step(params, state, grads)
