@@ -15,7 +15,7 @@ import numpy as np
 from twelve_in_one.checkpoints import weights
 from twelve_in_one.checkpoints.report import Report, StateDictError
 from twelve_in_one.config.paths import local_path
-from twelve_in_one.convert import files, names
+from twelve_in_one.convert import encoders, files, names
 from twelve_in_one.convert.bert import from_bert
 from twelve_in_one.convert.source import Source, choose_config, open_source
 from twelve_in_one.convert.state_dict import Loaded, from_state_dict, to_state_dict
@@ -48,6 +48,8 @@ examples (RUN stands for python -m twelve_in_one.convert):
     RUN multi_task/ multi_task_model.bin
   ours, as safetensors with a config.json
     RUN multi_task/ exported/ --to safetensors
+  an image encoder (big_vision's .npz, an .onnx, a folder of Hugging Face) for a text decoder
+    RUN vit.npz encoder/ --to encoder --image_size 224
 
 exit codes: 0 done; 1 refused or failed, nothing was written; 2 wrong usage
 """
@@ -68,9 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", choices=("downstream", "pretraining"), help="heads to make; by default SOURCE's")
     add(
         "--to",
-        choices=("ours", "bin", "safetensors"),
-        help="by default bin or safetensors (a directory) by DESTINATION's suffix, else ours",
+        choices=("ours", "bin", "safetensors", "encoder"),
+        help="by default bin or safetensors (a directory) by DESTINATION's suffix, else ours; "
+        "encoder: SOURCE is an image encoder, for init_from of systems of pictures",
     )
+    add("--image_size", type=int, help="side of the pictures that an encoder will see")
+    channels = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
+    add("--image_mean", help="of the pixels that an encoder was trained on, 0 to 1", **channels)
+    add("--image_std", help="their standard deviation; both go into its weights", **channels)
     regex = {"metavar": "REGEX", "action": "append", "default": []}
     add("--allow_missing", help="entries that may be absent and are initialised", **regex)
     add("--allow_unexpected", help="unknown entries that may be left out", **regex)
@@ -91,6 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not args.dry_run:
             weights.check_replaceable(args.destination)  # before the work
+        if to == "encoder":
+            _convert_encoder(args)
+            return 0
         config, loaded = _read(args)
         _print_idle(args, loaded.report)
         if args.dry_run:
@@ -105,6 +115,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _convert_encoder(args: argparse.Namespace) -> None:
+    system, params, report = encoders.read(
+        args.source, image_size=args.image_size, mean=args.image_mean, std=args.image_std
+    )
+    print(report)
+    if args.dry_run:
+        print("dry run: nothing was written")
+        return
+    weights.save_params(args.destination, params, system, overwrite=args.overwrite)
+    print(
+        f"wrote {args.destination}, {system.num_parameters:,} parameters; begin with "
+        f"--config.init_from.path={args.destination} and model.encoder as its config.json says"
+    )
 
 
 def _format_of(destination: Path) -> str:
