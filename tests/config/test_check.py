@@ -130,6 +130,17 @@ def test_shipped_configs(name):
             get_config(argument)
 
 
+def test_an_official_setting_of_another_optimizer_is_refused():
+    raw = raw_world()
+    put(raw, "optimizer.name", "sgd")
+    put(raw, "system.official.uncorrected_eps", True)
+    put(raw, "system.official.shared_step_size", True)
+    assert errors_of(raw) == (
+        "system.official.uncorrected_eps: is of adamw, and optimizer.name is 'sgd'",
+        "system.official.shared_step_size: is of radam, and optimizer.name is 'sgd'",
+    )
+
+
 def test_arguments_choose_tasks():
     groups = load("group")
     assert check(groups("G1")).tasks == ("vqa", "vgqa", "gqa")

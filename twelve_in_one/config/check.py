@@ -11,6 +11,7 @@ import ml_collections
 from twelve_in_one.config.image_settings import ImageTaskOptions
 from twelve_in_one.config.settings import (
     ConfigError,
+    OfficialOptions,
     OwnTaskOptions,
     RunConfig,
     SystemOptions,
@@ -27,6 +28,16 @@ from twelve_in_one.tasks.task import Task
 from twelve_in_one.tasks.twelve import TASKS
 
 MIXTURE = "mixture"  # name of the stream of all tasks
+
+
+# Which optimizer does as the released code; others would ignore the setting.
+_OFFICIAL_OF = {
+    "no_bias_correction": "adamw",
+    "decay_after_update": "adamw",
+    "uncorrected_eps": "adamw",
+    "unreached": "adamw",
+    "shared_step_size": "radam",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,6 +287,12 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
             "system.official.unreached: a stacked layer cannot be left out: needs "
             "model.scan_layers to be False"
         )
+    errors += [
+        f"system.official.{name}: is of {of}, and optimizer.name is {run.optimizer.name!r}"
+        for name, of in _OFFICIAL_OF.items()
+        if getattr(run.system.official, name) != getattr(OfficialOptions, name)
+        and run.optimizer.name != of
+    ]
     for name in ("b1", "b2"):
         if getattr(run.optimizer, name) >= 1:
             errors.append(

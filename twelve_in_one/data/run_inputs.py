@@ -1,6 +1,6 @@
 """The streams of a run, as set by its config. Trainer and evaluator share this."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -36,15 +36,20 @@ def splits_of(folder: DataFolder, task: TaskRun, splits: tuple[str, ...]) -> tup
 
 
 def feature_dim(folder: DataFolder, tasks: tuple[TaskRun, ...]) -> int:
-    """F, region feature size of the tasks' training splits; 0 if none has features.
+    """`feature_dim_of` the tasks' training splits."""
+    return feature_dim_of(folder, {task.task.name: task.options.train_split for task in tasks})
+
+
+def feature_dim_of(folder: DataFolder, splits: Mapping[str, str]) -> int:
+    """F, region feature size of the datasets' splits; 0 if none has features.
 
     Raises:
-      ValueError: it differs between tasks.
+      ValueError: it differs between them.
     """
-    found = {}
-    for task in tasks:
-        built = folder.built(task.task.name)
-        found[task.task.name] = open_split(built, task.options.train_split).index.feature_dim
+    found = {
+        name: open_split(folder.built(name), split).index.feature_dim
+        for name, split in splits.items()
+    }
     sizes = {size for size in found.values() if size}
     if len(sizes) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in found.items())

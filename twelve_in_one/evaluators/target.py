@@ -23,7 +23,7 @@ from twelve_in_one.data import own_spec, run_inputs, streams, trained_on
 from twelve_in_one.data.pipeline import Stream
 from twelve_in_one.data.serving import Serving, answers_file, load_serving
 from twelve_in_one.data.stored.preprocessing import Preprocessing, check_same, other_stores
-from twelve_in_one.data.stored.reader import has_split, open_split
+from twelve_in_one.data.stored.reader import has_split
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.streams import DataFolder
 from twelve_in_one.data.trained_on import TrainedOn
@@ -108,7 +108,7 @@ def of_workdir(
         system = record.system.with_layout(config.model.get("scan_layers", False))
     else:
         notes.append(f"{workdir} did not note its answers, which are taken to be {folder.path}'s")
-        dim = _feature_dim(folder, {task.task.name: task.options.train_split for task in tasks})
+        dim = run_inputs.feature_dim(folder, tasks)
         system = run_inputs.system_of(config, folder, shapes, dim)
     subject = Subject(
         name=str(workdir),
@@ -216,7 +216,7 @@ def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, A
     if subject.preprocessing is None:
         return []
     folder = subject.folder
-    found = _feature_dim(folder, {name: wanted[0] for name, wanted in splits.items()})
+    found = run_inputs.feature_dim_of(folder, {name: wanted[0] for name, wanted in splits.items()})
     known = subject.system.sizes(tasks[0]).get("feature_dim", 0)
     offered = streams.preprocessing_of(folder, tasks, found or known)
     try:
@@ -325,18 +325,3 @@ def baselines_of(
         return {"chance": blind.chance, "majority": blind.majority, "words": blind.words}
 
     return baselines
-
-
-def _feature_dim(folder: DataFolder, splits: Mapping[str, str]) -> int:
-    """Region feature size of the splits' data; 0 if none has features.
-
-    Raises:
-      ValueError: tasks differ in it.
-    """
-    sizes = {}
-    for name, split in splits.items():
-        built = folder.built(name)
-        sizes[name] = open_split(built, split).index.feature_dim
-    if len({size for size in sizes.values() if size}) > 1:
-        raise ValueError(f"{folder.path}: region features differ in size: {sizes}")
-    return max(sizes.values(), default=0)
