@@ -47,7 +47,7 @@ class Progress:
     window: Mapping[str, Any]
     seconds: float
     frozen: str = ""
-    stages: Sequence[Any] = ()
+    stages: Sequence[Any] = dataclasses.field(default_factory=list)
 
     @property
     def mean_score(self) -> float | None:

@@ -318,7 +318,7 @@ def _progress(position: Position, positions: Mapping[str, int]) -> state.Progres
         position.window.to_json(),
         position.seconds,
         position.frozen,
-        tuple((stage.first_batch, stage.weights) for stage in position.stages),
+        [[stage.first_batch, list(stage.weights)] for stage in position.stages],
     )
 
 

@@ -35,7 +35,9 @@ from twelve_in_one.data.images.selection import ImageSelection
 from twelve_in_one.data.images.sources import recipe
 from twelve_in_one.data.images.stream import (
     MAX_UNREADABLE_SHARE,
+    ClassLabels,
     ImageStream,
+    Part,
     Unreadable,
     try_some,
 )
@@ -284,15 +286,16 @@ def _encoded(
             raise DataError(f"{images.name}: {example.example_id}: changed while it was read")
         return example
 
-    part = ImageSet(
+    missing = ImageSet(
         images.name,
         even_shards(len(numbers), SHARD_SIZE),
         read,
         images.labels,
         images.is_checked,
     )
-    selection = ImageSelection(part, batch_size, training=False)
-    stream = ImageStream(selection, encoder.preprocess, unreadable=unreadable)
+    selection = ImageSelection(missing, batch_size, training=False)
+    part = Part(missing, encoder.preprocess, ClassLabels())
+    stream = ImageStream(selection, (part,), unreadable=unreadable)
     encode = jax.jit(functools.partial(_encode, encoder.encode))
     params = jax.device_put(encoder.params)
     for batch_number, batch in enumerate(stream.as_dataset().as_numpy_iterator()):

@@ -10,6 +10,10 @@ from twelve_in_one.data.stored.records import DataError, Skipped
 from twelve_in_one.mixing.mixed import Size
 
 
+class TextMisfit(DataError):
+    """A text of one example cannot be learnt or does not fit: the example is left out."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageExample:
     """One picture, not decoded.

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from twelve_in_one.data.images import encoded, ops, pipeline
-from twelve_in_one.data.images.image_set import ImageExample, ImageSet
+from twelve_in_one.data.images.image_set import ImageExample, ImageSet, TextMisfit
 from twelve_in_one.data.images.load import load_bytes
 from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.selection import ImageSelection, MixedSelection
@@ -52,7 +52,8 @@ class Encode(Protocol):
         """The arrays of an example; draws, e.g. which of its texts to take, are from `rng`.
 
         Raises:
-          DataError: the example cannot be used; names it.
+          TextMisfit: the example is to be left out; names it.
+          DataError: it does not belong to the model, as a class that it does not know.
         """
         ...
 
@@ -249,9 +250,11 @@ class ImageStream:
             return ImageExample(b"", str(number)), _EMPTY, {}
         try:
             arrays = part.encode(example, rng)
-        except DataError as error:
+        except TextMisfit as error:
             self.unreadable.add(images.name, example.example_id, error)
             return ImageExample(b"", example.example_id), _EMPTY, {}
+        except DataError as error:
+            raise DataError(f"{images.name}: {error}") from error
         if images.is_checked:
             return example, _CHECKED, arrays
         return example, _PLAIN if encoded.is_plain(example.data, MIN_SIDE) else _ODD, arrays

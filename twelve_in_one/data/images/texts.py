@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from twelve_in_one.data.images.image_set import ImageExample
+from twelve_in_one.data.images.image_set import ImageExample, TextMisfit
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.texts.sequences import encode_sequences
 from twelve_in_one.data.texts.tokenizer import TextTokenizer
@@ -56,12 +56,12 @@ class TextTargets:
         """The texts that are right, and their credit.
 
         Raises:
-          DataError: there is none.
+          TextMisfit: there is none.
         """
         if self.labels and example.label >= 0:
             return (self.labels[example.label],), (1.0,)
         if not example.texts:
-            raise DataError(f"{example.example_id}: has no text to learn; leave it out")
+            raise TextMisfit(f"{example.example_id}: has no text to learn; leave it out")
         return example.texts, example.scores or (1.0,) * len(example.texts)
 
     def prompt_of(self, example: ImageExample) -> str:
@@ -80,17 +80,20 @@ class TextTargets:
             drawn = np.searchsorted(shares, rng.random() * shares[-1], side="right")
             text = texts[min(int(drawn), len(texts) - 1)]
         prompt = self.prompt_of(example)
-        found = encode_sequences(
-            self.tokenizer,
-            [prompt],
-            [text],
-            self.max_tokens,
-            eos="sticky" if self.sticky else "yes",
-            names=[example.example_id],
-        )
+        try:
+            found = encode_sequences(
+                self.tokenizer,
+                [prompt],
+                [text],
+                self.max_tokens,
+                eos="sticky" if self.sticky else "yes",
+                names=[example.example_id],
+            )
+        except DataError as error:
+            raise TextMisfit(str(error)) from error
         length = int(found.prompt_lengths[0])
         if length > self.max_prompt:
-            raise DataError(
+            raise TextMisfit(
                 f"{example.example_id}: the prompt {prompt!r} has {length} tokens, "
                 f"model.max_prompt is {self.max_prompt}"
             )
@@ -106,7 +109,7 @@ class TextTargets:
     def _question(self, example: ImageExample) -> np.ndarray:
         ids = self.tokenizer.encode(example.question)
         if len(ids) > self.max_question:
-            raise DataError(
+            raise TextMisfit(
                 f"{example.example_id}: the question {example.question!r} has {len(ids)} tokens, "
                 f"model.max_question is {self.max_question}"
             )
