@@ -28,7 +28,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
             "grounds": dict(title="Grounds", source="{raw_dir}/classes/grounds/{split}", **common),
         },
     )
-    image_defaults.use_world(config, images=600, class_pictures=200, covers=2000)
+    image_defaults.use_world(config, images=2000, class_pictures=200, covers=2000)
     config.mixture.weighting, config.mixture.batch_size = "equal", 64
     config.optimizer.learning_rate, config.optimizer.warmup_share = 1e-3, 0.1
     config.schedule.num_rounds = 1500
