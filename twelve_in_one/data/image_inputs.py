@@ -18,7 +18,13 @@ from twelve_in_one.data.cut_texts import MAX_RECORDS, CutTexts
 from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.images.built import captions_of, questions_of
 from twelve_in_one.data.images.class_names import class_texts
-from twelve_in_one.data.images.image_set import ImageSet, even_shards, first_examples
+from twelve_in_one.data.images.image_set import (
+    ImageSet,
+    TextMisfit,
+    even_shards,
+    examples,
+    first_examples,
+)
 from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.selection import ImageSelection, MixedSelection
 from twelve_in_one.data.images.sources import open_images
@@ -130,8 +136,7 @@ class ImageInputs:
                 for text in (prompt, *labels):
                     yield from itertools.repeat(text, max(count // len(labels), 1))
                 continue
-            for number in range(count):
-                example = images.read(number)
+            for example in examples(images, count):
                 yield prompt
                 yield example.question
                 yield from example.texts
@@ -263,11 +268,12 @@ class ImageInputs:
 
     def _cut_texts(self, task: TaskRun, system: System) -> CutTexts:
         images, encode = self.images(task, task.options.train_split), self._encode(task, system)
-        count = min(images.num_examples, MAX_RECORDS)
         found = TextCounts()
-        for number in range(count):
-            example = images.read(number)
-            texts, _ = encode.texts(example)
+        for example in examples(images, MAX_RECORDS):
+            try:
+                texts, _ = encode.texts(example)
+            except TextMisfit:
+                continue
             prompts = [encode.prompt_of(example)] * len(texts)
             found += count_texts(self.tokenizer, prompts, texts, encode.max_tokens)
         name = f"{task.task.name}/{task.options.train_split}"
@@ -352,13 +358,14 @@ def _check_prompts(where: str, images: ImageSet, encode: TextTargets) -> None:
     """
     # Those of classes and captions are all alike.
     count = min(images.num_examples, MAX_RECORDS if images.first_of_image is not None else 1)
-    prompts = [encode.prompt_of(images.read(number)) for number in range(count)]
+    prompts = [encode.prompt_of(example) for example in examples(images, count)]
     lengths = [len(ids) for ids in encode.tokenizer.encode_batch(prompts)]
-    longest = max(lengths)
+    longest = max(lengths, default=0)
     if longest > encode.max_prompt:
+        too_long = sum(length > encode.max_prompt for length in lengths)
         raise DataError(
-            f"{where}: {sum(n > encode.max_prompt for n in lengths)} of {count} prompts that were "
-            f"looked at have more than model.max_prompt {encode.max_prompt} tokens, the longest "
+            f"{where}: {too_long} of {len(prompts)} prompts that were looked at have more than "
+            f"model.max_prompt {encode.max_prompt} tokens, the longest "
             f"{longest}: {prompts[lengths.index(longest)]!r}"
         )
 

@@ -14,6 +14,7 @@ Letters: E examples, L tokens.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from twelve_in_one.data.images.image_set import ImageExample, ImageSet
+from twelve_in_one.data.images.image_set import ImageExample, ImageSet, TextMisfit, examples
 from twelve_in_one.data.images.texts import TextTargets
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.evaluators import rows
@@ -106,23 +107,23 @@ def evaluate_stream(
     loss, other_loss = found.means[0]
     if not np.isfinite(loss):
         raise ValueError(f"the mean loss is {loss}: the model's weights are not usable")
-    examples = _examples(part.images, found.example_ids)
+    scored = _examples(part.images, found.example_ids)
 
     def written(tokens: np.ndarray) -> list[str]:
-        lengths = [len(encode.tokenizer.encode(encode.prompt_of(example))) for example in examples]
+        lengths = [len(encode.tokenizer.encode(encode.prompt_of(example))) for example in scored]
         return [
             encode.tokenizer.decode(row[length:])
             for row, length in zip(tokens, lengths, strict=True)
         ]
 
     texts = written(found.columns["tokens"])
-    score, further = score_texts(stream.task, encode, examples, texts)
+    score, further = score_texts(stream.task, encode, scored, texts)
     if encode.labels and (found.columns["ranked"] >= 0).all():
-        labels = np.array([example.label for example in examples])
+        labels = np.array([example.label for example in scored])
         further["ranked"] = float(np.mean(found.columns["ranked"] == labels))
     words = None
     if found.columns["blind"].shape[1]:
-        blind, _ = score_texts(stream.task, encode, examples, written(found.columns["blind"]))
+        blind, _ = score_texts(stream.task, encode, scored, written(found.columns["blind"]))
         words = float(np.mean(blind, dtype=np.float64))
     return TextOutcome(
         found.example_ids,
@@ -139,11 +140,9 @@ def evaluate_stream(
 
 def _examples(images: ImageSet, ids: Sequence[str]) -> list[ImageExample]:
     """The examples with predictions: those of the set in their order, but for unreadable ones."""
-    found, number = [], 0
+    found, known = [], examples(images)
     for wanted in ids:
-        while number < images.num_examples:
-            example = images.read(number)
-            number += 1
+        for example in known:
             if example.example_id == wanted:
                 found.append(dataclasses.replace(example, data=b""))
                 break
@@ -256,7 +255,7 @@ def baselines_of(inputs: Any, limit: int) -> Callable[[ImageTask, str], dict[str
         labels = inputs.labels.get(task.name, ())
         if task.kind == "class":
             counts = [
-                collections.Counter(x.label for x in _some(s, n))
+                collections.Counter(x.label for x in examples(s, n))
                 for s, n in ((train, 0), (test, limit))
             ]
             common = max(counts[0], key=lambda label: (counts[0][label], -label))
@@ -264,19 +263,21 @@ def baselines_of(inputs: Any, limit: int) -> Callable[[ImageTask, str], dict[str
             return {"chance": 1 / len(labels), "majority": majority, "words": majority}
         encode = inputs.evaluation_stream(run, split, system).parts[0].encode
         counted: collections.Counter[str] = collections.Counter()
-        for example in _some(train, _MAJORITY_EXAMPLES):
-            texts, credit = encode.texts(example)
-            counted.update(dict(zip(texts, credit, strict=True)))
+        for example in examples(train, _MAJORITY_EXAMPLES):
+            with contextlib.suppress(TextMisfit):
+                counted.update(dict(zip(*encode.texts(example), strict=True)))
         common = max(counted, key=lambda text: (counted[text], text))
-        examples = [dataclasses.replace(x, data=b"") for x in _some(test, limit)]
-        texts = [_plain(encode, common)] * len(examples)
-        score, _ = score_texts(task, encode, examples, texts)
+        scored = [x for x in examples(test, limit) if _has_text(encode, x)]
+        texts = [_plain(encode, common)] * len(scored)
+        score, _ = score_texts(task, encode, scored, texts)
         found = {"majority": float(np.mean(score, dtype=np.float64))}
         return found | ({"chance": 1 / len(labels)} if labels else {})
 
     return baselines
 
 
-def _some(images: ImageSet, limit: int) -> Iterable[ImageExample]:
-    count = min(limit or images.num_examples, images.num_examples)
-    return (images.read(number) for number in range(count))
+def _has_text(encode: TextTargets, example: ImageExample) -> bool:
+    try:
+        return bool(encode.texts(example))
+    except TextMisfit:
+        return False

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -94,6 +94,15 @@ class ImageSet:
             raise IndexError(f"{self.name}: example {number} of {self.num_examples}")
         shard = int(np.searchsorted(self.first_of_shard, number, side="right")) - 1
         return shard, number - int(self.first_of_shard[shard])
+
+
+def examples(images: ImageSet, count: int = 0) -> Iterator[ImageExample]:
+    """The first `count` examples, all if 0, but for those that cannot be read."""
+    for number in range(min(count or images.num_examples, images.num_examples)):
+        try:
+            yield images.read(number)
+        except DataError:
+            continue  # the stream that needs its picture names it
 
 
 def even_shards(count: int, shard_size: int) -> tuple[int, ...]:
