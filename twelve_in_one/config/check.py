@@ -315,6 +315,12 @@ def _check_images(run: RunConfig, errors: list[str]) -> None:
                 f"{path}.accumulate: {options.accumulate} does not divide the batch size "
                 f"{options.batch_size}"
             )
+    if SYSTEMS[run.system.name].image_kind == "class":
+        errors += [
+            f"task.{name}.group: {run.task[name].group!r}: {run.system.name} only classifies"
+            for name in run.tasks
+            if run.task[name].group != "classify"
+        ]
     weights = [run.task[name].weight for name in run.tasks]
     if run.mixture.weighting == "explicit" and not any(weights):
         errors.append("task: with mixture.weighting explicit, some weight should be above 0")
