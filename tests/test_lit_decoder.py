@@ -141,6 +141,21 @@ def test_the_command_line(trained, folder, capsys):
     assert "this model cannot ground, but answer, caption" in capsys.readouterr().err
 
 
+def test_checkpoints_are_evaluated(trained, folder, tmp_path):
+    from twelve_in_one.evaluate import main
+
+    out = tmp_path / "found.json"
+    arguments = ["--workdir", str(trained), "--split", "val", "--output", str(out)]
+    assert main([*arguments, "--submissions", str(tmp_path / "files")]) == 0
+    found, files = json.loads(out.read_text())["tasks"], tmp_path / "files"
+    last = json.loads((trained / "results.json").read_text())["tasks"]
+    # Validation has seen the same model and examples, but wrote greedily.
+    assert found["colour"]["score"] == last["colour"]["validation"]
+    written = json.loads((files / "describe-val.json").read_text())
+    assert len(written) == 6 and all(key.endswith(".png") for key in written)
+    assert main([*arguments, "--candidates", "detected"]) == 1
+
+
 KNOBS = [
     dict(conditioning="none"),
     dict(conditioning="embedding", specificity="group"),

@@ -211,11 +211,10 @@ def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 def write_texts(folder: Path, stream: Any, split: str, outcome: TextOutcome | Outcome) -> Path:
     """Writes what a decoder wrote, or the classes of a classifier.
 
-    For the caption server and the VQA server in their formats, for other tasks as {example id:
-    text}.
+    For the caption server and the VQA server in their formats; {example id: text} for other tasks,
+    and for examples without official numbers.
 
     Raises:
-      ValueError: captions or answers of examples without official numbers.
       OSError: the file cannot be written.
     """
     (part,) = stream.parts
@@ -225,10 +224,11 @@ def write_texts(folder: Path, stream: Any, split: str, outcome: TextOutcome | Ou
         texts = tuple(part.images.labels[label] for label in outcome.prediction)
     pairs = list(zip(outcome.example_ids, texts, strict=True))
     name, content = f"{stream.task.name}-{split}.json", dict(pairs)
-    if stream.task.group == "caption":
+    official = all(example_id.isdecimal() for example_id in outcome.example_ids)
+    if official and stream.task.group == "caption":
         name = result_files.caption_file_name(split, stream.task.name.replace("_", "-"))
         content = result_files.caption_results(pairs)
-    elif stream.task.group == "vqa":
+    elif official and stream.task.group == "vqa":
         content = result_files.answer_results(pairs)
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
