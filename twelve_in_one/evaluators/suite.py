@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from twelve_in_one.config.settings import EvaluationOptions
@@ -98,7 +99,10 @@ def evaluate_task(
             return summary | {"official": official.figures(task, ranked, summary)}, ranked
         if kind.generated:  # tests ask for more than validations do
             encode = stream.parts[0].encode
-            compiled = jax.jit(texts.make_step(system, task, encode, thorough=True))
+            table = encode.candidates if encode.labels else None
+            key = None if table is None else (table.shape, table.tobytes())
+            alike = dataclasses.replace(_nameless(task), name="", task_id=0)
+            compiled = _text_step(system, alike, key, placement.mesh, placement.layout)
         elif compiled is None:
             compiled = _eval_step(system, _nameless(task), placement.mesh, placement.layout)
         summary, outcome = score_stream(
@@ -193,7 +197,7 @@ def has_answers(stream: Stream) -> bool:
 def make_step(system: System, stream: Any) -> Any:
     """The step of validations of a stream, to be jitted."""
     if KINDS[stream.task.kind].generated:
-        return texts.make_step(system, stream.task, stream.parts[0].encode, thorough=False)
+        return system.writer(stream.task, None, thorough=False)
     return rows.make_eval_step(system, stream.task)
 
 
@@ -341,6 +345,14 @@ def _nameless(task: AnyTask) -> AnyTask:
 def _eval_step(system: System, task: Task, mesh: Mesh, layout: str) -> Any:
     del mesh, layout
     return jax.jit(rows.make_eval_step(system, task))
+
+
+@functools.lru_cache(maxsize=32)
+def _text_step(system: System, task: AnyTask, table: Any, mesh: Mesh, layout: str) -> Any:
+    """Of tasks of one group; `table` is the shape and the bytes of texts to rank, or None."""
+    del mesh, layout
+    ranked = None if table is None else np.frombuffer(table[1], np.int32).reshape(table[0])
+    return jax.jit(system.writer(task, ranked, thorough=True))
 
 
 @functools.lru_cache(maxsize=32)

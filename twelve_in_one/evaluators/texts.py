@@ -27,7 +27,6 @@ from twelve_in_one.data.images.image_set import ImageExample, ImageSet, TextMisf
 from twelve_in_one.data.images.texts import TextTargets
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.evaluators import rows
-from twelve_in_one.systems.base import AnyTask, System
 from twelve_in_one.tasks.image_task import ImageTask
 from twelve_in_one.tasks.metrics import captions
 from twelve_in_one.tasks.metrics.texts import nearest_names
@@ -70,12 +69,6 @@ class TextOutcome:
         return len(self.example_ids)
 
 
-def make_step(system: System, task: AnyTask, encode: TextTargets, *, thorough: bool) -> Any:
-    """(params, batch) -> `Written`, to be jitted; see `System.writer`."""
-    candidates = encode.candidates if encode.labels else None
-    return system.writer(task, candidates, thorough=thorough)
-
-
 def evaluate_stream(
     step: Callable[[Any, Any], Any],
     params: Any,
@@ -89,7 +82,7 @@ def evaluate_stream(
     """Writes and scores the texts of a stream.
 
     Args:
-      step: from `make_step`, compiled.
+      step: of `System.writer`, compiled.
       params: see `rows.collect`, like the other arguments.
       batches: of the stream.
       stream: a `data.images.stream.ImageStream`, which knows the right texts.

@@ -292,6 +292,10 @@ class System(abc.ABC):
         """
         raise ValueError(f"{self.name} writes no texts")
 
+    def validation_key(self, task: AnyTask) -> Hashable:
+        """Tasks with equal keys, and batches of equal shapes, share the program of validations."""
+        return self.objective((task,)).key
+
     def pair_scores(self, task: Task) -> Callable[[Params, Batch, Batch, jax.Array], jax.Array]:
         """(params, C queries, I items, task id) -> float32[C, I], for tasks whose kind is `ranked`.
 

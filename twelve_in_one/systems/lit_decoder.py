@@ -5,7 +5,7 @@ Letters: B rows, L tokens of a text, V vocabulary.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Self
 
 import flax.linen as nn
@@ -210,6 +210,9 @@ class LitDecoderSystem(System):
             return Written(sums, texts.tokens, texts.score, texts.finished, ranked, blind)
 
         return writer
+
+    def validation_key(self, task: AnyTask) -> Hashable:
+        return (self,)
 
     def sizes(self, task: AnyTask) -> dict[str, Any]:
         asks = self.config.question == "encoder"

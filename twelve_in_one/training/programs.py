@@ -249,7 +249,7 @@ def compile_all(
         plan(train, stream.name, program, functools.partial(grad, stream))
     for run in tasks:
         name = run.task.name
-        own = (system.objective((run.task,)).key,)
+        own = (system.validation_key(run.task),)
         program = ("evaluation", *own, *_shapes(eval_batches[name]))
         plan("evaluation", name, program, functools.partial(evaluate, run))
     compiled, table = _compile(placement, jobs, log)
