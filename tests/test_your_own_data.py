@@ -188,7 +188,7 @@ def test_files_of_splits(place, monkeypatch):
 def test_labels(place, monkeypatch):
     found = opened("inspection", place, monkeypatch)
     assert found.system.config.own_heads == (("inspection", 4, 1),)
-    assert found.data.answers["inspection"] == ("fine", "damaged", "unclear", "other")
+    assert found.inputs.folder.answers["inspection"] == ("fine", "damaged", "unclear", "other")
 
 
 def test_together_with_the_twelve(place, small_world, monkeypatch):
@@ -197,8 +197,8 @@ def test_together_with_the_twelve(place, small_world, monkeypatch):
     assert found.names == ("vqa", "mine")
     tokens = [task.task.task_id for task in found.tasks]
     assert tokens[0] == 1 and tokens[1] not in {task.task_id for task in TASKS.values()}
-    assert {"vqa", "gqa", "mine"} == set(found.data.answers)
-    assert found.data.built("vqa").is_relative_to(small_world.data)
+    assert {"vqa", "gqa", "mine"} == set(found.inputs.folder.answers)
+    assert found.inputs.folder.built("vqa").is_relative_to(small_world.data)
 
 
 def test_begin_with_a_trained_model(place, trained, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twelve_in_one.data.images.built import images_of
+from twelve_in_one.data.images.built import questions_of
 from twelve_in_one.data.images.pipeline import decode
 from twelve_in_one.data.stored.reader import built_folder, open_split
 from twelve_in_one.data.streams import DataFolder
@@ -44,7 +44,7 @@ def test_build(raw, tmp_path, run_build):
     seen = set()
     for split, number in (("train", 1), ("val", 2), ("test", 3)):
         reader = open_split(built, split)
-        images = images_of(reader)
+        images = questions_of(reader)
         assert images.num_examples == 5 * sum(b["split"] == number for b in books.values())
         for position in range(len(reader.index.counts)):
             record = reader.record(position)

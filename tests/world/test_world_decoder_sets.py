@@ -170,7 +170,7 @@ def test_questions_alone_do_not_tell_yes_from_no(tmp_path):
         return [function(item, rng) for item in items]
 
     plan = np.random.default_rng(5)
-    ocr_vqa.write(tmp_path, tmp_path / "images", 400, 16, 4, plan, run)
+    ocr_vqa.write(tmp_path, tmp_path / "images", tmp_path / "classes", 400, 16, 4, plan, run)
     found = json.loads((tmp_path / "dataset.json").read_text()).values()
     asked = collections.defaultdict(collections.Counter)
     for book in found:
