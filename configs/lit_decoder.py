@@ -57,7 +57,7 @@ def _world() -> ml_collections.ConfigDict:
     config.mixture.weighting, config.mixture.batch_size = "temperature", 64
     config.text.vocab_size = 400
     config.optimizer.learning_rate, config.optimizer.warmup_share = 1e-3, 0.1
-    config.schedule.num_rounds = 1500
+    config.schedule.num_rounds = 1200
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 300
     config.evaluation.batch_size, config.evaluation.pictures = 64, 4
     config.evaluation.max_validation_examples = 256

@@ -37,7 +37,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     image_defaults.use_world(config, images=2000, class_pictures=200, covers=4000)
     config.mixture.weighting, config.mixture.batch_size = "equal", 64
     config.optimizer.learning_rate, config.optimizer.warmup_share = 1e-3, 0.1
-    config.schedule.num_rounds = 2000
+    config.schedule.num_rounds = 1200
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 300
     config.evaluation.batch_size, config.evaluation.pictures = 128, 4
     config.evaluation.max_validation_examples = 256
