@@ -42,7 +42,7 @@ def get_config():
     config.compilation_cache = ""
     config.schedule.kind = "stop_and_go"
     config.schedule.num_rounds = {rounds}
-    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 4
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 6
     config.schedule.patience, config.schedule.threshold = 0, 0.3
     config.optimizer.learning_rate = 3e-3
     config.evaluation.batch_size, config.evaluation.pictures = 8, 1

@@ -156,7 +156,11 @@ class ImageStream:
     def with_stages(self, stages: tuple[Stage, ...]) -> "ImageStream":
         """The same mixed stream with other weights of its parts."""
         order = dataclasses.replace(self.selection.order, stages=stages)
-        return dataclasses.replace(self, selection=dataclasses.replace(self.selection, order=order))
+        selection = dataclasses.replace(self.selection, order=order)
+        other = dataclasses.replace(self, selection=selection)
+        # Batches are made alike, so the traced function serves both.
+        vars(other)["_compiled"] = self._compiled
+        return other
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
         """This host's rows of batch `number`, counted from 0 over all epochs.
@@ -193,7 +197,7 @@ class ImageStream:
         def make(number: tf.Tensor) -> dict[str, tf.Tensor]:
             columns = tf.numpy_function(self._fetch, [number], types, stateful=False)
             pairs = zip(columns, example, strict=True)
-            return self._assemble(*(tf.ensure_shape(x, like.shape) for x, like in pairs))
+            return self._compiled(*(tf.ensure_shape(x, like.shape) for x, like in pairs))
 
         options = tf.data.Options()
         options.deterministic = True
@@ -270,7 +274,8 @@ class ImageStream:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        # A function of its own: TensorFlow warns of one that many streams share.
+        # Traced once for all datasets of the stream, as one is made for every validation. A function
+        # of its own: TensorFlow warns of one that many streams share.
         return tf.function(lambda *columns: self._assemble(*columns))
 
     @functools.cached_property
