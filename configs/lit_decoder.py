@@ -52,7 +52,7 @@ def _world() -> ml_collections.ConfigDict:
     # Small pictures of several things: a box of one would change the answers.
     tasks = {name: {**options, "random_crop": False} for name, options in tasks.items()}
     config = image_defaults.get_config(SYSTEM, model, tasks)
-    image_defaults.use_world(config, images=2000, class_pictures=200, covers=4000)
+    image_defaults.use_world(config, images=2000, class_pictures=200, covers=2000)
     config.init_from.path, config.init_from.include = "workdir/world_encoder", ("encoder/.*",)
     config.mixture.weighting, config.mixture.batch_size = "temperature", 64
     config.text.vocab_size = 400

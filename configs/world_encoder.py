@@ -3,9 +3,8 @@
     python -m twelve_in_one.train --config=world_encoder --workdir=workdir/world_encoder
     python -m twelve_in_one.train --config=world_encoder:debug --workdir=workdir/debug
 
-Makes the world at the first run. Its batches mix seven tasks: the colour and shape of the largest
-thing in a picture, its ground, and the words on book covers, each as a class: so the encoder learns
-to read. `lit_decoder.py` begins with it.
+Makes the world at the first run. Its batches mix two tasks: the colour and shape of the largest
+thing in a picture, and the ground. `lit_decoder.py` begins with this encoder.
 """
 
 import ml_collections
@@ -14,27 +13,23 @@ from twelve_in_one.config import image_defaults
 from twelve_in_one.models.vit import ViTConfig
 from twelve_in_one.systems.image_classifier import SYSTEM, ImageClassifierConfig
 
-# Sets of covers by one of their words, see `world/writers/ocr_vqa.py`.
-_WORDS = ("first_words", "second_words", "first_names", "last_names", "genres")
-
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """The config; `mode` is "" or "debug"."""
     if mode not in ("", "debug"):
         raise ValueError(f"world_encoder takes no argument or :debug, got {mode!r}")
     encoder = ViTConfig(128, 4, 4, 512, image_size=(64, 64), patch_size=8)
-    names = ("things", "grounds", *_WORDS)
     tasks = {
         name: dict(
-            title=name.replace("_", " ").capitalize(),
+            title=name.capitalize(),
             source=f"folder:{{raw_dir}}/classes/{name}/{{split}}",
             random_crop=False,
-            flip=name not in _WORDS,
+            flip=True,
         )
-        for name in names
+        for name in ("things", "grounds")
     }
     config = image_defaults.get_config(SYSTEM, ImageClassifierConfig(encoder), tasks)
-    image_defaults.use_world(config, images=2000, class_pictures=200, covers=4000)
+    image_defaults.use_world(config, images=2000, class_pictures=200, covers=2000)
     config.mixture.weighting, config.mixture.batch_size = "equal", 64
     config.optimizer.learning_rate, config.optimizer.warmup_share = 1e-3, 0.1
     config.schedule.num_rounds = 1200

@@ -15,7 +15,6 @@ from twelve_in_one.world.__main__ import main
 from twelve_in_one.world.class_scenes import GROUNDS_SEEN, THINGS
 from twelve_in_one.world.scene import COLOURS, HEIGHT, SHAPES, WIDTH
 from twelve_in_one.world.scenes import CURTAIN_WIDTH
-from twelve_in_one.world.writers import ocr_vqa
 
 _SETS = make.DecoderSets(class_pictures=5, covers=40, cover_side=48, cover_words=6)
 
@@ -80,26 +79,8 @@ def test_class_folders_are_balanced_and_disjoint(raw):
             assert len(digests) == len(examples)
             assert seen.isdisjoint(digests)
             seen |= digests
-    with Image.open(next((raw / "classes/things").rglob("*.jpg"))) as picture:
+    with Image.open(next((raw / "classes").rglob("*.jpg"))) as picture:
         assert picture.size == (WIDTH, HEIGHT)
-
-
-def test_covers_are_also_classes_by_their_words(raw, books):
-    splits = {1: "train", 2: "val", 3: "test"}
-    for image_set, word in ocr_vqa.WORDS.items():
-        found = {
-            (path.parent.parent.name, path.parent.name, path.stem)
-            for path in (raw / "classes" / image_set).rglob("*.jpg")
-        }
-        written = {
-            key: covers.Cover(book["title"], book["authorName"], book["genre"])
-            for key, book in books.items()
-        }
-        assert found == {
-            (splits[book["split"]], word(written[key]), key) for key, book in books.items()
-        }
-        file = next((raw / "classes" / image_set).rglob("*.jpg"))
-        assert file.read_bytes() == (raw / "images/ocr_vqa" / file.name).read_bytes()
 
 
 def test_neither_shape_nor_colour_tells_the_class():
@@ -170,7 +151,7 @@ def test_questions_alone_do_not_tell_yes_from_no(tmp_path):
         return [function(item, rng) for item in items]
 
     plan = np.random.default_rng(5)
-    ocr_vqa.write(tmp_path, tmp_path / "images", tmp_path / "classes", 400, 16, 4, plan, run)
+    ocr_vqa.write(tmp_path, tmp_path / "images", 400, 16, 4, plan, run)
     found = json.loads((tmp_path / "dataset.json").read_text()).values()
     asked = collections.defaultdict(collections.Counter)
     for book in found:

@@ -274,8 +274,8 @@ class ImageStream:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        # Traced once for all datasets of the stream, as one is made for every validation. A function
-        # of its own: TensorFlow warns of one that many streams share.
+        # Traced once for all datasets of the stream, as every validation makes one. A function of
+        # its own: TensorFlow warns of one that many streams share.
         return tf.function(lambda *columns: self._assemble(*columns))
 
     @functools.cached_property

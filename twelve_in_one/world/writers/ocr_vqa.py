@@ -1,9 +1,5 @@
-"""OCR-VQA: one dataset.json about covers of books, with questions by the official templates.
+"""OCR-VQA: one dataset.json about covers of books, with questions by the official templates."""
 
-The covers are also in class folders, by each of their words: what an encoder learns reading from.
-"""
-
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,16 +27,6 @@ _KIND = ("What is the genre of this book?", "What type of book is this?")
 _IS_IT = ("Is this a {} book?", "Is this book related to {}?")
 
 
-# Sets of classes that covers are put into -> the word of a cover.
-WORDS: Mapping[str, Callable[[Cover], str]] = {
-    "first_words": lambda cover: cover.title.split()[0],
-    "second_words": lambda cover: cover.title.split()[-1],
-    "first_names": lambda cover: cover.author.split()[0],
-    "last_names": lambda cover: cover.author.split()[-1],
-    "genres": lambda cover: cover.genre,
-}
-
-
 class _Book(NamedTuple):
     book_id: str
     cover: Cover
@@ -50,7 +36,6 @@ class _Book(NamedTuple):
 def write(
     folder: Path,
     images: Path,
-    classes: Path,
     count: int,
     side: int,
     words: int,
@@ -67,7 +52,6 @@ def write(
     Args:
       folder: to write to.
       images: for the covers.
-      classes: for the folders of `WORDS`, SET/{train,val,test}/WORD/ID.jpg.
       count: of books, at least `MIN_COVERS`.
       side: of the pictures, pixels.
       words: of each list that titles and names are made of.
@@ -75,14 +59,8 @@ def write(
       run: hands out the work.
     """
     books = _books(count, words, plan)
-    items = []
-    for book in books:
-        file = f"{book.book_id}.jpg"
-        places = [images]
-        places += [classes / name / book.split / word(book.cover) for name, word in WORDS.items()]
-        for place in places:
-            place.mkdir(parents=True, exist_ok=True)
-        items.append((book, [place / file for place in places], side))
+    images.mkdir(parents=True)
+    items = [(book, images / f"{book.book_id}.jpg", side) for book in books]
     records = run("ocr_vqa", _record, items)
     found = {book.book_id: record for book, record in zip(books, records, strict=True)}
     write_json(folder / "dataset.json", found)
@@ -114,9 +92,9 @@ def _books(count: int, words: int, rng: np.random.Generator) -> list[_Book]:
     ]
 
 
-def _record(item: tuple[_Book, list[Path], int], rng: np.random.Generator) -> dict[str, Any]:
-    book, files, side = item
-    write_picture(covers.draw(book.cover, side, rng), files)
+def _record(item: tuple[_Book, Path, int], rng: np.random.Generator) -> dict[str, Any]:
+    book, file, side = item
+    write_picture(covers.draw(book.cover, side, rng), [file])
     cover = book.cover
     others = [genre for genre in covers.GENRES if genre != cover.genre]
     asked = [
@@ -128,7 +106,7 @@ def _record(item: tuple[_Book, list[Path], int], rng: np.random.Generator) -> di
     ]
     asked = [asked[i] for i in rng.permutation(len(asked))]
     return {
-        "imageURL": address_of(f"ocr_vqa/{files[0].name}"),
+        "imageURL": address_of(f"ocr_vqa/{file.name}"),
         "authorName": cover.author,
         "title": cover.title,
         "genre": cover.genre,
