@@ -226,12 +226,12 @@ class Attention(nn.Module):
         Returns:
           output [B, Q, out_dim] and the probabilities of `attend`.
         """
+        # Queries first: gradients of the input are added in this order, and rounding depends on it.
+        query = self._split(self.query(q_input))
         key, value = self.keys_values(kv_input)
         if gates is not None:
-            key = key * gates[1]
-        return self.read(
-            q_input, key, value, mask, dropout_key, None if gates is None else gates[0]
-        )
+            query, key = query * gates[0], key * gates[1]
+        return self._attend(query, key, value, mask, dropout_key)
 
     def keys_values(self, kv_input: Array) -> tuple[Array, Array]:
         """Keys and values [B, K, N, H] of [B, K, Dkv]."""
@@ -244,12 +244,13 @@ class Attention(nn.Module):
         value: Array,
         mask: Array | None,
         dropout_key: Array | None = None,
-        gate: Array | None = None,
     ) -> tuple[Array, Array | None]:
         """Attends from `q_input` to keys and values from `keys_values`; see `__call__`."""
-        query = self._split(self.query(q_input))
-        if gate is not None:
-            query = query * gate
+        return self._attend(self._split(self.query(q_input)), key, value, mask, dropout_key)
+
+    def _attend(
+        self, query: Array, key: Array, value: Array, mask: Array | None, dropout_key: Array | None
+    ) -> tuple[Array, Array | None]:
         context, probabilities = attend(
             query,
             key,
