@@ -216,7 +216,15 @@ def _run_pictures(args: argparse.Namespace) -> None:
     """
     refused = [
         f"--{name}"
-        for name in ("data_dir", "features", "candidates", "keep_trained_on", "layout")
+        for name in (
+            "data_dir",
+            "features",
+            "candidates",
+            "keep_trained_on",
+            "layout",
+            "batch_size",
+            "model_axis",
+        )
         if getattr(args, name)
     ]
     if refused:

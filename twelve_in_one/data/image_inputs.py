@@ -263,7 +263,7 @@ class ImageInputs:
         """Lengths of some of the texts of each task."""
         if not self.writes:
             return []
-        (system,) = {id(self): self.system()}.values()
+        system = self.system()
         return [self._cut_texts(task, system) for task in self.tasks]
 
     def _cut_texts(self, task: TaskRun, system: System) -> CutTexts:

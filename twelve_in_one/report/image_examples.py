@@ -23,7 +23,6 @@ def image_examples(stream: ImageStream, outcome: Any, count: int) -> list[Exampl
     """
     (part,) = stream.parts
     count = min(count, len(outcome.example_ids))
-    known = {}
     made = []
     for i in range(count):
         at = (2 * i + 1) * len(outcome.example_ids) // (2 * count)
