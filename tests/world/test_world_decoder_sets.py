@@ -79,8 +79,17 @@ def test_class_folders_are_balanced_and_disjoint(raw):
             assert len(digests) == len(examples)
             assert seen.isdisjoint(digests)
             seen |= digests
-    with Image.open(next((raw / "classes").rglob("*.jpg"))) as picture:
+    with Image.open(next((raw / "classes/things").rglob("*.jpg"))) as picture:
         assert picture.size == (WIDTH, HEIGHT)
+
+
+def test_covers_are_also_in_folders_of_their_genres(raw, books):
+    splits = {1: "train", 2: "val", 3: "test"}
+    files = list((raw / "classes/genres").rglob("*.jpg"))
+    assert {(*path.parts[-3:-1], path.stem) for path in files} == {
+        (splits[book["split"]], book["genre"].lower(), key) for key, book in books.items()
+    }
+    assert files[0].read_bytes() == (raw / "images/ocr_vqa" / files[0].name).read_bytes()
 
 
 def test_neither_shape_nor_colour_tells_the_class():
@@ -151,7 +160,7 @@ def test_questions_alone_do_not_tell_yes_from_no(tmp_path):
         return [function(item, rng) for item in items]
 
     plan = np.random.default_rng(5)
-    ocr_vqa.write(tmp_path, tmp_path / "images", 400, 16, 4, plan, run)
+    ocr_vqa.write(tmp_path, tmp_path / "images", tmp_path / "genres", 400, 16, 4, plan, run)
     found = json.loads((tmp_path / "dataset.json").read_text()).values()
     asked = collections.defaultdict(collections.Counter)
     for book in found:

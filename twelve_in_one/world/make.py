@@ -273,6 +273,7 @@ def _write_decoder_sets(folder: Path, seed: int, sets: DecoderSets, run: Run) ->
         counts["ocr_vqa"] = ocr_vqa.write(
             folder / "ocr_vqa",
             folder / "images/ocr_vqa",
+            folder / "classes/genres",
             sets.covers,
             sets.cover_side,
             sets.cover_words,

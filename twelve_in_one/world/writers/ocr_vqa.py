@@ -36,6 +36,7 @@ class _Book(NamedTuple):
 def write(
     folder: Path,
     images: Path,
+    classes: Path,
     count: int,
     side: int,
     words: int,
@@ -52,6 +53,7 @@ def write(
     Args:
       folder: to write to.
       images: for the covers.
+      classes: for the same covers in folders of their genres, SPLIT/GENRE/ID.jpg.
       count: of books, at least `MIN_COVERS`.
       side: of the pictures, pixels.
       words: of each list that titles and names are made of.
@@ -59,8 +61,12 @@ def write(
       run: hands out the work.
     """
     books = _books(count, words, plan)
-    images.mkdir(parents=True)
-    items = [(book, images / f"{book.book_id}.jpg", side) for book in books]
+    items = []
+    for book in books:
+        places = [images, classes / book.split / book.cover.genre.lower()]
+        for place in places:
+            place.mkdir(parents=True, exist_ok=True)
+        items.append((book, [place / f"{book.book_id}.jpg" for place in places], side))
     records = run("ocr_vqa", _record, items)
     found = {book.book_id: record for book, record in zip(books, records, strict=True)}
     write_json(folder / "dataset.json", found)
@@ -92,9 +98,9 @@ def _books(count: int, words: int, rng: np.random.Generator) -> list[_Book]:
     ]
 
 
-def _record(item: tuple[_Book, Path, int], rng: np.random.Generator) -> dict[str, Any]:
-    book, file, side = item
-    write_picture(covers.draw(book.cover, side, rng), [file])
+def _record(item: tuple[_Book, list[Path], int], rng: np.random.Generator) -> dict[str, Any]:
+    book, files, side = item
+    write_picture(covers.draw(book.cover, side, rng), files)
     cover = book.cover
     others = [genre for genre in covers.GENRES if genre != cover.genre]
     asked = [
@@ -106,7 +112,7 @@ def _record(item: tuple[_Book, Path, int], rng: np.random.Generator) -> dict[str
     ]
     asked = [asked[i] for i in rng.permutation(len(asked))]
     return {
-        "imageURL": address_of(f"ocr_vqa/{file.name}"),
+        "imageURL": address_of(f"ocr_vqa/{files[0].name}"),
         "authorName": cover.author,
         "title": cover.title,
         "genre": cover.genre,
