@@ -54,7 +54,7 @@ os.environ |= {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "TF_USE_LEGACY_KERAS": "1",
 }
-# Tracing makes many objects that live on: looked through this rarely, they cost a tenth as much.
+# Tracing makes many objects that live on; looking through them all the time finds little.
 gc.set_threshold(50_000, 20, 20)
 # Every compiling thread would keep 64 MB for itself.
 _GLIBC = contextlib.suppress(OSError, AttributeError)  # other systems have other C libraries
