@@ -47,8 +47,15 @@ if jax.__version_info__ < (0, 11):  # XLA aborts on flags that it does not know 
         os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
         " --xla_cpu_parallel_codegen_split_count=1"
     )
-# Also for the processes that tests start.
-os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# Also for the processes that tests start. Nothing here uses Keras, whose import is a third of
+# TensorFlow's; asked for an old Keras that is not installed, TensorFlow imports none.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "TF_USE_LEGACY_KERAS": "1",
+}
+# Tracing makes many objects that live on; looking through them all the time finds little.
+gc.set_threshold(50_000, 20, 20)
 # Every compiling thread would keep 64 MB for itself.
 _GLIBC = contextlib.suppress(OSError, AttributeError)  # other systems have other C libraries
 os.environ["MALLOC_ARENA_MAX"] = "2"
@@ -83,10 +90,21 @@ def compiled_programs(run_folder: Path) -> Path:  # noqa: F811
     return Path(folder)
 
 
+# Folders of tests whose programs no other module or process runs: writing them to the folder above
+# would cost a twentieth of these tests.
+_ON_THEIR_OWN = {"convert", "models", "optim", "parity", "tasks", "training"}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _forget_compiled_programs():
+def _forget_compiled_programs(request: pytest.FixtureRequest, compiled_programs: Path):
     """Keeps a worker from holding the programs of all modules in memory."""
+    alone = request.path.relative_to(Path(__file__).parent).parts[0] in _ON_THEIR_OWN
+    shortest = "jax_persistent_cache_min_compile_time_secs"
+    for_a_run = getattr(jax.config, shortest)
+    if alone and compiled_programs.is_relative_to(request.getfixturevalue("run_folder")):
+        jax.config.update(shortest, 1e6)
     yield
+    jax.config.update(shortest, for_a_run)
     jax.clear_caches()
     gc.collect()
     gc.freeze()  # remaining objects stay; later collections can skip them

@@ -81,7 +81,7 @@ def config_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(config_file, tmp_path_factory):
+def alone(config_file, tmp_path_factory, share_programs):
     """Workdir of a run on one device."""
     workdir = tmp_path_factory.mktemp("alone")
     train.train(configs.get(str(config_file)), workdir)
@@ -190,8 +190,7 @@ def test_kills_make_no_difference(config_file, alone, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert state.all_rounds(killed), (tmp_path / "output").read_text()[-3000:]
-    process = _start(config_file, killed)
-    assert process.wait(timeout=600) == 0, (tmp_path / "output").read_text()[-3000:]
+    train.train(configs.get(str(config_file)), killed)
     assert _lines(killed) == _lines(alone)
     params = [flatten(model_folder.load(folder / "model")[0]) for folder in (killed, alone)]
     for path, value in params[1].items():

@@ -136,6 +136,7 @@ def test_a_stopped_run_resumes_to_the_bit(finished, small_world, tmp_path, monke
     workdir, results = finished
     config = small_config(small_world)
     config.log.every_rounds = 4  # a window that is open when the run stops
+    config.evaluation.pictures = 0
     uninterrupted = tmp_path / "uninterrupted"
     train.train(config, uninterrupted)
     again = tmp_path / "again"

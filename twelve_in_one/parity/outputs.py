@@ -1,6 +1,8 @@
 """Compares outputs, intermediates and attention maps."""
 
+import functools
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,6 +54,22 @@ def _head(output: str, rows: int) -> str:
     return _HEADS[output]
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _forward(
+    config: TwoStreamConfig,
+    heads: tuple[str, ...],
+    params: Any,
+    inputs: Mapping[str, jax.Array],
+    task_id: jax.Array | None,
+) -> Any:
+    return apply(config, params, inputs, heads, task_id, return_attention=True)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pool(config: TwoStreamConfig, params: Any, text: jax.Array, visual: jax.Array) -> Any:
+    return TwoStreamModel(config).apply({"params": params}, text, visual, method="pool")
+
+
 def compare_outputs(fixture: Fixture, prefix: str) -> Iterator[Check]:
     """`out/*`, `inter/*` and `attn/*`; `prefix` may restrict the batch to its first rows."""
     config, inputs = fixture.config, fixture.inputs("in/")
@@ -66,10 +84,7 @@ def compare_outputs(fixture: Fixture, prefix: str) -> Iterator[Check]:
     inputs = {name: array[:rows] for name, array in inputs.items()}
     heads = {_head(name, rows) for name in expected}
     task_id = inputs["task_ids"][:, 0] if "task_ids" in inputs else None
-    run = jax.jit(
-        lambda params: apply(config, params, inputs, sorted(heads), task_id, return_attention=True)
-    )
-    out, aux = run(fixture.params)
+    out, aux = _forward(config, tuple(sorted(heads)), fixture.params, inputs, task_id)
     for name, theirs in expected.items():
         ours = np.asarray(out[_head(name, rows)], np.float32)
         if name in ("vil_logit", "vision_logit", "linguistic_logit"):
@@ -96,9 +111,7 @@ def _compare_all_layers(fixture: Fixture, aux: Mapping[str, jax.Array]) -> Itera
     if not expected:
         return
     text, visual = _behind_last_connection(fixture.config, aux)
-    pooled = TwoStreamModel(fixture.config).apply(
-        {"params": fixture.params}, text, visual, method="pool"
-    )
+    pooled = _pool(fixture.config, fixture.params, text, visual)
     ours = {
         "n": fixture.config.num_connections,
         "pooled_text": pooled.text_pooled,
