@@ -92,7 +92,7 @@ class ImageClassifierSystem(System):
     may_be_zero = ("num_classes", "num_registers", "window")
     inputs = Inputs(answers="head_{head}/")
     pixels = True
-    image_kind = "class"
+    image_kinds = {"classify": "class"}
     mixes = True
     optional = ("head_",)
 

@@ -19,6 +19,7 @@ from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
 from twelve_in_one.systems.base import AnyTask, Batch, Facts, Params, System, Written
 from twelve_in_one.tasks import losses
+from twelve_in_one.tasks.image_task import GROUPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class TextSystem(System):
 
     version = 1
     pixels = True
-    image_kind = "text"
+    image_kinds = dict.fromkeys(GROUPS, "text")
     mixes = True
 
     # The model.
