@@ -39,18 +39,21 @@ class Objective:
       parts: names of the parts of the loss, if there are several: losses of a task, or the tasks
         of a mixed batch. The sums then have shape [parts].
       loss: (params, batch, dropout key or None) -> sums of loss and score.
-      count: batch -> divisor of the loss, known before it, so that a batch may be cut into parts;
-        None if it cannot be cut, as every row's loss depends on the others. Of one shape with
-        `Sums.count`, which it equals unless the batch is mixed: then it is the number of all rows
-        for every part, while the sums count the rows of each task.
-      mixed: whether the parts are tasks.
+      count: batch -> divisor of the loss, known before it. Of one shape with `Sums.count`, which it
+        equals unless the batch is mixed: then it is the number of all rows for every part, while
+        the sums count the rows of each task.
+      mixed: whether the parts are tasks, or parts of tasks: "TASK/PART".
+      cuts: whether a batch may be cut into parts; not if a row's loss depends on the others.
+      weights: factors on the parts' losses; () for ones.
     """
 
     key: Hashable
     parts: tuple[str, ...]
     loss: Callable[[Params, Batch, jax.Array | None], Sums]
-    count: Callable[[Batch], jax.Array] | None
+    count: Callable[[Batch], jax.Array]
     mixed: bool = False
+    cuts: bool = True
+    weights: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,20 @@ class Inputs:
     regions: str = ""
     task_ids: str = ""
     answers: str = ""
+
+
+class Embedded(NamedTuple):
+    """The vectors of a batch of pictures, of texts, or of both.
+
+    Attributes:
+      sums: loss and score of the pairs of the batch; zeros without texts.
+      images: unit vectors float32[B, E]; [B, 0] if there are none.
+      texts: the same of the texts.
+    """
+
+    sums: Sums
+    images: jax.Array
+    texts: jax.Array
 
 
 class Written(NamedTuple):
@@ -160,9 +177,9 @@ class System(abc.ABC):
     may_be_zero: ClassVar[tuple[str, ...]] = ()
     may_be_negative: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[Inputs] = Inputs()
-    # Whether batches are of pictures (`tasks/image_task.py`), and the kind of its tasks then.
+    # Whether batches are of pictures (`tasks/image_task.py`), and group -> kind of its tasks then.
     pixels: ClassVar[bool] = False
-    image_kind: ClassVar[kinds.Name] = "class"
+    image_kinds: ClassVar[Mapping[str, kinds.Name]] = {}
     # Whether the rows of a batch may be of several tasks.
     mixes: ClassVar[bool] = False
     # Parameters of a source that a model may leave unused, as prefixes of "/"-joined names.
@@ -283,6 +300,14 @@ class System(abc.ABC):
           ValueError: the system writes no texts.
         """
         raise ValueError(f"{self.name} writes no texts")
+
+    def embed(self, params: Params, batch: Batch) -> Embedded:
+        """Vectors of the "images" and of the "tokens" of a batch, for tasks that are `embedded`.
+
+        Raises:
+          ValueError: the system makes none.
+        """
+        raise ValueError(f"{self.name} makes no vectors of pictures and texts")
 
     def prompt(self, task: ImageTask) -> str:
         """The words before every text of a task, and before its question.

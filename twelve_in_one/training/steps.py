@@ -87,19 +87,20 @@ def make_grad_step(
     Raises:
       ValueError: the objective's batches cannot be cut.
     """
-    counted = objective.count
-    if accumulate > 1 and counted is None:
+    if accumulate > 1 and not objective.cuts:
         raise ValueError(
             "accumulate: every row's loss depends on the others of its batch, which cannot be cut"
         )
 
     def part_gradient(
-        params: Any, frozen: Any, batch: Batch, key: jax.Array, count: jax.Array | None
+        params: Any, frozen: Any, batch: Batch, key: jax.Array, count: jax.Array
     ) -> tuple[Any, Sums]:
         def loss(params: Any) -> tuple[jax.Array, Sums]:
             sums = objective.loss(trees.merge(params, frozen), batch, key)
-            divisor = sums.count if count is None else count
-            return loss_scale * jnp.sum(sums.loss / jnp.maximum(divisor, 1)), sums
+            means = sums.loss / jnp.maximum(count, 1)
+            if objective.weights:
+                means *= jnp.array(objective.weights)
+            return loss_scale * jnp.sum(means), sums
 
         return jax.grad(loss, has_aux=True)(params)
 
@@ -110,12 +111,10 @@ def make_grad_step(
         key = jax.random.fold_in(key, step)
         if not jnp.ndim(batch["task_id"]):  # in a mixed batch each row has its own
             key = jax.random.fold_in(key, batch["task_id"])
-        if counted is None:
-            grads, sums = part_gradient(params, frozen, batch, key, None)
-        elif accumulate == 1:
-            grads, sums = part_gradient(params, frozen, batch, key, counted(batch))
+        count = objective.count(batch)
+        if accumulate == 1:
+            grads, sums = part_gradient(params, frozen, batch, key, count)
         else:
-            count = counted(batch)
 
             def add(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
                 number, rows = part
