@@ -15,7 +15,7 @@ from twelve_in_one.convert.hf_vision import resized
 from twelve_in_one.models import mammut
 from twelve_in_one.models.decoder_block import TextDecoderConfig
 from twelve_in_one.models.mammut import MammutConfig
-from twelve_in_one.models.mammut_sizes import CLIP_MEAN, CLIP_STD, cross_spacing, open_form
+from twelve_in_one.models.mammut_sizes import cross_spacing, open_form
 
 _TEXT_BLOCK, _CROSS_BLOCK = "text.resblocks.{}.", "text.cross_attn.{}."
 _TOKENS, _PROJECTION = "text.token_embedding.weight", "visual.proj"
@@ -71,11 +71,11 @@ def mammut_config(
         activation=open_clip.activation_of(model),
         layer_norm_eps=open_clip.eps_of(own),
     )
-    pixels = (settings or {}).get("preprocess_cfg", {})
+    mean, std = open_clip.pixels_of(settings)
     options = dict(
         embed_dim=tensors[_PROJECTION].shape[1],
-        pixel_mean=tuple(pixels.get("mean", CLIP_MEAN)),
-        pixel_std=tuple(pixels.get("std", CLIP_STD)),
+        pixel_mean=mean,
+        pixel_std=std,
         pad_id=own.get("pad_id", 0),
         start_id=vocab - 2,
         eos_id=vocab - 1,

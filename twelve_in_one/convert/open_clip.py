@@ -21,6 +21,7 @@ from twelve_in_one.convert.big_vision import Loaded
 from twelve_in_one.convert.hf_vision import resized
 from twelve_in_one.data.formats.files import read_json
 from twelve_in_one.models import vit
+from twelve_in_one.models.mammut_sizes import CLIP_MEAN, CLIP_STD
 from twelve_in_one.models.vit import ViTConfig
 
 CONFIG_FILE = "open_clip_config.json"
@@ -171,6 +172,12 @@ def need(tensors: Collection[str], *needed: str) -> None:
     missing = [name for name in needed if name not in tensors]
     if missing:
         raise ValueError(f"not a model of open_clip: there is no {', no '.join(missing)}")
+
+
+def pixels_of(settings: _Settings | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the pixels (0 to 1) that a model was trained on."""
+    stated = (settings or {}).get("preprocess_cfg", {})
+    return tuple(stated.get("mean", CLIP_MEAN)), tuple(stated.get("std", CLIP_STD))
 
 
 def visual(tensors: _Tensors) -> dict[str, Any]:
