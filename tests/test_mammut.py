@@ -2,11 +2,10 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
-
 from reference import small_pictures
+
 from twelve_in_one import configs, predict, train
 from twelve_in_one.checkpoints import model_folder
 from twelve_in_one.checkpoints.trees import flatten
@@ -112,12 +111,50 @@ def test_eight_devices_and_a_stop_make_no_difference(folder, tmp_path):
         np.testing.assert_allclose(params["eight"][path], value, rtol=0, atol=1e-5)
 
 
-def test_batches_of_pairs_cannot_be_cut(folder, tmp_path):
-    config = configs.get(str(folder / "config.py"))
-    config.mixture.accumulate = 2
-    with pytest.raises(ValueError, match="depends on the others of its batch"):
-        train.train(config, tmp_path)
+def test_ranks_are_those_of_brute_force(trained, folder):
+    model = predict.load(trained)
+    rows = [line.split("\t") for line in (folder / "test.tsv").read_text().splitlines()[1:]]
+    files, texts = zip(*((folder / name, text) for name, text in rows), strict=True)
+    cosines = model.embed_text(list(texts)) @ model.embed_image(list(files)).T
+    found = json.loads((trained / "results.json").read_text())["tasks"]
+    places = [list(np.argsort(-row, kind="stable")).index(i) for i, row in enumerate(cosines)]
+    others = [list(np.argsort(-row, kind="stable")).index(i) for i, row in enumerate(cosines.T)]
+    for k in (1, 5, 10):
+        assert found["pairs"]["metrics"][f"R@{k}"] == np.mean(np.array(places) < k)
+        assert found["pairs"]["metrics"][f"text_R@{k}"] == np.mean(np.array(others) < k)
+    pictures = sorted((folder / "colour" / "test").glob("*/*.png"))
+    classes = [one.answer for one in model.classify(pictures)]
+    right = [name == file.parent.name for name, file in zip(classes, pictures, strict=True)]
+    assert found["colour"]["score"] == pytest.approx(np.mean(right))
+    own = model.classify(pictures[0], ["a red wall", "something"], templates=["{}"], top=1)
+    assert len(own.top) == 1 and 0 < own.probability < 1
+    assert model.caption(files[0]).answer.startswith("a wall")
+
+
+def test_an_index_is_searched_by_the_model_that_made_it(trained, folder, tmp_path, capsys):
+    from twelve_in_one.predict.__main__ import main
+
+    files = sorted((folder / "colour" / "test").glob("*/*.png"))
+    index, start = tmp_path / "index.npz", ["--model", str(trained), "--index"]
+    assert main(["index", *start, str(index), "--image", *map(str, files)]) == 0
+    wanted = [*start, str(index), "--text", "a wall painted red"]
+    assert main(["retrieve", *wanted, "--top", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["found"]
+    assert all("/red/" in name for name, _ in found) and len(found) == 3
+    with np.load(index) as arrays:
+        np.savez(index, **{**arrays, "model": np.array("other")})
+    assert main(["retrieve", *wanted]) == 1
+    index.write_bytes(b"PK spoiled")
+    assert main(["retrieve", *wanted]) == 1
+    told = capsys.readouterr().err
+    assert "made by another model (other)" in told and "is no index, or a damaged one" in told
+
+
+def test_settings_that_do_not_fit(folder, tmp_path):
     config = configs.get(str(folder / "config.py"))
     config.images.train_side = 8
     with pytest.raises(ConfigError, match="train_side: 8 is less than the model's side 16"):
+        train.train(config, tmp_path)
+    config.mixture.weighting = ""
+    with pytest.raises(ConfigError, match="some tasks are scored but not trained on"):
         train.train(config, tmp_path)

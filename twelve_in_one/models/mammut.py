@@ -117,14 +117,16 @@ class MammutConfig:
             errors.append("contrast_weight and caption_weight are both 0: there is no loss")
         if not 0 <= self.label_smoothing < 1:
             errors.append(f"label_smoothing {self.label_smoothing} should be in [0, 1)")
+        limits = self.scale_limits
         if not self.temperature > 0:
             errors.append(f"temperature {self.temperature} should be positive")
-        elif limits := self.scale_limits:
-            if len(limits) != 2 or not 0 < limits[0] <= 1 / self.temperature <= limits[1]:
-                errors.append(
-                    f"scale_limits {limits} should be two positive numbers around the initial "
-                    f"factor 1 / temperature = {1 / self.temperature:.4g}"
-                )
+        elif limits and not (
+            len(limits) == 2 and 0 < limits[0] <= 1 / self.temperature <= limits[1]
+        ):
+            errors.append(
+                f"scale_limits {limits} should be two positive numbers around the initial factor "
+                f"1 / temperature = {1 / self.temperature:.4g}"
+            )
         if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
             errors.append("pixel_mean and pixel_std should be three numbers each, std above 0")
         if errors:

@@ -106,12 +106,12 @@ def open_form(
     vit = numerics | dict(
         pool="all", class_token=True, patch_bias=False, pre_norm=True, norm_pooled=True
     )
-    width, layers, _ = text
+    width = text[0]
     tower = numerics | dict(
         vocab_size=49_408,
         max_tokens=77,
         encoder_dim=width,
-        cross_every=cross_spacing(layers, 2),
+        cross_every=2,
         cross_mlp="second" if second else "own",
         attention_biases=True,
         norm_encoder=True,
@@ -133,8 +133,8 @@ def open_form(
         start_id=49_406,
     )
     return MammutConfig(
-        ViTConfig(*image, 4 * image[0], **vit | encoder),
-        TextDecoderConfig(*text, 4 * width, **tower | decoder),
+        ViTConfig(*image, **dict(mlp_dim=4 * image[0]) | vit | encoder),
+        TextDecoderConfig(*text, **dict(mlp_dim=4 * width) | tower | decoder),
         **options | fields,
     )
 

@@ -145,10 +145,10 @@ class ViT(nn.Module):
           dropout_key: key of dropout and drop path, or None.
 
         Returns:
-          The tokens after the last norm (before it with `norm_pooled`), [B, L, D], and the named intermediates: "patches"
-          [B, rows, columns, D], "embedded" [B, P, D] (with positions), "block_i/NAME" of every
-          block (not scanned), "pooled" [B, D], "representation" [B, D], "logits" [B, C], or
-          [B, L, C] with pool "none".
+          The tokens after the last norm (before it with `norm_pooled`), [B, L, D], and the named
+          intermediates: "patches" [B, rows, columns, D], "embedded" [B, P, D] (with positions),
+          "block_i/NAME" of every block (not scanned), "pooled" [B, D], "representation" [B, D],
+          "logits" [B, C], or [B, L, C] with pool "none".
 
         Raises:
           ValueError: images of another size.

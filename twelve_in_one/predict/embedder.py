@@ -22,9 +22,9 @@ from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.texts.class_names import check_class_names
 from twelve_in_one.data.texts.sequences import encode_sequences
 from twelve_in_one.predict.arguments import Once, is_list, paired
-from twelve_in_one.predict.inputs import Image, name_of
+from twelve_in_one.predict.inputs import Image, name_of, read_pixels
 from twelve_in_one.predict.results import Retrieval, Text
-from twelve_in_one.predict.writer import Writer
+from twelve_in_one.predict.writer import Writer, seen_image
 from twelve_in_one.systems.text_system import TextSystem
 from twelve_in_one.tasks.image_task import ImageTask
 
@@ -238,7 +238,7 @@ class Embedder(Writer):
             shares = np.exp(logits) / np.exp(logits).sum()
             order = np.argsort(-row, kind="stable")[:top]
             best = tuple((names[i], float(shares[i])) for i in order)
-            results.append(Text("class", (self._seen_image(one),), (), *best[0], best))
+            results.append(Text("class", (seen_image(one, read_pixels(one)),), (), *best[0], best))
         return results[0] if single else results
 
     @functools.cached_property

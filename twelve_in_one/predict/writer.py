@@ -195,7 +195,7 @@ class Writer:
             seen, rows = [], []
             for image, question in zip(part, asked, strict=True):
                 pixels = read_pixels(image)
-                seen.append(_seen(image, pixels))
+                seen.append(seen_image(image, pixels))
                 rows.append(self._row(task, pixels, question, seen[-1].name))
             # Few sizes of batches, so that few programs are compiled.
             count = min(1 << (len(rows) - 1).bit_length(), self._max_batch)
@@ -256,6 +256,7 @@ class Writer:
         return self._system.rank(params, tokens, batch, table)
 
 
-def _seen(image: Image, pixels: np.ndarray) -> SeenImage:
+def seen_image(image: Image, pixels: np.ndarray) -> SeenImage:
+    """An image without regions."""
     size = pixels.shape[1], pixels.shape[0]
     return SeenImage(name_of(image), image, no_regions(*size))

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from twelve_in_one.config.settings import OfficialOptions, OptimizerOptions
@@ -31,6 +32,27 @@ Shape = tuple[int | str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
+class Joint:
+    """A loss that compares the rows of a batch with each other, by vectors that each row has alone.
+
+    Both parts return sums of all parts of the loss, zero where they have nothing to add.
+
+    Attributes:
+      rows: (params, batch, dropout key or None) -> vectors, a tree of arrays [B, ...], and the sums
+        of what each row adds by itself.
+      together: (params, vectors, batch) -> the sums of what all rows add together.
+    """
+
+    rows: Callable[[Params, Batch, jax.Array | None], tuple[Any, Sums]]
+    together: Callable[[Params, Any, Batch], Sums]
+
+    def loss(self, params: Params, batch: Batch, dropout_key: jax.Array | None) -> Sums:
+        """The loss of a whole batch, an `Objective.loss`."""
+        vectors, own = self.rows(params, batch, dropout_key)
+        return jax.tree.map(jnp.add, own, self.together(params, vectors, batch))
+
+
+@dataclasses.dataclass(frozen=True)
 class Objective:
     """The training objective of one program.
 
@@ -43,7 +65,8 @@ class Objective:
         equals unless the batch is mixed: then it is the number of all rows for every part, while
         the sums count the rows of each task.
       mixed: whether parts are tasks; others may follow, of losses that tasks share.
-      cuts: whether a batch may be cut into parts; not if a row's loss depends on the others.
+      joint: the two halves of `loss` if a row's loss depends on the others; parts of a batch then
+        make their vectors alone. None if it is a sum over rows.
       weights: factors on the parts' losses; () for ones.
     """
 
@@ -52,7 +75,7 @@ class Objective:
     loss: Callable[[Params, Batch, jax.Array | None], Sums]
     count: Callable[[Batch], jax.Array]
     mixed: bool = False
-    cuts: bool = True
+    joint: Joint | None = None
     weights: tuple[float, ...] = ()
 
 

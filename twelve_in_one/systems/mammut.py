@@ -27,6 +27,7 @@ from twelve_in_one.systems.base import (
     Embedded,
     Facts,
     Inputs,
+    Joint,
     Objective,
     Params,
 )
@@ -132,21 +133,27 @@ class MammutSystem(TextSystem):
         weights = [config.caption_weight if task.kind == "pairs" else 1.0 for task in tasks]
         writes = any(weights)
 
-        def loss(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Sums:
-            part = objectives.part_of_rows(tasks, batch)
-            mask = batch["_mask"] & jnp.array(paired)[part]
+        def rows(
+            params: Params, batch: Batch, dropout_key: jax.Array | None
+        ) -> tuple[tuple[jax.Array, jax.Array], Sums]:
             keys = [fold_key(dropout_key, number) for number in range(4)]
             encoded = self._apply(params, batch["images"], keys[0], method="encode")
             text = self._apply(params, batch["tokens"], keys[1], method="embed_text")
-            found = self._contrast(params, encoded.embedding, text, batch["tokens"], mask)
-            none = jnp.zeros(())
-            joint = [found.sums, Sums(none, found.repeated, found.sums.count)]
-            sums = jax.tree.map(lambda *x: jnp.stack(x), *joint)
+            vectors = encoded.embedding, text
             if not writes:
-                return sums
-            rows = self._score_rows(params, encoded.tokens, batch, keys[2:])
-            texts = losses.by_part(*rows[:2], batch["_mask"], part, len(tasks), rows[2])
-            return jax.tree.map(lambda *x: jnp.concatenate(x), texts, sums)
+                return vectors, _padded(2)
+            part = objectives.part_of_rows(tasks, batch)
+            scored = self._score_rows(params, encoded.tokens, batch, keys[2:])
+            texts = losses.by_part(*scored[:2], batch["_mask"], part, len(tasks), scored[2])
+            return vectors, _padded(0, texts, 2)
+
+        def together(params: Params, vectors: Any, batch: Batch) -> Sums:
+            part = objectives.part_of_rows(tasks, batch)
+            mask = batch["_mask"] & jnp.array(paired)[part]
+            found = self._contrast(params, *vectors, batch["tokens"], mask)
+            repeated = Sums(jnp.zeros(()), found.repeated, found.sums.count)
+            joint = jax.tree.map(lambda *x: jnp.stack(x), found.sums, repeated)
+            return _padded(len(tasks) if writes else 0, joint)
 
         def count(batch: Batch) -> jax.Array:
             rows = jnp.sum(batch["_mask"], dtype=jnp.float32)
@@ -154,13 +161,14 @@ class MammutSystem(TextSystem):
             return jnp.stack([*[texts] * (len(tasks) if writes else 0), rows, rows])
 
         written = (names if mixed else (CAPTIONS,)) if writes else ()
+        joint = Joint(rows, together)
         return Objective(
             (self, names),
             (*written, CONTRAST, REPEATED),
-            loss,
+            joint.loss,
             count,
             mixed,
-            cuts=False,
+            joint,
             weights=(*(weights if writes else ()), config.contrast_weight, 0.0),
         )
 
@@ -242,6 +250,13 @@ def for_tasks(model: MammutConfig, **fields: Any) -> MammutSystemConfig:
     """A model with what its tasks need; `fields` are any of `MammutSystemConfig`'s."""
     own = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     return MammutSystemConfig(**own | fields)
+
+
+def _padded(before: int, sums: Sums | None = None, after: int = 0) -> Sums:
+    """Sums with zeros for parts before and after them; of zeros alone if None."""
+    if sums is None:
+        return Sums(*jnp.zeros((3, before)))
+    return jax.tree.map(lambda x: jnp.pad(x, (before, after)), sums)
 
 
 @functools.lru_cache(maxsize=16)
