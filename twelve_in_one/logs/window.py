@@ -31,7 +31,7 @@ class LogWindow:
         Args:
           parts: stream -> names of the parts of its loss, none if it has one.
           saved: from `to_json`.
-          mixed: streams whose parts are tasks, or parts of tasks: "task/part".
+          mixed: streams whose parts are tasks.
         """
         self._parts, self._mixed = parts, frozenset(mixed)
         self._totals = {task: dict.fromkeys(_FIELDS, 0.0) for task in parts}
@@ -81,7 +81,7 @@ class LogWindow:
         Of a mixed stream, loss and score are those of each task's rows, whose number is under
         "rows", and the norm is under the name of the stream.
 
-        Loss and score of the parts of a task's loss are also under "task/part"; the task's own are
+        Loss and score of the parts of pretraining are also under "task/part"; the task's own are
         the sum of the losses and the score of the first, as in `Sums`.
         """
         found: dict[str, dict[str, float]] = {"loss": {}, "score": {}, "grad_norm": {}}
@@ -99,10 +99,6 @@ class LogWindow:
                 ):
                     if count:
                         found["loss"][part], found["score"][part] = float(loss), float(score)
-                        task, apart, _ = part.partition("/")
-                        if apart:
-                            found["loss"][task] = found["loss"].get(task, 0.0) + float(loss)
-                            found["score"].setdefault(task, float(score))
                 continue
             found["loss"][task], found["score"][task] = float(losses.sum()), float(scores[0])
             found["grad_norm"][task] = float(totals["grad_norm"] / totals["finite"])

@@ -195,8 +195,7 @@ class Writer:
             seen, rows = [], []
             for image, question in zip(part, asked, strict=True):
                 pixels = read_pixels(image)
-                size = pixels.shape[1], pixels.shape[0]
-                seen.append(SeenImage(name_of(image), image, no_regions(*size)))
+                seen.append(seen_image(image, pixels))
                 rows.append(self._row(task, pixels, question, seen[-1].name))
             # Few sizes of batches, so that few programs are compiled.
             count = min(1 << (len(rows) - 1).bit_length(), self._max_batch)
@@ -255,3 +254,9 @@ class Writer:
     def _ranked(self, params: Any, batch: Any, table: Any) -> jax.Array:
         tokens = self._system.encode(params, batch["images"])
         return self._system.rank(params, tokens, batch, table)
+
+
+def seen_image(image: Image, pixels: np.ndarray) -> SeenImage:
+    """An image without regions."""
+    size = pixels.shape[1], pixels.shape[0]
+    return SeenImage(name_of(image), image, no_regions(*size))

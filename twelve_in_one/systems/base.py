@@ -64,7 +64,7 @@ class Objective:
       count: batch -> divisor of the loss, known before it. Of one shape with `Sums.count`, which it
         equals unless the batch is mixed: then it is the number of all rows for every part, while
         the sums count the rows of each task.
-      mixed: whether the parts are tasks, or parts of tasks: "TASK/PART".
+      mixed: whether parts are tasks; others may follow, of losses that tasks share.
       joint: the two halves of `loss` if a row's loss depends on the others; parts of a batch then
         make their vectors alone. None if it is a sum over rows.
       weights: factors on the parts' losses; () for ones.
@@ -121,11 +121,13 @@ class Embedded(NamedTuple):
       sums: loss and score of the pairs of the batch; zeros without texts.
       images: unit vectors float32[B, E]; [B, 0] if there are none.
       texts: the same of the texts.
+      scale: float32[B], the factor on cosines that makes scores.
     """
 
     sums: Sums
     images: jax.Array
     texts: jax.Array
+    scale: jax.Array
 
 
 class Written(NamedTuple):

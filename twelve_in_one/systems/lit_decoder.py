@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 
 from twelve_in_one.models import lit_decoder, reading
+from twelve_in_one.models.decoder_block import TextDecoderConfig
 from twelve_in_one.models.lit_decoder import LitDecoder, LitDecoderConfig
-from twelve_in_one.models.text_decoder import TextDecoderConfig
 from twelve_in_one.systems import fields, objectives
 from twelve_in_one.systems.base import AnyTask, Batch, Facts, Inputs, Objective, Params
 from twelve_in_one.systems.text_system import TextSystem

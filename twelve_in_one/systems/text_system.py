@@ -14,7 +14,7 @@ import numpy as np
 
 from twelve_in_one.config.settings import ConfigError, OfficialOptions, OptimizerOptions
 from twelve_in_one.models import generate, reading, text_list
-from twelve_in_one.models.text_decoder import TextDecoderConfig
+from twelve_in_one.models.decoder_block import TextDecoderConfig
 from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
 from twelve_in_one.systems.base import AnyTask, Batch, Facts, Params, System, Written

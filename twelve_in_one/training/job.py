@@ -78,8 +78,15 @@ class Job:
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
-        """Stream -> names of the parts of its loss, none if it has one."""
-        return {stream.name: self.system.objective(stream.tasks).parts for stream in self.streams}
+        """Stream -> names of the parts of its loss, none if it has one.
+
+        A mixed stream has one at least: its task.
+        """
+        found = {}
+        for stream in self.streams:
+            names = tuple(task.name for task in stream.tasks) if self.mixed else ()
+            found[stream.name] = self.system.objective(stream.tasks).parts or names
+        return found
 
     @property
     def streams(self) -> tuple[programs.StreamRun, ...]:

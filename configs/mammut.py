@@ -1,0 +1,102 @@
+"""MaMMUT: one encoder and one text decoder learn to compare, to describe and to answer at once.
+
+    python -m twelve_in_one.train --config=mammut --workdir=workdir/mammut
+    python -m twelve_in_one.train --config=mammut:debug --workdir=workdir/debug
+    python -m twelve_in_one.train --config=mammut:full --workdir=PAPER --config.data.dir=DATA \
+        --config.text.tokenizer=MODEL
+
+The first command trains on the generated world: pairs of pictures and captions in both passes, and
+questions in the generative one, from random weights. `:full` is the paper's recipe, of its
+ablations' size: 4,096 pairs per update, 500,000 updates, AdamW with linear decay, pictures of 272
+pixels cut to 224, texts of 64 tokens; fine-tuning is a run of its own that begins with
+`init_from`, with the tasks and the settings named at the end of this file.
+"""
+
+import ml_collections
+
+from twelve_in_one.config import image_defaults
+from twelve_in_one.models.mammut_sizes import named_mammut, paper_form
+from twelve_in_one.models.vit import ViTConfig
+from twelve_in_one.systems.mammut import SYSTEM, for_tasks
+from twelve_in_one.tasks.mammut import MAMMUT_TASKS
+
+
+def get_config(mode: str = "") -> ml_collections.ConfigDict:
+    """The config; `mode` is "", "debug" or "full"."""
+    if mode not in ("", "debug", "full"):
+        raise ValueError(f"mammut takes no argument, :debug or :full, got {mode!r}")
+    config = _full() if mode == "full" else _world()
+    if mode == "debug":
+        image_defaults.use_world(config, images=60, class_pictures=10, covers=60)
+        image_defaults.shorten(config)
+    return config
+
+
+def _world() -> ml_collections.ConfigDict:
+    encoder = ViTConfig(128, 4, 4, 512, image_size=(64, 64), patch_size=8)
+    model = paper_form(
+        encoder,
+        (128, 4, 4, 512),
+        dict(max_tokens=48),
+        contrast="softmax",
+        temperature=0.1,
+        scale_limits=(1.0, 100.0),
+        per_token=False,
+    )
+    model = for_tasks(model, max_prompt=32, hidden_images=0.1)
+    classes = "folder:{raw_dir}/classes/"
+    things = ("a {}.", "the picture shows a {}.", "there is a {}.")
+    grounds = ("a picture of {}.", "on the {}.", "three things on the {}.")
+    tasks = {
+        "alt_text": MAMMUT_TASKS["alt_text"] | dict(weight=0.4),
+        "coco": MAMMUT_TASKS["coco"] | dict(title="COCO retrieval", train=True, weight=0.3),
+        "flickr30k": MAMMUT_TASKS["flickr30k"],
+        "captions": MAMMUT_TASKS["captions"] | dict(train=False),  # learnt as pairs
+        "things": dict(
+            title="Things", group="zero_shot", source=classes + "things/{split}", templates=things
+        ),
+        "grounds": dict(
+            title="Grounds",
+            group="zero_shot",
+            source=classes + "grounds/{split}",
+            templates=grounds,
+        ),
+        "vqa": MAMMUT_TASKS["vqa"] | dict(weight=0.3),
+    }
+    # Small pictures of several things: a box of one would change the answers.
+    tasks = {name: {**options, "random_crop": False} for name, options in tasks.items()}
+    config = image_defaults.get_config(SYSTEM, model, tasks)
+    image_defaults.use_world(config, images=2000, class_pictures=200, more_captions=6000)
+    config.images.train_side = 72
+    config.mixture.weighting, config.mixture.batch_size = "explicit", 96
+    config.text.vocab_size = 400
+    config.optimizer.learning_rate, config.optimizer.warmup_share = 1e-3, 0.1
+    config.schedule.num_rounds = 900
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 300
+    config.evaluation.batch_size, config.evaluation.pictures = 64, 4
+    config.evaluation.max_validation_examples = 256
+    config.evaluation.max_test_examples = 1000
+    config.evaluation.text_baselines = True
+    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 300, 0
+    config.log.every_rounds = 50
+    return config
+
+
+def _full() -> ml_collections.ConfigDict:
+    model = for_tasks(named_mammut("ablation", decoder=dict(max_tokens=65)), max_prompt=32)
+    tasks = {
+        name: {**options, "random_crop": False}
+        for name, options in MAMMUT_TASKS.items()
+        if name not in ("captions", "vqa")  # of fine-tuning
+    }
+    config = image_defaults.get_config(SYSTEM, model, tasks)
+    config.images.train_side = 272
+    config.mixture.weighting, config.mixture.batch_size = "pairs", 4096
+    config.schedule.num_rounds = 500_000
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 20_000
+    optimizer = config.optimizer
+    optimizer.learning_rate, optimizer.weight_decay, optimizer.schedule = 1e-3, 0.01, "linear"
+    optimizer.warmup_share = 0.02
+    config.evaluation.batch_size = 512
+    config.evaluation.max_validation_examples = 2048
+    return config
