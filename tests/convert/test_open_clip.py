@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from twelve_in_one.checkpoints import weights
 from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.convert import encoders, files, mammut, open_clip
+from twelve_in_one.convert.__main__ import main
 from twelve_in_one.models.mammut import abstract_params
 from twelve_in_one.models.mammut_sizes import CLIP_MEAN, open_form
 from twelve_in_one.models.vit import ViT
@@ -194,3 +196,23 @@ def test_an_image_encoder_to_begin_with(theirs, params, tmp_path, kind):
         )
 
     np.testing.assert_allclose(*run(read["encoder"], encoder), rtol=1e-4, atol=1e-4)
+
+
+def test_the_command_reads_and_writes_mammut(theirs, params, tmp_path, capsys):
+    files.write_folder(tmp_path / "open", theirs.items(), SETTINGS, prefix=open_clip.PREFIX)
+    assert main([str(tmp_path / x) for x in ("open", "ours")]) == 0
+    stored, system, _ = weights.load_params(tmp_path / "ours")
+    assert system.name == "mammut"
+    assert mammut.settings_of(system.config) == SETTINGS
+    jax.tree.map(np.testing.assert_array_equal, stored, params)
+    assert main([*(str(tmp_path / x) for x in ("ours", "back")), "--to", "safetensors"]) == 0
+    tensors, settings = open_clip.read_tensors(tmp_path / "back")
+    assert settings == SETTINGS
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(tensors[name], array, err_msg=name)
+    capsys.readouterr()
+    rest = {k: v for k, v in theirs.items() if k != "text.ln_final.bias"}
+    files.write_folder(tmp_path / "lost", rest.items(), SETTINGS, prefix=open_clip.PREFIX)
+    assert main([str(tmp_path / x) for x in ("lost", "nothing")]) == 1
+    assert "text.ln_final.bias" in capsys.readouterr().out
+    assert not (tmp_path / "nothing").exists()
