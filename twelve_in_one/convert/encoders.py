@@ -76,8 +76,8 @@ def read(
             std = std or known.get("image_std")
     else:
         raise ValueError(
-            f"{path}: an encoder is an .npz, an .onnx, a .pt, .bin or .safetensors of open_clip, or "
-            "a folder of Hugging Face"
+            f"{path}: an encoder is an .npz, an .onnx, a .pt, .bin or .safetensors of open_clip, "
+            "or a folder of Hugging Face"
         )
     config = dataclasses.replace(loaded.config, num_classes=0, representation=False)
     params = {name: value for name, value in loaded.params.items() if name not in _HEADS}

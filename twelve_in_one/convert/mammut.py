@@ -16,6 +16,7 @@ from twelve_in_one.models import mammut
 from twelve_in_one.models.decoder_block import TextDecoderConfig
 from twelve_in_one.models.mammut import MammutConfig
 from twelve_in_one.models.mammut_sizes import cross_spacing, open_form
+from twelve_in_one.models.pre_norm import unstack_blocks
 
 _TEXT_BLOCK, _CROSS_BLOCK = "text.resblocks.{}.", "text.cross_attn.{}."
 _TOKENS, _PROJECTION = "text.token_embedding.weight", "visual.proj"
@@ -193,13 +194,16 @@ def from_open_clip(
 
 
 def to_open_clip(config: MammutConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Our unrolled parameters as tensors of open_clip's MaMMUT.
+    """Our parameters as tensors of open_clip's MaMMUT.
 
     The position of the class token stays added to the token: its row is zero.
 
     Raises:
       ValueError: a model of another form.
     """
+    image = config.encoder
+    if image.scan_layers:
+        params = {**params, "encoder": unstack_blocks(image, params["encoder"])}
     table, flat = mammut_sources(config), flatten(params)
     if set(table) != set(flat):
         odd = sorted("/".join(path) for path in set(table) ^ set(flat))

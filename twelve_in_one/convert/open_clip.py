@@ -24,7 +24,15 @@ from twelve_in_one.models import vit
 from twelve_in_one.models.mammut_sizes import CLIP_MEAN, CLIP_STD
 from twelve_in_one.models.vit import ViTConfig
 
-CONFIG_FILE = "open_clip_config.json"
+PREFIX = "open_clip_"
+CONFIG_FILE = PREFIX + files.CONFIG_FILE
+# In a folder; the first two are those of its hub.
+FILES = (
+    PREFIX + files.SAFETENSORS_FILE,
+    PREFIX + "pytorch_model.bin",
+    files.SAFETENSORS_FILE,
+    "pytorch_model.bin",
+)
 BRIDGE = "map_viz2txt_kv"  # only MaMMUT has it
 VISUAL = "visual."
 EPS = 1e-5
@@ -40,13 +48,15 @@ _Sources = dict[entries.Path, tuple[str, ...]]
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The tensors of a file, and the config beside it, or None.
+    """The tensors of a file, or of a folder with one, and the config beside it, or None.
 
     Raises:
       ValueError: a file that cannot be read; names it.
       OSError: it is missing.
     """
     path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in FILES if (path / name).is_file()), path / FILES[0])
     tensors = files.read_state_dict(path)
     if tensors and all(name.startswith("module.") for name in tensors):  # of a parallel training
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}

@@ -305,6 +305,7 @@ def init_params(config: MammutConfig, key: Array) -> Any:
     return Mammut(config).init(key, batch)["params"]
 
 
+@functools.lru_cache(maxsize=16)
 def abstract_params(config: MammutConfig) -> Any:
     """Shapes of `init_params`, without computing anything."""
     return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))

@@ -16,7 +16,7 @@ import numpy as np
 from twelve_in_one.convert import mammut as convert
 from twelve_in_one.models import generate
 from twelve_in_one.models.mammut import Mammut, MammutConfig
-from twelve_in_one.models.pre_norm import stack_blocks, unstack_blocks
+from twelve_in_one.models.pre_norm import stack_blocks
 from twelve_in_one.models.reading import Context, Options
 from twelve_in_one.models.text_decoder import TextDecoder
 from twelve_in_one.models.vit import ViT
@@ -152,8 +152,6 @@ def _outputs(config: MammutConfig, params: Any, arrays: Arrays) -> dict[str, np.
     if vit.scan_layers:
         params = params | {"encoder": stack_blocks(vit, params["encoder"])}
     found, gradient = run(params)
-    if vit.scan_layers:
-        gradient = gradient | {"encoder": unstack_blocks(vit, gradient["encoder"])}
     named = {f"out/{name}": np.asarray(value) for name, value in found.items()}
     flat = convert.to_open_clip(config, gradient)
     # The class token has a position there, which is added to it.

@@ -100,7 +100,8 @@ def contrastive_loss(
     wide = jnp.promote_types(image.dtype, jnp.float32)
     places = jnp.arange(len(mask))
     keys = jnp.zeros((len(mask), 0), jnp.uint32) if keys is None else keys
-    inputs = (image.astype(wide), text.astype(wide), scale.astype(wide), mask, places, keys)
+    image, text = (jnp.where(mask[:, None], x.astype(wide), 0.0) for x in (image, text))
+    inputs = (image, text, scale.astype(wide), mask, places, keys)
     mesh = jax.sharding.get_abstract_mesh()
     devices = 1 if mesh.empty else mesh.shape.get(DATA, 1)
     ring = bool(chunk) and devices > 1 and len(mask) % devices == 0
