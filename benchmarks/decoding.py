@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from model_step import matmul_peak, restart_with_allocator, seconds
 
-from twelve_in_one.models import generate, text_decoder, vit
+from twelve_in_one.models import decoder_block, generate, text_decoder, vit
 from twelve_in_one.models.flops import (
     decoder_forward_flops,
     encoder_key_macs,
@@ -171,7 +171,7 @@ def main() -> None:
     restart_with_allocator(args.keep_allocator)
 
     encoder = vit.named_vit(args.encoder, dtype=args.dtype)
-    decoder = text_decoder.named_decoder(
+    decoder = decoder_block.named_decoder(
         args.decoder,
         args.layers,
         vocab_size=args.vocab_size,

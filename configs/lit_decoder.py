@@ -14,8 +14,8 @@ layers of B size, 512 pairs per update, 50 epochs, AdaFactor; on the datasets of
 import ml_collections
 
 from twelve_in_one.config import image_defaults
+from twelve_in_one.models.decoder_block import TextDecoderConfig, named_decoder
 from twelve_in_one.models.lit_decoder import LitDecoderConfig
-from twelve_in_one.models.text_decoder import TextDecoderConfig, named_decoder
 from twelve_in_one.models.vit import ViTConfig, named_vit
 from twelve_in_one.systems.lit_decoder import SYSTEM
 from twelve_in_one.tasks.lit import LIT_TASKS

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from reference import small_pictures
 
 from twelve_in_one import configs, predict, train
 from twelve_in_one.checkpoints import model_folder
@@ -18,7 +18,6 @@ from twelve_in_one.models.vit import ViTConfig
 from twelve_in_one.systems.lit_decoder import LitDecoderSystem
 from twelve_in_one.tasks.image_task import ImageTask
 
-COLOURS = ("red", "green", "blue")
 ENCODER = ViTConfig(16, 1, 2, 32, image_size=(16, 16), patch_size=8)
 DECODER = TextDecoderConfig(16, 1, 2, 32, max_tokens=16, encoder_dim=16, vocab_size=40)
 CONFIG = """
@@ -55,25 +54,11 @@ def get_config():
 """
 
 
-def _picture(label, rng):
-    pixels = rng.integers(0, 40, (16, 16, 3))
-    pixels[..., label] += 200
-    return Image.fromarray(pixels.astype(np.uint8))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Pictures of three colours in class folders, and in a table with a caption each."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for split, number in (("train", 18), ("val", 6), ("test", 9)):
-        rows = []
-        for i in range(number):
-            colour = COLOURS[i % 3]
-            place = folder / "colour" / split / colour
-            place.mkdir(parents=True, exist_ok=True)
-            _picture(i % 3, rng).save(place / f"{i}.png")
-            rows.append(f"colour/{split}/{colour}/{i}.png\ta wall painted {colour}")
-        (folder / f"{split}.tsv").write_text("\n".join(["image\tcaption", *rows]) + "\n")
+    folder = tmp_path_factory.mktemp("pictures")
+    small_pictures.write(folder)
     path = folder / "config.py"
     path.write_text(CONFIG.replace("{folder}", str(folder)).replace("{{", "{").replace("}}", "}"))
     return folder

@@ -71,7 +71,15 @@ def test_every_product_of_a_vit_is_counted(fields):
     assert product_flops(run.jaxpr) == 4 * vit_forward_flops(config)
 
 
-@pytest.mark.parametrize("fields", [{}, dict(cross_every=2, tied_logits=True)])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        dict(cross_every=2, tied_logits=True),
+        dict(cross_every=2, cross_mlp="own"),
+        dict(cross_every=2, cross_mlp="second", norm_encoder=True),
+    ],
+)
 def test_every_product_of_a_decoder_is_counted(fields):
     config = text_decoder.TextDecoderConfig(
         12, 3, 3, 20, vocab_size=31, max_tokens=9, encoder_dim=10, **fields
@@ -84,3 +92,10 @@ def test_every_product_of_a_decoder_is_counted(fields):
     abstract = nn.unbox(text_decoder.abstract_params(config))
     counted = product_flops(jax.make_jaxpr(run)(abstract).jaxpr)
     assert counted == 2 * decoder_forward_flops(config, 9, 5)
+
+    def read(params):
+        decoder = text_decoder.TextDecoder(config)
+        return decoder.apply({"params": params}, inputs, None, None, method="read")[0]
+
+    counted = product_flops(jax.make_jaxpr(read)(abstract).jaxpr)
+    assert counted == 2 * decoder_forward_flops(config, 9, 0, logits=False)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from twelve_in_one.models import text_decoder
+from twelve_in_one.models import decoder_block, text_decoder
 from twelve_in_one.models.pre_norm import stack_blocks
 from twelve_in_one.models.text_decoder import TextDecoder, TextDecoderConfig, shift_right
 from twelve_in_one.parallel.sharding import make_mesh, param_shardings
@@ -47,7 +47,7 @@ def inputs():
     ("layers", "millions"), [(1, 58.7), (2, 68.1), (6, 105.9), (12, 162.5)]
 )  # spec of CapPa: B, 32,000 pieces, 64 tokens
 def test_published_sizes(layers, millions):
-    config = text_decoder.named_decoder("B", layers, block_biases=False)
+    config = decoder_block.named_decoder("B", layers, block_biases=False)
     shapes = jax.tree.leaves(text_decoder.abstract_params(config))
     assert round(sum(math.prod(x.shape) for x in shapes) / 1e6, 1) == millions
 
@@ -151,7 +151,7 @@ def test_impossible_configs(fields, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **fields)
     with pytest.raises(ValueError, match="no decoder 'XXL'"):
-        text_decoder.named_decoder("XXL")
+        decoder_block.named_decoder("XXL")
 
 
 def test_inputs_that_do_not_fit(params):

@@ -285,3 +285,17 @@ def test_captioners_equal_big_visions(shared_dir, capsys):
             stored |= {f"grad_norm/{variant}/{n}" for n in archive[f"grad_norm_names/{variant}"]}
     compared = {line.split()[-1] for line in printed.splitlines() if " ok " in line}
     assert compared == stored | {"scan_param", "ranking"}
+
+
+@pytest.mark.parametrize("name", ["mammut_tiny.npz", "mammut_nomlp_tiny.npz"])
+def test_mammut_equals_open_clips(shared_dir, capsys, name):
+    """Both passes and losses, gradients, and texts written with the cache."""
+    path = shared_dir / "fixtures" / name
+    assert main([str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "FAIL" not in printed
+    with np.load(path, allow_pickle=False) as archive:
+        stored = {n for n in archive.files if n.split("/")[0] in ("out", "grad")}
+        stored |= {f"grad_norm/{n}" for n in archive["grad_norm_names"]}
+    compared = {line.split()[-1] for line in printed.splitlines() if " ok " in line}
+    assert compared == stored

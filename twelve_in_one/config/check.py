@@ -102,9 +102,10 @@ def _image_task(
         options.title or name,
         options.group,
         number,
-        system.image_kind,
+        system.image_kinds[options.group],
         options.batch_size,
         options.prompt,
+        options.templates if options.group == "zero_shot" else (),
     )
 
 
@@ -243,6 +244,15 @@ def _check_together(run: RunConfig, errors: list[str]) -> None:
     """Adds errors that depend on several settings together."""
     system = SYSTEMS[run.system.name]
     if system.pixels:
+        unknown = [name for name in run.tasks if run.task[name].group not in system.image_kinds]
+        if unknown:
+            kinds = ", ".join(system.image_kinds)
+            errors += [
+                f"task.{name}.group: {run.task[name].group!r}: the groups of {run.system.name} are "
+                f"{kinds}"
+                for name in unknown
+            ]
+            return
         _check_images(run, errors)
         runs = {task.task.name: task for task in task_runs(run)}
         tasks = {name: task.task for name, task in runs.items()}
@@ -315,13 +325,12 @@ def _check_images(run: RunConfig, errors: list[str]) -> None:
                 f"{path}.accumulate: {options.accumulate} does not divide the batch size "
                 f"{options.batch_size}"
             )
-    if SYSTEMS[run.system.name].image_kind == "class":
-        errors += [
-            f"task.{name}.group: {run.task[name].group!r}: {run.system.name} only classifies"
-            for name in run.tasks
-            if run.task[name].group != "classify"
-        ]
-    weights = [run.task[name].weight for name in run.tasks]
+    learnt = [name for name in run.tasks if run.task[name].learns]
+    if not learnt:
+        errors.append("tasks: there is none to train on")
+    if len(learnt) < len(run.tasks) and not run.mixture.weighting:
+        errors.append("mixture.weighting: needed where some tasks are scored but not trained on")
+    weights = [run.task[name].weight for name in learnt]
     if run.mixture.weighting == "explicit" and not any(weights):
         errors.append("task: with mixture.weighting explicit, some weight should be above 0")
 

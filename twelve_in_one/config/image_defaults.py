@@ -64,13 +64,16 @@ def use_world(
     images: int,
     class_pictures: int,
     covers: int = 0,
+    more_captions: int = 0,
     folder: str = "workdir/worlds",
 ) -> None:
     """Takes pictures from the generated world, which is made if it is missing."""
     name = f"{images}-0-classes{class_pictures}" + (f"-covers{covers}" if covers else "")
+    name += f"-captions{more_captions}" if more_captions else ""
     data = config.data
     data.raw_dir, data.dir = f"{folder}/{name}/raw", f"{folder}/{name}/data"
     data.world_images, data.world_class_pictures, data.world_covers = images, class_pictures, covers
+    data.world_more_captions = more_captions
 
 
 def shorten(config: ConfigDict) -> None:

@@ -12,11 +12,15 @@ class ImageTaskOptions:
     Attributes:
       title: name for people; "" takes that of the setting.
       group: what is asked: "classify" (which class), "caption", "vqa" (any answer of people, with
-        its credit) or "ocr" (the one right answer).
+        its credit) or "ocr" (the one right answer); of models with vectors of both also "pairs"
+        (captions, which are retrieved by picture and pictures by caption) and "zero_shot" (which
+        class, by the vectors of the classes' names; never trained).
       source: of pictures and texts, as for `data.images.sources`, where {split} stands for the
         split and {raw_dir} for `data.raw_dir`; or "questions:NAME/{split}" and
         "captions:NAME/{split}" for a dataset built in `data.dir` with pictures.
       prompt: words that name the task to a decoder; "" takes its name with a colon.
+      train: learn from the training split; False only scores the task.
+      templates: sentences that name a class of a zero-shot task, with {} for its name.
       flip: mirror half of the training pictures; not where left and right or letters matter.
       random_crop: train on a random box of the picture, see `images`.
       class_names: file with the names of the classes, see `data.images.class_names`; "" takes those
@@ -32,9 +36,13 @@ class ImageTaskOptions:
     """
 
     title: str = ""
-    group: str = one_of("classify", "caption", "vqa", "ocr", default="classify")
+    group: str = one_of(
+        "classify", "caption", "vqa", "ocr", "pairs", "zero_shot", default="classify"
+    )
     source: str = ""
     prompt: str = ""
+    train: bool = True
+    templates: tuple[str, ...] = ("a photo of a {}.",)
     flip: bool = False
     random_crop: bool = True
     class_names: str = path("")
@@ -46,6 +54,16 @@ class ImageTaskOptions:
     batch_size: int = at_least(1, 128)
     accumulate: int = at_least(1, 1)
     loss_scale: float = at_least(0.0, 1.0)
+
+    @property
+    def learns(self) -> bool:
+        """Whether a run trains on it."""
+        return self.train and self.group != "zero_shot"
+
+    @property
+    def first_split(self) -> str:
+        """The split whose classes are those of the task."""
+        return self.train_split if self.learns else self.val_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +94,8 @@ class ImageOptions:
       short_side: evaluation resizes the shorter side to this and takes the middle; 0 takes 256/224
         of the model's side, -1 squeezes the whole picture into a square, as tasks do in training
         that take no random box.
+      train_side: training squeezes pictures that take no random box into a square of this side, and
+        takes a random square of the model's side (MaMMUT: 272 for 224); 0 takes the whole picture.
       randaugment_layers: operations of RandAugment on training pictures; 0 for none.
       randaugment_magnitude: how strong they are, 0 to 10.
       antialias: average while shrinking to a square or with a random box.
@@ -84,6 +104,7 @@ class ImageOptions:
 
     crop_area: float = share(0.05)
     short_side: int = at_least(-1, 0)
+    train_side: int = at_least(0, 0)
     randaugment_layers: int = at_least(0, 0)
     randaugment_magnitude: float = at_least(0.0, 10.0)
     antialias: bool = False

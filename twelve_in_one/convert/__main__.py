@@ -3,11 +3,13 @@
 import argparse
 import contextlib
 import ctypes
+import functools
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,12 +17,13 @@ import numpy as np
 from twelve_in_one.checkpoints import weights
 from twelve_in_one.checkpoints.report import Report, StateDictError
 from twelve_in_one.config.paths import local_path
-from twelve_in_one.convert import encoders, files, names
+from twelve_in_one.convert import encoders, files, mammut, names, open_clip
 from twelve_in_one.convert.bert import from_bert
 from twelve_in_one.convert.source import Source, choose_config, open_source
 from twelve_in_one.convert.state_dict import Loaded, from_state_dict, to_state_dict
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.models.two_stream.reference_config import from_reference, load, to_reference
+from twelve_in_one.systems.mammut import MammutSystem, for_tasks
 from twelve_in_one.systems.vilbert import Vilbert
 
 _PROGRESS_SECONDS = 2.0
@@ -31,8 +34,9 @@ _KIND_NAMES = {
 }
 _DESCRIPTION = """\
 Converts between the state dicts of the released code, plain BERT checkpoints and the checkpoint
-directories of this package. Every entry is accounted for; if one is missing, unexpected or of a
-wrong shape, nothing is written unless an --allow_ option covers it."""
+directories of this package, and MaMMUT between open_clip and those. Every entry is accounted for;
+if one is missing, unexpected or of a wrong shape, nothing is written unless an --allow_ option
+covers it."""
 _EXAMPLES = """\
 examples (RUN stands for python -m twelve_in_one.convert):
   the official multi-task file
@@ -48,8 +52,11 @@ examples (RUN stands for python -m twelve_in_one.convert):
     RUN multi_task/ multi_task_model.bin
   ours, as safetensors with a config.json
     RUN multi_task/ exported/ --to safetensors
-  an image encoder (big_vision's .npz, an .onnx, a folder of Hugging Face) for a text decoder
+  an image encoder (big_vision's .npz, an .onnx, a folder of Hugging Face, a CLIP of open_clip)
     RUN vit.npz encoder/ --to encoder --image_size 224
+  a MaMMUT of open_clip (a file, or the folder with its open_clip_config.json), and back
+    RUN openMaMMUT-ViT-L-14/ mammut/
+    RUN mammut/ exported/ --to safetensors
 
 exit codes: 0 done; 1 refused or failed, nothing was written; 2 wrong usage
 """
@@ -101,6 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if to == "encoder":
             _convert_encoder(args)
             return 0
+        if mammut_model := _read_mammut(args):
+            _write_mammut(args, to, *mammut_model)
+            return 0
         config, loaded = _read(args)
         _print_idle(args, loaded.report)
         if args.dry_run:
@@ -130,6 +140,55 @@ def _convert_encoder(args: argparse.Namespace) -> None:
         f"wrote {args.destination}, {system.num_parameters:,} parameters; begin with "
         f"--config.init_from.path={args.destination} and model.encoder as its config.json says"
     )
+
+
+def _read_mammut(args: argparse.Namespace) -> tuple[MammutSystem, Any] | None:
+    """A MaMMUT and its parameters, or None if SOURCE is something else."""
+    if weights.is_checkpoint(args.source):
+        if weights.read_system(args.source).name != MammutSystem.name:
+            return None
+        params, system, _ = weights.load_params(args.source)
+        return system, params
+    if args.source.is_dir() and not any((args.source / name).is_file() for name in open_clip.FILES):
+        return None
+    tensors, settings = open_clip.read_tensors(args.source)
+    if open_clip.BRIDGE not in tensors:
+        return None
+    size = None if args.image_size is None else (args.image_size, args.image_size)
+    try:
+        loaded = mammut.from_open_clip(
+            tensors, settings, image_size=size, allow_unexpected=args.allow_unexpected
+        )
+    except StateDictError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{args.source}: {error}") from error
+    print(loaded.report)
+    _print_idle(args, loaded.report)
+    return MammutSystem(for_tasks(loaded.config)), loaded.params
+
+
+def _write_mammut(args: argparse.Namespace, to: str, system: MammutSystem, params: Any) -> None:
+    options: dict[str, Any] = dict(overwrite=args.overwrite)
+    if to == "ours":
+        write = functools.partial(weights.save_params, args.destination, params, system, **options)
+    else:
+        tensors = mammut.to_open_clip(system.config, params).items()
+        if to == "bin":
+            write = functools.partial(files.write_torch, args.destination, tensors, **options)
+        else:
+            settings = mammut.settings_of(system.config)
+            options["prefix"] = open_clip.PREFIX
+            write = functools.partial(
+                files.write_folder, args.destination, tensors, settings, **options
+            )
+    if args.dry_run:
+        print("dry run: nothing was written")
+        return
+    write()
+    print(f"wrote {args.destination}, {system.num_parameters:,} parameters")
+    if to == "bin":
+        print(f"note: heads and numerics are in {open_clip.CONFIG_FILE}: see --to safetensors")
 
 
 def _format_of(destination: Path) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from twelve_in_one.checkpoints.report import Report
-from twelve_in_one.convert import big_vision, hf_vision, onnx_vision
+from twelve_in_one.checkpoints.report import Report, StateDictError
+from twelve_in_one.convert import big_vision, files, hf_vision, onnx_vision, open_clip
 from twelve_in_one.data.formats.files import read_json
 from twelve_in_one.models.vit import ViTConfig
 from twelve_in_one.systems.image_classifier import ImageClassifierConfig, ImageClassifierSystem
@@ -32,12 +32,14 @@ def read(
     """An encoder, as a system without classes.
 
     Args:
-      path: an .npz of big_vision (a ViT, or SigLIP's or CapPa's image tower), an .onnx file, or a
-        folder of Hugging Face with config.json and model.safetensors.
+      path: an .npz of big_vision (a ViT, or SigLIP's or CapPa's image tower), an .onnx file, a
+        .pt, .bin or .safetensors of open_clip (a CLIP's or MaMMUT's image encoder), with its config
+        beside it if there is one, or a folder of Hugging Face with config.json and
+        model.safetensors.
       image_size: side of the pictures that it will see; positions are resized. None takes that of
         its training.
-      mean: of the pixels (0 to 1) that it was trained on, per channel; None takes what a
-        preprocessor_config.json in the folder says, else one half.
+      mean: of the pixels (0 to 1) that it was trained on, per channel; None takes what the config
+        says, else CLIP's for open_clip and one half for others.
       std: their standard deviation, in the same way.
 
     Returns:
@@ -55,6 +57,16 @@ def read(
         loaded = big_vision.from_big_vision(arrays, prefix=prefix, image_size=size)
     elif path.suffix == ".onnx":
         loaded = onnx_vision.read(path, image_size=size)
+    elif path.suffix in (*files.TORCH_SUFFIXES, ".safetensors"):
+        tensors, known = open_clip.read_tensors(path)
+        try:
+            loaded = open_clip.encoder_from_open_clip(tensors, known, image_size=size)
+        except StateDictError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        clip_mean, clip_std = open_clip.pixels_of(known)
+        mean, std = mean or clip_mean, std or clip_std
     elif path.is_dir():
         loaded = hf_vision.read(path, image_size=size)
         settings = path / "preprocessor_config.json"
@@ -63,7 +75,10 @@ def read(
             mean = mean or known.get("image_mean")
             std = std or known.get("image_std")
     else:
-        raise ValueError(f"{path}: an encoder is an .npz, an .onnx, or a folder of Hugging Face")
+        raise ValueError(
+            f"{path}: an encoder is an .npz, an .onnx, a .pt, .bin or .safetensors of open_clip, "
+            "or a folder of Hugging Face"
+        )
     config = dataclasses.replace(loaded.config, num_classes=0, representation=False)
     params = {name: value for name, value in loaded.params.items() if name not in _HEADS}
     config, params = with_pixels(config, params, mean or (0.5,) * 3, std or (0.5,) * 3)

@@ -109,6 +109,7 @@ def write_folder(
     tensors: Iterable[tuple[str, np.ndarray]],
     settings: Mapping[str, Any],
     *,
+    prefix: str = "",
     overwrite: bool = False,
 ) -> None:
     """Writes `model.safetensors` and `config.json`.
@@ -117,6 +118,7 @@ def write_folder(
       directory: the directory to make.
       tensors: (name, array) in order; only the copies needed to make them contiguous are held.
       settings: the contents of config.json.
+      prefix: of the names of both files.
       overwrite: replace an existing directory.
 
     Raises:
@@ -125,14 +127,14 @@ def write_folder(
     """
     with replacing(directory, overwrite=overwrite) as temporary:
         temporary.mkdir()
-        file = temporary / SAFETENSORS_FILE
+        file, config = temporary / (prefix + SAFETENSORS_FILE), temporary / (prefix + CONFIG_FILE)
         try:
             save_file(_contiguous(tensors), file, metadata={"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"{directory}: cannot be written: {_first_line(error)}") from error
         text = json.dumps(settings, indent=2, sort_keys=True)
-        (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        file.chmod((temporary / CONFIG_FILE).stat().st_mode)  # the library makes private files
+        config.write_text(text + "\n", encoding="utf-8")
+        file.chmod(config.stat().st_mode)  # the library makes private files
 
 
 def _contiguous(tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import jax
 
 from twelve_in_one.config.check import MIXTURE, TaskRun
-from twelve_in_one.config.settings import RunConfig
+from twelve_in_one.config.settings import ConfigError, RunConfig
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.cut_texts import MAX_RECORDS, CutTexts
 from twelve_in_one.data.image_serving import ImageServing
@@ -29,7 +29,7 @@ from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.selection import ImageSelection, MixedSelection
 from twelve_in_one.data.images.sources import open_images
 from twelve_in_one.data.images.stream import ClassLabels, Encode, ImageStream, Part, try_some
-from twelve_in_one.data.images.texts import TextTargets
+from twelve_in_one.data.images.texts import NamedClasses, TextTargets
 from twelve_in_one.data.stored.reader import built_folder, has_split, open_split
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.texts import tokenizer_files
@@ -43,6 +43,7 @@ from twelve_in_one.systems import SYSTEMS
 from twelve_in_one.systems.base import Facts, System
 
 _BUILT = {"questions": questions_of, "captions": captions_of}
+_CLASSES = ("classify", "zero_shot")  # groups whose tasks have a list of classes
 _IMAGE_SHARD = 1024
 _VOCABULARY_EXAMPLES = 50_000  # of each task, read to make a vocabulary
 
@@ -59,10 +60,15 @@ class ImageInputs:
           workdir: of the run; a resumed one has its tokenizer there.
         """
         self.run, self.workdir = run, workdir
-        self.writes = SYSTEMS[run.system.name].image_kind == "text"
+        self.writes = "text" in SYSTEMS[run.system.name].image_kinds.values()
         self.tasks = tuple(tasks)
         self.path = Path(run.data.raw_dir or run.data.dir)
         self._options = {task.task.name: task.options for task in tasks}
+
+    @property
+    def learnt(self) -> tuple[TaskRun, ...]:
+        """The tasks that the run trains on."""
+        return tuple(task for task in self.tasks if task.options.learns)
 
     def system(self) -> System:
         """The system with the sizes set by the data.
@@ -93,9 +99,9 @@ class ImageInputs:
         """
         found = {}
         for task in self.tasks:
-            if task.options.group != "classify":
+            if task.options.group not in _CLASSES:
                 continue
-            labels = self.images(task, task.options.train_split).labels
+            labels = self.images(task, task.options.first_split).labels
             if not labels:
                 raise DataError(
                     f"task {task.task.name}: {task.options.source} has no classes to learn"
@@ -127,7 +133,7 @@ class ImageInputs:
 
     def _all_texts(self) -> Iterator[str]:
         """Texts of the training splits to make a vocabulary from."""
-        for task in self.tasks:
+        for task in self.learnt:
             prompt = task.options.prompt or f"{task.task.name}:"
             images = self.images(task, task.options.train_split)
             count = min(images.num_examples, _VOCABULARY_EXAMPLES)
@@ -164,8 +170,8 @@ class ImageInputs:
             cache = self.run.data.cache_megabytes << 20
             return _BUILT[kind](open_split(folder, part or split, cache_bytes=cache))
         labels: Sequence[str] | None = None
-        if split != options.train_split and options.group == "classify":
-            labels = self._opened(name, options.train_split).labels or None
+        if split != options.first_split and options.group in _CLASSES:
+            labels = self._opened(name, options.first_split).labels or None
         source = _filled(options.source, split, self.run)
         try:
             images = open_images(source, labels)
@@ -196,29 +202,29 @@ class ImageInputs:
         Raises:
           DataError: a source cannot be opened, or an example cannot be used.
         """
-        _run, mixture = self.run, self.run.mixture
-        parts = [self._part(task, task.options.train_split, system, True) for task in self.tasks]
+        mixture, tasks = self.run.mixture, self.learnt
+        parts = [self._part(task, task.options.train_split, system, True) for task in tasks]
         if not mixture.weighting:
             return {
                 task.task.name: ImageStream(
                     self._selection(task, part, task.task.batch_size), (part,)
                 )
-                for task, part in zip(self.tasks, parts, strict=True)
+                for task, part in zip(tasks, parts, strict=True)
             }
-        names = [task.task.name for task in self.tasks]
+        names = [task.task.name for task in tasks]
         sizes = {name: part.images.size for name, part in zip(names, parts, strict=True)}
         weights = weights_of(
             mixture.weighting,
             sizes,
             temperature=mixture.temperature,
-            explicit={task.task.name: task.options.weight for task in self.tasks},
+            explicit={task.task.name: task.options.weight for task in tasks},
         )
         by_image = mixture.weighting == "images"
         order = MixedOrder(mixture.batch_size, (Stage(0, tuple(weights.values())),))
         selection = MixedSelection(
             tuple(
                 self._selection(task, part, 1, alone=False)
-                for task, part in zip(self.tasks, parts, strict=True)
+                for task, part in zip(tasks, parts, strict=True)
             ),
             order,
             sum(size.images if by_image else size.pairs for size in sizes.values()),
@@ -246,7 +252,7 @@ class ImageInputs:
         """Companion of the weights of a model that learnt these tasks."""
         shapes = tuple(task.task for task in self.tasks)
         images = {
-            task.task.name: dataclasses.asdict(self._preprocess(task, system, training=False))
+            task.task.name: _used(self._preprocess(task, system, training=False))
             for task in self.tasks
         }
         text = {}
@@ -264,7 +270,7 @@ class ImageInputs:
         if not self.writes:
             return []
         system = self.system()
-        return [self._cut_texts(task, system) for task in self.tasks]
+        return [self._cut_texts(task, system) for task in self.learnt]
 
     def _cut_texts(self, task: TaskRun, system: System) -> CutTexts:
         images, encode = self.images(task, task.options.train_split), self._encode(task, system)
@@ -289,7 +295,7 @@ class ImageInputs:
         images, encode = self.images(task, split), self._encode(task, system)
         if training:
             images = first_examples(images, task.options.max_train_examples)
-        if self.writes:
+        if isinstance(encode, TextTargets):
             _check_prompts(f"task {task.task.name}, split {split}", images, encode)
         return Part(
             images,
@@ -301,8 +307,16 @@ class ImageInputs:
         )
 
     def _encode(self, task: TaskRun, system: System) -> Encode:
-        if not self.writes:
+        if task.task.kind == "class":
             return ClassLabels()
+        if task.task.kind == "names":
+            return NamedClasses(
+                self.tokenizer,
+                self.labels[task.task.name],
+                task.task.templates,
+                system.sizes(task.task)["max_tokens"],
+                self.run.text.cut == "sticky",
+            )
         return TextTargets(
             tokenizer=self.tokenizer,
             prompt=system.prompt(task.task),
@@ -321,6 +335,17 @@ class ImageInputs:
         hosts = (jax.process_index(), jax.process_count()) if alone else (0, 1)
         return ImageSelection(images, batch_size, True, part.seed, *hosts)
 
+    def _train_side(self, size: int) -> int:
+        """See `ImageOptions`.
+
+        Raises:
+          ConfigError: it is smaller than the model's side.
+        """
+        side = self.run.images.train_side
+        if 0 < side < size:
+            raise ConfigError([f"images.train_side: {side} is less than the model's side {size}"])
+        return side
+
     def _preprocess(self, task: TaskRun, system: System, *, training: bool) -> Preprocess:
         options, images, size = task.options, self.run.images, system.image_size
         if training:
@@ -328,6 +353,7 @@ class ImageInputs:
                 size,
                 random_crop=options.random_crop,
                 crop_area=(images.crop_area, 1.0),
+                enlarged=0 if options.random_crop else self._train_side(size),
                 flip=options.flip,
                 randaugment_layers=images.randaugment_layers,
                 randaugment_magnitude=images.randaugment_magnitude,
@@ -337,6 +363,13 @@ class ImageInputs:
             return Preprocess(size, antialias=images.antialias)
         short_side = images.short_side or round(size * 256 / 224)
         return Preprocess(size, short_side=short_side, antialias=images.antialias)
+
+
+def _used(preprocess: Preprocess) -> dict[str, Any]:
+    """The fields that matter in evaluation."""
+    fields = dataclasses.asdict(preprocess)
+    del fields["enlarged"]  # only in training
+    return fields
 
 
 def seed_of(name: str) -> int:

@@ -86,7 +86,7 @@ def load(folder: Path) -> ImageServing:
     preprocessing = read_json(folder / PREPROCESSING_FILE, dict)
     raw_tasks = read_json(folder / TASKS_FILE, list)
     try:
-        tasks = tuple(ImageTask(**raw) for raw in raw_tasks)
+        tasks = tuple(ImageTask(**_as_fields(raw)) for raw in raw_tasks)
         images, text = dict(preprocessing[IMAGES]), dict(preprocessing["text"])
         images = {name: _as_fields(fields) for name, fields in images.items()}
     except (KeyError, TypeError) as error:
@@ -99,7 +99,7 @@ def load(folder: Path) -> ImageServing:
             if not all(isinstance(label, str) for label in labels):
                 raise ValueError(f"{path}: should be a list of names")
             answers[task.name] = tuple(labels)
-        elif task.kind == "class":
+        elif task.kind in ("class", "names"):
             raise ValueError(f"{path} is missing: the classes of {task.name}")
     has_texts = (folder / SETTINGS_FILE).is_file()
     if text and not has_texts:
@@ -129,7 +129,7 @@ def differences(known: ImageServing, offered: ImageServing) -> list[str]:
             continue
         if known.answers.get(task.name) != offered.answers.get(task.name):
             found.append(f"{labels_file(task.name)}: {_first_difference(known, offered, task)}")
-        for key in ("kind", "prompt", "task_id"):
+        for key in ("kind", "prompt", "templates", "task_id"):
             was, now = getattr(task, key), getattr(other, key)
             if was != now:
                 found.append(

@@ -8,7 +8,7 @@
 | head "three_way" | SNLI-VE | accuracy |
 | kind "region" | REFER, IoU > 0.5 | accuracy, oracle (of the candidates) |
 | kind "choice" | multiple choice | accuracy |
-| kind "match" | retrieval | R@1, R@5, R@10, median and mean rank; text_...: captions of an image |
+| kinds "match" and "pairs" | retrieval | R@1, R@5, R@10, median and mean rank; text_...: captions of an image |
 
 Figures are in percent, except ranks and GQA's distribution. Figures that cannot be computed are
 named, with the missing file.
@@ -122,6 +122,7 @@ _FIGURES: Mapping[str, Callable[..., dict[str, Any]]] = {
     "answer": _answered,
     "verdict": _judged,
     "match": _ranked,
+    "pairs": _ranked,
     "region": _located,
     "choice": _chosen,
 }

@@ -67,7 +67,7 @@ def rank(
     """
     num_captions, num_images = len(candidates.caption_ids), len(candidates.image_ids)
     sizes = ((captions, num_captions), (images, num_images))
-    blocks = [_block_size(size, total, mesh.shape[DATA]) for size, total in sizes]
+    rows_of, columns_of = (_block_size(size, total, mesh.shape[DATA]) for size, total in sizes)
     scores = np.empty((num_captions, num_images), np.float32)
     task_id = jax.device_put(candidates.task_id, NamedSharding(mesh, PartitionSpec()))
     waiting: collections.deque[tuple[slice, slice, jax.Array]] = collections.deque()
@@ -84,8 +84,8 @@ def rank(
             progress(done, scores.size)
 
     # Images take far more memory than captions, so each block of them is sent only once.
-    for columns, image_block in _blocks(candidates.images, num_images, blocks[1], mesh):
-        for rows, caption_block in _blocks(candidates.captions, num_captions, blocks[0], mesh):
+    for columns, image_block in blocks(candidates.images, num_images, columns_of, mesh):
+        for rows, caption_block in blocks(candidates.captions, num_captions, rows_of, mesh):
             block = step(params, caption_block, image_block, task_id)
             with jax.transfer_guard_device_to_host("allow"):  # the guard would reject this transfer
                 block.copy_to_host_async()
@@ -156,10 +156,17 @@ def _block_size(size: int, total: int, multiple: int) -> int:
     return -(-total // (count * multiple)) * multiple
 
 
-def _blocks(
+def blocks(
     arrays: Mapping[str, np.ndarray], total: int, size: int, mesh: Mesh
 ) -> Iterator[tuple[slice, dict[str, jax.Array]]]:
-    """Rows in blocks of one size, the last zero-padded, each with the position of its rows."""
+    """Rows in blocks of one size, the last zero-padded, each with the position of its rows.
+
+    Args:
+      arrays: [total, ...] each, the same on every process.
+      total: number of rows.
+      size: rows of a block, a multiple of the devices along the mesh's data axis.
+      mesh: to spread the rows of a block over.
+    """
     sharding = NamedSharding(mesh, PartitionSpec(DATA))
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))

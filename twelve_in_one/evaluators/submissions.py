@@ -32,6 +32,7 @@ from twelve_in_one.data.encode.examples import Encoding, Example, encode_inputs
 from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.data.stored.image_rows import LoadedRecord
 from twelve_in_one.data.stored.records import Annotation
+from twelve_in_one.evaluators.embeddings import nearest_captions
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import Outcome
 from twelve_in_one.evaluators.texts import TextOutcome
@@ -208,8 +209,10 @@ def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_texts(folder: Path, stream: Any, split: str, outcome: TextOutcome | Outcome) -> Path:
-    """Writes what a decoder wrote, or the classes of a classifier.
+def write_texts(
+    folder: Path, stream: Any, split: str, outcome: TextOutcome | Outcome | Ranking
+) -> Path:
+    """Writes what a decoder wrote, the classes of a classifier, or the captions nearest to images.
 
     For the caption server and the VQA server in their formats; {example id: text} for other tasks,
     and for examples without official numbers.
@@ -218,13 +221,17 @@ def write_texts(folder: Path, stream: Any, split: str, outcome: TextOutcome | Ou
       OSError: the file cannot be written.
     """
     (part,) = stream.parts
-    if isinstance(outcome, TextOutcome):
-        texts = outcome.texts
+    if isinstance(outcome, Ranking):
+        found = nearest_captions(part.images, outcome)
+        pairs = [(image, text) for image, (text, _) in found.items()]
     else:
-        texts = tuple(part.images.labels[label] for label in outcome.prediction)
-    pairs = list(zip(outcome.example_ids, texts, strict=True))
+        if isinstance(outcome, TextOutcome):
+            texts = outcome.texts
+        else:
+            texts = tuple(part.images.labels[label] for label in outcome.prediction)
+        pairs = list(zip(outcome.example_ids, texts, strict=True))
     name, content = f"{stream.task.name}-{split}.json", dict(pairs)
-    official = all(example_id.isdecimal() for example_id in outcome.example_ids)
+    official = all(example_id.isdecimal() for example_id, _ in pairs)
     if official and stream.task.group == "caption":
         name = result_files.caption_file_name(split, stream.task.name.replace("_", "-"))
         content = result_files.caption_results(pairs)

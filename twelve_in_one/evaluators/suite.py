@@ -20,7 +20,7 @@ from twelve_in_one.data.builders.sources import SOURCES
 from twelve_in_one.data.cut_texts import count_cut
 from twelve_in_one.data.encode.retrieval import read_retrieval_set
 from twelve_in_one.data.pipeline import AllTrainedOn, Stream, as_dataset
-from twelve_in_one.evaluators import official, retrieval, rows, texts
+from twelve_in_one.evaluators import embeddings, official, retrieval, rows, texts
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import EvalStep, Outcome
 from twelve_in_one.parallel import sharding
@@ -97,6 +97,18 @@ def evaluate_task(
             )
             summary = retrieval.summarise(ranked)
             return summary | {"official": official.figures(task, ranked, summary)}, ranked
+        if kind.embedded:
+            summary, predictions = score_embedded(
+                system,
+                placement,
+                params,
+                stream,
+                compiled=compiled,
+                max_examples=max_examples,
+                prefetch=prefetch,
+                progress=functools.partial(report, name),
+            )
+            return summary | {"official": official.figures(task, predictions, summary)}, predictions
         if kind.generated:  # tests ask for more than validations do
             encode = stream.parts[0].encode
             table = encode.candidates if encode.labels else None
@@ -162,6 +174,36 @@ def score_stream(
     return rows.summarise(task, outcome, candidates=candidates, answered=answered), outcome
 
 
+def score_embedded(
+    system: System,
+    placement: Placement,
+    params: Any,
+    stream: Any,
+    *,
+    compiled: Any = None,
+    max_examples: int = 0,
+    prefetch: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Any], Outcome | Ranking]:
+    """`score_stream` for tasks whose kind is `embedded`; arguments as of `evaluate_task`."""
+    selection = stream.selection
+    total = min(selection.num_examples, max_examples or selection.num_examples)
+    batches = as_dataset(stream, stop=-(-total // selection.batch_size), prefetch=prefetch)
+    with sharding.use(placement.mesh, placement.layout):
+        step = _embed_step(system, placement.mesh, placement.layout)
+        return embeddings.evaluate_stream(
+            compiled or step,
+            step,
+            params,
+            batches.as_numpy_iterator(),
+            stream,
+            placement.place,
+            placement.mesh,
+            max_examples=max_examples,
+            progress=lambda done: progress and progress(min(done, total), total),
+        )
+
+
 def _official(stream: Stream, outcome: Outcome, summary: Mapping[str, Any]) -> Any:
     """See `official.figures`; looks up answers if there are any."""
     task = stream.task
@@ -196,7 +238,10 @@ def has_answers(stream: Stream) -> bool:
 
 def make_step(system: System, stream: Any) -> Any:
     """The step of validations of a stream, to be jitted."""
-    if KINDS[stream.task.kind].generated:
+    kind = KINDS[stream.task.kind]
+    if kind.embedded:
+        return system.embed
+    if kind.generated:
         return system.writer(stream.task, None, thorough=False)
     return rows.make_eval_step(system, stream.task)
 
@@ -353,6 +398,12 @@ def _text_step(system: System, task: AnyTask, table: Any, mesh: Mesh, layout: st
     del mesh, layout
     ranked = None if table is None else np.frombuffer(table[1], np.int32).reshape(table[0])
     return jax.jit(system.writer(task, ranked, thorough=True))
+
+
+@functools.lru_cache(maxsize=32)
+def _embed_step(system: System, mesh: Mesh, layout: str) -> Any:
+    del layout
+    return jax.jit(system.embed, out_shardings=sharding.replicated(mesh))
 
 
 @functools.lru_cache(maxsize=32)

@@ -100,7 +100,7 @@ def evaluate_stream(
     loss, other_loss = found.means[0]
     if not np.isfinite(loss):
         raise ValueError(f"the mean loss is {loss}: the model's weights are not usable")
-    scored = _examples(part.images, found.example_ids)
+    scored = examples_of(part.images, found.example_ids)
 
     def written(tokens: np.ndarray) -> list[str]:
         lengths = [len(encode.tokenizer.encode(encode.prompt_of(example))) for example in scored]
@@ -131,7 +131,7 @@ def evaluate_stream(
     )
 
 
-def _examples(images: ImageSet, ids: Sequence[str]) -> list[ImageExample]:
+def examples_of(images: ImageSet, ids: Sequence[str]) -> list[ImageExample]:
     """The examples with predictions: those of the set in their order, but for unreadable ones."""
     found, known = [], examples(images)
     for wanted in ids:
@@ -243,9 +243,14 @@ def baselines_of(inputs: Any, limit: int) -> Callable[[ImageTask, str], dict[str
     @functools.cache
     def baselines(task: ImageTask, split: str) -> dict[str, float]:
         run = tasks[task.name]
-        train = inputs.images(run, run.options.train_split)
         test = inputs.images(run, split)
         labels = inputs.labels.get(task.name, ())
+        if task.kind == "names":
+            # Never trained on; the best constant is the commonest class of what is scored.
+            counted = collections.Counter(x.label for x in examples(test, limit))
+            majority = max(counted.values()) / counted.total()
+            return {"chance": 1 / len(labels), "majority": majority, "words": majority}
+        train = inputs.images(run, run.options.train_split)
         if task.kind == "class":
             counts = [
                 collections.Counter(x.label for x in examples(s, n))

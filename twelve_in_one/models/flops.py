@@ -83,19 +83,26 @@ def vit_forward_flops(config: ViTConfig) -> int:
     return 2 * macs
 
 
-def decoder_forward_flops(config: TextDecoderConfig, num_tokens: int, num_encoded: int) -> int:
-    """FLOPs of the products of one whole text through a text decoder, logits included.
+def decoder_forward_flops(
+    config: TextDecoderConfig, num_tokens: int, num_encoded: int, *, logits: bool = True
+) -> int:
+    """FLOPs of the products of one whole text through a text decoder.
 
     Args:
       config: the decoder.
       num_tokens: of the text, padding included.
-      num_encoded: tokens of the encoder.
+      num_encoded: tokens of the encoder; 0 skips the cross-attention.
+      logits: include those of every token.
     """
-    width, length = config.hidden_dim, num_tokens
-    macs = config.num_layers * length * width * (4 * width + 2 * length + 2 * config.mlp_dim)
-    reading = length * width * (2 * width + 2 * num_encoded)
-    macs += len(config.cross_layers) * (reading + encoder_key_macs(config, num_encoded))
-    return 2 * (macs + length * width * config.vocab_size)
+    width, length, crossed = config.hidden_dim, num_tokens, len(config.cross_layers)
+    macs = config.num_layers * length * width * (4 * width + 2 * length)
+    mlps = config.num_layers - (crossed if config.cross_mlp == "own" else 0)
+    if num_encoded:
+        reading = length * width * (2 * width + 2 * num_encoded)
+        macs += crossed * (reading + encoder_key_macs(config, num_encoded))
+        mlps += 0 if config.cross_mlp == "shared" else crossed
+    macs += mlps * 2 * length * width * config.mlp_dim
+    return 2 * (macs + (length * width * config.vocab_size if logits else 0))
 
 
 def encoder_key_macs(config: TextDecoderConfig, num_encoded: int) -> int:

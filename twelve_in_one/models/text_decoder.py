@@ -2,213 +2,27 @@
 
 Pre-norm blocks of causal self-attention, cross-attention to the encoder's tokens, and a
 feed-forward block, as in big_vision's CapPa (Tschannen et al. 2023), the published relative of
-LiT-decoder (Beyer et al. 2023). What differs between decoders is config.
+LiT-decoder (Beyer et al. 2023). The same blocks read whole texts in both directions, without an
+image (MaMMUT, Kuo et al. 2023). What differs between decoders is config.
 
 Shape letters: B images, R rows of text (a multiple of B; rows on the same image are neighbours),
 L tokens of a text, P prepended embeddings, S places in the self-attention's cache, K encoder
 tokens, De their width, D width, N heads, H head size, V vocabulary.
 """
 
-import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from twelve_in_one.models.layers import fold_key, layer_norm
-from twelve_in_one.models.pre_norm import (
-    BlocksConfig,
-    FeedForward,
-    add_residual,
-    attention,
-    rematerialised,
-    scanned,
-)
+from twelve_in_one.models.decoder_block import DecoderBlock, KeysValues, TextDecoderConfig
+from twelve_in_one.models.layers import layer_norm
+from twelve_in_one.models.pre_norm import rematerialised, scanned
 from twelve_in_one.parallel.sharding import constrain
 
 Array = jax.Array
-KeysValues = tuple[Array, Array]  # [., ., N, H] each
-
-
-@dataclasses.dataclass(frozen=True)
-class TextDecoderConfig(BlocksConfig):
-    """Sizes and numerics of a text decoder, besides those of its blocks.
-
-    `dropout_rate` is that of the attention's probabilities, of the attention's outputs and of the
-    feed-forward blocks' hidden layer, as in CapPa's code.
-
-    Attributes:
-      vocab_size: V.
-      max_tokens: the longest text, its prompt and its end included.
-      encoder_dim: width of the encoder's tokens; any.
-      cross_every: blocks 0, n, 2n, ... have cross-attention; 1 for all.
-      block_biases: whether norms and feed-forward blocks in the blocks have biases
-        (`decoder_bias` of CapPa; the last norm and the logits always have one).
-      attention_biases: whether the attention's linear maps have biases.
-      norm_encoder: whether each cross-attention norms the encoder's tokens first.
-      tied_logits: whether the token table also makes the logits. It then starts at the scale of the
-        positions, so that the first logits are of size 1.
-    """
-
-    vocab_size: int = 32_000
-    max_tokens: int = 64
-    encoder_dim: int = 768
-    cross_every: int = 1
-    block_biases: bool = True
-    attention_biases: bool = False
-    norm_encoder: bool = False
-    tied_logits: bool = False
-
-    width_axis: ClassVar[str] = "text_embed"
-    encoder_axis: ClassVar[str] = "visual_embed"
-
-    @property
-    def cross_layers(self) -> tuple[int, ...]:
-        """Numbers of the blocks with cross-attention."""
-        return tuple(range(0, self.num_layers, self.cross_every))
-
-    def _size_errors(self) -> list[str]:
-        return super()._size_errors() + [
-            f"{name} must be positive, got {getattr(self, name)}"
-            for name in ("vocab_size", "max_tokens", "encoder_dim", "cross_every")
-            if getattr(self, name) < 1
-        ]
-
-    def _errors(self) -> list[str]:
-        errors = super()._errors()
-        if self.scan_layers and self.cross_every > 1:
-            errors.append("scan_layers needs blocks that are all alike: cross_every=1")
-        return errors
-
-
-# width, heads, feed-forward width
-_SIZES = {
-    "Ti": (192, 3, 768),
-    "S": (384, 6, 1536),
-    "B": (768, 12, 3072),
-    "L": (1024, 16, 4096),
-}
-
-
-def named_decoder(name: str, num_layers: int = 2, **fields: Any) -> TextDecoderConfig:
-    """A size by name, such as "B"; `fields` are any of `TextDecoderConfig`'s.
-
-    Raises:
-      ValueError: no such size, or incompatible fields.
-    """
-    if name not in _SIZES:
-        raise ValueError(f"no decoder {name!r}: one of {', '.join(_SIZES)}")
-    width, heads, mlp = _SIZES[name]
-    return TextDecoderConfig(width, num_layers, heads, mlp, **fields)
-
-
-class DecoderBlock(nn.Module):
-    """x + self-attention(norm(x)), the same with cross-attention, then with the feed-forward block.
-
-    Attributes:
-      config: sizes.
-      cross: whether the block has cross-attention.
-    """
-
-    config: TextDecoderConfig
-    cross: bool = True
-
-    def setup(self) -> None:
-        config = self.config
-        bias = dict(use_bias=config.block_biases)
-        options = dict(dropout_rate=config.dropout_rate, use_bias=config.attention_biases)
-        norm = functools.partial(layer_norm, config.width_axis, config.numerics, **bias)
-        self.self_attention_norm = norm()
-        self.self_attention = attention(config, **options)
-        if self.cross:
-            self.cross_attention_norm = norm()
-            if config.norm_encoder:
-                self.encoder_norm = layer_norm(config.encoder_axis, config.numerics, **bias)
-            self.cross_attention = attention(config, kv_axis=config.encoder_axis, **options)
-        self.mlp_norm = norm()
-        self.mlp = FeedForward(config, **bias)
-
-    def keys_values(self, encoder: Array | None) -> KeysValues | None:
-        """The cross-attention's keys and values of the encoder's tokens [B, K, De]."""
-        if not self.cross or encoder is None:
-            return None
-        if self.config.norm_encoder:
-            encoder = self.encoder_norm(encoder)
-        return self.cross_attention.keys_values(encoder)
-
-    def __call__(
-        self,
-        x: Array,
-        layer: int | Array,
-        key: Array | None,
-        mask: Array | None,
-        encoder: Array | None,
-        encoder_mask: Array | None,
-    ) -> tuple[Array, dict[str, Array]]:
-        """Runs whole texts; arguments are those of `extend` and of `TextDecoder`.
-
-        Returns:
-          [R, L, D], and the output of each sub-layer, before its addition, and of its norm.
-        """
-        cross = self.keys_values(encoder)
-        x, _, aux = self.extend(x, mask, cross, encoder_mask, layer=layer, key=key)
-        return x, aux
-
-    def extend(
-        self,
-        x: Array,
-        mask: Array | None,
-        cross: KeysValues | None,
-        encoder_mask: Array | None,
-        cache: KeysValues | None = None,
-        place: Array | int = 0,
-        *,
-        layer: int | Array = 0,
-        key: Array | None = None,
-    ) -> tuple[Array, KeysValues, dict[str, Array]]:
-        """Runs more tokens, whose self-attention also reads the cache.
-
-        Args:
-          x: [R, L, D].
-          mask: bool, broadcastable to [R, N, L, S]; True where a key may be read.
-          cross: from `keys_values`, [B, K, N, H]; None skips the cross-attention.
-          encoder_mask: bool[B, K], True for tokens that may be read, or None for all.
-          cache: keys and values of earlier tokens, [R, S, N, H]; None if there are none (S = L).
-          place: of the first token in the cache.
-          layer: number of the block, which seeds its dropout and sets its drop-path rate.
-          key: of the model's dropout, or None.
-
-        Returns:
-          [R, L, D], the cache with the new keys and values, and `__call__`'s intermediates.
-        """
-        config, key, aux = self.config, fold_key(key, layer), {}
-
-        def add(x: Array, name: str, k: int) -> Array:
-            return add_residual(config, x, aux[name], layer, fold_key(key, k), fold_key(key, k + 1))
-
-        aux["self_attention_norm"] = y = self.self_attention_norm(x)
-        kept = self.self_attention.keys_values(y)
-        if cache is not None:
-            kept = tuple(
-                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), place, axis=1)
-                for old, new in zip(cache, kept, strict=True)
-            )
-        aux["self_attention"], _ = self.self_attention.read(y, *kept, mask, fold_key(key, 0))
-        x = add(x, "self_attention", 1)
-        if cross is not None:
-            aux["cross_attention_norm"] = y = self.cross_attention_norm(x)
-            # All rows of an image read the same keys: [R, L, D] -> [B, R/B * L, D].
-            y = y.reshape(cross[0].shape[0], -1, y.shape[-1])
-            readable = None if encoder_mask is None else encoder_mask[:, None, None]
-            y, _ = self.cross_attention.read(y, *cross, readable, fold_key(key, 3))
-            aux["cross_attention"] = y.reshape(x.shape)
-            x = add(x, "cross_attention", 4)
-        aux["mlp_norm"] = y = self.mlp_norm(x)
-        aux["mlp"] = y = self.mlp(y, fold_key(key, 6))
-        x = add_residual(config, x, y, layer, None, fold_key(key, 7))
-        return x, kept, aux
 
 
 class TextDecoder(nn.Module):
@@ -239,12 +53,14 @@ class TextDecoder(nn.Module):
         self.final_norm = layer_norm(config.width_axis, config.numerics)
         zeros = nn.initializers.zeros_init()
         if config.tied_logits:
-            bias = nn.with_logical_partitioning(zeros, ("vocab",))
-            self.logits_bias = self.param("logits_bias", bias, (config.vocab_size,))
+            if config.logits_bias:
+                bias = nn.with_logical_partitioning(zeros, ("vocab",))
+                self.logits_bias = self.param("logits_bias", bias, (config.vocab_size,))
         else:
             axes = (config.width_axis, "vocab")
             self.logits = nn.Dense(
                 config.vocab_size,
+                use_bias=config.logits_bias,
                 dtype=config.dtype,
                 kernel_init=nn.with_logical_partitioning(zeros, axes),
                 bias_init=nn.with_logical_partitioning(zeros, axes[1:]),
@@ -274,9 +90,48 @@ class TextDecoder(nn.Module):
           dropout_key: key of dropout and drop path, or None.
 
         Returns:
-          The logits [R, L, V] of the label at each input, and the named intermediates: "embedded"
+          The logits [R, L, V] of the label at each input, and the intermediates of `read`.
+
+        Raises:
+          ValueError: texts longer than `max_tokens`, or an encoder of another width.
+        """
+        ahead = 0 if prepended is None else prepended.shape[1]
+        mask = readable(ahead + inputs.shape[1], ahead, prefix_length)
+        states, aux = self.read(
+            inputs,
+            encoder,
+            mask,
+            encoder_mask=encoder_mask,
+            prepended=prepended,
+            dropout_key=dropout_key,
+        )
+        return self.score(states), aux
+
+    def read(
+        self,
+        inputs: Array,
+        encoder: Array | None,
+        mask: Array | None,
+        *,
+        encoder_mask: Array | None = None,
+        prepended: Array | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[Array, dict[str, Array]]:
+        """The states of whole texts, before the logits; arguments are those of `__call__`.
+
+        Args:
+          inputs: int32[R, L].
+          encoder: [B, K, De], or None.
+          mask: bool, broadcastable to [R, 1, P + L, P + L], True where an input (rows) may read a
+            place (columns); None to read everything.
+          encoder_mask: bool[B, K], or None.
+          prepended: [R, P, D], or None.
+          dropout_key: or None.
+
+        Returns:
+          The states [R, L, D] after the last norm, and the named intermediates: "embedded"
           [R, L, D] (with positions), "block_i/NAME" of every block [R, P + L, D] (not scanned),
-          "states" [R, L, D] after the last norm.
+          "states" again.
 
         Raises:
           ValueError: texts longer than `max_tokens`, or an encoder of another width.
@@ -291,7 +146,6 @@ class TextDecoder(nn.Module):
         if prepended is not None:
             x = jnp.concatenate([prepended.astype(x.dtype), x], axis=1)
         first = x.shape[1] - inputs.shape[1]
-        mask = readable(x.shape[1], first, prefix_length)
         aux = {"embedded": embedded}
         if config.scan_layers:
             layers = jnp.arange(config.num_layers)
@@ -302,7 +156,7 @@ class TextDecoder(nn.Module):
                 aux |= {f"block_{i}/{name}": value for name, value in parts.items()}
                 aux[f"block_{i}/out"] = x
         aux["states"] = states = self.final_norm(x[:, first:])
-        return self.score(states), aux
+        return states, aux
 
     def keys_values(self, encoder: Array | None) -> tuple[KeysValues | None, ...]:
         """Every block's keys and values of the encoder's tokens, for `extend` (not scanned)."""
@@ -348,6 +202,8 @@ class TextDecoder(nn.Module):
         """Logits [..., V] of states [..., D]."""
         if self.config.tied_logits:
             logits = self.token.attend(states)
+            if not self.config.logits_bias:
+                return logits
             lead = tuple(range(logits.ndim - 1))
             return logits + jnp.expand_dims(self.logits_bias.astype(logits.dtype), lead)
         return self.logits(states)

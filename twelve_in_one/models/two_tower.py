@@ -223,7 +223,9 @@ class TwoTower(nn.Module):
         """Unit vectors float32[B, E] of pictures, and the tower's intermediates."""
         tokens, aux = self.image(images, dropout_key)
         named = {f"image/{name}": value for name, value in (aux | {"tokens": tokens}).items()}
-        return _unit(aux["logits"] if self.config.image.num_classes else aux["pooled"]), named
+        return unit_vectors(
+            aux["logits"] if self.config.image.num_classes else aux["pooled"]
+        ), named
 
     def encode_texts(
         self, tokens: Array, dropout_key: Array | None = None
@@ -231,10 +233,11 @@ class TwoTower(nn.Module):
         """Unit vectors float32[T, E] of texts, and the tower's intermediates."""
         states, aux = self.text(tokens, dropout_key)
         named = {f"text/{name}": value for name, value in (aux | {"states": states}).items()}
-        return _unit(aux["vector"]), named
+        return unit_vectors(aux["vector"]), named
 
 
-def _unit(x: Array) -> Array:
+def unit_vectors(x: Array) -> Array:
+    """Vectors [..., E] at length 1, in float32 at least."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + _NORM_EPS)
 

@@ -26,7 +26,7 @@ from twelve_in_one.parallel.sharding import constrain
 Array = jax.Array
 
 STEMS = ("patches", "convolutions")
-POOLS = ("class", "mean", "attention", "first", "none")
+POOLS = ("class", "mean", "all", "attention", "first", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,9 @@ class ViTConfig(BlocksConfig):
       image_size: rows and columns of pixels; multiples of `patch_size`.
       patch_size: side of a patch in pixels.
       pool: how tokens become one vector: "class" takes the class token (big_vision's tok), "mean"
-        the mean of the patches (gap), "attention" the output of a learned probe (map), "first" the
-        first patch; with "none" there is no vector, and classes are scored for each token.
+        the mean of the patches (gap), "all" that of all tokens, "attention" the output of a learned
+        probe (map), "first" the first patch; with "none" there is no vector, and classes are scored
+        for each token.
       class_token: whether there is one; always with "class".
       num_registers: extra tokens for the model to write to (Darcet et al. 2023).
       representation: a linear layer and tanh between pooled vector and classes (pre_logits).
@@ -49,6 +50,8 @@ class ViTConfig(BlocksConfig):
         (`conv_stem.py`), which shrink pictures as much, for small models trained from scratch.
       patch_bias: whether the patch embedding has a bias; CLIP's has none.
       pre_norm: a norm of the embedded tokens before the first block (CLIP).
+      norm_pooled: the last norm is that of the pooled vector, and tokens are those of the last
+        block (open_clip), instead of a norm of all tokens.
       window: side in patches of the attention windows; 0 for none. With windows there are neither
         class token nor registers.
       global_layers: blocks that attend to everything despite windows.
@@ -56,7 +59,7 @@ class ViTConfig(BlocksConfig):
 
     image_size: tuple[int, int] = (224, 224)
     patch_size: int = 16
-    pool: Literal["class", "mean", "attention", "first", "none"] = "mean"
+    pool: Literal["class", "mean", "all", "attention", "first", "none"] = "mean"
     class_token: bool = False
     num_registers: int = 0
     representation: bool = False
@@ -65,6 +68,7 @@ class ViTConfig(BlocksConfig):
     stem: Literal["patches", "convolutions"] = "patches"
     patch_bias: bool = True
     pre_norm: bool = False
+    norm_pooled: bool = False
     window: int = 0
     global_layers: tuple[int, ...] = ()
 
@@ -95,6 +99,8 @@ class ViTConfig(BlocksConfig):
             errors.append(f"pool {self.pool!r} is none of {', '.join(POOLS)}")
         if self.pool == "class" and not self.class_token:
             errors.append('pool "class" needs class_token=True')
+        if self.norm_pooled and self.pool == "none":
+            errors.append('norm_pooled needs a pooled vector: not pool "none"')
         if self.window and (self.class_token or self.num_registers):
             errors.append("windows leave no place for a class token or registers")
         if self.window and any(side % self.window for side in self.grid):
@@ -149,10 +155,10 @@ class ViT(nn.Module):
           dropout_key: key of dropout and drop path, or None.
 
         Returns:
-          The tokens after the last norm, [B, L, D], and the named intermediates: "patches"
-          [B, rows, columns, D], "embedded" [B, P, D] (with positions), "block_i/NAME" of every
-          block (not scanned), "pooled" [B, D], "representation" [B, D], "logits" [B, C], or
-          [B, L, C] with pool "none".
+          The tokens after the last norm (before it with `norm_pooled`), [B, L, D], and the named
+          intermediates: "patches" [B, rows, columns, D], "embedded" [B, P, D] (with positions),
+          "block_i/NAME" of every block (not scanned), "pooled" [B, D], "representation" [B, D],
+          "logits" [B, C], or [B, L, C] with pool "none".
 
         Raises:
           ValueError: images of another size.
@@ -170,8 +176,9 @@ class ViT(nn.Module):
         }
         x, blocks = run_blocks(config, x, fold_key(dropout_key, 1), windows)
         aux |= blocks
-        tokens = layer_norm("visual_embed", numerics, name="final_norm")(x)
-        aux |= self._head(tokens)
+        norm = layer_norm("visual_embed", numerics, name="final_norm")
+        tokens = x if config.norm_pooled else norm(x)
+        aux |= self._head(tokens, norm)
         return tokens, aux
 
     def _embed(self, images: Array, key: Array | None) -> tuple[Array, dict[str, Array]]:
@@ -218,7 +225,7 @@ class ViT(nn.Module):
         )
         return table.astype(self.config.numerics.dtype)
 
-    def _head(self, tokens: Array) -> dict[str, Array]:
+    def _head(self, tokens: Array, norm: nn.LayerNorm) -> dict[str, Array]:
         """The pooled vector of tokens [B, L, D], and the classes' scores."""
         config, aux = self.config, {}
         special = config.class_token + config.num_registers
@@ -226,10 +233,14 @@ class ViT(nn.Module):
             x = tokens[:, 0]
         elif config.pool == "mean":
             x = jnp.mean(tokens[:, special:], axis=1)
+        elif config.pool == "all":
+            x = jnp.mean(tokens, axis=1)
         elif config.pool == "attention":
             x = AttentionPool(config, name="attention_pool")(tokens)
         else:
             x = tokens if config.pool == "none" else tokens[:, special]
+        if config.norm_pooled:
+            x = norm(x)
         if config.pool != "none":
             aux["pooled"] = x
         if config.representation:

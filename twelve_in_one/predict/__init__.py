@@ -16,11 +16,18 @@ A model that writes texts (LiT-decoder) has other methods, see `Writer`:
     model.classify("dog.jpg", ["a cat", "a dog"]).top
     model.read("cover.jpg", "Who wrote this book?").answer
 
+One that also makes vectors of both (MaMMUT) is an `Embedder`:
+
+    model.index(["a.jpg", "b.jpg"], "index.npz")
+    model.retrieve("index.npz", "a dog on a sofa").found
+    model.embed_image("a.jpg") @ model.embed_text("a dog on a sofa")
+
 Every image or text may also be a list; `attention=True` adds attention maps, and
 `picture(result)` draws the result. On the command line: `python -m twelve_in_one.predict
 --help`. Needs no TensorFlow; texts and pictures need `pip install 'twelve_in_one[data]'`.
 """
 
+from twelve_in_one.predict.embedder import Embedder, Index
 from twelve_in_one.predict.loading import load
 from twelve_in_one.predict.pictures import picture
 from twelve_in_one.predict.predictor import Predictor
@@ -30,6 +37,7 @@ from twelve_in_one.predict.results import (
     Grounding,
     Pointing,
     Ranking,
+    Retrieval,
     Text,
     Verdict,
     to_json,
@@ -39,10 +47,13 @@ from twelve_in_one.predict.writer import Writer
 __all__ = [
     "Answer",
     "Attention",
+    "Embedder",
     "Grounding",
+    "Index",
     "Pointing",
     "Predictor",
     "Ranking",
+    "Retrieval",
     "Text",
     "Verdict",
     "Writer",

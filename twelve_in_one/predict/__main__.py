@@ -128,8 +128,43 @@ prints the --top best. Tasks: those of group classify.
   a request: {"image": "a.jpg", "text": "Who wrote this book?"}, and perhaps "id", "task"
 """,
     ),
+    "index": (
+        "makes an index of images, with a model that makes vectors of images and texts",
+        """
+Writes the vectors of the images, their names, and which model made them to --index.
+
+  python -m twelve_in_one.predict index --model run --image *.jpg --index index.npz
+""",
+    ),
+    "retrieve": (
+        "finds the images of an index that fit a text",
+        """
+Prints the --top best images of --index, with the cosines of their vectors and the text's.
+
+  python -m twelve_in_one.predict retrieve --model run --index index.npz --text "a dog on a sofa"
+  a request: {"text": "a dog on a sofa"}, and perhaps "id", "top"
+""",
+    ),
+    "embed_image": (
+        "prints the vectors of images, with a model that makes them",
+        """
+Prints a JSON object for each image: its name, and its vector of length 1.
+
+  python -m twelve_in_one.predict embed_image --model run --image a.jpg b.jpg
+""",
+    ),
+    "embed_text": (
+        "prints the vectors of texts, with a model that makes them",
+        """
+Prints a JSON object for each text: itself, and its vector of length 1.
+
+  python -m twelve_in_one.predict embed_text --model run --text "a dog on a sofa"
+""",
+    ),
 }
-_WITHOUT_TEXT = ("caption", "classify")
+_WITHOUT_TEXT = ("caption", "classify", "index", "embed_image")
+_WITHOUT_IMAGE = ("retrieve", "embed_text")
+_WITHOUT_REQUESTS = ("index", "embed_image", "embed_text")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -163,6 +198,10 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         "--image", type=expand, metavar="IMAGE", help='picture, id, or "none"', **many
     )
     parser.add_argument("--text", metavar="TEXT", help="question, caption, ...", **many)
+    if command in ("index", "retrieve"):
+        parser.add_argument(
+            "--index", type=local_path, required=True, metavar="FILE.npz", help="of images"
+        )
     if command == "classify":
         parser.add_argument("--labels", metavar="LABEL", help="names to choose from", **many)
     if command == "answer":
@@ -212,8 +251,14 @@ def _problem(args: argparse.Namespace) -> str:
     boxes = getattr(args, "boxes", [])
     if args.requests and (args.image or args.text or boxes):
         return "--requests brings its own images, texts and boxes"
+    if args.requests and args.command in _WITHOUT_REQUESTS:
+        return f"{args.command} takes no --requests"
     if args.requests:
         return ""
+    if args.command in _WITHOUT_IMAGE:
+        if args.text and not args.image:
+            return ""
+        return f"{args.command} takes --text, and no --image"
     if not args.image or not (args.text or args.command in _WITHOUT_TEXT):
         needed = "--image" if args.command in _WITHOUT_TEXT else "--image and --text"
         return f"pass {needed}, or --requests"
@@ -252,8 +297,10 @@ def _run(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {"attention": args.attention}
     if args.task:
         options["task"] = args.task
-    if args.command in ("answer", "classify"):
+    if args.command in ("answer", "classify", "retrieve"):
         options["top"] = args.top
+    if args.command == "retrieve":
+        options["images"] = str(args.index)
 
     progress = _Progress()
     quiet = {} if requests else {"progress": progress}
@@ -272,6 +319,11 @@ def _run(args: argparse.Namespace) -> int:
                 options[name] = getattr(args, name)
     elif getattr(args, "answers", None):
         raise ValueError("--answers: this model chooses from the answers it was trained on")
+    if args.command in _WITHOUT_REQUESTS:
+        if args.task or args.regions or args.picture:
+            raise ValueError(f"{args.command} takes no --task, --regions or --picture")
+        _vectors(args, predictor)
+        return 0
     if not requests:
         arguments = resolve(_given(args))
         texts = {}
@@ -294,6 +346,18 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _vectors(args: argparse.Namespace, predictor: Any) -> None:
+    """Writes an index, or prints vectors."""
+    if args.command == "index":
+        index = predictor.index(args.image, args.index)
+        print(f"{args.index}: {len(index.names)} images")
+        return
+    what = args.command.removeprefix("embed_")
+    given = args.image if what == "image" else args.text
+    for one, vector in zip(given, getattr(predictor, args.command)(given), strict=True):
+        print(json.dumps({what: one, "vector": vector.tolist()}, ensure_ascii=False))
+
+
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The command-line arguments as those of a request; lists if there are several."""
     images: list[str | None] = [None if image == "none" else image for image in args.image]
@@ -303,6 +367,8 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         values["text"] = args.text[0] if len(args.text) == 1 else args.text
     if args.command == "rank":
         return values | {"images": images}
+    if args.command == "retrieve":
+        return values
     if args.command == "compare":
         return values | {"left": images[0], "right": images[1]}
     if getattr(args, "boxes", []):

@@ -10,10 +10,11 @@ import jax
 from twelve_in_one.checkpoints import model_folder, weights
 from twelve_in_one.checkpoints.saved_rounds import all_rounds
 from twelve_in_one.parallel.sharding import make_mesh, param_shardings
+from twelve_in_one.predict.embedder import Embedder
 from twelve_in_one.predict.engine import Progress, silent
 from twelve_in_one.predict.predictor import Predictor
 from twelve_in_one.predict.writer import Writer
-from twelve_in_one.systems.lit_decoder import LitDecoderSystem
+from twelve_in_one.systems.text_system import TextSystem
 from twelve_in_one.systems.vilbert import Vilbert
 
 
@@ -27,7 +28,8 @@ def load(
     max_batch: int = 64,
     progress: Progress = silent,
 ) -> Predictor | Writer:
-    """Loads a trained model: a `Predictor`, or a `Writer` of one that writes texts.
+    """Loads a trained model: a `Predictor`, or a `Writer` of one that writes texts, which is an
+    `Embedder` if it also makes vectors of images and texts.
 
     Args:
       path: a model folder (see `model_folder`), or the workdir of a run that has ended; if its
@@ -57,7 +59,7 @@ def load(
         system = weights.read_system(folder)
     except OSError as error:
         raise ValueError(f"{folder / weights.CONFIG}: {error}") from error
-    if not isinstance(system, Vilbert | LitDecoderSystem):
+    if not isinstance(system, Vilbert | TextSystem):
         raise ValueError(
             f"{folder} holds a model of {system.name}, which answers no questions here"
         )
@@ -72,8 +74,9 @@ def load(
 
         params, system, serving, _ = open_model(path)  # warns, and takes a checkpoint of the run
         params = jax.device_put(params, shardings)
-    if isinstance(system, LitDecoderSystem):
-        return Writer(params, system, serving, max_batch=max_batch, progress=progress)
+    if isinstance(system, TextSystem):
+        kind = Embedder if "pairs" in system.image_kinds else Writer
+        return kind(params, system, serving, max_batch=max_batch, progress=progress)
     return Predictor(
         params,
         system.config,

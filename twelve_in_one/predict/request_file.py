@@ -26,6 +26,7 @@ KEYS = {
     "caption": {"image": True},
     "classify": {"image": True, "labels": False, "top": False},
     "read": {"image": True, "text": True},
+    "retrieve": {"text": True, "top": False},
 }
 TEXT_ARGUMENT = {
     "answer": "question",
@@ -35,6 +36,7 @@ TEXT_ARGUMENT = {
     "entails": "hypothesis",
     "compare": "sentence",
     "read": "question",
+    "retrieve": "text",
 }
 _OWN = ("image", "left", "right", "boxes", "choices")
 _MAX_SHOWN = 20  # wrong lines

@@ -111,6 +111,17 @@ class Ranking(Result):
 
 
 @dataclasses.dataclass(frozen=True)
+class Retrieval(Result):
+    """The images of an index that fit a text best.
+
+    Attributes:
+      found: names and cosines of the best, best first; images of equal cosine keep their order.
+    """
+
+    found: tuple[tuple[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Grounding(Result):
     """The region that a phrase means.
 

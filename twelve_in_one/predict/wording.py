@@ -11,6 +11,7 @@ from twelve_in_one.predict.results import (
     Pointing,
     Ranking,
     Result,
+    Retrieval,
     Verdict,
 )
 
@@ -22,6 +23,8 @@ def describe(result: Result) -> str:
     if isinstance(result, Ranking):
         best = int(result.order[0])
         return f"image {best + 1} of {len(result.images)}: {result.images[best].name}"
+    if isinstance(result, Retrieval):
+        return f"{result.found[0][0]} ({result.found[0][1]:.2f})"
     if isinstance(result, Grounding | Pointing):
         corners = f"[{_corners(result.box, ', ')}]{_whole(result, result.best)}"
         return f"box {result.best} {corners} ({result.score:.2f})"
@@ -32,7 +35,7 @@ def describe(result: Result) -> str:
 
 def lines(result: Result, top: int) -> list[str]:
     """The question, then at most `top` answers, best first."""
-    if isinstance(result, Ranking):
+    if isinstance(result, Ranking | Retrieval):
         asked = result.text
     else:
         asked = f"{' and '.join(image.name for image in result.images)}: {result.text}"
@@ -44,6 +47,8 @@ def lines(result: Result, top: int) -> list[str]:
 def _scored(result: Result, top: int) -> list[tuple[str, float]]:
     if isinstance(result, Answer):
         return list(result.top[:top])
+    if isinstance(result, Retrieval):
+        return list(result.found[:top])
     if isinstance(result, Ranking):
         return [(result.images[i].name, result.scores[i]) for i in result.order[:top]]
     if isinstance(result, Grounding | Pointing):

@@ -13,12 +13,11 @@ import numpy as np
 from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.texts.class_names import check_class_names
 from twelve_in_one.models import generate, text_list
-from twelve_in_one.models.lit_decoder import LitDecoder
 from twelve_in_one.predict.arguments import Once, paired
 from twelve_in_one.predict.engine import Progress, silent
 from twelve_in_one.predict.inputs import Image, SeenImage, name_of, no_regions, read_pixels
 from twelve_in_one.predict.results import Text
-from twelve_in_one.systems.lit_decoder import LitDecoderSystem
+from twelve_in_one.systems.text_system import TextSystem
 from twelve_in_one.tasks.image_task import ImageTask
 
 
@@ -42,7 +41,7 @@ class Writer:
     def __init__(
         self,
         params: Any,
-        system: LitDecoderSystem,
+        system: TextSystem,
         serving: ImageServing,
         *,
         max_batch: int = 64,
@@ -196,8 +195,7 @@ class Writer:
             seen, rows = [], []
             for image, question in zip(part, asked, strict=True):
                 pixels = read_pixels(image)
-                size = pixels.shape[1], pixels.shape[0]
-                seen.append(SeenImage(name_of(image), image, no_regions(*size)))
+                seen.append(seen_image(image, pixels))
                 rows.append(self._row(task, pixels, question, seen[-1].name))
             # Few sizes of batches, so that few programs are compiled.
             count = min(1 << (len(rows) - 1).bit_length(), self._max_batch)
@@ -207,18 +205,18 @@ class Writer:
     def _row(
         self, task: ImageTask, pixels: np.ndarray, question: str, name: str
     ) -> dict[str, np.ndarray]:
-        config, words = self.config, self.serving.tokenizer
-        separate = config.question == "encoder"
-        prompt = " ".join(x for x in (self._system.prompt(task), not separate and question) if x)
+        words, sizes = self.serving.tokenizer, self._system.sizes(task)
+        limit = sizes["max_question"]  # 0 if questions are part of the prompt
+        prompt = " ".join(x for x in (self._system.prompt(task), not limit and question) if x)
         row = {"images": self._prepare(task.name)(pixels)}
-        row["tokens"] = np.full(config.decoder.max_tokens, words.pad_id, np.int32)
-        ids = self._ids(prompt, config.max_prompt, name)
+        row["tokens"] = np.full(sizes["max_tokens"], words.pad_id, np.int32)
+        ids = self._ids(prompt, sizes["max_prompt"], name)
         row["tokens"][: len(ids)] = ids
         row["prompt_length"] = np.int32(len(ids))
-        row["condition"] = np.int32(self._system.condition(task))
-        if separate:
-            row["question"] = np.full(config.max_question, words.pad_id, np.int32)
-            ids = self._ids(question, config.max_question, name)
+        row["condition"] = np.int32(sizes["condition"])
+        if limit:
+            row["question"] = np.full(limit, words.pad_id, np.int32)
+            ids = self._ids(question, limit, name)
             row["question"][: len(ids)] = ids
         return row
 
@@ -249,18 +247,16 @@ class Writer:
 
         return prepare
 
-    def _encoded(self, params: Any, batch: Any) -> Any:
-        model = LitDecoder(self.config)
-        tokens = model.apply({"params": params}, batch["images"], method="encode")
-        return self._system.context(params, tokens, batch)
-
     def _written(self, params: Any, batch: Any, allowed: Any, *, beams: int) -> generate.Texts:
-        about, options = self._encoded(params, batch), self._system.options
-        decoder = self.config.decoder, params["decoder"]
-        if beams > 1:
-            return generate.beam_search(*decoder, about, options, allowed, beams=beams)
-        return generate.greedy(*decoder, about, options, allowed)
+        tokens = self._system.encode(params, batch["images"])
+        return self._system.write(params, tokens, batch, allowed, beams=beams)
 
     def _ranked(self, params: Any, batch: Any, table: Any) -> jax.Array:
-        about, options = self._encoded(params, batch), self._system.options
-        return text_list.rank(self.config.decoder, params["decoder"], about, table, options)
+        tokens = self._system.encode(params, batch["images"])
+        return self._system.rank(params, tokens, batch, table)
+
+
+def seen_image(image: Image, pixels: np.ndarray) -> SeenImage:
+    """An image without regions."""
+    size = pixels.shape[1], pixels.shape[0]
+    return SeenImage(name_of(image), image, no_regions(*size))

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from twelve_in_one.data.images.image_set import examples
 from twelve_in_one.data.images.load import load_bytes
 from twelve_in_one.data.images.stream import MIN_SIDE, ImageStream
 from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.evaluators.embeddings import nearest_captions
+from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.report.pictures import ExamplePicture
 
 _RIGHT = 0.5  # scores above it count as right
@@ -22,6 +25,8 @@ def image_examples(stream: ImageStream, outcome: Any, count: int) -> list[Exampl
       DataError: an example cannot be read.
     """
     (part,) = stream.parts
+    if isinstance(outcome, Ranking):
+        return _retrieved(stream, outcome, count)
     count = min(count, len(outcome.example_ids))
     made = []
     for i in range(count):
@@ -47,6 +52,27 @@ def image_examples(stream: ImageStream, outcome: Any, count: int) -> list[Exampl
                 [picture],
             )
         )
+    return made
+
+
+def _retrieved(stream: ImageStream, ranking: Ranking, count: int) -> list[ExamplePicture]:
+    """Pictures with the caption that scores highest, and their own."""
+    (part,) = stream.parts
+    nearest, made = nearest_captions(part.images, ranking), []
+    count = min(count, len(ranking.image_ids))
+    wanted = {
+        ranking.image_ids[(2 * i + 1) * len(ranking.image_ids) // (2 * count)] for i in range(count)
+    }
+    for example in examples(part.images):
+        name = example.image_id or example.example_id
+        if name not in wanted:
+            continue
+        wanted.discard(name)
+        where = f"{part.images.name}: {example.example_id}"
+        text, right = nearest[name]
+        picture = load_bytes(example.data, where, min_side=MIN_SIDE)
+        title = stream.task.title
+        made.append(ExamplePicture(title, title, text, " / ".join(example.texts), right, [picture]))
     return made
 
 

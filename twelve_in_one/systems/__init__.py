@@ -7,12 +7,14 @@ from typing import Any
 from twelve_in_one.systems.base import System
 from twelve_in_one.systems.image_classifier import ImageClassifierSystem
 from twelve_in_one.systems.lit_decoder import LitDecoderSystem
+from twelve_in_one.systems.mammut import MammutSystem
 from twelve_in_one.systems.vilbert import Vilbert
 
 SYSTEMS: Mapping[str, type[System]] = {
     "vilbert": Vilbert,
     "image_classifier": ImageClassifierSystem,
     "lit_decoder": LitDecoderSystem,
+    "mammut": MammutSystem,
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from twelve_in_one.config.settings import OfficialOptions, OptimizerOptions
@@ -31,6 +32,27 @@ Shape = tuple[int | str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
+class Joint:
+    """A loss that compares the rows of a batch with each other, by vectors that each row has alone.
+
+    Both parts return sums of all parts of the loss, zero where they have nothing to add.
+
+    Attributes:
+      rows: (params, batch, dropout key or None) -> vectors, a tree of arrays [B, ...], and the sums
+        of what each row adds by itself.
+      together: (params, vectors, batch) -> the sums of what all rows add together.
+    """
+
+    rows: Callable[[Params, Batch, jax.Array | None], tuple[Any, Sums]]
+    together: Callable[[Params, Any, Batch], Sums]
+
+    def loss(self, params: Params, batch: Batch, dropout_key: jax.Array | None) -> Sums:
+        """The loss of a whole batch, an `Objective.loss`."""
+        vectors, own = self.rows(params, batch, dropout_key)
+        return jax.tree.map(jnp.add, own, self.together(params, vectors, batch))
+
+
+@dataclasses.dataclass(frozen=True)
 class Objective:
     """The training objective of one program.
 
@@ -39,18 +61,22 @@ class Objective:
       parts: names of the parts of the loss, if there are several: losses of a task, or the tasks
         of a mixed batch. The sums then have shape [parts].
       loss: (params, batch, dropout key or None) -> sums of loss and score.
-      count: batch -> divisor of the loss, known before it, so that a batch may be cut into parts;
-        None if it cannot be cut, as every row's loss depends on the others. Of one shape with
-        `Sums.count`, which it equals unless the batch is mixed: then it is the number of all rows
-        for every part, while the sums count the rows of each task.
-      mixed: whether the parts are tasks.
+      count: batch -> divisor of the loss, known before it. Of one shape with `Sums.count`, which it
+        equals unless the batch is mixed: then it is the number of all rows for every part, while
+        the sums count the rows of each task.
+      mixed: whether parts are tasks; others may follow, of losses that tasks share.
+      joint: the two halves of `loss` if a row's loss depends on the others; parts of a batch then
+        make their vectors alone. None if it is a sum over rows.
+      weights: factors on the parts' losses; () for ones.
     """
 
     key: Hashable
     parts: tuple[str, ...]
     loss: Callable[[Params, Batch, jax.Array | None], Sums]
-    count: Callable[[Batch], jax.Array] | None
+    count: Callable[[Batch], jax.Array]
     mixed: bool = False
+    joint: Joint | None = None
+    weights: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +112,22 @@ class Inputs:
     regions: str = ""
     task_ids: str = ""
     answers: str = ""
+
+
+class Embedded(NamedTuple):
+    """The vectors of a batch of pictures, of texts, or of both.
+
+    Attributes:
+      sums: loss and score of the pairs of the batch; zeros without texts.
+      images: unit vectors float32[B, E]; [B, 0] if there are none.
+      texts: the same of the texts.
+      scale: float32[B], the factor on cosines that makes scores.
+    """
+
+    sums: Sums
+    images: jax.Array
+    texts: jax.Array
+    scale: jax.Array
 
 
 class Written(NamedTuple):
@@ -160,9 +202,9 @@ class System(abc.ABC):
     may_be_zero: ClassVar[tuple[str, ...]] = ()
     may_be_negative: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[Inputs] = Inputs()
-    # Whether batches are of pictures (`tasks/image_task.py`), and the kind of its tasks then.
+    # Whether batches are of pictures (`tasks/image_task.py`), and group -> kind of its tasks then.
     pixels: ClassVar[bool] = False
-    image_kind: ClassVar[kinds.Name] = "class"
+    image_kinds: ClassVar[Mapping[str, kinds.Name]] = {}
     # Whether the rows of a batch may be of several tasks.
     mixes: ClassVar[bool] = False
     # Parameters of a source that a model may leave unused, as prefixes of "/"-joined names.
@@ -283,6 +325,14 @@ class System(abc.ABC):
           ValueError: the system writes no texts.
         """
         raise ValueError(f"{self.name} writes no texts")
+
+    def embed(self, params: Params, batch: Batch) -> Embedded:
+        """Vectors of the "images" and of the "tokens" of a batch, for tasks that are `embedded`.
+
+        Raises:
+          ValueError: the system makes none.
+        """
+        raise ValueError(f"{self.name} makes no vectors of pictures and texts")
 
     def prompt(self, task: ImageTask) -> str:
         """The words before every text of a task, and before its question.

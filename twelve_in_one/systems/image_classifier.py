@@ -19,9 +19,8 @@ from twelve_in_one.models.layers import fold_key
 from twelve_in_one.models.vit import ViT, ViTConfig
 from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
-from twelve_in_one.systems import fields
+from twelve_in_one.systems import fields, objectives
 from twelve_in_one.systems.base import AnyTask, Batch, Facts, Inputs, Objective, Params, System
-from twelve_in_one.tasks import losses
 from twelve_in_one.tasks.kinds import KINDS, Candidates
 from twelve_in_one.tasks.losses import Sums
 
@@ -93,7 +92,7 @@ class ImageClassifierSystem(System):
     may_be_zero = ("num_classes", "num_registers", "window")
     inputs = Inputs(answers="head_{head}/")
     pixels = True
-    image_kind = "class"
+    image_kinds = {"classify": "class"}
     mixes = True
     optional = ("head_",)
 
@@ -122,29 +121,20 @@ class ImageClassifierSystem(System):
         return self.config.encoder.image_size[0]
 
     def objective(self, tasks: Sequence[AnyTask]) -> Objective:
-        names = tuple(task.name for task in tasks)
-        task_ids = jnp.array([task.task_id for task in tasks])
         smoothing = self.config.label_smoothing
 
-        def loss(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Sums:
+        def rows(
+            params: Params, batch: Batch, dropout_key: jax.Array | None, part: jax.Array
+        ) -> tuple[jax.Array, jax.Array, None]:
             outputs = self._apply(params, batch, dropout_key)
-            of_task = [outputs[name] for name in names]
+            of_task = [outputs[task.name] for task in tasks]
             # [B, parts]: the loss that each row would have as one of each task
             found = [_row_loss(logits, batch["targets"], smoothing) for logits in of_task]
             by_task, right = (jnp.stack(column, 1) for column in zip(*found, strict=True))
-            part = jnp.argmax(batch["task_id"][:, None] == task_ids[None], axis=1)
             rows = jnp.arange(len(part))
-            sums = losses.by_part(
-                by_task[rows, part], right[rows, part], batch["_mask"], part, len(names)
-            )
-            return sums if len(names) > 1 else jax.tree.map(lambda x: x[0], sums)
+            return by_task[rows, part], right[rows, part], None
 
-        def count(batch: Batch) -> jax.Array:
-            rows = jnp.sum(batch["_mask"], dtype=jnp.float32)
-            return jnp.full(len(names), rows) if len(names) > 1 else rows
-
-        mixed = len(names) > 1
-        return Objective((self, names), names if mixed else (), loss, count, mixed)
+        return objectives.of_rows(self, tasks, rows)
 
     def _apply(
         self, params: Params, batch: Batch, dropout_key: jax.Array | None

@@ -5,8 +5,9 @@ A batch is a dict (B rows, S side of a picture in pixels, L tokens):
 * images float32[B, S, S, 3]
 * task_id int32[B], `ImageTask.task_id` of each row
 * _mask bool[B], False for rows that only fill the batch, or whose picture cannot be read
-* targets, by kind: "class" targets int32[B], the number of the class; "text" tokens int32[B, L],
-  prompt, answer and end of text, then padding, and prompt_length int32[B].
+* targets, by kind: "class" and "names" targets int32[B], the number of the class; "text" and
+  "pairs" tokens int32[B, L], prompt, answer and end of text, then padding, and prompt_length
+  int32[B].
 
 Batches also carry example_id str[B], for the host only.
 """
@@ -16,7 +17,8 @@ from typing import Literal
 
 from twelve_in_one.tasks import kinds
 
-Group = Literal["classify", "caption", "vqa", "ocr"]
+Group = Literal["classify", "caption", "vqa", "ocr", "pairs", "zero_shot"]
+# Those whose texts a decoder writes; their order is that of rows in models' tables.
 GROUPS: tuple[Group, ...] = ("classify", "caption", "vqa", "ocr")
 
 
@@ -29,9 +31,10 @@ class ImageTask:
       title: name for people.
       group: what is asked.
       task_id: its number among the tasks of the run.
-      kind: of its targets, "class" or "text".
+      kind: of its targets, "class", "text", "pairs" or "names".
       batch_size: examples per batch of its own.
       prompt: words that name it to a decoder.
+      templates: sentences that name a class of it to a text encoder, with {} for the name.
     """
 
     name: str
@@ -41,6 +44,7 @@ class ImageTask:
     kind: kinds.Name
     batch_size: int
     prompt: str = ""
+    templates: tuple[str, ...] = ()
 
     rows_per_example = 1
 

@@ -18,7 +18,18 @@ from twelve_in_one.tasks import losses, pretraining
 from twelve_in_one.tasks.losses import Sums
 from twelve_in_one.tasks.metrics.boxes import is_right
 
-Name = Literal["answer", "verdict", "match", "region", "choice", "pretraining", "class", "text"]
+Name = Literal[
+    "answer",
+    "verdict",
+    "match",
+    "region",
+    "choice",
+    "pretraining",
+    "class",
+    "text",
+    "pairs",
+    "names",
+]
 Batch = Mapping[str, Any]
 Outputs = Mapping[str, jax.Array]
 
@@ -79,6 +90,8 @@ class Kind:
       ranked: tested by ranking all candidates of a split for every query, not row by row.
       blind: chance, majority and words can be scored, see `data.text_baselines`.
       generated: predictions are texts, and `evaluators.texts` scores them.
+      embedded: predictions come from vectors of pictures and of texts, and
+        `evaluators.embeddings` scores them.
     """
 
     loss: Callable[[_Task, Outputs, Batch], Sums] | None
@@ -98,6 +111,7 @@ class Kind:
     ranked: bool = False
     blind: bool = True
     generated: bool = False
+    embedded: bool = False
 
 
 def _mean(values: np.ndarray) -> float:
@@ -261,6 +275,21 @@ KINDS: Mapping[str, Kind] = {
         noun="label",
     ),
     "text": Kind(None, None, "log-probabilities of tokens", generated=True),
+    "pairs": Kind(
+        None,
+        None,
+        "similarities of pictures and captions",
+        metric=lambda task, candidates: "R@1",
+        blind=False,  # without the picture all are equal
+        embedded=True,
+    ),
+    "names": Kind(
+        None,
+        None,
+        "similarities of pictures and names of classes",
+        metric=lambda task, candidates: "top-1",
+        embedded=True,
+    ),
 }
 
 

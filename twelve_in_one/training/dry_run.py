@@ -60,11 +60,12 @@ def _shapes(job: Job, batches: Any) -> str:
             f"{', '.join(shapes)}"
         )
     if job.mixed:
+        names = [task.task.name for task in job.learnt]
         selection = job.train_streams[MIXTURE].selection
         weights = selection.order.stages[0].weights
         rows.append(f"{'of which':10}  {'weight':>9}  {'pairs':>11}  {'images':>10}")
         for task, weight, part in zip(
-            job.names, weights, job.train_streams[MIXTURE].parts, strict=True
+            names, weights, job.train_streams[MIXTURE].parts, strict=True
         ):
             pairs, images = part.images.size
             rows.append(f"{task:10}  {weight:9.4f}  {pairs:11,}  {images:10,}")

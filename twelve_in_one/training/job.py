@@ -56,12 +56,17 @@ class Job:
         return tuple(task.task.name for task in self.tasks)
 
     @property
+    def learnt(self) -> tuple[TaskRun, ...]:
+        """The tasks that are trained on; the others are only scored."""
+        return tuple(task for task in self.tasks if getattr(task.options, "learns", True))
+
+    @property
     def mixed(self) -> bool:
         """Whether all tasks share one stream."""
         return MIXTURE in self.train_streams
 
     def tasks_of(self, stream: str) -> tuple[TaskRun, ...]:
-        """The tasks of a training stream."""
+        """The tasks to score where a training stream is; a mixed one stands for all."""
         if stream == MIXTURE:
             return self.tasks
         return tuple(task for task in self.tasks if task.task.name == stream)
@@ -73,14 +78,21 @@ class Job:
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
-        """Stream -> names of the parts of its loss, none if it has one."""
-        return {stream.name: self.system.objective(stream.tasks).parts for stream in self.streams}
+        """Stream -> names of the parts of its loss, none if it has one.
+
+        A mixed stream has one at least: its task.
+        """
+        found = {}
+        for stream in self.streams:
+            names = tuple(task.name for task in stream.tasks) if self.mixed else ()
+            found[stream.name] = self.system.objective(stream.tasks).parts or names
+        return found
 
     @property
     def streams(self) -> tuple[programs.StreamRun, ...]:
         """What programs train on."""
         if self.mixed:
-            tasks = tuple(task.task for task in self.tasks)
+            tasks = tuple(task.task for task in self.learnt)
             return (programs.StreamRun(MIXTURE, tasks, 1.0, self.run.mixture.accumulate),)
         scales = check.loss_scales(self.tasks)
         return tuple(

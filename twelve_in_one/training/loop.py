@@ -23,6 +23,7 @@ from twelve_in_one.mixing import mixed, stop_and_go
 from twelve_in_one.mixing import plan as task_plan
 from twelve_in_one.optim import schedules
 from twelve_in_one.parallel import processes, sharding
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.training import programs, steps
 from twelve_in_one.training.job import Job, advances_within_round
 
@@ -106,10 +107,22 @@ def _window(job: Job, saved: Mapping[str, Any] | None = None) -> LogWindow:
 
 def validate(job: Job, compiled: programs.Programs, params: Any, name: str) -> dict[str, Any]:
     """Scores a task on its validation split: score, loss, examples."""
+    stream = job.val_streams[name]
+    if KINDS[stream.task.kind].embedded:
+        summary, _ = suite.score_embedded(
+            job.system,
+            job.placement,
+            params,
+            stream,
+            compiled=compiled.evaluate[name],
+            max_examples=job.run.evaluation.max_validation_examples,
+            prefetch=job.run.data.prefetch,
+        )
+        return summary
     summary, _ = suite.score_stream(
         compiled.evaluate[name],
         params,
-        job.val_streams[name],
+        stream,
         job.placement.place,
         max_examples=job.run.evaluation.max_validation_examples,
         prefetch=job.run.data.prefetch,
@@ -201,7 +214,7 @@ def _controllers_of_streams(job: Job, controllers: stop_and_go.State) -> stop_an
     """A mixed stream stops only when all of its tasks have."""
     if not job.mixed:
         return controllers
-    stopped = all(controller.stopped for controller in controllers.values())
+    stopped = all(controllers[task.task.name].stopped for task in job.learnt)
     return {MIXTURE: stop_and_go.TaskState(stopped=stopped)}
 
 
@@ -218,7 +231,8 @@ def _reweigh(job: Job, position: Position, mixture: Any, *, resumed: bool = Fals
         return
     stream = job.train_streams[MIXTURE]
     (first,) = stream.selection.order.stages
-    weights = dict(zip(job.names, first.weights, strict=True))
+    names = [task.task.name for task in job.learnt]
+    weights = dict(zip(names, first.weights, strict=True))
     if job.schedule.kind == "stop_and_go":
         weights = mixed.weights_now(weights, position.controllers, job.schedule.gap) or weights
     now = mixed.Stage(mixture.positions[MIXTURE], tuple(weights.values()))
@@ -230,7 +244,7 @@ def _reweigh(job: Job, position: Position, mixture: Any, *, resumed: bool = Fals
         if stages != (first,):
             mixture.replace(MIXTURE, stream.with_stages(stages))
             shares = ", ".join(
-                f"{name} {weight:.3f}" for name, weight in zip(job.names, now.weights, strict=True)
+                f"{name} {weight:.3f}" for name, weight in zip(names, now.weights, strict=True)
             )
             _log.info("weights from batch %d on: %s", now.first_batch, shares)
         position.stages = stages
@@ -388,11 +402,13 @@ def _validate_all(
     writer: metrics_writer.MetricsWriter,
 ) -> None:
     lines, begun = [], time.perf_counter()
+    learnt = {task.task.name for task in job.learnt}
     for name in due:
         start = time.perf_counter()
         found = validate(job, compiled, params, name)
-        before = position.controllers[name]
-        after = stop_and_go.update(job.controller, before, found["score"])
+        before = after = position.controllers[name]
+        if name in learnt:
+            after = stop_and_go.update(job.controller, before, found["score"])
         position.controllers = {**position.controllers, name: after}
         position.scores[name] = found["score"]
         writer.write(

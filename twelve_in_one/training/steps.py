@@ -77,31 +77,76 @@ def make_grad_step(
       loss_scale: factor on the mean loss (the released code scales it by the task's learning rate
         over the smallest one).
       accumulate: number of parts to cut the batch into, run in sequence to save memory. The
-        gradient is that of the whole batch, of one task; the released code mixes tasks.
+        gradient is that of the whole batch, of one task; the released code mixes tasks. Where every
+        row's loss depends on the others, parts run twice: for their vectors, and, once the
+        gradients of these are known, for those of the parameters (GradCache, Gao et al. 2021).
 
     Returns:
       A function of (params, step, batch, key, frozen): the gradient is with respect to `params`;
       `frozen` holds the other parameters, if any. Dropout keys are `key` folded with step and
       task, so that a resumed run draws the same masks.
-
-    Raises:
-      ValueError: the objective's batches cannot be cut.
     """
-    counted = objective.count
-    if accumulate > 1 and counted is None:
-        raise ValueError(
-            "accumulate: every row's loss depends on the others of its batch, which cannot be cut"
-        )
+    joint = objective.joint
+
+    def mean(sums: Sums, count: jax.Array) -> jax.Array:
+        means = sums.loss / jnp.maximum(count, 1)
+        if objective.weights:
+            means *= jnp.array(objective.weights)
+        return loss_scale * jnp.sum(means)
 
     def part_gradient(
-        params: Any, frozen: Any, batch: Batch, key: jax.Array, count: jax.Array | None
+        params: Any, frozen: Any, batch: Batch, key: jax.Array, count: jax.Array
     ) -> tuple[Any, Sums]:
         def loss(params: Any) -> tuple[jax.Array, Sums]:
             sums = objective.loss(trees.merge(params, frozen), batch, key)
-            divisor = sums.count if count is None else count
-            return loss_scale * jnp.sum(sums.loss / jnp.maximum(divisor, 1)), sums
+            return mean(sums, count), sums
 
         return jax.grad(loss, has_aux=True)(params)
+
+    def add_parts(
+        params: Any, frozen: Any, batch: Batch, key: jax.Array, count: jax.Array
+    ) -> tuple[Any, Sums]:
+        def add(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+            number, rows = part
+            part_key = jax.random.fold_in(key, number)
+            new = part_gradient(params, frozen, rows | scalars, part_key, count)
+            return jax.tree.map(jnp.add, total, new), None
+
+        scalars, parts = _cut(batch, accumulate)
+        zero = jnp.zeros_like(count)
+        start = (jax.tree.map(jnp.zeros_like, params), Sums(zero, zero, zero))
+        return jax.lax.scan(add, start, (jnp.arange(accumulate), parts))[0]
+
+    def add_joint_parts(
+        params: Any, frozen: Any, batch: Batch, key: jax.Array, count: jax.Array
+    ) -> tuple[Any, Sums]:
+        scalars, parts = _cut(batch, accumulate)
+
+        def rows_of(params: Any, number: jax.Array, rows: Batch) -> tuple[Any, Sums]:
+            part_key = jax.random.fold_in(key, number)
+            return joint.rows(trees.merge(params, frozen), rows | scalars, part_key)
+
+        def together(params: Any, vectors: Any) -> tuple[jax.Array, Sums]:
+            vectors = jax.tree.map(_joined, vectors)
+            sums = joint.together(trees.merge(params, frozen), vectors, batch)
+            return mean(sums, count), sums
+
+        def add(total: Any, part: tuple[jax.Array, Batch, Any]) -> tuple[Any, None]:
+            *inputs, slopes = part
+
+            def loss(params: Any) -> tuple[jax.Array, Sums]:
+                vectors, sums = rows_of(params, *inputs)
+                # Its gradient is that of the joint loss by way of these rows' vectors.
+                products = jax.tree.map(lambda x, slope: jnp.sum(x * slope), vectors, slopes)
+                return mean(sums, count) + sum(jax.tree.leaves(products)), sums
+
+            return jax.tree.map(jnp.add, total, jax.grad(loss, has_aux=True)(params)), None
+
+        numbered = (jnp.arange(accumulate), parts)
+        vectors = jax.lax.map(lambda part: rows_of(params, *part)[0], numbered)
+        slope = jax.grad(together, argnums=(0, 1), has_aux=True)
+        (grads, slopes), sums = slope(params, vectors)
+        return jax.lax.scan(add, (grads, sums), (*numbered, slopes))[0]
 
     def grad_step(
         params: Any, step: jax.Array, batch: Batch, key: jax.Array, frozen: Any = None
@@ -110,24 +155,12 @@ def make_grad_step(
         key = jax.random.fold_in(key, step)
         if not jnp.ndim(batch["task_id"]):  # in a mixed batch each row has its own
             key = jax.random.fold_in(key, batch["task_id"])
-        if counted is None:
-            grads, sums = part_gradient(params, frozen, batch, key, None)
-        elif accumulate == 1:
-            grads, sums = part_gradient(params, frozen, batch, key, counted(batch))
+        count = objective.count(batch)
+        if accumulate == 1:
+            grads, sums = part_gradient(params, frozen, batch, key, count)
         else:
-            count = counted(batch)
-
-            def add(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
-                number, rows = part
-                part_key = jax.random.fold_in(key, number)
-                new = part_gradient(params, frozen, rows | scalars, part_key, count)
-                return jax.tree.map(jnp.add, total, new), None
-
-            scalars = {name: x for name, x in batch.items() if not jnp.ndim(x)}
-            zero = jnp.zeros_like(count)
-            start = (jax.tree.map(jnp.zeros_like, params), Sums(zero, zero, zero))
-            parts = (jnp.arange(accumulate), _cut(batch, accumulate))
-            (grads, sums), _ = jax.lax.scan(add, start, parts)
+            grad_parts = add_parts if joint is None else add_joint_parts
+            grads, sums = grad_parts(params, frozen, batch, key, count)
         norm = optax.tree.norm(grads)
         ok = jnp.isfinite(norm) & jnp.all(jnp.isfinite(sums.loss))
         return Gradient(grads, ok), TaskMetrics(sums, norm)
@@ -135,13 +168,21 @@ def make_grad_step(
     return grad_step
 
 
-def _cut(batch: Batch, parts: int) -> dict[str, jax.Array]:
-    """[B, ...] to [parts, B / parts, ...], so that each part is spread over the devices."""
+def _cut(batch: Batch, parts: int) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The scalars, and [B, ...] as [parts, B / parts, ...], each part spread over the devices."""
 
     def one(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
 
-    return {name: one(x) for name, x in batch.items() if jnp.ndim(x)}
+    return (
+        {name: x for name, x in batch.items() if not jnp.ndim(x)},
+        {name: one(x) for name, x in batch.items() if jnp.ndim(x)},
+    )
+
+
+def _joined(x: jax.Array) -> jax.Array:
+    """The inverse for an array: [parts, B / parts, ...] as [B, ...]."""
+    return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
 
 
 def add_gradients(a: Gradient, b: Gradient) -> Gradient:

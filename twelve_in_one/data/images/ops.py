@@ -132,6 +132,11 @@ def random_resized_crop(
     return resize(cut, size, method=method, antialias=antialias)
 
 
+def random_square(image: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
+    """A square of `size` pixels from a random place of a picture that is at least as large."""
+    return tf.image.stateless_random_crop(image, [size, size, 3], seed)
+
+
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Flips left and right for half of the seeds; not for tasks that tell them apart, or read."""
     return tf.image.stateless_random_flip_left_right(image, seed)

@@ -37,6 +37,8 @@ class Preprocess:
         picture to a square, ignoring its aspect ratio.
       random_crop: take a random box instead (Szegedy et al. 2015).
       crop_area: of that box, smallest and largest share of the picture's area.
+      enlarged: resize to a square of this side first, and take a random square of `size`; 0 does
+        neither.
       flip: left and right, for half of the examples; not for tasks that tell left from right.
       randaugment_layers: operations of RandAugment; 0 for none.
       randaugment_magnitude: how strong they are, 0 to 10.
@@ -51,6 +53,7 @@ class Preprocess:
     short_side: int | None = None
     random_crop: bool = False
     crop_area: tuple[float, float] = (0.05, 1.0)
+    enlarged: int = 0
     flip: bool = False
     randaugment_layers: int = 0
     randaugment_magnitude: float = 10.0
@@ -69,6 +72,10 @@ class Preprocess:
             )
         if self.random_crop and self.short_side is not None:
             raise ValueError("random_crop takes a box of the whole picture: leave out short_side")
+        if self.enlarged and (self.random_crop or self.short_side is not None):
+            raise ValueError("enlarged takes a square of its own: leave out the other crops")
+        if 0 < self.enlarged < self.size:
+            raise ValueError(f"enlarged {self.enlarged} must be at least size {self.size}")
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ValueError(f"crop_area must be two shares from 0 to 1, is {self.crop_area}")
         if self.randaugment_layers < 0:
@@ -81,7 +88,7 @@ class Preprocess:
     @property
     def is_random(self) -> bool:
         """Returns whether the result depends on the seed."""
-        return self.random_crop or self.flip or self.randaugment_layers > 0
+        return bool(self.enlarged) or self.random_crop or self.flip or self.randaugment_layers > 0
 
 
 def base_seed(seed: tuple[int, ...]) -> np.ndarray:
@@ -139,6 +146,9 @@ def augment(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Tensor
     if options.random_crop:
         box = ops.inception_box(tf.shape(image), crop_seed, area=options.crop_area)
         image = ops.crop(image, box)
+    if options.enlarged:
+        image = ops.resize(image, options.enlarged, antialias=options.antialias)
+        image = ops.random_square(image, options.size, crop_seed)
     return _after_crop(image, rest, options)
 
 
@@ -220,5 +230,5 @@ def _small_jpeg(data: tf.Tensor, options: Preprocess) -> tf.Tensor:
     side = tf.cast(tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2]), tf.float32)
     if options.random_crop:
         side *= options.crop_area[0] ** 0.5
-    times = side / float(options.short_side or options.size)
+    times = side / float(options.short_side or options.enlarged or options.size)
     return tf.case([(times >= ratio, scaled(ratio)) for ratio in (8, 4, 2)], default=scaled(1))

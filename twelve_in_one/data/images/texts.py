@@ -8,8 +8,52 @@ import numpy as np
 
 from twelve_in_one.data.images.image_set import ImageExample, TextMisfit
 from twelve_in_one.data.stored.records import DataError
-from twelve_in_one.data.texts.sequences import encode_sequences
+from twelve_in_one.data.texts.sequences import Sequences, encode_sequences
 from twelve_in_one.data.texts.tokenizer import TextTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedClasses:
+    """Encodes numbers of classes as "targets" int32[], -1 without; classes have sentences.
+
+    Attributes:
+      tokenizer: of the sentences.
+      labels: names of the classes.
+      templates: sentences, with {} for the name.
+      max_tokens: L.
+      sticky: see `TextTargets`.
+    """
+
+    tokenizer: TextTokenizer
+    labels: tuple[str, ...]
+    templates: tuple[str, ...]
+    max_tokens: int
+    sticky: bool = True
+
+    @property
+    def empty(self) -> Mapping[str, np.ndarray]:
+        """See `stream.Encode`."""
+        return {"targets": np.int32(-1)}
+
+    def __call__(self, example: ImageExample, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        """See `stream.Encode`."""
+        return {"targets": np.int32(example.label)}
+
+    @functools.cached_property
+    def tokens(self) -> np.ndarray:
+        """int32[C * T, L], each class's sentences side by side.
+
+        Raises:
+          DataError: a sentence is empty.
+        """
+        sentences = [text.replace("{}", name) for name in self.labels for text in self.templates]
+        return encode_sequences(
+            self.tokenizer,
+            [""] * len(sentences),
+            sentences,
+            self.max_tokens,
+            eos="sticky" if self.sticky else "yes",
+        ).labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +124,7 @@ class TextTargets:
             drawn = np.searchsorted(shares, rng.random() * shares[-1], side="right")
             text = texts[min(int(drawn), len(texts) - 1)]
         prompt = self.prompt_of(example)
-        try:
-            found = encode_sequences(
-                self.tokenizer,
-                [prompt],
-                [text],
-                self.max_tokens,
-                eos="sticky" if self.sticky else "yes",
-                names=[example.example_id],
-            )
-        except DataError as error:
-            raise TextMisfit(str(error)) from error
+        found = self._sequences(prompt, text, example.example_id)
         length = int(found.prompt_lengths[0])
         if length > self.max_prompt:
             raise TextMisfit(
@@ -105,6 +139,27 @@ class TextTargets:
         if self.max_question:
             arrays["question"] = self._question(example)
         return arrays
+
+    def tokens_of(self, text: str, name: str) -> np.ndarray:
+        """int32[L], a text behind the task's prompt; `name` is for errors.
+
+        Raises:
+          TextMisfit: it has no token.
+        """
+        return self._sequences(self.prompt, text, name).labels[0]
+
+    def _sequences(self, prompt: str, text: str, name: str) -> Sequences:
+        try:
+            return encode_sequences(
+                self.tokenizer,
+                [prompt],
+                [text],
+                self.max_tokens,
+                eos="sticky" if self.sticky else "yes",
+                names=[name],
+            )
+        except DataError as error:
+            raise TextMisfit(str(error)) from error
 
     def _question(self, example: ImageExample) -> np.ndarray:
         ids = self.tokenizer.encode(example.question)
