@@ -14,8 +14,10 @@ class ImageTaskOptions:
       group: what is asked: "classify" (which class), "caption", "vqa" (any answer of people, with
         its credit) or "ocr" (the one right answer).
       source: of pictures and texts, as for `data.images.sources`, where {split} stands for the
-        split and {raw_dir} for `data.raw_dir`; or "questions:NAME/{split}" and
-        "captions:NAME/{split}" for a dataset built in `data.dir` with pictures.
+        split, {raw_dir} for `data.raw_dir` and {samples_dir} for `data.samples_dir`; or
+        "questions:NAME/{split}" and "captions:NAME/{split}" for a dataset built in `data.dir` with
+        pictures.
+      obtain: how to get the source, for the error if it is not there.
       prompt: words that name the task to a decoder; "" takes its name with a colon.
       flip: mirror half of the training pictures; not where left and right or letters matter.
       random_crop: train on a random box of the picture, see `images`.
@@ -34,6 +36,7 @@ class ImageTaskOptions:
     title: str = ""
     group: str = one_of("classify", "caption", "vqa", "ocr", default="classify")
     source: str = ""
+    obtain: str = ""
     prompt: str = ""
     flip: bool = False
     random_crop: bool = True
@@ -80,6 +83,10 @@ class ImageOptions:
       randaugment_magnitude: how strong they are, 0 to 10.
       antialias: average while shrinking to a square or with a random box.
       max_unreadable_share: largest share of unreadable pictures among a few that are tried first.
+      encoder: files that `init_from.path` is made of if it does not exist, as
+        `convert --to encoder` takes them; "" makes nothing.
+      tokens: folder for the tokens of all pictures by a frozen encoder, of `init_from.path`; they
+        are computed once, and training reads them instead of pictures. "" encodes every batch.
     """
 
     crop_area: float = share(0.05)
@@ -88,6 +95,8 @@ class ImageOptions:
     randaugment_magnitude: float = at_least(0.0, 10.0)
     antialias: bool = False
     max_unreadable_share: float = share(0.05)
+    encoder: str = path("")
+    tokens: str = path("")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,6 +50,8 @@ examples (RUN stands for python -m twelve_in_one.convert):
     RUN multi_task/ exported/ --to safetensors
   an image encoder (big_vision's .npz, an .onnx, a folder of Hugging Face) for a text decoder
     RUN vit.npz encoder/ --to encoder --image_size 224
+  the image encoder of the extra "photos" (or a .pth of EfficientNet-Lite0)
+    RUN efficientnet-lite0 encoder/ --to encoder
 
 exit codes: 0 done; 1 refused or failed, nothing was written; 2 wrong usage
 """
@@ -139,10 +141,11 @@ def _format_of(destination: Path) -> str:
 
 
 def _usage_problem(args: argparse.Namespace) -> str | None:
-    if not args.source.exists():
+    packaged = args.to == "encoder" and str(args.source) == encoders.PACKAGED
+    if not args.source.exists() and not packaged:
         return f"SOURCE {args.source} does not exist"
     if args.destination.exists():
-        if args.destination.samefile(args.source):
+        if not packaged and args.destination.samefile(args.source):
             return "SOURCE and DESTINATION are the same"
         if not args.overwrite and not args.dry_run:
             return f"DESTINATION {args.destination} exists; pass --overwrite to replace it"

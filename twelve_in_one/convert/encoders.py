@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from twelve_in_one.checkpoints.report import Report
-from twelve_in_one.convert import big_vision, hf_vision, onnx_vision
+from twelve_in_one.convert import big_vision, efficientnet, hf_vision, onnx_vision
+from twelve_in_one.convert.files import TORCH_SUFFIXES
 from twelve_in_one.data.formats.files import read_json
 from twelve_in_one.models.vit import ViTConfig
 from twelve_in_one.systems.image_classifier import ImageClassifierConfig, ImageClassifierSystem
@@ -20,6 +21,7 @@ from twelve_in_one.systems.image_classifier import ImageClassifierConfig, ImageC
 # CapPa's and SigLIP's image towers are below a prefix.
 _PREFIXES = ("img/", "encoder/", "")
 _HEADS = ("classifier", "representation")
+PACKAGED = "efficientnet-lite0"  # the name of the encoder that a package brings
 
 
 def read(
@@ -32,8 +34,9 @@ def read(
     """An encoder, as a system without classes.
 
     Args:
-      path: an .npz of big_vision (a ViT, or SigLIP's or CapPa's image tower), an .onnx file, or a
-        folder of Hugging Face with config.json and model.safetensors.
+      path: an .npz of big_vision (a ViT, or SigLIP's or CapPa's image tower), an .onnx file, a
+        folder of Hugging Face with config.json and model.safetensors, a .pth or .safetensors file
+        of EfficientNet-Lite0, or `PACKAGED` for that of the extra "photos".
       image_size: side of the pictures that it will see; positions are resized. None takes that of
         its training.
       mean: of the pixels (0 to 1) that it was trained on, per channel; None takes what a
@@ -47,7 +50,13 @@ def read(
       StateDictError: missing or unexpected entries or wrong shapes; carries the report.
       ValueError: not such a file; names it.
       OSError: it cannot be read.
+      ImportError: the package of `PACKAGED` is not installed.
     """
+    if str(path) == PACKAGED or path.suffix in (*TORCH_SUFFIXES, ".safetensors"):
+        if image_size is not None or mean is not None or std is not None:
+            raise ValueError(f"{path}: EfficientNet-Lite0 has a size and pixels of its own")
+        loaded = efficientnet.read(None if str(path) == PACKAGED else path)
+        return _system_of(loaded)
     size = None if image_size is None else (image_size, image_size)
     if path.suffix == ".npz":
         arrays = big_vision.read_npz(path)
@@ -63,12 +72,20 @@ def read(
             mean = mean or known.get("image_mean")
             std = std or known.get("image_std")
     else:
-        raise ValueError(f"{path}: an encoder is an .npz, an .onnx, or a folder of Hugging Face")
-    config = dataclasses.replace(loaded.config, num_classes=0, representation=False)
-    params = {name: value for name, value in loaded.params.items() if name not in _HEADS}
-    config, params = with_pixels(config, params, mean or (0.5,) * 3, std or (0.5,) * 3)
+        raise ValueError(
+            f"{path}: an encoder is an .npz, an .onnx, a folder of Hugging Face, a .pth or "
+            f".safetensors of EfficientNet-Lite0, or {PACKAGED}"
+        )
+    config = dataclasses.replace(loaded.config, representation=False)
+    config, params = with_pixels(config, loaded.params, mean or (0.5,) * 3, std or (0.5,) * 3)
     if config.pool == "none":
         config = dataclasses.replace(config, pool="mean")
+    return _system_of(loaded._replace(config=config, params=params))
+
+
+def _system_of(loaded: Any) -> tuple[ImageClassifierSystem, dict[str, Any], Report]:
+    config = dataclasses.replace(loaded.config, num_classes=0)
+    params = {name: value for name, value in loaded.params.items() if name not in _HEADS}
     system = ImageClassifierSystem(ImageClassifierConfig(config))
     return system, {"encoder": params}, loaded.report
 

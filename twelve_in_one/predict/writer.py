@@ -251,7 +251,7 @@ class Writer:
 
     def _encoded(self, params: Any, batch: Any) -> Any:
         model = LitDecoder(self.config)
-        tokens = model.apply({"params": params}, batch["images"], method="encode")
+        tokens = model.apply({"params": params}, batch, method="encode")
         return self._system.context(params, tokens, batch)
 
     def _written(self, params: Any, batch: Any, allowed: Any, *, beams: int) -> generate.Texts:

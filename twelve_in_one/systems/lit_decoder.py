@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from twelve_in_one.config.settings import ConfigError, OfficialOptions, OptimizerOptions
-from twelve_in_one.models import generate, lit_decoder, reading, text_list
+from twelve_in_one.models import generate, image_encoders, lit_decoder, reading, text_list
 from twelve_in_one.models.lit_decoder import LitDecoder, LitDecoderConfig
 from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
@@ -59,7 +59,7 @@ class LitDecoderSystem(System):
     @classmethod
     def resolve(cls, fields_: Mapping[str, Any], facts: Facts) -> Self:
         pad_id, eos_id, start_id = facts.special_ids
-        width = fields_["encoder"]["hidden_dim"]
+        width = image_encoders.token_width(cls.from_fields(fields_).config.encoder)
         decoder = {**fields_["decoder"], "vocab_size": facts.vocab_size, "encoder_dim": width}
         conditions = len(GROUPS) if fields_["specificity"] == "group" else facts.num_tasks
         try:
@@ -94,6 +94,14 @@ class LitDecoderSystem(System):
     @property
     def image_size(self) -> int:
         return self.config.encoder.image_size[0]
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        return image_encoders.pixel_range(self.config.encoder)
+
+    @property
+    def token_encoder(self) -> Any:
+        return self.config.encoder if self.config.freeze_encoder else None
 
     def prompt(self, task: ImageTask) -> str:
         config = self.config
@@ -184,20 +192,26 @@ class LitDecoderSystem(System):
             return generate.greedy(config.decoder, params["decoder"], about, options)
 
         def writer(params: Params, batch: Batch) -> Written:
-            tokens = model.apply({"params": params}, batch["images"], method="encode")
+            tokens = model.apply({"params": params}, batch, method="encode")
+            others = tokens[_others(batch["_mask"])]
             found = []
-            # With its own picture, and with the next row's.
-            for seen in (tokens, jnp.roll(tokens, 1, axis=0)):
+            for seen in (tokens, others):
                 logits = model.apply({"params": params}, seen, batch, method="score")
                 loss, right, counts = self._rows(logits, batch, 0.0)
                 part = jnp.zeros(len(loss), jnp.int32)
                 found.append(losses.by_part(loss, right, batch["_mask"], part, 1, counts))
             sums = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
-            texts = write(params, tokens, batch)
             rows = len(tokens)
-            ranked, blind = jnp.full(rows, -1, jnp.int32), jnp.zeros((rows, 0), jnp.int32)
-            if thorough:
-                blind = write(params, jnp.zeros_like(tokens), batch).tokens
+            ranked = jnp.full(rows, -1, jnp.int32)
+            if not thorough:
+                texts, nothing = write(params, tokens, batch), jnp.zeros((rows, 0), jnp.int32)
+                blind = other = nothing
+            else:
+                # One after the other, in one program.
+                views = jnp.stack([tokens, jnp.zeros_like(tokens), others])
+                written = jax.lax.map(lambda seen: write(params, seen, batch), views)
+                texts, blind, other = (jax.tree.map(lambda x, i=i: x[i], written) for i in range(3))
+                blind, other = blind.tokens, other.tokens
                 if candidates is not None:
                     scores = text_list.rank(
                         config.decoder,
@@ -207,7 +221,7 @@ class LitDecoderSystem(System):
                         options,
                     )
                     ranked = jnp.argmax(scores, axis=1).astype(jnp.int32)
-            return Written(sums, texts.tokens, texts.score, texts.finished, ranked, blind)
+            return Written(sums, texts.tokens, texts.score, texts.finished, ranked, blind, other)
 
         return writer
 
@@ -222,6 +236,17 @@ class LitDecoderSystem(System):
             "max_question": self.config.max_question if asks else 0,
             "condition": self.condition(task),
         }
+
+
+def _others(mask: jax.Array) -> jax.Array:
+    """int32[B], a row of the same batch with another example for each one with an example.
+
+    Half of the examples on: neighbours may be about one picture.
+    """
+    order = jnp.argsort(~mask, stable=True)  # rows with an example first
+    place = jnp.argsort(order)
+    count = jnp.maximum(jnp.sum(mask), 1)
+    return order[(place + count // 2) % count]
 
 
 @functools.lru_cache(maxsize=16)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from twelve_in_one.checkpoints import state
+from twelve_in_one.checkpoints import init_from, state
 from twelve_in_one.config import check
 from twelve_in_one.config.check import MIXTURE, TaskRun
 from twelve_in_one.config.settings import ConfigError, RunConfig
@@ -100,8 +100,12 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
     from twelve_in_one.data.inputs import open_inputs
     from twelve_in_one.training import prepare
 
+    begun = (workdir / state.CHECKPOINTS).exists()
+    if jax.process_index() == 0 and not begun:
+        prepare.prepare_encoder(run)
+    processes.barrier("encoder prepared")
     source = run.init_from.path
-    if source and not Path(source).exists() and not (workdir / state.CHECKPOINTS).exists():
+    if source and not Path(source).exists() and not begun:
         raise ValueError(f"config.init_from.path: there is no {source}")
     if jax.process_index() == 0:
         prepare.prepare(run, workdir)
@@ -109,6 +113,8 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
     tasks = check.task_runs(run)
     inputs = open_inputs(run, workdir)
     system = inputs.system()
+    if run.images.tokens and system.token_encoder is not None:
+        inputs.use_encoder(init_from.encoder_of(run.init_from, workdir))
     train_streams = inputs.train_streams(system)
     val_streams = {
         task.task.name: inputs.evaluation_stream(task, task.options.val_split, system)
