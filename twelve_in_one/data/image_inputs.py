@@ -213,20 +213,19 @@ class ImageInputs:
         return tuple(there)
 
     def train_streams(self, system: System) -> dict[str, ImageStream]:
-        """Name -> training stream: one per task, or `MIXTURE` of all.
+        """Name -> training stream: one per task, or `MIXTURE` of all, if there are several.
 
         Raises:
           DataError: a source cannot be opened, or an example cannot be used.
         """
         _run, mixture = self.run, self.run.mixture
         parts = [self._part(task, task.options.train_split, system, True) for task in self.tasks]
-        if not mixture.weighting:
-            return {
-                task.task.name: ImageStream(
-                    self._selection(task, part, task.task.batch_size), (part,)
-                )
-                for task, part in zip(self.tasks, parts, strict=True)
-            }
+        if not mixture.weighting or len(parts) == 1:
+            found = {}
+            for task, part in zip(self.tasks, parts, strict=True):
+                size = mixture.batch_size if mixture.weighting else task.task.batch_size
+                found[task.task.name] = ImageStream(self._selection(task, part, size), (part,))
+            return found
         names = [task.task.name for task in self.tasks]
         sizes = {name: part.images.size for name, part in zip(names, parts, strict=True)}
         weights = weights_of(

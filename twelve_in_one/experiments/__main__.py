@@ -19,8 +19,8 @@ consistency: how often models both answer a question and find what an expression
   thing means. --models: single, all, tuned.
 lit: LiT-decoder instead of 12-in-1: its frozen encoder against trained and random ones, one decoder
   against tuned single-task ones, mixtures, conditioning, depth, transfer to a task held out.
-  --models: frozen, single, finetuned, scratch, random, pairs, images, equal, no-condition,
-  group-prompt, embedding, token, depth-1, depth-4, depth-6, transfer. --config=lit_decoder by default.
+  --config=lit_decoder by default. --models: frozen, single, finetuned, scratch, random, pairs,
+  images, equal, no-condition, group-prompt, embedding, token, depth-1, depth-4, depth-6, transfer.
 
 Trainings lie in folders of their own under the workdir, NAME/seed-S; experiments in one workdir
 share those that are the same. The same command again goes on where it was cut short, and makes

@@ -82,10 +82,14 @@ class Job:
         if self.mixed:
             tasks = tuple(task.task for task in self.tasks)
             return (programs.StreamRun(MIXTURE, tasks, 1.0, self.run.mixture.accumulate),)
-        scales = check.loss_scales(self.tasks)
+        scales, mixture = check.loss_scales(self.tasks), self.run.mixture
         return tuple(
             programs.StreamRun(
-                task.task.name, (task.task,), scales[task.task.name], task.options.accumulate
+                task.task.name,
+                (task.task,),
+                scales[task.task.name],
+                # A mixture of one task is that task, in batches of the mixture.
+                mixture.accumulate if mixture.weighting else task.options.accumulate,
             )
             for task in self.tasks
         )
