@@ -15,8 +15,11 @@ from twelve_in_one.config import check
 from twelve_in_one.config.settings import ConfigError, InitFrom
 from twelve_in_one.data.image_inputs import ImageInputs
 from twelve_in_one.data.stored.records import DataError
-from twelve_in_one.models.efficientnet import EfficientNetConfig, Stage
-from twelve_in_one.models.lit_decoder import LitDecoder
+from twelve_in_one.models.efficientnet import EfficientNet, EfficientNetConfig, Stage
+from twelve_in_one.models.lit_decoder import LitDecoderConfig
+from twelve_in_one.models.text_decoder import TextDecoderConfig
+from twelve_in_one.models.vit import ViTConfig
+from twelve_in_one.systems import fields
 from twelve_in_one.systems.image_classifier import ImageClassifierConfig, ImageClassifierSystem
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
@@ -43,17 +46,18 @@ def get_config():
     }
     tasks = {name: {**options, "random_crop": False} for name, options in tasks.items()}
     config = image_defaults.get_config(SYSTEM, model, tasks)
+    config.tasks = ("asked",)
     config.init_from.path, config.init_from.include = "FOLDER/encoder", ("encoder/.*",)
     config.images.tokens = "FOLDER/tokens"
-    config.mixture.weighting, config.mixture.batch_size = "equal", 16
+    config.mixture.weighting, config.mixture.batch_size = "equal", 12
     config.compilation_cache = ""
     config.text.vocab_size = 60
-    config.schedule.num_rounds = 90
-    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 90
+    config.schedule.num_rounds = 60
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 60
     config.optimizer.learning_rate, config.optimizer.warmup_share = 2e-2, 0.1
-    config.evaluation.batch_size, config.evaluation.pictures = 8, 1
+    config.evaluation.batch_size, config.evaluation.pictures = 8, 0
     config.evaluation.text_baselines = True
-    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 90, 0
+    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 60, 0
     config.log.every_rounds, config.log.tensorboard = 30, False
     config.parallel.devices = 1
     return config
@@ -104,12 +108,10 @@ def trained(folder, tmp_path_factory):
 
 def test_stored_tokens_are_learnt_from(trained, folder):
     results = train.finish.Results(json.loads((trained / "results.json").read_text()), trained)
-    asked, named = (results["tasks"][name] for name in ("asked", "named"))
-    for found, bar in ((asked, 0.8), (named, 0.6)):
-        assert found["score"] > bar and found["score"] > found["words"] + 0.1, found
-        assert found["score"] > found["shuffled"] + 0.1, found
-    assert named["neighbour"] == named["probe"] == 1.0 and named["examples"] == 3
-    assert asked["neighbour"] > 0.9 and asked["probe"] > 0.9 and asked["examples"] == 12
+    found = results["tasks"]["asked"]
+    assert found["score"] > 0.8 and found["examples"] == 12
+    assert found["score"] > max(found["words"], found["shuffled"]) + 0.1, found
+    assert found["neighbour"] > 0.8 and found["probe"] > 0.8
     header, *_ = str(results).splitlines()
     assert header.split()[3:] == [
         "score", "chance", "words", "majority", "shuffled", "neighbour", "probe", "examples",
@@ -119,7 +121,7 @@ def test_stored_tokens_are_learnt_from(trained, folder):
     source, _, _ = weights.load_params(folder / "encoder")
     for path, value in flatten(source).items():
         np.testing.assert_array_equal(flatten(params)[path], value)
-    assert serving.images["named"]["low"] == -127 / 128
+    assert serving.images["asked"]["low"] == -127 / 128
 
 
 def test_an_encoder_is_read_from_the_workdir_once_it_is_there(trained, folder):
@@ -132,36 +134,47 @@ def test_an_encoder_is_read_from_the_workdir_once_it_is_there(trained, folder):
         init_from.encoder_of(source, folder)
 
 
-def test_pictures_give_the_tokens_that_are_stored(trained, folder):
-    """Batches of pictures of the same run, as without images.tokens, by the model."""
-    run = check.check(configs.get(str(folder / "config.py")))
+def test_batches_of_pictures_and_of_stored_tokens_are_alike(trained, folder):
+    """Of a mixture in training, and of a style that is only tested on."""
+    config = configs.get(str(folder / "config.py"))
+    config.tasks = ("asked", "named")
+    run = check.check(config)
     inputs = ImageInputs(run, check.task_runs(run), trained)
     system, task = inputs.system(), inputs.tasks[1]
     assert inputs.features(task, "dark", system) is None
-    pictures = inputs.evaluation_stream(task, "dark", system).batch(0)
+
+    def batches():
+        (mixed,) = inputs.train_streams(system).values()
+        return mixed.batch(2), inputs.evaluation_stream(task, "dark", system).batch(0)
+
+    pictures = batches()
     inputs.use_encoder(init_from.encoder_of(run.init_from, trained))
-    stored = inputs.evaluation_stream(task, "dark", system).batch(0)
-    params = {"encoder": inputs._encoder}
-    tokens = LitDecoder(system.config).apply({"params": params}, pictures, method="encode")
-    np.testing.assert_allclose(stored["image_tokens"][:3], tokens[:3], atol=2e-3)
-    assert stored.keys() - pictures.keys() == {"image_tokens"}
-    for name in pictures.keys() - {"images"}:
-        np.testing.assert_array_equal(stored[name], pictures[name])
+    encode = jax.jit(EfficientNet(ENCODER).apply)
+    for seen, stored in zip(pictures, batches(), strict=True):
+        assert stored["image_tokens"].shape[1:] == inputs.features(task, "dark", system).shape
+        tokens, _ = encode({"params": inputs._encoder}, seen["images"])
+        real = seen["_mask"]
+        np.testing.assert_allclose(stored["image_tokens"][real], tokens[real], atol=4e-3)
+        assert stored.keys() - seen.keys() == {"image_tokens"}
+        for name in seen.keys() - {"images"}:
+            np.testing.assert_array_equal(stored[name], seen[name])
+    assert real.sum() == 3
 
 
 def test_what_stored_tokens_do_not_go_with(folder, tmp_path):
     config = configs.get(str(folder / "config.py"))
-    config.task.named.flip, config.init_from.path = True, ""
+    config.task.asked.flip, config.init_from.path = True, ""
     config.model.freeze_encoder = False
     with pytest.raises(ConfigError) as caught:
         train.train(config, tmp_path)
     errors = "\n".join(caught.value.errors)
-    assert "task.named.flip: stored tokens" in errors and "a frozen encoder" in errors
+    assert "task.asked.flip: stored tokens" in errors and "a frozen encoder" in errors
     assert "init_from.path should name the encoder's weights" in errors
 
 
 def test_missing_sources_are_all_named(folder, tmp_path):
     config = configs.get(str(folder / "config.py"))
+    config.tasks = ("asked", "named")
     config.task.asked.source = "jsonl:{samples_dir}/a.jsonl,photos[{split}]"
     config.task.named.source = "folder:nowhere/{split}"
     config.task.named.obtain = "draw some"
@@ -172,12 +185,26 @@ def test_missing_sources_are_all_named(folder, tmp_path):
     assert "nowhere/smooth: no such folder; draw some" in str(caught.value)
 
 
-def test_configs_of_either_encoder_survive_json():
-    from twelve_in_one.models.lit_decoder import LitDecoderConfig
-    from twelve_in_one.models.text_decoder import TextDecoderConfig
-    from twelve_in_one.models.vit import ViTConfig
-    from twelve_in_one.systems import fields
+def test_the_config_of_photos_takes_any_encoder(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TWELVE_IN_ONE_SAMPLES", "")
+    vit = ViTConfig(24, 1, 2, 32, image_size=(32, 32), patch_size=8)
+    system = ImageClassifierSystem(ImageClassifierConfig(vit))
+    weights.save_params(tmp_path / "vit", jax.device_get(system.init(jax.random.key(0))), system)
+    for encoder, width in ((tmp_path / "vit", 24), (folder / "encoder", 16)):
+        run = check.check(configs.get(f"lit_decoder_photos:{encoder}"))
+        assert run.model["decoder"]["encoder_dim"] == width
+        assert (run.init_from.path, run.images.encoder) == (str(encoder), "")
+    with pytest.raises(ValueError, match="nowhere"):
+        configs.get("lit_decoder_photos:nowhere")
+    # All that is missing is said at once, with what to do.
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        train.train(configs.get(f"lit_decoder_photos:{tmp_path / 'vit'}"), tmp_path / "run")
+    assert "set TWELVE_IN_ONE_SAMPLES to a folder with coco/" in str(caught.value)
+    assert "pip install --no-deps --target photos/easy_vqa easy-vqa" in str(caught.value)
 
+
+def test_configs_of_either_encoder_survive_json():
     decoder = TextDecoderConfig(16, 1, 2, 32, max_tokens=16, encoder_dim=16, vocab_size=40)
     for encoder in (ENCODER, ViTConfig(16, 1, 2, 32, image_size=(16, 16), patch_size=8)):
         config = LitDecoderConfig(encoder, decoder)

@@ -115,11 +115,11 @@ def frozen_encoder(
     Raises:
       ValueError: another kind of model, or one for pictures that are not square.
     """
+    if not isinstance(config, ImageEncoderConfig):
+        raise ValueError(f"no image encoder: {type(config).__name__}")
     rows, columns = config.image_size
     if rows != columns:
         raise ValueError(f"pictures are cut to squares, the model is for {rows} x {columns}")
-    if not isinstance(config, ImageEncoderConfig):
-        raise ValueError(f"no image encoder: {type(config).__name__}")
     model = image_encoder(config)
     if preprocess is None:
         low, high = pixel_range(config)
