@@ -104,6 +104,11 @@ def _encoder_of(folder: Path) -> object:
     """
     from twelve_in_one.checkpoints import weights
 
+    if not weights.is_checkpoint(folder):
+        raise ValueError(
+            f"lit_decoder_photos takes no argument, :debug, or the folder of an encoder made by "
+            f"`convert --to encoder`, got {str(folder)!r}"
+        )
     encoder = getattr(weights.read_system(folder).config, "encoder", None)
     if encoder is None:
         raise ValueError(f"{folder}: holds no image encoder")

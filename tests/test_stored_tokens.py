@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -69,6 +70,16 @@ def _picture(colour, rng, noise=40, light=1.0):
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
+def _params(system):
+    """Random parameters; those of `init` take seconds to compile."""
+    rng = np.random.default_rng(3)
+
+    def draw(leaf):
+        return rng.normal(0, leaf.shape[0] ** -0.5, leaf.shape).astype(np.float32)
+
+    return jax.tree.map(draw, nn.unbox(system.abstract()))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Records about photos, pictures in three styles, an encoder, and a config."""
@@ -92,8 +103,7 @@ def folder(tmp_path_factory):
             for name in names:
                 _picture(colour, rng, *options).save(place / f"{name}.png")
     system = ImageClassifierSystem(ImageClassifierConfig(ENCODER))
-    params = jax.device_get(system.init(jax.random.key(3)))
-    weights.save_params(folder / "encoder", params, system)
+    weights.save_params(folder / "encoder", _params(system), system)
     (folder / "config.py").write_text(CONFIG.replace("FOLDER", str(folder)))
     return folder
 
@@ -189,7 +199,7 @@ def test_the_config_of_photos_takes_any_encoder(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TWELVE_IN_ONE_SAMPLES", "")
     vit = ViTConfig(24, 1, 2, 32, image_size=(32, 32), patch_size=8)
     system = ImageClassifierSystem(ImageClassifierConfig(vit))
-    weights.save_params(tmp_path / "vit", jax.device_get(system.init(jax.random.key(0))), system)
+    weights.save_params(tmp_path / "vit", _params(system), system)
     for encoder, width in ((tmp_path / "vit", 24), (folder / "encoder", 16)):
         run = check.check(configs.get(f"lit_decoder_photos:{encoder}"))
         assert run.model["decoder"]["encoder_dim"] == width

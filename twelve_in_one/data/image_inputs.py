@@ -77,9 +77,8 @@ class ImageInputs:
 
         Raises:
           ConfigError: a size in the config does not fit the data.
-          DataError: sources cannot be opened; lists all.
+          DataError: a source cannot be opened.
         """
-        self._check_sources()
         heads = tuple((name, len(labels), 1) for name, labels in self.labels.items())
         facts = Facts(vocab_size=0, answers={}, own_heads=heads, num_tasks=len(self.tasks))
         if self.tokenizer:
@@ -93,7 +92,12 @@ class ImageInputs:
             )
         return SYSTEMS[self.run.system.name].resolve(self.run.model, facts)
 
-    def _check_sources(self) -> None:
+    def check_sources(self) -> None:
+        """Opens what a training needs.
+
+        Raises:
+          DataError: sources cannot be opened; lists all, with what to do.
+        """
         errors = []
         for task in self.tasks:
             try:
@@ -336,7 +340,7 @@ class ImageInputs:
                 images,
                 frozen_encoder(system.token_encoder, self._encoder, preprocess),
                 Path(self.run.images.tokens),
-                progress=Progress(images.name),
+                progress=Progress(task.task.name),
                 max_unreadable_share=self.run.images.max_unreadable_share,
             )
         return self._stored[key]

@@ -101,7 +101,7 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
     Raises:
       ValueError: settings and data do not fit each other, or data or `init_from` is missing.
     """
-    from twelve_in_one.data.inputs import open_inputs
+    from twelve_in_one.data.inputs import ImageInputs, open_inputs
     from twelve_in_one.training import prepare
 
     begun = (workdir / state.CHECKPOINTS).exists()
@@ -116,6 +116,8 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
     processes.barrier("data prepared")
     tasks = check.task_runs(run)
     inputs = open_inputs(run, workdir)
+    if isinstance(inputs, ImageInputs):
+        inputs.check_sources()
     system = inputs.system()
     if run.images.tokens and system.token_encoder is not None:
         inputs.use_encoder(init_from.encoder_of(run.init_from, workdir))
