@@ -66,7 +66,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         encoder = _encoder_of(Path(argument))
     width = token_width(encoder)
     decoder = TextDecoderConfig(
-        256, 2, 4, 1024, max_tokens=40, encoder_dim=width, block_biases=False, dropout_rate=0.1
+        128, 2, 4, 512, max_tokens=40, encoder_dim=width, block_biases=False, dropout_rate=0.1
     )
     model = LitDecoderConfig(encoder, decoder, max_prompt=24, hidden_images=0.1)
     # Photos are encoded once, so none can be cut or turned anew in every epoch.
@@ -81,13 +81,14 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.mixture.weighting, config.mixture.batch_size = "temperature", 64
     config.text.vocab_size = 1000
     config.optimizer.learning_rate, config.optimizer.warmup_share = 1e-3, 0.1
-    config.schedule.num_rounds = 1500
-    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 300
+    # Answers are those of words alone for the first hundreds of updates, so many small ones.
+    config.schedule.num_rounds = 3000
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 500
     config.evaluation.batch_size, config.evaluation.pictures = 64, 4
     config.evaluation.max_validation_examples = 256
-    config.evaluation.max_test_examples = 2000
+    config.evaluation.max_test_examples = 1000
     config.evaluation.text_baselines = True
-    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 300, 0
+    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 500, 0
     config.log.every_rounds = 50
     if argument == "debug":
         config.tasks = ("coco",)
