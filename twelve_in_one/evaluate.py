@@ -25,7 +25,7 @@ from typing import Any
 import jax
 
 from twelve_in_one import atomic, extras
-from twelve_in_one.checkpoints import inputs_record, model_folder, state
+from twelve_in_one.checkpoints import init_from, inputs_record, model_folder, state
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.data.builders.report import Progress
 from twelve_in_one.data.pipeline import TaskStream, hide_accelerators
@@ -235,6 +235,8 @@ def _run_pictures(args: argparse.Namespace) -> None:
     hide_accelerators()
     inputs = open_inputs(config, args.workdir)
     system = inputs.system()
+    if config.images.tokens and system.token_encoder is not None:
+        inputs.use_encoder(init_from.encoder_of(config.init_from, args.workdir))
     record = inputs_record.read(args.workdir)
     if record is not None:
         inputs_record.check(record, inputs.serving(system), inputs.path)

@@ -47,7 +47,8 @@ _log = logging.getLogger(__name__)
 # Settings that do not affect what a run learns.
 _MAY_CHANGE = (
     "checkpoint", "compilation_cache", "data.cache_megabytes", "data.dir", "data.held_out_dir",
-    "data.prefetch", "data.raw_dir", "data.samples_dir", "evaluation.keep_trained_on", "log",
+    "data.prefetch", "data.raw_dir", "data.samples_dir", "evaluation.keep_trained_on",
+    "images.encoder", "images.tokens", "log",
 )  # fmt: skip
 
 

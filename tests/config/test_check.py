@@ -41,6 +41,7 @@ ARGUMENTS = {
     "pretrain_cc": ("", "world", "official", "debug"),
     "world_encoder": ("", "debug"),
     "lit_decoder": ("", "debug", "full"),
+    "lit_decoder_photos": ("", "debug"),
 }
 WRONG = {
     "world": ("official", "debug,debug", "small,debug"),
@@ -52,6 +53,7 @@ WRONG = {
     "pretrain_cc": ("vqa", "world,debug"),
     "world_encoder": ("small",),
     "lit_decoder": ("small", "debug,words"),
+    "lit_decoder_photos": ("small", "debug,words"),
 }
 # The released task file (specification 3.3): id, text positions, regions, batch, learning rate.
 RELEASED = {
@@ -124,7 +126,7 @@ def test_shipped_configs(name):
         if arguments and "debug" in arguments[0]:
             assert run.schedule.num_rounds <= 4
             assert run.data.world_images <= 200
-            assert not run.init_from.path
+            assert not run.init_from.path or run.images.encoder  # which it is made of
     for argument in WRONG[name]:
         with pytest.raises(ValueError, match=re.escape(repr(argument))):
             get_config(argument)

@@ -1,6 +1,7 @@
 """Image encoders of others as the beginning of a run."""
 
 import dataclasses
+import importlib.util
 import json
 
 import jax
@@ -9,8 +10,9 @@ import pytest
 from flax.linen import unbox
 
 from twelve_in_one.checkpoints import weights
-from twelve_in_one.convert import big_vision, encoders
+from twelve_in_one.convert import big_vision, efficientnet, encoders
 from twelve_in_one.convert.__main__ import main
+from twelve_in_one.models.efficientnet import abstract_params, named_efficientnet
 from twelve_in_one.models.vit import ViT, ViTConfig, init_params
 
 CONFIG = ViTConfig(16, 1, 2, 24, image_size=(16, 16), patch_size=8, num_classes=5)
@@ -69,3 +71,19 @@ def test_what_is_no_encoder(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert main([str(tmp_path), str(tmp_path / "b"), "--to", "encoder"]) == 1
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec(efficientnet.PACKAGE) is None, reason="needs the extra 'photos'"
+)
+def test_the_encoder_of_the_package(tmp_path, capsys):
+    folder = tmp_path / "lite0"
+    command = [encoders.PACKAGED, str(folder), "--to", "encoder"]
+    assert main([*command, "--image_size", "96"]) == 1
+    assert "has a size and pixels of its own" in capsys.readouterr().err
+    assert main(command) == 0
+    params, system, _ = weights.load_params(folder)
+    assert system.config.encoder == named_efficientnet("lite0", num_classes=0)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, unbox(abstract_params(system.config.encoder)))
+    assert jax.tree.map(np.shape, params) == {"encoder": shapes}
+    assert np.abs(params["encoder"]["head"]["kernel"]).max() > 0.1

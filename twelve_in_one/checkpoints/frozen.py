@@ -89,5 +89,19 @@ def read(
     return jax.tree.map(put, params, abstract)
 
 
+def read_encoder(workdir: str | os.PathLike[str]) -> Any:
+    """The parameters of a run's frozen encoder as NumPy arrays; None if it has none on disk yet.
+
+    Raises:
+      ValueError: they cannot be read.
+    """
+    path = Path(os.path.abspath(workdir)) / FROZEN / _PARAMS
+    if not path.is_dir():
+        return None
+    stored = weights.stored_arrays(path)
+    part = {"encoder": stored["encoder"]}
+    return weights.restore_tree(path, part, partial=True)["encoder"]
+
+
 def _shapes(params: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one.checkpoints import inputs_record, state, weights
+from twelve_in_one.checkpoints import frozen, inputs_record, state, weights
 from twelve_in_one.checkpoints.open_model import open_model
 from twelve_in_one.checkpoints.report import Report, StateDictError, nearest_names
 from twelve_in_one.checkpoints.trees import flatten, unflatten
@@ -67,6 +67,21 @@ def load(options: InitFrom, params: Any, system: System, serving: Serving) -> tu
     if system.scanned:  # compiled, as only then the result is placed correctly
         merged = jax.jit(system.stack, out_shardings=shardings)(merged)
     return merged, report
+
+
+def encoder_of(options: InitFrom, workdir: Path) -> Any:
+    """The parameters of the frozen encoder of a run, begun or not, as NumPy arrays.
+
+    Raises:
+      ValueError: neither the workdir nor the source of its weights has any.
+    """
+    found = frozen.read_encoder(workdir)
+    if found is None:
+        source, _ = _read(Path(options.path))
+        found = source.get("encoder")
+    if found is None:
+        raise ValueError(f"{options.path}: holds no image encoder")
+    return found
 
 
 def trained_on_of(path: Path) -> TrainedOn:

@@ -325,6 +325,8 @@ def _check_images(run: RunConfig, errors: list[str]) -> None:
                 f"{path}.accumulate: {options.accumulate} does not divide the batch size "
                 f"{options.batch_size}"
             )
+    if run.images.tokens:
+        _check_tokens(run, errors)
     learnt = [name for name in run.tasks if run.task[name].learns]
     if not learnt:
         errors.append("tasks: there is none to train on")
@@ -333,6 +335,25 @@ def _check_images(run: RunConfig, errors: list[str]) -> None:
     weights = [run.task[name].weight for name in learnt]
     if run.mixture.weighting == "explicit" and not any(weights):
         errors.append("task: with mixture.weighting explicit, some weight should be above 0")
+
+
+def _check_tokens(run: RunConfig, errors: list[str]) -> None:
+    """Adds errors about stored tokens, which are those of the whole picture, always the same."""
+    stores = f"images.tokens={run.images.tokens}"
+    if SYSTEMS[run.system.name].from_fields(run.model).token_encoder is None:
+        errors.append(f"{stores}: needs a model on a frozen encoder; leave it empty")
+    if not run.init_from.path:
+        errors.append(f"{stores}: init_from.path should name the encoder's weights")
+    for name in run.tasks:
+        errors += [
+            f"task.{name}.{option}: stored tokens are always the same; False, or no images.tokens"
+            for option in ("random_crop", "flip")
+            if getattr(run.task[name], option)
+        ]
+    if run.images.randaugment_layers:
+        errors.append("images.randaugment_layers: 0, or no images.tokens")
+    if run.images.train_side:
+        errors.append("images.train_side: 0, or no images.tokens")
 
 
 def _check_patterns(raw: Mapping[str, Any], errors: list[str]) -> None:

@@ -16,8 +16,10 @@ class ImageTaskOptions:
         (captions, which are retrieved by picture and pictures by caption) and "zero_shot" (which
         class, by the vectors of the classes' names; never trained).
       source: of pictures and texts, as for `data.images.sources`, where {split} stands for the
-        split and {raw_dir} for `data.raw_dir`; or "questions:NAME/{split}" and
-        "captions:NAME/{split}" for a dataset built in `data.dir` with pictures.
+        split, {raw_dir} for `data.raw_dir` and {samples_dir} for `data.samples_dir`; or
+        "questions:NAME/{split}" and "captions:NAME/{split}" for a dataset built in `data.dir` with
+        pictures.
+      obtain: how to get the source, for the error if it is not there.
       prompt: words that name the task to a decoder; "" takes its name with a colon.
       train: learn from the training split; False only scores the task.
       templates: sentences that name a class of a zero-shot task, with {} for its name.
@@ -40,6 +42,7 @@ class ImageTaskOptions:
         "classify", "caption", "vqa", "ocr", "pairs", "zero_shot", default="classify"
     )
     source: str = ""
+    obtain: str = ""
     prompt: str = ""
     train: bool = True
     templates: tuple[str, ...] = ("a photo of a {}.",)
@@ -100,6 +103,10 @@ class ImageOptions:
       randaugment_magnitude: how strong they are, 0 to 10.
       antialias: average while shrinking to a square or with a random box.
       max_unreadable_share: largest share of unreadable pictures among a few that are tried first.
+      encoder: files that `init_from.path` is made of if it does not exist, as
+        `convert --to encoder` takes them; "" makes nothing.
+      tokens: folder for the tokens of all pictures by a frozen encoder, of `init_from.path`; they
+        are computed once, and training reads them instead of pictures. "" encodes every batch.
     """
 
     crop_area: float = share(0.05)
@@ -109,6 +116,8 @@ class ImageOptions:
     randaugment_magnitude: float = at_least(0.0, 10.0)
     antialias: bool = False
     max_unreadable_share: float = share(0.05)
+    encoder: str = path("")
+    tokens: str = path("")
 
 
 @dataclasses.dataclass(frozen=True)

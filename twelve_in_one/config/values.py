@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from twelve_in_one.config.paths import expand
+from twelve_in_one.systems import fields as system_fields
 from twelve_in_one.systems.base import System
 
 
@@ -41,10 +42,12 @@ def values_of(
         if name not in raw:
             if field.default is dataclasses.MISSING:
                 errors.append(f"{prefix}{name}: missing")
-        elif system is not None and dataclasses.is_dataclass(hints[name]):
-            values[name] = values_of(hints[name], raw[name], f"{prefix}{name}", errors, system)
-        elif dataclasses.is_dataclass(hints[name]):
-            values[name] = section(hints[name], raw[name], f"{prefix}{name}", errors)
+        elif (kind := system_fields.section_type(hints[name], raw[name])) is not None:
+            path = f"{prefix}{name}"
+            if system is None:
+                values[name] = section(kind, raw[name], path, errors)
+            else:
+                values[name] = values_of(kind, raw[name], path, errors, system)
         else:
             low = field.metadata.get("low") if system is None else _low(system, name, hints[name])
             values[name] = _value(raw[name], field, hints[name], low, f"{prefix}{name}", errors)
@@ -69,7 +72,8 @@ def _value(
     if kind is typing.Literal:
         kind, choices = type(inner[0]), inner
     if kind is tuple and isinstance(value, (list, tuple)):
-        value = tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        of = inner[0] if hasattr(inner[0], "_fields") else tuple  # a named tuple
+        value = tuple(_row(of, item) if isinstance(item, list | tuple) else item for item in value)
         if inner[0] is not Any and not all(is_a(item, inner[0]) for item in value):
             errors.append(f"{path}: should hold {inner[0].__name__} only, got {value!r}")
         return value
@@ -88,6 +92,11 @@ def _value(
     elif choices is not None and value not in choices:
         errors.append(f"{path}: {value!r} is not one of {', '.join(map(str, choices))}")
     return value
+
+
+def _row(kind: Any, item: Any) -> tuple[Any, ...]:
+    fits = kind is not tuple and len(item) == len(kind._fields)
+    return kind(*item) if fits else tuple(item)
 
 
 def is_a(value: Any, kind: Any) -> bool:

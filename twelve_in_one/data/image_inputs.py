@@ -14,10 +14,12 @@ import jax
 from twelve_in_one.config.check import MIXTURE, TaskRun
 from twelve_in_one.config.settings import ConfigError, RunConfig
 from twelve_in_one.data import trained_on
+from twelve_in_one.data.builders.report import Progress
 from twelve_in_one.data.cut_texts import MAX_RECORDS, CutTexts
 from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.images.built import captions_of, questions_of
 from twelve_in_one.data.images.class_names import class_texts
+from twelve_in_one.data.images.features import ImageFeatures, frozen_encoder, open_features
 from twelve_in_one.data.images.image_set import (
     ImageSet,
     TextMisfit,
@@ -64,6 +66,12 @@ class ImageInputs:
         self.tasks = tuple(tasks)
         self.path = Path(run.data.raw_dir or run.data.dir)
         self._options = {task.task.name: task.options for task in tasks}
+        self._encoder: Any = None
+        self._stored: dict[Any, ImageFeatures] = {}
+
+    def use_encoder(self, params: Any) -> None:
+        """Makes batches of stored tokens from now on, by an encoder with these parameters."""
+        self._encoder = params
 
     @property
     def learnt(self) -> tuple[TaskRun, ...]:
@@ -89,6 +97,24 @@ class ImageInputs:
                 special_ids=(words.pad_id, words.eos_id, words.start_id),
             )
         return SYSTEMS[self.run.system.name].resolve(self.run.model, facts)
+
+    def check_sources(self) -> None:
+        """Opens what a training needs.
+
+        Raises:
+          DataError: sources cannot be opened; lists all, with what to do.
+        """
+        errors = []
+        for task in self.tasks:
+            try:
+                for split in (task.options.train_split, task.options.val_split):
+                    self.images(task, split)
+            except DataError as error:
+                errors.append(error)
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise DataError("\n".join(map(str, errors))) from errors[0]
 
     @functools.cached_property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
@@ -172,11 +198,11 @@ class ImageInputs:
         labels: Sequence[str] | None = None
         if split != options.first_split and options.group in _CLASSES:
             labels = self._opened(name, options.first_split).labels or None
-        source = _filled(options.source, split, self.run)
         try:
-            images = open_images(source, labels)
+            images = open_images(_filled(options.source, split, self.run), labels)
         except DataError as error:
-            raise DataError(f"task {name}, split {split}: {error}") from error
+            how = f"; {options.obtain}" if options.obtain else ""
+            raise DataError(f"task {name}, split {split}: {error}{how}") from error
         if not images.is_checked:
             try_some(images, self.run.images.max_unreadable_share)
         return images
@@ -197,20 +223,19 @@ class ImageInputs:
         return tuple(there)
 
     def train_streams(self, system: System) -> dict[str, ImageStream]:
-        """Name -> training stream: one per task, or `MIXTURE` of all.
+        """Name -> training stream: one per task, or `MIXTURE` of all, if there are several.
 
         Raises:
           DataError: a source cannot be opened, or an example cannot be used.
         """
         mixture, tasks = self.run.mixture, self.learnt
         parts = [self._part(task, task.options.train_split, system, True) for task in tasks]
-        if not mixture.weighting:
-            return {
-                task.task.name: ImageStream(
-                    self._selection(task, part, task.task.batch_size), (part,)
-                )
-                for task, part in zip(tasks, parts, strict=True)
-            }
+        if not mixture.weighting or len(parts) == 1:
+            found = {}
+            for task, part in zip(tasks, parts, strict=True):
+                size = mixture.batch_size if mixture.weighting else task.task.batch_size
+                found[task.task.name] = ImageStream(self._selection(task, part, size), (part,))
+            return found
         names = [task.task.name for task in tasks]
         sizes = {name: part.images.size for name, part in zip(names, parts, strict=True)}
         weights = weights_of(
@@ -304,7 +329,27 @@ class ImageInputs:
             task.task.task_id,
             (self.run.seed, seed_of(task.task.name)),
             training and self.run.mixture.weighting == "images",
+            None if self._encoder is None else self._tokens(images, task, system),
         )
+
+    def features(self, task: TaskRun, split: str, system: System) -> ImageFeatures | None:
+        """The stored tokens of a split; None if batches are of pictures."""
+        if self._encoder is None:
+            return None
+        return self._tokens(self.images(task, split), task, system)
+
+    def _tokens(self, images: ImageSet, task: TaskRun, system: System) -> ImageFeatures:
+        preprocess = self._preprocess(task, system, training=False)
+        key = images.name, images.num_examples, preprocess
+        if key not in self._stored:
+            self._stored[key] = open_features(
+                images,
+                frozen_encoder(system.token_encoder, self._encoder, preprocess),
+                Path(self.run.images.tokens),
+                progress=Progress(task.task.name),
+                max_unreadable_share=self.run.images.max_unreadable_share,
+            )
+        return self._stored[key]
 
     def _encode(self, task: TaskRun, system: System) -> Encode:
         if task.task.kind == "class":
@@ -348,9 +393,10 @@ class ImageInputs:
 
     def _preprocess(self, task: TaskRun, system: System, *, training: bool) -> Preprocess:
         options, images, size = task.options, self.run.images, system.image_size
+        low, high = system.pixel_range
+        make = functools.partial(Preprocess, size, low=low, high=high)
         if training:
-            return Preprocess(
-                size,
+            return make(
                 random_crop=options.random_crop,
                 crop_area=(images.crop_area, 1.0),
                 enlarged=0 if options.random_crop else self._train_side(size),
@@ -360,9 +406,9 @@ class ImageInputs:
                 antialias=images.antialias,
             )
         if images.short_side < 0 or not (options.random_crop or images.short_side):
-            return Preprocess(size, antialias=images.antialias)
+            return make(antialias=images.antialias)
         short_side = images.short_side or round(size * 256 / 224)
-        return Preprocess(size, short_side=short_side, antialias=images.antialias)
+        return make(short_side=short_side, antialias=images.antialias)
 
 
 def _used(preprocess: Preprocess) -> dict[str, Any]:
@@ -410,4 +456,13 @@ def _catalogue_name(source: str) -> str:
 
 
 def _filled(source: str, split: str, run: RunConfig) -> str:
-    return source.replace("{split}", split).replace("{raw_dir}", run.data.raw_dir)
+    """The source of a split.
+
+    Raises:
+      DataError: it is in the folder of samples, which the config does not name.
+    """
+    samples = run.data.samples_dir
+    if "{samples_dir}" in source and not samples:
+        raise DataError(f"{source}: config.data.samples_dir is empty")
+    filled = source.replace("{split}", split).replace("{raw_dir}", run.data.raw_dir)
+    return filled.replace("{samples_dir}", samples)

@@ -32,6 +32,7 @@ from twelve_in_one.tasks.task import Task
 
 Progress = Callable[[str, int, int], None]
 _BLIND = ("chance", "majority", "words")
+_SEEING = ("shuffled", "neighbour", "probe")  # of some tasks on pictures
 _LARGE_MATRIX = 100 << 20  # bytes of scores that are worth a log line
 _PEEKED = 100  # records; a test's answers are public or not; single examples may lack theirs
 
@@ -364,7 +365,7 @@ def _together(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         weighted = zip(values, parts.values(), strict=True)
         return math.fsum(value * part["examples"] for value, part in weighted) / total
 
-    numbers = ("score", "loss", *_BLIND)
+    numbers = ("score", "loss", *_BLIND, *(key for key in _SEEING if key in first))
     together = {key: mean([part[key] for part in parts.values()]) for key in numbers}
     metrics = {
         key: mean([part["metrics"][key] for part in parts.values()]) for key in first["metrics"]

@@ -8,8 +8,9 @@
 | ocr | share of texts that are exactly the answer | |
 
 All also have the loss per text (perplexity is its exponential), the share of texts that do not end,
-the loss with another picture, and the score without the picture ("words"): a model whose score is
-no better has not learnt to look.
+the loss and the score with another picture ("shuffled"), and the score without the picture
+("words"): a model whose score is no better has not learnt to look. If the tokens of the pictures
+are stored, "neighbour" and "probe" are the scores of `feature_baselines` on them.
 Letters: E examples, L tokens.
 """
 
@@ -26,7 +27,7 @@ import numpy as np
 from twelve_in_one.data.images.image_set import ImageExample, ImageSet, TextMisfit, examples
 from twelve_in_one.data.images.texts import TextTargets
 from twelve_in_one.data.stored.records import DataError
-from twelve_in_one.evaluators import rows
+from twelve_in_one.evaluators import feature_baselines, rows
 from twelve_in_one.tasks.image_task import ImageTask
 from twelve_in_one.tasks.metrics import captions
 from twelve_in_one.tasks.metrics.texts import nearest_names
@@ -51,6 +52,7 @@ class TextOutcome:
       other_loss: the same with the picture of another example.
       further: further measures.
       words: score of what it writes without the picture; None if that was not asked for.
+      shuffled: score of what it writes with the picture of another example; None likewise.
     """
 
     example_ids: tuple[str, ...]
@@ -62,6 +64,7 @@ class TextOutcome:
     other_loss: float
     further: Mapping[str, float]
     words: float | None
+    shuffled: float | None
 
     @property
     def examples(self) -> int:
@@ -114,10 +117,12 @@ def evaluate_stream(
     if encode.labels and (found.columns["ranked"] >= 0).all():
         labels = np.array([example.label for example in scored])
         further["ranked"] = float(np.mean(found.columns["ranked"] == labels))
-    words = None
-    if found.columns["blind"].shape[1]:
-        blind, _ = score_texts(stream.task, encode, scored, written(found.columns["blind"]))
-        words = float(np.mean(blind, dtype=np.float64))
+    unseen: dict[str, float | None] = {}
+    for column in ("blind", "other"):
+        tokens = found.columns[column]
+        if tokens.shape[1]:
+            wrong, _ = score_texts(stream.task, encode, scored, written(tokens))
+            unseen[column] = float(np.mean(wrong, dtype=np.float64))
     return TextOutcome(
         found.example_ids,
         tuple(texts),
@@ -127,7 +132,8 @@ def evaluate_stream(
         float(loss),
         float(other_loss),
         further,
-        words,
+        unseen.get("blind"),
+        unseen.get("other"),
     )
 
 
@@ -207,7 +213,7 @@ def metric_of(task: ImageTask) -> str:
 
 
 def summarise(task: ImageTask, outcome: TextOutcome) -> dict[str, Any]:
-    """See `rows.summarise`; with "words" if it was asked for."""
+    """See `rows.summarise`; with "words" and "shuffled" if they were asked for."""
     score = float(np.mean(outcome.score, dtype=np.float64))
     gap = outcome.other_loss - outcome.loss
     if gap < _SEES_NOTHING:
@@ -230,12 +236,15 @@ def summarise(task: ImageTask, outcome: TextOutcome) -> dict[str, Any]:
         "examples": outcome.examples,
         "metrics": further,
     }
-    return found if outcome.words is None else found | {"words": outcome.words}
+    if outcome.words is None:
+        return found
+    return found | {"words": outcome.words, "shuffled": outcome.shuffled}
 
 
 def baselines_of(inputs: Any, limit: int) -> Callable[[ImageTask, str], dict[str, float]]:
     """(task, split) -> "chance", where there is a list of classes, and "majority": of the text that
-    is commonest in training. Without pictures nothing is better for classes ("words").
+    is commonest in training. Without pictures nothing is better for classes ("words"). With stored
+    tokens also "neighbour" and, but for captions, "probe", see `feature_baselines`.
     """
     tasks = {task.task.name: task for task in inputs.tasks}
     system = inputs.system()
@@ -269,9 +278,42 @@ def baselines_of(inputs: Any, limit: int) -> Callable[[ImageTask, str], dict[str
         texts = [_plain(encode, common)] * len(scored)
         score, _ = score_texts(task, encode, scored, texts)
         found = {"majority": float(np.mean(score, dtype=np.float64))}
+        if inputs.features(run, split, system) is not None:
+            found |= _of_features(inputs, run, split, system, encode, limit)
         return found | ({"chance": 1 / len(labels)} if labels else {})
 
     return baselines
+
+
+def _of_features(
+    inputs: Any, run: Any, split: str, system: Any, encode: TextTargets, limit: int
+) -> dict[str, float]:
+    """Scores of `feature_baselines`."""
+
+    def examples_of(split: str, limit: int) -> tuple[list[ImageExample], feature_baselines.Seen]:
+        images, features = inputs.images(run, split), inputs.features(run, split, system)
+        count = min(limit or images.num_examples, images.num_examples)
+        numbers = [number for number in range(count) if features.has(number)]
+        read = {number: dataclasses.replace(images.read(number), data=b"") for number in numbers}
+        known = {number: x for number, x in read.items() if _has_text(encode, x)}
+        best = []
+        for example in known.values():
+            right, credit = encode.texts(example)
+            best.append(right[int(np.argmax(credit))])
+        kept = list(known.values())
+        return kept, feature_baselines.seen(features, list(known), kept, best)
+
+    _, train = examples_of(run.options.train_split, 0)
+    scored, test = examples_of(split, limit)
+    found = {"neighbour": feature_baselines.nearest(train, test)}
+    probed = None if run.task.group == "caption" else feature_baselines.probe(train, test)
+    if probed is not None:
+        found["probe"] = probed
+    scores = {}
+    for name, texts in found.items():
+        plain = [_plain(encode, text) for text in texts]
+        scores[name] = float(np.mean(score_texts(run.task, encode, scored, plain)[0]))
+    return scores
 
 
 def _has_text(encode: TextTargets, example: ImageExample) -> bool:

@@ -17,6 +17,10 @@ pretraining: all tasks begun with random weights, or pretrained on captions with
 clean: training without and with images that other tasks are tested on (section 3.2).
 consistency: how often models both answer a question and find what an expression about the same
   thing means. --models: single, all, tuned.
+lit: LiT-decoder instead of 12-in-1: its frozen encoder against trained and random ones, one decoder
+  against tuned single-task ones, mixtures, conditioning, depth, transfer to a task held out.
+  --config=lit_decoder by default. --models: frozen, single, finetuned, scratch, random, pairs,
+  images, equal, no-condition, group-prompt, embedding, token, depth-1, depth-4, depth-6, transfer.
 
 Trainings lie in folders of their own under the workdir, NAME/seed-S; experiments in one workdir
 share those that are the same. The same command again goes on where it was cut short, and makes
@@ -34,11 +38,20 @@ from typing import Any
 
 from absl import app, flags
 
-from twelve_in_one import extras
+from twelve_in_one import configs, extras
 from twelve_in_one import train as trainer
 from twelve_in_one.config import check, defaults
 from twelve_in_one.config.paths import expand
-from twelve_in_one.experiments import ablations, clean, consistency, grid, main, pairs, pretraining
+from twelve_in_one.experiments import (
+    ablations,
+    clean,
+    consistency,
+    grid,
+    lit,
+    main,
+    pairs,
+    pretraining,
+)
 from twelve_in_one.experiments.runner import Runner, Stopped
 from twelve_in_one.parallel import processes
 
@@ -53,6 +66,7 @@ EXPERIMENTS: dict[str, Any] = {
     "pretraining": pretraining,
     "clean": clean,
     "consistency": consistency,
+    "lit": lit,
 }
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
@@ -71,7 +85,7 @@ def run(argv: Sequence[str]) -> None:
     if ignored:
         raise app.UsageError(f"--{ignored[0]} is for a training: python -m twelve_in_one.train")
     trainer.set_up_logging()
-    base = flags.FLAGS.config or defaults.world_config()
+    base = flags.FLAGS.config or _default_config(experiment)
     workdir = Path(expand(flags.FLAGS.workdir))
     try:
         extras.require("training", "data")
@@ -91,6 +105,10 @@ def run(argv: Sequence[str]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     print(text)
+
+
+def _default_config(experiment: Any) -> Any:
+    return configs.get(experiment.BASE) if hasattr(experiment, "BASE") else defaults.world_config()
 
 
 def chosen_models(experiment: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:

@@ -159,11 +159,14 @@ class EfficientNet(nn.Module):
     config: EfficientNetConfig
 
     @nn.compact
-    def __call__(self, images: Array) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, images: Array, dropout_key: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         """Encodes pictures.
 
         Args:
           images: float[B, Y, X, 3] of `config.image_size`, from `BLACK` to `WHITE`.
+          dropout_key: not used, as nothing is dropped; other encoders take one.
 
         Returns:
           The tokens, [B, L, W] row by row, and the named intermediates: "stem" and "block_i",

@@ -16,10 +16,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from twelve_in_one.models.image_encoders import ImageEncoderConfig, image_encoder, token_width
 from twelve_in_one.models.layers import dense, fold_key, layer_norm
 from twelve_in_one.models.pre_norm import run_blocks
 from twelve_in_one.models.text_decoder import TextDecoder, TextDecoderConfig, shift_right
-from twelve_in_one.models.vit import ViT, ViTConfig
+from twelve_in_one.models.vit import ViTConfig
 
 Conditioning = Literal["none", "prompt", "embedding", "token"]
 Specificity = Literal["none", "group", "dataset"]
@@ -31,7 +32,8 @@ class LitDecoderConfig:
     """Sizes, numerics and the knobs of the study.
 
     Attributes:
-      encoder: the Vision Transformer, whose tokens after the last norm the decoder reads.
+      encoder: a Vision Transformer, whose tokens after the last norm the decoder reads, or an
+        EfficientNet.
       decoder: the text decoder; the tokenizer sets `vocab_size`, the encoder `encoder_dim`.
       freeze_encoder: never train the encoder's parameters.
       conditioning: what tells the decoder its task: "prompt", words before the text; "embedding",
@@ -55,7 +57,7 @@ class LitDecoderConfig:
       num_tasks: T, set by the run.
     """
 
-    encoder: ViTConfig
+    encoder: ImageEncoderConfig
     decoder: TextDecoderConfig
     freeze_encoder: bool = True
     conditioning: Conditioning = "prompt"
@@ -114,9 +116,9 @@ class LitDecoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.encoder = ViT(config.encoder)
+        self.encoder = image_encoder(config.encoder)
         self.decoder = TextDecoder(config.decoder)
-        width, wide = config.decoder.hidden_dim, config.encoder.hidden_dim
+        width, wide = config.decoder.hidden_dim, token_width(config.encoder)
         if config.conditioning in ("embedding", "token"):
             before = config.conditioning == "embedding"
             size, axis = (width, "text_embed") if before else (wide, "visual_embed")
@@ -127,17 +129,24 @@ class LitDecoder(nn.Module):
 
     def __call__(self, batch: Mapping[str, jax.Array], dropout_key: jax.Array | None = None) -> Any:
         """Logits float32[B, L, V] of every label of `batch["tokens"]`, as training sees them."""
-        tokens = self.encode(batch["images"], fold_key(dropout_key, 0))
+        tokens = self.encode(batch, fold_key(dropout_key, 0))
         if self.config.hidden_images and dropout_key is not None:
             key = jax.random.fold_in(dropout_key, 1)
             hidden = jax.random.bernoulli(key, self.config.hidden_images, tokens.shape[:1])
             tokens = jnp.where(hidden[:, None, None], 0, tokens)
         return self.score(tokens, batch, fold_key(dropout_key, 2))
 
-    def encode(self, images: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        """Tokens [B, K, De] of images float[B, S, S, 3] in [-1, 1]; a frozen encoder drops none."""
+    def encode(
+        self, batch: Mapping[str, jax.Array], dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        """Tokens [B, K, De]: stored ones of a batch, "image_tokens", or those of its "images".
+
+        Images are float[B, S, S, 3] in the encoder's range; a frozen encoder drops none.
+        """
+        if "image_tokens" in batch:
+            return batch["image_tokens"].astype(self.config.encoder.dtype)
         key = None if self.config.freeze_encoder else dropout_key
-        tokens, _ = self.encoder(images, key)
+        tokens, _ = self.encoder(batch["images"], key)
         return tokens
 
     def score(
@@ -189,15 +198,16 @@ class _QuestionEncoder(nn.Module):
     def __call__(self, question: jax.Array) -> jax.Array:
         """[B, Q, De] of int32[B, Q]."""
         config = self.config
-        blocks = dataclasses.replace(
-            config.encoder,
+        sizes = dict(
             hidden_dim=config.decoder.hidden_dim,
             num_layers=config.question_layers,
             num_heads=config.decoder.num_heads,
             mlp_dim=config.decoder.mlp_dim,
-            scan_layers=False,
-            window=0,
         )
+        if isinstance(config.encoder, ViTConfig):  # blocks like its own
+            blocks = dataclasses.replace(config.encoder, scan_layers=False, window=0, **sizes)
+        else:
+            blocks = ViTConfig(dtype=config.encoder.dtype, **sizes)
         width, numerics = blocks.hidden_dim, blocks.numerics
         init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "text_embed"))
         x = nn.Embed(config.decoder.vocab_size, width, embedding_init=init, name="token")(question)
@@ -210,7 +220,7 @@ class _QuestionEncoder(nn.Module):
         x, _ = run_blocks(blocks, x + table[None], None)
         x = layer_norm("visual_embed", numerics, name="final_norm")(x)
         axes = ("text_embed", "visual_embed")
-        return dense(config.encoder.hidden_dim, axes, numerics, name="to_encoder")(x)
+        return dense(token_width(config.encoder), axes, numerics, name="to_encoder")(x)
 
 
 def init_params(config: LitDecoderConfig, key: jax.Array) -> Any:

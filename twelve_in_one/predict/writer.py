@@ -248,11 +248,11 @@ class Writer:
         return prepare
 
     def _written(self, params: Any, batch: Any, allowed: Any, *, beams: int) -> generate.Texts:
-        tokens = self._system.encode(params, batch["images"])
+        tokens = self._system.encode(params, batch)
         return self._system.write(params, tokens, batch, allowed, beams=beams)
 
     def _ranked(self, params: Any, batch: Any, table: Any) -> jax.Array:
-        tokens = self._system.encode(params, batch["images"])
+        tokens = self._system.encode(params, batch)
         return self._system.rank(params, tokens, batch, table)
 
 

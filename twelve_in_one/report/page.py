@@ -7,7 +7,6 @@ from html import escape
 from typing import Any, NamedTuple
 
 from twelve_in_one.report.results import (
-    COLUMNS,
     FLAG,
     FOOTNOTE,
     GROUPS,
@@ -16,6 +15,7 @@ from twelve_in_one.report.results import (
     TaskResult,
     average_cells,
     cells,
+    columns,
     figure_text,
     missing_lines,
     number,
@@ -142,7 +142,8 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
 
 def results_html(results: Results) -> str:
     """The table of results, one row per task below its group, and their average."""
-    names = [name for name in COLUMNS if name != "group"]
+    everything = columns(results)
+    names = everything[1:]
     header = "".join(_cell("th", name, name) for name in names)
     rows = [f'<thead><tr>{header}<th class="text">more</th></tr></thead>']
     span = len(names) + 1
@@ -151,8 +152,8 @@ def results_html(results: Results) -> str:
         rows.append(
             f'<tr class="group"><th colspan="{span}" scope="rowgroup">{escape(heading)}</th></tr>'
         )
-        rows += [_row(task) for task in tasks]
-    average = zip(names, average_cells(results)[1:], strict=True)
+        rows += [_row(task, everything) for task in tasks]
+    average = zip(names, average_cells(results, everything)[1:], strict=True)
     last = "".join(_cell("td", name, text.strip()) for name, text in average)
     rows.append(f'<tr class="average">{last}<td></td></tr>')
     footnote = "" if all(task.above() for task in results.tasks) else _note(FOOTNOTE)
@@ -180,12 +181,12 @@ def _official(results: Results) -> str:
     return f'{heading}<div class="scroll"><table>{"".join(rows)}</table></div>{notes}'
 
 
-def _row(task: TaskResult) -> str:
+def _row(task: TaskResult, names: Sequence[str]) -> str:
     more = [f"{name} {number(value)}" for name, value in task.metrics.items()]
     if task.loss is not None:
         more.append(f"loss {task.loss:.4f}")
-    values = dict(zip(COLUMNS, cells(task), strict=True))
-    texts = [_cell("td", name, values[name]) for name in COLUMNS if name != "group"]
+    values = dict(zip(names, cells(task, names), strict=True))
+    texts = [_cell("td", name, values[name]) for name in names if name != "group"]
     return f'<tr>{"".join(texts)}<td class="more">{escape(", ".join(more))}</td></tr>'
 
 

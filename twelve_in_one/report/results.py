@@ -18,8 +18,10 @@ FOOTNOTE = (
     "no picture"
 )
 OFFICIAL = "official figures: by the rules of each benchmark's own program, in percent"
-COLUMNS = ("group", "task", "metric", "score", "chance", "words", "majority", "examples")
-_NUMBERS = frozenset(COLUMNS[3:])
+# With another example's picture, and by the encoder's tokens alone; only of texts about pictures.
+SOME = ("shuffled", "neighbour", "probe")
+_BASELINES = ("chance", "words", "majority", *SOME)
+_TEXTS = frozenset(("group", "task", "metric"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,9 @@ class TaskResult:
       chance: of a uniform guess; None if unknown, like the following fields.
       words: of a model that sees only the text.
       majority: of the best constant answer.
+      shuffled: of the model with the pictures of other examples.
+      neighbour: of the text of the training example with the most similar tokens.
+      probe: of a linear classifier on the tokens.
       examples: number scored.
       loss: mean over the examples.
       metrics: more scores by name, e.g. "r@5" or "oracle".
@@ -67,6 +72,9 @@ class TaskResult:
     chance: float | None = None
     words: float | None = None
     majority: float | None = None
+    shuffled: float | None = None
+    neighbour: float | None = None
+    probe: float | None = None
     examples: int | None = None
     loss: float | None = None
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -103,7 +111,7 @@ class Results:
     trained_on_only: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def average(self, of: str) -> float | None:
-        """Mean over the tasks of "score", "chance", "words" or "majority".
+        """Mean over the tasks of "score" or a column of baselines.
 
         None if a task lacks it: means over different tasks are not comparable.
         """
@@ -141,7 +149,7 @@ def _parse_task(name: str, raw: Any, where: str) -> TaskResult:
         group=_get(raw, "group", str, where, needed=True),
         metric=_get(raw, "metric", str, where, needed=True),
         score=_get(raw, "score", float, where, needed=True),
-        **{key: _get(raw, key, float, where) for key in ("chance", "words", "majority", "loss")},
+        **{key: _get(raw, key, float, where) for key in (*_BASELINES, "loss")},
         examples=_get(raw, "examples", int, where),
         metrics={key: _get(more, key, float, f"{where}.metrics", needed=True) for key in more},
         official=_by_split(raw, "official", where, _parse_official),
@@ -193,24 +201,30 @@ def number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
 
 
-def cells(task: TaskResult) -> tuple[str, ...]:
-    """A task's row of the table: texts in the order of `COLUMNS`."""
-    return (
-        task.group,
-        task.title,
-        task.metric,
-        f"{number(task.score)} {' ' if task.above() else FLAG}",
-        number(task.chance),
-        number(task.words),
-        number(task.majority),
-        NOTHING if task.examples is None else f"{task.examples:,}",
-    )
+def columns(results: Results) -> tuple[str, ...]:
+    """Names of the columns of the table: those of `SOME` only if a task has them."""
+    some = [x for x in SOME if any(getattr(task, x) is not None for task in results.tasks)]
+    shown = [name for name in _BASELINES if name not in SOME or name in some]
+    return ("group", "task", "metric", "score", *shown, "examples")
 
 
-def average_cells(results: Results) -> tuple[str, ...]:
+def cells(task: TaskResult, columns: Sequence[str]) -> tuple[str, ...]:
+    """A task's row of the table: texts in the order of the columns."""
+    texts = {
+        "group": task.group,
+        "task": task.title,
+        "metric": task.metric,
+        "score": f"{number(task.score)} {' ' if task.above() else FLAG}",
+        "examples": NOTHING if task.examples is None else f"{task.examples:,}",
+    }
+    return tuple(texts[x] if x in texts else number(getattr(task, x)) for x in columns)
+
+
+def average_cells(results: Results, columns: Sequence[str]) -> tuple[str, ...]:
     """The row of means below the tasks."""
-    means = [number(results.average(of)) for of in ("score", "chance", "words", "majority")]
-    return ("", "average", "", f"{means[0]}  ", *means[1:], "")
+    empty = {"group": "", "task": "average", "metric": "", "examples": ""}
+    means = {x: number(results.average(x)) for x in columns if x not in empty}
+    return tuple((empty | means | {"score": f"{means['score']}  "})[x] for x in columns)
 
 
 def results_table(results: Mapping[str, Any]) -> str:
@@ -227,9 +241,10 @@ def results_table(results: Mapping[str, Any]) -> str:
       ValueError: see `parse_results`.
     """
     parsed = parse_results(results)
-    rows = [cells(task) for task in parsed.tasks]
-    header = tuple(f"{name}  " if name == "score" else name for name in COLUMNS)  # room for a flag
-    lines = _aligned([header, *rows, average_cells(parsed)])
+    names = columns(parsed)
+    rows = [cells(task, names) for task in parsed.tasks]
+    header = tuple(f"{name}  " if name == "score" else name for name in names)  # room for a flag
+    lines = _aligned([header, *rows, average_cells(parsed, names)], names)
     rule = "-" * max(map(len, lines))
     lines = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
     if not all(task.above() for task in parsed.tasks):
@@ -310,14 +325,14 @@ def unscored_lines(results: Results) -> list[str]:
     ]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> list[str]:
     """Columns of equal width, numbers right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         parts = [
-            text.rjust(width) if name in _NUMBERS else text.ljust(width)
-            for text, width, name in zip(row, widths, COLUMNS, strict=True)
+            text.ljust(width) if name in _TEXTS else text.rjust(width)
+            for text, width, name in zip(row, widths, columns, strict=True)
         ]
         lines.append("  ".join(parts).rstrip())
     return lines

@@ -140,6 +140,7 @@ class Written(NamedTuple):
       finished: bool[B], whether the text ends before there is no more room.
       ranked: int32[B], the most probable of a list of texts; -1 without a list.
       blind: int32[B, L], what it writes without the picture; [B, 0] if that was not asked for.
+      other: int32[B, L], what it writes with the picture of another row, in the same way.
     """
 
     sums: Sums
@@ -148,6 +149,7 @@ class Written(NamedTuple):
     finished: jax.Array
     ranked: jax.Array
     blind: jax.Array
+    other: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,6 +364,20 @@ class System(abc.ABC):
           ValueError: it does not.
         """
         raise ValueError(f"{self.name} takes no pictures")
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        """Values of black and white in the pictures that it takes."""
+        return -1.0, 1.0
+
+    @property
+    def token_encoder(self) -> Any:
+        """The config of the frozen encoder, whose parameters are below "encoder/".
+
+        Its batches may hold "image_tokens" [B, K, W] of that encoder instead of images. None for a
+        system without one.
+        """
+        return None
 
     @abc.abstractmethod
     def sizes(self, task: AnyTask) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Frozen dataclasses from nested dicts, as configs and JSON hold them."""
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -25,13 +26,27 @@ def build(cls: type, fields: Mapping[str, Any]) -> Any:
             f"{cls.__name__}: unknown fields {', '.join(wrong[0]) or 'none'}; missing fields "
             f"{', '.join(wrong[1]) or 'none'}"
         )
+    kinds = {name: section_type(hints[name], value) for name, value in fields.items()}
     values = {
-        name: build(hints[name], value)
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping)
+        name: build(kinds[name], value)
+        if kinds[name] is not None and isinstance(value, Mapping)
         else _frozen(value)
         for name, value in fields.items()
     }
     return cls(**values)
+
+
+def section_type(hint: Any, raw: Any) -> type | None:
+    """The dataclass that the fields of a section are of; None if the type is of no section.
+
+    Of "A | B" it is the one that knows most of the fields; the first one if several do.
+    """
+    kinds = typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else (hint,)
+    if not all(dataclasses.is_dataclass(kind) for kind in kinds):
+        return None
+    given = set(raw) if isinstance(raw, Mapping) else set()
+    known = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+    return max(zip(kinds, known, strict=True), key=lambda pair: len(pair[1] & given))[0]
 
 
 def _frozen(value: Any) -> Any:

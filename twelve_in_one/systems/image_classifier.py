@@ -1,4 +1,4 @@
-"""A Vision Transformer with one classifier per task: it trains encoders on labels.
+"""An image encoder with one classifier per task: it trains encoders on labels.
 
 Its encoder is what `lit_decoder` and other systems begin with, under the same names.
 Letters: B rows, C labels of all tasks together.
@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import optax
 
 from twelve_in_one.config.settings import OfficialOptions, OptimizerOptions
+from twelve_in_one.models.image_encoders import ImageEncoderConfig, image_encoder, pixel_range
 from twelve_in_one.models.layers import fold_key
-from twelve_in_one.models.vit import ViT, ViTConfig
+from twelve_in_one.models.vit import ViTConfig
 from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
 from twelve_in_one.systems import fields, objectives
@@ -32,17 +33,19 @@ class ImageClassifierConfig:
     """Sizes and numerics.
 
     Attributes:
-      encoder: the Vision Transformer; it pools its tokens, and has no classes of its own.
+      encoder: a Vision Transformer that pools its tokens, or an EfficientNet; it has no classes of
+        its own.
       label_smoothing: share of the target spread evenly over all classes.
       classes: (task, number of its classes) of all tasks.
     """
 
-    encoder: ViTConfig
+    encoder: ImageEncoderConfig
     label_smoothing: float = 0.0
     classes: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.encoder.pool == "none" or self.encoder.num_classes:
+        pools = not isinstance(self.encoder, ViTConfig) or self.encoder.pool != "none"
+        if not pools or self.encoder.num_classes:
             raise ValueError("encoder: should pool its tokens, and have num_classes 0")
         if self.encoder.image_size[0] != self.encoder.image_size[1]:
             raise ValueError(f"encoder.image_size {self.encoder.image_size} should be a square")
@@ -62,11 +65,11 @@ class ImageClassifier(nn.Module):
         """Scores: task -> float32[B, its classes].
 
         Args:
-          images: float[B, S, S, 3] in [-1, 1].
+          images: float[B, S, S, 3] in the encoder's range.
           dropout_key: of dropout and drop path, or None.
         """
         config = self.config
-        _, aux = ViT(config.encoder, name="encoder")(images, fold_key(dropout_key, 0))
+        _, aux = image_encoder(config.encoder, name="encoder")(images, fold_key(dropout_key, 0))
         zeros, axes = nn.initializers.zeros_init(), ("visual_embed", "labels")
         return {
             task: nn.Dense(
@@ -119,6 +122,10 @@ class ImageClassifierSystem(System):
     @property
     def image_size(self) -> int:
         return self.config.encoder.image_size[0]
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        return pixel_range(self.config.encoder)
 
     def objective(self, tasks: Sequence[AnyTask]) -> Objective:
         smoothing = self.config.label_smoothing

@@ -8,7 +8,7 @@ from typing import Any, Self
 import flax.linen as nn
 import jax
 
-from twelve_in_one.models import lit_decoder, reading
+from twelve_in_one.models import image_encoders, lit_decoder, reading
 from twelve_in_one.models.decoder_block import TextDecoderConfig
 from twelve_in_one.models.lit_decoder import LitDecoder, LitDecoderConfig
 from twelve_in_one.systems import fields, objectives
@@ -37,7 +37,7 @@ class LitDecoderSystem(TextSystem):
 
     @classmethod
     def resolve(cls, fields_: Mapping[str, Any], facts: Facts) -> Self:
-        width = fields_["encoder"]["hidden_dim"]
+        width = image_encoders.token_width(cls.from_fields(fields_).config.encoder)
         decoder = {**fields_["decoder"], "vocab_size": facts.vocab_size, "encoder_dim": width}
         conditions = len(GROUPS) if fields_["specificity"] == "group" else facts.num_tasks
         return cls._resolved(fields_, facts, decoder=decoder, num_tasks=conditions)
@@ -51,6 +51,14 @@ class LitDecoderSystem(TextSystem):
 
     def abstract(self) -> Params:
         return _abstract(self.config)
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        return image_encoders.pixel_range(self.config.encoder)
+
+    @property
+    def token_encoder(self) -> Any:
+        return self.config.encoder if self.config.freeze_encoder else None
 
     def prompt(self, task: ImageTask) -> str:
         config = self.config
@@ -80,8 +88,8 @@ class LitDecoderSystem(TextSystem):
         prefix_lm = self.config.question == "prefix_lm"
         return dataclasses.replace(super().options, prefix_lm=prefix_lm)
 
-    def encode(self, params: Params, images: jax.Array) -> jax.Array:
-        return LitDecoder(self.config).apply({"params": params}, images, method="encode")
+    def encode(self, params: Params, batch: Batch) -> jax.Array:
+        return LitDecoder(self.config).apply({"params": params}, batch, method="encode")
 
     def score(self, params: Params, tokens: jax.Array, batch: Batch) -> jax.Array:
         return LitDecoder(self.config).apply({"params": params}, tokens, batch, method="score")

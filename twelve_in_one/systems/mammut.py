@@ -210,8 +210,8 @@ class MammutSystem(TextSystem):
             chunk=config.contrast_chunk,
         )
 
-    def encode(self, params: Params, images: jax.Array) -> jax.Array:
-        return self._apply(params, images, method="encode").tokens
+    def encode(self, params: Params, batch: Batch) -> jax.Array:
+        return self._apply(params, batch["images"], method="encode").tokens
 
     def score(self, params: Params, tokens: jax.Array, batch: Batch) -> jax.Array:
         return self._apply(params, tokens, batch, method="score")

@@ -38,8 +38,8 @@ class TextSystem(System):
     # The model.
 
     @abc.abstractmethod
-    def encode(self, params: Params, images: jax.Array) -> jax.Array:
-        """The tokens [B, K, De] that the decoder reads of pictures float[B, S, S, 3]."""
+    def encode(self, params: Params, batch: Batch) -> jax.Array:
+        """The tokens [B, K, De] that the decoder reads of a batch's pictures."""
 
     @abc.abstractmethod
     def score(self, params: Params, tokens: jax.Array, batch: Batch) -> jax.Array:
@@ -150,24 +150,32 @@ class TextSystem(System):
         beams = self.config.beams if thorough and task.group == "caption" else 1
 
         def writer(params: Params, batch: Batch) -> Written:
-            tokens = self.encode(params, batch["images"])
+            tokens = self.encode(params, batch)
+            others = tokens[_others(batch["_mask"])]
             found = []
-            # With its own picture, and with the next row's.
-            for seen in (tokens, jnp.roll(tokens, 1, axis=0)):
+            for seen in (tokens, others):
                 logits = self.score(params, seen, batch)
                 loss, right, counts = self.text_rows(logits, batch, 0.0)
                 part = jnp.zeros(len(loss), jnp.int32)
                 found.append(losses.by_part(loss, right, batch["_mask"], part, 1, counts))
             sums = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
-            texts = self.write(params, tokens, batch, beams=beams)
             rows = len(tokens)
-            ranked, blind = jnp.full(rows, -1, jnp.int32), jnp.zeros((rows, 0), jnp.int32)
-            if thorough:
-                blind = self.write(params, jnp.zeros_like(tokens), batch, beams=beams).tokens
+            ranked = jnp.full(rows, -1, jnp.int32)
+            if not thorough:
+                texts = self.write(params, tokens, batch, beams=beams)
+                blind = other = jnp.zeros((rows, 0), jnp.int32)
+            else:
+                # One after the other, in one program.
+                views = jnp.stack([tokens, jnp.zeros_like(tokens), others])
+                written = jax.lax.map(
+                    lambda seen: self.write(params, seen, batch, beams=beams), views
+                )
+                texts, blind, other = (jax.tree.map(lambda x, i=i: x[i], written) for i in range(3))
+                blind, other = blind.tokens, other.tokens
                 if candidates is not None:
                     scores = self.rank(params, tokens, batch, candidates)
                     ranked = jnp.argmax(scores, axis=1).astype(jnp.int32)
-            return Written(sums, texts.tokens, texts.score, texts.finished, ranked, blind)
+            return Written(sums, texts.tokens, texts.score, texts.finished, ranked, blind, other)
 
         return writer
 
@@ -181,3 +189,14 @@ def hide_some(tokens: jax.Array, share: float, key: jax.Array | None) -> jax.Arr
         return tokens
     hidden = jax.random.bernoulli(key, share, tokens.shape[:1])
     return jnp.where(hidden[:, None, None], 0, tokens)
+
+
+def _others(mask: jax.Array) -> jax.Array:
+    """int32[B], a row of the same batch with another example for each one with an example.
+
+    Half of the examples on: neighbours may be about one picture.
+    """
+    order = jnp.argsort(~mask, stable=True)  # rows with an example first
+    place = jnp.argsort(order)
+    count = jnp.maximum(jnp.sum(mask), 1)
+    return order[(place + count // 2) % count]

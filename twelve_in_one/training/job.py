@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from twelve_in_one.checkpoints import state
+from twelve_in_one.checkpoints import init_from, state
 from twelve_in_one.config import check
 from twelve_in_one.config.check import MIXTURE, TaskRun
 from twelve_in_one.config.settings import ConfigError, RunConfig
@@ -94,10 +94,14 @@ class Job:
         if self.mixed:
             tasks = tuple(task.task for task in self.learnt)
             return (programs.StreamRun(MIXTURE, tasks, 1.0, self.run.mixture.accumulate),)
-        scales = check.loss_scales(self.tasks)
+        scales, mixture = check.loss_scales(self.tasks), self.run.mixture
         return tuple(
             programs.StreamRun(
-                task.task.name, (task.task,), scales[task.task.name], task.options.accumulate
+                task.task.name,
+                (task.task,),
+                scales[task.task.name],
+                # A mixture of one task is that task, in batches of the mixture.
+                mixture.accumulate if mixture.weighting else task.options.accumulate,
             )
             for task in self.tasks
         )
@@ -109,18 +113,26 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
     Raises:
       ValueError: settings and data do not fit each other, or data or `init_from` is missing.
     """
-    from twelve_in_one.data.inputs import open_inputs
+    from twelve_in_one.data.inputs import ImageInputs, open_inputs
     from twelve_in_one.training import prepare
 
+    begun = (workdir / state.CHECKPOINTS).exists()
+    if jax.process_index() == 0 and not begun:
+        prepare.prepare_encoder(run)
+    processes.barrier("encoder prepared")
     source = run.init_from.path
-    if source and not Path(source).exists() and not (workdir / state.CHECKPOINTS).exists():
+    if source and not Path(source).exists() and not begun:
         raise ValueError(f"config.init_from.path: there is no {source}")
     if jax.process_index() == 0:
         prepare.prepare(run, workdir)
     processes.barrier("data prepared")
     tasks = check.task_runs(run)
     inputs = open_inputs(run, workdir)
+    if isinstance(inputs, ImageInputs):
+        inputs.check_sources()
     system = inputs.system()
+    if run.images.tokens and system.token_encoder is not None:
+        inputs.use_encoder(init_from.encoder_of(run.init_from, workdir))
     train_streams = inputs.train_streams(system)
     val_streams = {
         task.task.name: inputs.evaluation_stream(task, task.options.val_split, system)

@@ -73,6 +73,20 @@ def prepare(run: RunConfig, workdir: Path) -> None:
             path.unlink()
 
 
+def prepare_encoder(run: RunConfig) -> None:
+    """Makes the encoder that a run of pictures begins with, if it says of what. For one process.
+
+    Raises:
+      DataError: it cannot be made.
+    """
+    path = Path(run.init_from.path)
+    if not run.images.encoder or not run.init_from.path or path.exists():
+        return
+    with lock.awaited(path.absolute().with_name(f".{path.name}.lock")):
+        if not path.exists():
+            _command("convert", run.images.encoder, str(path), "--to", "encoder")
+
+
 def _prepare_pictures(run: RunConfig) -> None:
     """`prepare` for a system of pictures: the world, and datasets built with their pictures."""
     names = sorted(

@@ -42,9 +42,11 @@ from twelve_in_one.data.images.stream import (
     try_some,
 )
 from twelve_in_one.data.stored.records import DataError, Skipped
-from twelve_in_one.models import efficientnet
-from twelve_in_one.models.efficientnet import EfficientNet, EfficientNetConfig
-from twelve_in_one.models.vit import ViT, ViTConfig
+from twelve_in_one.models.image_encoders import (
+    ImageEncoderConfig,
+    image_encoder,
+    pixel_range,
+)
 
 SHARD_SIZE = 256  # pictures; what a killed run has to compute again
 _AT_ONCE_ON_CPU = 4
@@ -100,24 +102,28 @@ class FrozenEncoder:
         return tokens, width
 
 
-def frozen_encoder(config: EfficientNetConfig | ViTConfig, params: Any) -> FrozenEncoder:
-    """A model as an encoder, with the usual preprocessing for evaluation.
+def frozen_encoder(
+    config: ImageEncoderConfig, params: Any, preprocess: Preprocess | None = None
+) -> FrozenEncoder:
+    """A model as an encoder.
+
+    Args:
+      config: of the model.
+      params: of the model.
+      preprocess: of the pictures; None for the usual one in evaluation.
 
     Raises:
       ValueError: another kind of model, or one for pictures that are not square.
     """
+    if not isinstance(config, ImageEncoderConfig):
+        raise ValueError(f"no image encoder: {type(config).__name__}")
     rows, columns = config.image_size
     if rows != columns:
         raise ValueError(f"pictures are cut to squares, the model is for {rows} x {columns}")
-    preprocess = recipe(rows, training=False)
-    if isinstance(config, EfficientNetConfig):
-        model: nn.Module = EfficientNet(config)
-        low, high = efficientnet.BLACK, efficientnet.WHITE
-        preprocess = dataclasses.replace(preprocess, low=low, high=high)
-    elif isinstance(config, ViTConfig):
-        model = ViT(config)
-    else:
-        raise ValueError(f"no image encoder: {type(config).__name__}")
+    model = image_encoder(config)
+    if preprocess is None:
+        low, high = pixel_range(config)
+        preprocess = dataclasses.replace(recipe(rows, training=False), low=low, high=high)
     return FrozenEncoder(
         config,
         params,

@@ -111,6 +111,29 @@ def even_shards(count: int, shard_size: int) -> tuple[int, ...]:
     return (shard_size,) * whole + ((rest,) if rest else ())
 
 
+def share_of(images: ImageSet, start: float, stop: float, name: str) -> ImageSet:
+    """The examples of a set from one share of their number to another, in its order.
+
+    Args:
+      images: a set without images that examples share.
+      start: from 0 to 1.
+      stop: likewise.
+      name: of the part.
+
+    Raises:
+      DataError: the part is empty.
+    """
+    first, last = (round(images.num_examples * share) for share in (start, stop))
+    if first >= last:
+        raise DataError(f"{name}: no example of {images.num_examples}")
+    return dataclasses.replace(
+        images,
+        name=name,
+        shard_sizes=even_shards(last - first, max(images.shard_sizes)),
+        read=lambda number: images.read(first + number),
+    )
+
+
 def first_examples(images: ImageSet, count: int) -> ImageSet:
     """About the first `count` examples of a set: whole images."""
     if not count or count >= images.num_examples:

@@ -1,11 +1,13 @@
 """Opens pictures from any source, as a set and as a stream of batches."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from twelve_in_one.data.images.catalogue import open_catalogue
 from twelve_in_one.data.images.class_folders import open_class_folders
-from twelve_in_one.data.images.image_set import ImageSet
+from twelve_in_one.data.images.image_set import ImageSet, share_of
+from twelve_in_one.data.images.own_records import open_coco, open_jsonl
 from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.selection import ImageSelection
 from twelve_in_one.data.images.stream import (
@@ -23,8 +25,29 @@ from twelve_in_one.data.stored.records import DataError
 
 Open = Callable[[str, Sequence[str] | None], ImageSet]
 
+_SHARE = re.compile(r"(.*)\[(\d{1,2}%)?:(\d{1,2}%)?\]")
+_SEVERAL = re.compile(r"(.*)\{([^{}]*,[^{}]*)\}(.*)")
+
+
+def _open_folders(place: str, labels: Sequence[str] | None) -> ImageSet:
+    """A folder, or several as "photos/{a,b}", or a share of their pictures as "photos[:90%]"."""
+    share = _SHARE.fullmatch(place)
+    several = _SEVERAL.fullmatch(share[1] if share else place)
+    names = [share[1] if share else place]
+    if several:
+        names = [f"{several[1]}{name.strip()}{several[3]}" for name in several[2].split(",")]
+    first, *more = map(Path, names)
+    found = open_class_folders(first, labels, more)
+    if not share:
+        return found
+    start, stop = (int(x[:-1]) / 100 if x else y for x, y in ((share[2], 0.0), (share[3], 1.0)))
+    return share_of(found, start, stop, place)
+
+
 _KINDS: dict[str, Open] = {
-    "folder": lambda place, labels: open_class_folders(Path(place), labels),
+    "folder": _open_folders,
+    "jsonl": open_jsonl,
+    "coco": open_coco,
     "tfds": open_catalogue,
     "tar": open_tar,
     "tsv": open_tsv,
@@ -36,8 +59,11 @@ def open_images(source: str | Path, labels: Sequence[str] | None = None) -> Imag
     """Opens a set of pictures.
 
     Args:
-      source: a folder of class folders, also as "folder:PATH"; "tfds:NAME[SPLIT]" of the TFDS
-        catalogue; "tar:FILES" of webdataset; "tsv:FILE" or "tsv:FILE,FOLDER"; "tfrecord:FILES".
+      source: a folder of class folders or of one picture for each class, also as "folder:PATH",
+        several as "folder:photos/{a,b}", a share of the pictures as "folder:PATH[:90%]";
+        "jsonl:FILE,FOLDER[SPLIT]" of a user's records and "coco:FILES,FOLDERS[SPLIT]", see
+        `own_records`; "tfds:NAME[SPLIT]" of the TFDS catalogue; "tar:FILES" of webdataset;
+        "tsv:FILE" or "tsv:FILE,FOLDER"; "tfrecord:FILES".
       labels: names of the classes in the order of their numbers; None for those of the source.
 
     Raises:

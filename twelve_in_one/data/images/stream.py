@@ -4,7 +4,8 @@ Python fetches bytes and encodes texts; decoding, augmentation and batching are 
 all cores. A picture that cannot be read, or a text that does not fit, leaves its row empty
 (`_mask`), is named once and counted; every epoch, host and evaluation omits the same ones.
 
-A stream has one part for each dataset; the rows of a batch may be of several.
+A stream has one part for each dataset; the rows of a batch may be of several. Instead of pictures
+a batch may hold their tokens by a frozen encoder, which are on disk.
 
 Letters: B rows that this host fills, S side of a picture in pixels.
 """
@@ -86,6 +87,20 @@ class ClassLabels:
         return (np.arange(self.num_labels) == label).astype(np.float32)
 
 
+class StoredTokens(Protocol):
+    """The tokens of a set's pictures; see `features.ImageFeatures`."""
+
+    shape: tuple[int, int]
+
+    def has(self, number: int) -> bool:
+        """Whether an example has tokens; without, its picture is unreadable."""
+        ...
+
+    def read(self, number: int) -> np.ndarray:
+        """float16[K, W]."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One of the datasets of a stream.
@@ -97,6 +112,7 @@ class Part:
       task_id: stated in its rows.
       seed: ints that random operations depend on.
       by_image: whether the selection numbers images, of whose examples each visit draws one.
+      tokens: of its pictures, for batches of tokens; in all parts of a stream or in none.
     """
 
     images: ImageSet
@@ -105,6 +121,7 @@ class Part:
     task_id: int = 0
     seed: tuple[int, ...] = (0,)
     by_image: bool = False
+    tokens: StoredTokens | None = None
 
 
 class Unreadable:
@@ -166,7 +183,7 @@ class ImageStream:
         """This host's rows of batch `number`, counted from 0 over all epochs.
 
         Returns:
-          images: float32[B, S, S, 3].
+          images: float32[B, S, S, 3]; or image_tokens: float16[B, K, W], if these are stored.
           _mask: bool[B], rows with a picture.
           example_id: bytes[B]; b"" where there is no example.
           task_id: int32[B].
@@ -175,6 +192,8 @@ class ImageStream:
         Raises:
           IndexError: beyond the end of an evaluation.
         """
+        if self._stored:
+            return self._tokens(number)
         columns = map(tf.constant, self._fetch(number))
         return {key: value.numpy() for key, value in self._compiled(*columns).items()}
 
@@ -191,13 +210,22 @@ class ImageStream:
         if stop is None:
             training = self.selection.training
             stop = np.iinfo(np.int64).max if training else self.selection.num_batches
-        example = self._fetch(0)
+        keys = sorted(self._tokens(0)) if self._stored else []
+
+        def fetch(number: int) -> list[np.ndarray]:
+            if not keys:
+                return self._fetch(number)
+            batch = self._tokens(int(number))
+            return [batch[key] for key in keys]
+
+        example = fetch(0)
         types = [tf.string if x.dtype == object else x.dtype for x in example]
 
         def make(number: tf.Tensor) -> dict[str, tf.Tensor]:
-            columns = tf.numpy_function(self._fetch, [number], types, stateful=False)
-            pairs = zip(columns, example, strict=True)
-            return self._compiled(*(tf.ensure_shape(x, like.shape) for x, like in pairs))
+            found = tf.numpy_function(fetch, [number], types, stateful=False)
+            pairs = zip(found, example, strict=True)
+            columns = [tf.ensure_shape(x, like.shape) for x, like in pairs]
+            return dict(zip(keys, columns, strict=True)) if keys else self._compiled(*columns)
 
         options = tf.data.Options()
         options.deterministic = True
@@ -220,13 +248,9 @@ class ImageStream:
         parts, epochs, numbers = self.selection.parts_and_rows(int(number))
         count, rows = len(parts), self.selection.num_rows
         data, ids = np.full(rows, b"", object), np.full(rows, b"", object)
-        states = np.full(rows, _EMPTY, np.int32)
-        arrays = {
-            name: np.repeat(np.asarray(value)[None], rows, axis=0)
-            for name, value in self.parts[0].encode.empty.items()
-        }
+        states, arrays = np.full(rows, _EMPTY, np.int32), self._empty_arrays(rows)
         for row in range(count):
-            example, states[row], encoded_row = self._read(
+            _, example, states[row], encoded_row = self._read(
                 self.parts[parts[row]], int(epochs[row]), int(numbers[row])
             )
             data[row], ids[row] = example.data, example.example_id.encode()
@@ -240,9 +264,45 @@ class ImageStream:
         columns += [padded(epochs, np.int64), padded(numbers, np.int64), ids]
         return columns + [arrays[name] for name in self._names]
 
+    def _empty_arrays(self, rows: int) -> dict[str, np.ndarray]:
+        """The encoded arrays of rows without an example."""
+        return {
+            name: np.repeat(np.asarray(value)[None], rows, axis=0)
+            for name, value in self.parts[0].encode.empty.items()
+        }
+
+    @property
+    def _stored(self) -> bool:
+        return self.parts[0].tokens is not None
+
+    def _tokens(self, number: int) -> dict[str, np.ndarray]:
+        """`batch` with the tokens of its pictures."""
+        parts, epochs, numbers = self.selection.parts_and_rows(number)
+        rows = self.selection.num_rows
+        batch = self._empty_arrays(rows) | {
+            "image_tokens": np.zeros((rows, *self.parts[0].tokens.shape), np.float16),
+            "_mask": np.zeros(rows, bool),
+            "example_id": np.full(rows, b"", object),
+            # As rows without an example have in `_assemble`.
+            "task_id": np.full(rows, self.parts[0].task_id, np.int32),
+        }
+        for row, place in enumerate(parts):
+            part = self.parts[place]
+            drawn, example, state, arrays = self._read(part, int(epochs[row]), int(numbers[row]))
+            batch["example_id"][row] = example.example_id.encode()
+            batch["task_id"][row] = part.task_id
+            if state == _EMPTY or not part.tokens.has(drawn):
+                continue
+            batch["_mask"][row] = True
+            batch["image_tokens"][row] = part.tokens.read(drawn)
+            for name, value in arrays.items():
+                batch[name][row] = value
+        return batch
+
     def _read(
         self, part: Part, epoch: int, number: int
-    ) -> tuple[ImageExample, int, Mapping[str, np.ndarray]]:
+    ) -> tuple[int, ImageExample, int, Mapping[str, np.ndarray]]:
+        """Number of the example that is drawn, the example, its state and its encoded arrays."""
         images = part.images
         rng = np.random.default_rng((_ENCODE, *part.seed, epoch, number))
         if part.by_image and images.first_of_image is not None:
@@ -251,17 +311,18 @@ class ImageStream:
             example = images.read(number)
         except DataError as error:
             self.unreadable.add(images.name, str(number), error)
-            return ImageExample(b"", str(number)), _EMPTY, {}
+            return number, ImageExample(b"", str(number)), _EMPTY, {}
         try:
             arrays = part.encode(example, rng)
         except TextMisfit as error:
             self.unreadable.add(images.name, example.example_id, error)
-            return ImageExample(b"", example.example_id), _EMPTY, {}
+            return number, ImageExample(b"", example.example_id), _EMPTY, {}
         except DataError as error:
             raise DataError(f"{images.name}: {error}") from error
         if images.is_checked:
-            return example, _CHECKED, arrays
-        return example, _PLAIN if encoded.is_plain(example.data, MIN_SIDE) else _ODD, arrays
+            return number, example, _CHECKED, arrays
+        plain = encoded.is_plain(example.data, MIN_SIDE)
+        return number, example, _PLAIN if plain else _ODD, arrays
 
     def _load(self, data: bytes, part: int, example_id: bytes) -> tuple[np.ndarray, bool]:
         """The pixels of a picture that graph operations cannot handle."""
