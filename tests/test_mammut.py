@@ -1,16 +1,24 @@
 """MaMMUT through the trainer: both passes learn, on any devices and after any stop."""
 
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 from reference import small_pictures
 
 from twelve_in_one import configs, predict, train
-from twelve_in_one.checkpoints import model_folder
+from twelve_in_one.checkpoints import model_folder, state
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.config.settings import ConfigError
 from twelve_in_one.logs import metrics_writer
+from twelve_in_one.models.mammut_sizes import paper_form
+from twelve_in_one.models.vit import ViTConfig
+from twelve_in_one.parallel.sharding import make_mesh, use
+from twelve_in_one.systems.mammut import MammutSystem, for_tasks
+from twelve_in_one.tasks.image_task import ImageTask
+from twelve_in_one.training import steps
 
 CONFIG = """
 from twelve_in_one.config import image_defaults
@@ -50,6 +58,9 @@ def get_config():
 """
 
 
+pytestmark = pytest.mark.usefixtures("share_programs")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Pictures and a config."""
@@ -60,7 +71,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(folder, tmp_path_factory):
+def trained(folder, share_programs, tmp_path_factory):
     """Workdir of a run."""
     workdir = tmp_path_factory.mktemp("mammut")
     train.train(configs.get(str(folder / "config.py")), workdir)
@@ -87,28 +98,54 @@ def test_both_passes_learn(trained):
     assert lines[-1]["score"]["repeated"] > 0.8  # of some six rows with three captions
 
 
-def _short(folder, rounds, devices=1):
-    """A short run of the parts that depend on other rows, without writing."""
-    config = configs.get(str(folder / "config.py"))
-    config.tasks = ("pairs", "colour")
-    config.schedule.num_rounds = rounds
-    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 4
-    config.checkpoint.every_rounds = 2
-    config.evaluation.text_baselines, config.evaluation.pictures = False, 0
-    config.parallel.devices, config.parallel.layout = devices, "fsdp" if devices > 1 else "dp"
-    return config
+def test_a_stop_makes_no_difference(folder, trained, tmp_path):
+    """Resumed in the middle, with what a killed run leaves."""
+    begun = tmp_path / "begun"
+    shutil.copytree(trained, begun, ignore=shutil.ignore_patterns("60", "model", "results.json"))
+    assert state.all_rounds(begun) == [30]
+    train.train(configs.get(str(folder / "config.py")), begun)
+    params = [flatten(model_folder.load(place / "model")[0]) for place in (trained, begun)]
+    for path, value in params[0].items():
+        np.testing.assert_array_equal(params[1][path], value)
+    assert _lines(begun)[-1]["score"] == _lines(trained)[-1]["score"]
 
 
-def test_eight_devices_and_a_stop_make_no_difference(folder, tmp_path):
-    runs = {"alone": [(4, 1)], "eight": [(4, 8)], "resumed": [(2, 1), (4, 1)]}
-    params = {}
-    for name, steps in runs.items():
-        for rounds, devices in steps:
-            train.train(_short(folder, rounds, devices), tmp_path / name)
-        params[name] = flatten(model_folder.load(tmp_path / name / "model")[0])
-    for path, value in params["alone"].items():
-        np.testing.assert_array_equal(params["resumed"][path], value)
-        np.testing.assert_allclose(params["eight"][path], value, rtol=0, atol=1e-5)
+def test_devices_parts_and_chunks_make_no_difference():
+    encoder = ViTConfig(16, 1, 2, 32, image_size=(16, 16), patch_size=8)
+    model = paper_form(encoder, (16, 2, 2, 32), dict(max_tokens=7, vocab_size=20))
+    tasks = [
+        ImageTask("pairs", "", "pairs", 0, "pairs", 8),
+        ImageTask("vqa", "", "vqa", 1, "text", 8),
+    ]
+    rng = np.random.default_rng(0)
+    batch = {
+        "images": rng.normal(size=(16, 16, 16, 3)).astype(np.float32),
+        "tokens": rng.integers(1, 3, (16, 6)).astype(np.int32),  # some texts are equal, 1 ends them
+        "prompt_length": rng.integers(0, 2, 16).astype(np.int32),
+        "task_id": rng.integers(0, 2, 16).astype(np.int32),
+        "_mask": np.arange(16) < 15,
+    }
+    found = []
+    for devices, parts, chunk in ((1, 1, 0), (8, 2, 1)):
+        system = MammutSystem(for_tasks(model, max_prompt=2, contrast_chunk=chunk))
+        objective = system.objective(tasks)
+        assert objective.parts == ("pairs", "vqa", "contrast", "repeated")
+        step = steps.make_grad_step(objective, accumulate=parts)
+        params = jax.jit(system.init)(jax.random.key(0))
+        mesh = make_mesh(devices=jax.devices()[:devices])
+        with use(mesh, "dp"):
+            split = jax.NamedSharding(mesh, jax.P("data"))
+            placed = {name: jax.device_put(x, split) for name, x in batch.items()}
+            found.append(jax.device_get(jax.jit(step)(params, 0, placed, jax.random.key(1))))
+    (one, metrics), (eight, others) = found
+    for path, value in flatten(one.grads).items():
+        np.testing.assert_allclose(flatten(eight.grads)[path], value, rtol=0, atol=2e-6)
+    for ours, theirs in zip(metrics.sums, others.sums, strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+    pairs = batch["_mask"] & (batch["task_id"] == 0)
+    texts = [tuple(x) for x in batch["tokens"][pairs].tolist()]
+    assert metrics.sums.score[3] == sum(texts.count(text) > 1 for text in texts) > 0
+    assert metrics.sums.count[2:].tolist() == [pairs.sum()] * 2
 
 
 def test_ranks_are_those_of_brute_force(trained, folder):
@@ -119,9 +156,10 @@ def test_ranks_are_those_of_brute_force(trained, folder):
     found = json.loads((trained / "results.json").read_text())["tasks"]
     places = [list(np.argsort(-row, kind="stable")).index(i) for i, row in enumerate(cosines)]
     others = [list(np.argsort(-row, kind="stable")).index(i) for i, row in enumerate(cosines.T)]
-    for k in (1, 5, 10):
-        assert found["pairs"]["metrics"][f"R@{k}"] == np.mean(np.array(places) < k)
-        assert found["pairs"]["metrics"][f"text_R@{k}"] == np.mean(np.array(others) < k)
+    for name, ranks in (("R@", places), ("text_R@", others)):
+        for k in (1, 5, 10):
+            share = np.mean(np.array(ranks) < k)
+            assert found["pairs"]["metrics"][f"{name}{k}"] == pytest.approx(share)
     pictures = sorted((folder / "colour" / "test").glob("*/*.png"))
     classes = [one.answer for one in model.classify(pictures)]
     right = [name == file.parent.name for name, file in zip(classes, pictures, strict=True)]
@@ -158,3 +196,18 @@ def test_settings_that_do_not_fit(folder, tmp_path):
     config.mixture.weighting = ""
     with pytest.raises(ConfigError, match="some tasks are scored but not trained on"):
         train.train(config, tmp_path)
+
+
+def test_checkpoints_are_evaluated(trained, tmp_path):
+    from twelve_in_one.evaluate import main
+
+    out, files = tmp_path / "found.json", tmp_path / "files"
+    arguments = ["--workdir", str(trained), "--split", "val", "--tasks", "pairs,colour"]
+    assert main([*arguments, "--output", str(out), "--submissions", str(files)]) == 0
+    last = json.loads((trained / "results.json").read_text())["tasks"]
+    for name, found in json.loads(out.read_text())["tasks"].items():
+        assert found["score"] == last[name]["validation"], name
+    nearest = json.loads((files / "pairs-val.json").read_text())
+    assert len(nearest) == 6 and set(nearest.values()) <= {
+        f"a wall painted {colour}" for colour in small_pictures.COLOURS
+    }

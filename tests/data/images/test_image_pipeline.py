@@ -103,6 +103,16 @@ def test_each_random_step_has_its_own_draws(photo):
         np.testing.assert_allclose(both(seed), expected, atol=1e-6)
 
 
+def test_enlarged_pictures_lose_a_random_border(photo):
+    """Each is a part of the whole picture at the larger size, and parts differ."""
+    options = Preprocess(16, enlarged=18)
+    whole = ops.resize(photo, 18).numpy()
+    parts = {whole[y : y + 16, x : x + 16].tobytes() for y in range(3) for x in range(3)}
+    augment = tf.function(lambda s: pipeline.augment(photo, s, options))
+    found = {augment(tf.constant([9, i])).numpy().tobytes() for i in range(12)}
+    assert len(found) > 3 and found <= parts and options.is_random
+
+
 def test_settings_that_make_no_sense():
     for options in (
         {"size": 0},
@@ -112,6 +122,8 @@ def test_settings_that_make_no_sense():
         {"randaugment_layers": -1},
         {"randaugment_magnitude": 11},
         {"low": 1.0},
+        {"enlarged": 20, "size": 30},
+        {"enlarged": 300, "random_crop": True},
     ):
         with pytest.raises(ValueError, match=next(iter(options))):
             Preprocess(**options)
