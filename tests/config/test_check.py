@@ -42,6 +42,7 @@ ARGUMENTS = {
     "world_encoder": ("", "debug"),
     "lit_decoder": ("", "debug", "full"),
     "lit_decoder_photos": ("", "debug"),
+    "mammut": ("", "debug", "full", "finetune"),
 }
 WRONG = {
     "world": ("official", "debug,debug", "small,debug"),
@@ -54,6 +55,7 @@ WRONG = {
     "world_encoder": ("small",),
     "lit_decoder": ("small", "debug,words"),
     "lit_decoder_photos": ("small", "debug,words"),
+    "mammut": ("small", "debug,full"),
 }
 # The released task file (specification 3.3): id, text positions, regions, batch, learning rate.
 RELEASED = {
