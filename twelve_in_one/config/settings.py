@@ -361,9 +361,11 @@ class ParallelOptions:
 class OfficialOptions:
     """Deviations of the released code of 12-in-1 from the paper, each with its own switch.
 
-    `twelve:official` and `pretrain_cc:official` turn on those of the released scripts.
+    In a config, None leaves a switch to `all`; a checked config holds no None.
 
     Attributes:
+      all: take over all that the released scripts do in such a run, as `twelve:official` and
+        `pretrain_cc:official` do; switches that are given override it.
       schedule: updates after the first of a round have the rate of the next round. In
         pretraining, every update has the rate of the next.
       epoch_rounds: of schedule "step": rounds per epoch, at the ends of which its two schedulers
@@ -381,6 +383,7 @@ class OfficialOptions:
       validation: pretraining with objective 1 validates with the masked losses of swapped pairs.
     """
 
+    all: bool = False
     schedule: bool = False
     epoch_rounds: int = at_least(0, 0)
     no_bias_correction: bool = False

@@ -200,6 +200,22 @@ class System(abc.ABC):
         """
         return []
 
+    @classmethod
+    def official(
+        cls, optimizer: OptimizerOptions, *, num_rounds: int, pretrains: bool
+    ) -> OfficialOptions | None:
+        """What its released scripts do otherwise than the paper says; None if it follows none.
+
+        Args:
+          optimizer: of the run.
+          num_rounds: of the run.
+          pretrains: whether it pretrains on captions, for which there is a script of its own.
+
+        Raises:
+          ValueError: there are none with this optimizer.
+        """
+        return None
+
     # Parameters.
 
     @abc.abstractmethod
