@@ -130,7 +130,7 @@ def test_one_image_and_many_get_the_same_texts(trained, folder):
         model.classify(files[0], ["red", "Red"])
 
 
-def test_the_command_line(trained, folder, capsys):
+def test_the_command_line(trained, folder, capsys, tmp_path):
     from twelve_in_one.predict.__main__ import main
 
     file = next((folder / "colour" / "test").glob("red/*.png"))
@@ -139,6 +139,13 @@ def test_the_command_line(trained, folder, capsys):
     assert found["images"] == [str(file)] and found["tokens"]
     assert main(["ground", "--model", str(trained), "--image", str(file), "--text", "x"]) == 1
     assert "this model cannot ground, but answer, caption" in capsys.readouterr().err
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text(json.dumps({"image": str(file), "text": "x", "top": 2}))
+    assert main(["answer", "--model", str(trained), "--requests", str(requests)]) == 1
+    assert "this model's answer does not take top" in capsys.readouterr().out
+    given = ["caption", "--model", str(trained), "--image", str(file), "--attention"]
+    assert main(given) == 1
+    assert "--attention: this model's caption takes --task" in capsys.readouterr().err
 
 
 def test_checkpoints_are_evaluated(trained, folder, tmp_path):

@@ -29,7 +29,8 @@ from twelve_in_one.checkpoints import inputs_record, model_folder, state
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.data.builders.report import Progress
 from twelve_in_one.data.pipeline import TaskStream, hide_accelerators
-from twelve_in_one.evaluators import submissions, suite, texts
+from twelve_in_one.evaluators import submissions, suite
+from twelve_in_one.evaluators.baselines import BASELINES
 from twelve_in_one.evaluators.follow import follow, seen_by_first
 from twelve_in_one.evaluators.target import (
     REPORTED,
@@ -252,7 +253,7 @@ def _run_pictures(args: argparse.Namespace) -> None:
             raise ValueError(f"{name} has no split {', '.join(wanted)}")
     placement = Placement.make(system.abstract(), config.parallel.layout, config.parallel.model)
     limit, written = args.max_examples, []
-    baselines = texts.baselines_of(inputs, limit) if args.text_baselines else None
+    baselines = BASELINES[inputs.kind](inputs, limit) if args.text_baselines else None
 
     def keep(stream: Any, split: str, outcome: Any) -> None:
         written.append(submissions.write_texts(args.submissions, stream, split, outcome))

@@ -50,6 +50,8 @@ _VOCABULARY_EXAMPLES = 50_000  # of each task, read to make a vocabulary
 class ImageInputs:
     """The data of a run; sets are opened once."""
 
+    kind = "pictures"
+
     def __init__(self, run: RunConfig, tasks: Sequence[TaskRun], workdir: Path):
         """Opens nothing yet.
 

@@ -17,6 +17,7 @@ from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.texts import tokenizer_files
 from twelve_in_one.data.texts.tokenizer import SETTINGS_FILE, TextTokenizer
 from twelve_in_one.data.trained_on import TrainedOn
+from twelve_in_one.data.trained_tasks import TrainedTasks
 from twelve_in_one.tasks.image_task import ImageTask
 
 PREPROCESSING_FILE, TASKS_FILE = "preprocessing.json", "tasks.json"
@@ -24,7 +25,7 @@ IMAGES = "images"  # key of the preprocessing, by which a folder of this kind is
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageServing:
+class ImageServing(TrainedTasks):
     """The data needed to give the model inputs and read its outputs.
 
     Attributes:
@@ -43,20 +44,8 @@ class ImageServing:
     tokenizer: TextTokenizer | None = None
     trained_on: TrainedOn | None = None
 
-    def task(self, name: str) -> ImageTask:
-        """The task called `name`.
-
-        Raises:
-          ValueError: the model was not trained on it.
-        """
-        for task in self.tasks:
-            if task.name == name:
-                return task
-        known = ", ".join(task.name for task in self.tasks)
-        raise ValueError(f"the model was not trained on {name!r}, but on {known}")
-
     def files(self) -> dict[str, str | bytes]:
-        """{file name: content}."""
+        """{file name: content} of everything but the record of training data."""
         preprocessing = {IMAGES: self.images, "text": self.text}
         found: dict[str, str | bytes] = {
             PREPROCESSING_FILE: json.dumps(preprocessing, indent=2),

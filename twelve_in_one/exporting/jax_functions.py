@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 from twelve_in_one.checkpoints.open_model import for_inference
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.checkpoints.weights import CONFIG, replacing
-from twelve_in_one.data.serving import Serving, serving_texts
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.exporting import signature
 from twelve_in_one.exporting.signature import PARAMS, Artefact
 from twelve_in_one.systems.base import Function, Shape, System
@@ -111,7 +111,7 @@ def export_jax(
 
 def write_serving(folder: Path, serving: Serving) -> None:
     """Writes vocabulary, tasks, preprocessing and answers to a folder, like `model_folder`."""
-    for name, text in serving_texts(serving).items():
+    for name, text in serving.files().items():
         (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
