@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +13,10 @@ from PIL import Image
 from twelve_in_one import configs, predict, train
 from twelve_in_one.checkpoints import model_folder
 from twelve_in_one.checkpoints.trees import flatten
+from twelve_in_one.logs import profiling
 from twelve_in_one.models.lit_decoder import LitDecoderConfig
 from twelve_in_one.models.text_decoder import TextDecoderConfig
-from twelve_in_one.models.vit import ViTConfig
+from twelve_in_one.models.vit import ViTConfig, abstract_params
 from twelve_in_one.systems.lit_decoder import LitDecoderSystem
 from twelve_in_one.tasks.image_task import ImageTask
 
@@ -24,9 +26,10 @@ DECODER = TextDecoderConfig(16, 1, 2, 32, max_tokens=16, encoder_dim=16, vocab_s
 CONFIG = """
 import dataclasses
 from twelve_in_one.config import image_defaults
+from twelve_in_one.logs import profiling
 from twelve_in_one.models.lit_decoder import LitDecoderConfig
 from twelve_in_one.models.text_decoder import TextDecoderConfig
-from twelve_in_one.models.vit import ViTConfig
+from twelve_in_one.models.vit import ViTConfig, abstract_params
 from twelve_in_one.systems.lit_decoder import SYSTEM
 
 def get_config():
@@ -46,6 +49,7 @@ def get_config():
     config.schedule.num_rounds = 60
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 30
     config.optimizer.learning_rate, config.optimizer.warmup_share = 2e-2, 0.1
+    config.optimizer.frozen_dtype = "bfloat16"
     config.evaluation.batch_size, config.evaluation.pictures = 8, 1
     config.evaluation.text_baselines = True
     config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 30, 0
@@ -102,10 +106,29 @@ def test_the_encoder_is_as_it_was(trained):
     params, system, serving = model_folder.load(trained / "model")
     start = flatten(jax.device_get(system.init(jax.random.key(0))))
     for path, value in flatten(params).items():
-        same = np.array_equal(value, start[path])
-        assert same == (path[0] == "encoder") or not value.any(), path
+        frozen = path[0] == "encoder"
+        assert value.dtype == ("bfloat16" if frozen else "float32"), path
+        same = np.array_equal(value, start[path].astype(value.dtype))
+        assert same == frozen or not value.any(), path
     assert serving.tokenizer.vocab_size == system.config.decoder.vocab_size
     assert serving.answers == {"colour": ("blue", "green", "red")}
+
+
+def test_a_run_is_described_without_its_data(folder, tmp_path, capsys):
+    config = configs.get(str(folder / "config.py"))
+    config.task.colour.source = "folder:nowhere/{split}"
+    config.task.colour.published_pairs = config.task.colour.published_images = 54
+    config.mixture.weighting, config.text.vocab_size = "pairs", 40
+    train.train(config, tmp_path / "never", only_describe=True)
+    said = capsys.readouterr().out
+    assert "== missing\ntask colour, split train: nowhere" in said
+    rows = {row[0]: row[1:] for line in said.splitlines() if (row := line.split())}
+    assert rows["colour"] == ["0.7500", "54", "54"] and rows["describe"] == ["0.2500", "18", "18"]
+    assert rows["mixture"][:2] == ["72", "9"]
+    encoder = sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(abstract_params(ENCODER))))
+    assert rows["parameters"][2:] == profiling.format_bytes(2 * encoder).split()
+    assert rows["gradients"][2:] == rows["optimizer"][2:] == ["none"]
+    assert not (tmp_path / "never").exists()
 
 
 def test_one_image_and_many_get_the_same_texts(trained, folder):

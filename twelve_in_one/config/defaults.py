@@ -171,6 +171,7 @@ def get_config(
             head_learning_rate=5.0,
             groups=(),
             frozen=(),
+            frozen_dtype="float32",
             clip_norm=0.0,
             on_nonfinite="raise",
         )

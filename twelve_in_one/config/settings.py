@@ -216,6 +216,8 @@ class OptimizerOptions:
       groups: (pattern, learning rate multiplier, weight decay), placed before the default groups.
       frozen: patterns of "/"-joined names of parameters not to train, besides those that the
         system never trains: no gradients, no moments, and no part in the norm; stored once.
+      frozen_dtype: how these are stored, on devices and on disk; "bfloat16" takes half the memory
+        and rounds them to eight bits.
       clip_norm: global norm to clip gradients to; 0 disables clipping.
       on_nonfinite: "raise", or "skip" the update and count it.
     """
@@ -234,6 +236,7 @@ class OptimizerOptions:
     head_learning_rate: float = at_least(0.0, 1.0)
     groups: tuple[Any, ...] = ()
     frozen: tuple[str, ...] = ()
+    frozen_dtype: str = one_of("float32", "bfloat16", default="float32")
     clip_norm: float = at_least(0.0, 0.0)
     on_nonfinite: str = dataclasses.field(default="raise", metadata={"choices": ("raise", "skip")})
 
