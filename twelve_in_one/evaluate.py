@@ -239,6 +239,7 @@ def _run_pictures(args: argparse.Namespace) -> None:
     record = inputs_record.read(args.workdir)
     if record is not None:
         inputs_record.check(record, inputs.serving(system), inputs.path)
+        inputs = inputs.for_tests(record.serving.trained_on, True)
     known = {task.task.name: task for task in inputs.tasks}
     names = args.tasks.split(",") if args.tasks else list(known)
     unknown = [name for name in names if name not in known]

@@ -230,10 +230,10 @@ def _trained_on(job: Job, round: int, before: inputs_record.Record | None) -> Tr
 
 
 def _tell_cut_texts(job: Job) -> None:
-    """Logs for each task how many of its training texts are cut, if any."""
+    """Logs for each task how many of its training texts are cut or left out, if any."""
     if jax.process_index() == 0:
         for found in job.inputs.cut_texts(job.train_streams):
-            if found.num_cut:
+            if found.num_cut or found.num_left_out:
                 _log.warning("%s", found)
 
 

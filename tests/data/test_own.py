@@ -179,6 +179,21 @@ def test_a_pixel_system_trains_on_records_with_pictures(photos, tmp_path):
             asked, _, answer = text.partition("? ")
             assert asked == f"ask: what colour is number {number}"
             assert answer in (COLOURS[number % 3], "pink")
+    # How much of what is evaluated was trained on, by any of the tasks.
+    seen = inputs.trained_on({})
+    told = inputs.for_tests(seen, True)
+    for task in told.tasks:
+        trained = told.evaluation_stream(task, "train", inputs.system()).selection.seen
+        assert trained.records == trained.of_records and trained.images == trained.of_images
+        tested = told.evaluation_stream(task, "test", inputs.system()).selection.seen
+        assert tested.records == 0 and tested.of_records in (2, 4)
+        names = {"ask": "asked", "say": "captioned"}
+        test = open_split(built_folder(folder, names[task.task.name], "none"), "test")
+        both = [
+            set(open_split(built_folder(folder, name, "none"), "train").index.image_ids[:, 0])
+            for name in names.values()
+        ]
+        assert tested.images == len(set(test.index.image_ids[:, 0]) & set.union(*both))
     split = open_split(built_folder(folder, "asked", "none"), "train")
     file = photos / str(split.index.image_ids[0, 0]).replace("%2F", "/")
     assert split.record(0).pictures[0].data == file.read_bytes()

@@ -4,6 +4,7 @@ preprocessing.json                  of pictures and texts
 tasks.json                          the tasks that it was trained on
 labels-TASK.json                    names of the classes, of tasks that have a list
 tokenizer.json and a vocabulary     see `data.texts.tokenizer_files`; of systems that write texts
+trained_on.npz                      examples and images that it has seen, see `data.trained_on`
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from twelve_in_one.data import trained_on
 from twelve_in_one.data.formats.files import read_json
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.texts import tokenizer_files
@@ -34,7 +36,8 @@ class ImageServing(TrainedTasks):
       images: task -> fields of the `Preprocess` of its pictures in evaluation.
       text: what else decides tokens: {"max_length": L, "cut": ...}; empty without texts.
       tokenizer: of texts; None without.
-      trained_on: not recorded for pictures.
+      trained_on: examples and images of built datasets that it has seen; None if this was not
+        recorded.
     """
 
     tasks: tuple[ImageTask, ...]
@@ -42,7 +45,7 @@ class ImageServing(TrainedTasks):
     images: Mapping[str, Mapping[str, Any]]
     text: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tokenizer: TextTokenizer | None = None
-    trained_on: TrainedOn | None = None
+    trained_on: TrainedOn | None = dataclasses.field(default=None, compare=False)
 
     def files(self) -> dict[str, str | bytes]:
         """{file name: content} of everything but the record of training data."""
@@ -94,7 +97,8 @@ def load(folder: Path) -> ImageServing:
     if text and not has_texts:
         raise DataError(f"{folder / SETTINGS_FILE} is missing: the tokenizer of the model")
     tokenizer = tokenizer_files.load(folder) if has_texts else None
-    return ImageServing(tasks, answers, images, text, tokenizer)
+    seen = trained_on.read(folder / trained_on.FILE)
+    return ImageServing(tasks, answers, images, text, tokenizer, seen)
 
 
 def _as_fields(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import functools
 import numpy as np
 
 from twelve_in_one.data.images.image_set import ImageSet
+from twelve_in_one.data.pipeline import Seen
 from twelve_in_one.data.stored.order import PERMUTED_EXAMPLES, WINDOW, TrainingOrder, host_rows
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.mixing.mixed import MixedOrder
@@ -50,6 +51,7 @@ class ImageSelection(_Batches):
       num_hosts: how many there are; each fills an equal part of every batch.
       permuted_examples: see `TrainingOrder`.
       window: see `TrainingOrder`.
+      seen: how much of it was trained on, of what is not for training; None if it is not known.
     """
 
     images: ImageSet
@@ -60,8 +62,7 @@ class ImageSelection(_Batches):
     num_hosts: int = 1
     permuted_examples: int = PERMUTED_EXAMPLES
     window: int = WINDOW
-
-    seen = None  # how much was trained on is not known of pictures
+    seen: Seen | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         host_rows(self.batch_size, self.host, self.num_hosts)
