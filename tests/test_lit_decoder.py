@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import runpy
 
 import flax.linen as nn
 import jax
@@ -9,10 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
-from twelve_in_one import configs, predict, train
+from twelve_in_one import configs, export, predict, train
 from twelve_in_one.checkpoints import model_folder
 from twelve_in_one.checkpoints.trees import flatten
+from twelve_in_one.data.serving import load_serving
+from twelve_in_one.data.texts import tokenizer_files
+from twelve_in_one.exporting import run_exported
 from twelve_in_one.logs import profiling
 from twelve_in_one.models.lit_decoder import LitDecoderConfig
 from twelve_in_one.models.text_decoder import TextDecoderConfig
@@ -26,6 +31,9 @@ DECODER = TextDecoderConfig(16, 1, 2, 32, max_tokens=16, encoder_dim=16, vocab_s
 CONFIG = """
 import dataclasses
 from twelve_in_one.config import image_defaults
+from twelve_in_one.data.serving import load_serving
+from twelve_in_one.data.texts import tokenizer_files
+from twelve_in_one.exporting import run_exported
 from twelve_in_one.logs import profiling
 from twelve_in_one.models.lit_decoder import LitDecoderConfig
 from twelve_in_one.models.text_decoder import TextDecoderConfig
@@ -184,6 +192,47 @@ def test_checkpoints_are_evaluated(trained, folder, tmp_path):
     written = json.loads((files / "describe-val.json").read_text())
     assert len(written) == 6 and all(key.endswith(".png") for key in written)
     assert main([*arguments, "--candidates", "detected"]) == 1
+
+
+def test_exported_programs_write_as_the_model_does(trained, folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "exported"
+    given = ["--from", str(trained), "--to", str(out), "--format", "jax", "--platforms", "cpu"]
+    assert export.main(given) == 0
+    model = predict.load(trained)
+    files = sorted((folder / "colour" / "test").glob("*/*.png"))[:3]
+    written = model.caption(files, beams=1)
+    encode, _ = run_exported.load(out, "encode")
+    write, entry = run_exported.load(out, "describe")
+    assert entry["file"] == "write.jaxexport" and entry["task_ids"] == {"colour": 0, "describe": 1}
+    pixels = [model._prepare("describe")(np.asarray(Image.open(file))) for file in files]
+    words = tokenizer_files.load(out)
+    prompt = np.full((3, 6), words.pad_id, np.int32)
+    ids = words.encode("describe:")
+    prompt[:, : len(ids)] = ids
+    encoded = encode({"images": np.stack(pixels)})
+    number = np.full(3, entry["task_ids"]["describe"], np.int32)
+    found = write({"encoded": encoded, "prompt": prompt, "condition": number})
+    for row, text in enumerate(written):
+        assert words.decode(found["tokens"][row, len(ids) :]) == text.answer
+        total = found["log_probabilities"][row].sum()
+        assert np.exp(total) == pytest.approx(text.probability, rel=1e-4)
+    for name in ("encode", "describe"):
+        monkeypatch.setattr("sys.argv", ["run.py", name])
+        runpy.run_path(str(out / "run.py"), run_name="__main__")
+    assert "log_probabilities" in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_weights_are_exported(trained, tmp_path):
+    params, system, serving = model_folder.load(trained / "model")
+    for name in ("params", "safetensors"):
+        given = ["--from", str(trained), "--to", str(tmp_path / name), "--format", name]
+        assert export.main(given) == 0
+    again, same, _ = model_folder.load(tmp_path / "params")
+    stored = load_file(tmp_path / "safetensors" / "model.safetensors")
+    assert same == system.for_inference() and load_serving(tmp_path / "safetensors") == serving
+    for path, value in flatten(params).items():
+        np.testing.assert_array_equal(flatten(again)[path], value)
+        np.testing.assert_array_equal(stored["/".join(path)], value)
 
 
 KNOBS = [

@@ -18,10 +18,11 @@ from twelve_in_one.models import generate, lit_decoder, reading, text_list
 from twelve_in_one.models.lit_decoder import LitDecoder, LitDecoderConfig
 from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
-from twelve_in_one.systems import fields
+from twelve_in_one.systems import fields, text_functions
 from twelve_in_one.systems.base import (
     AnyTask,
     Batch,
+    Exports,
     Facts,
     Inputs,
     Objective,
@@ -210,6 +211,18 @@ class LitDecoderSystem(System):
             return Written(sums, texts.tokens, texts.score, texts.finished, ranked, blind)
 
         return writer
+
+    def functions(self, tasks: Sequence[AnyTask]) -> Exports:
+        model, config = LitDecoder(self.config), self.config.decoder
+
+        def encode(params: Params, images: jax.Array) -> jax.Array:
+            return model.apply({"params": params}, images, method="encode")
+
+        def write(params: Params, tokens: jax.Array, batch: Batch) -> generate.Texts:
+            about = self.context(params, tokens, batch)
+            return generate.greedy(config, params["decoder"], about, self.options)
+
+        return text_functions.of_texts(self, tasks, encode, write)
 
     def validation_key(self, task: AnyTask) -> Hashable:
         return (self,)

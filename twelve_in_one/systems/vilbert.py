@@ -22,6 +22,7 @@ from twelve_in_one.parallel.sharding import constrain
 from twelve_in_one.systems.base import (
     Batch,
     ExportedInput,
+    Exports,
     Facts,
     Function,
     Inputs,
@@ -260,7 +261,18 @@ class Vilbert(System):
             },
         }
 
-    def function(self, task: Task) -> Function:
+    def functions(self, tasks: Sequence[Task]) -> Exports:
+        """One for each head and input length, called after its first task."""
+        groups: dict[tuple[Any, ...], list[Task]] = {}
+        for task in tasks:
+            key = (task.head, task.kind, task.rows_per_example, task.max_tokens, task.max_regions)
+            groups.setdefault(key, []).append(task)
+        return tuple(
+            (group[0].name, {task.name: task.task_id for task in group}, self._function(group[0]))
+            for group in groups.values()
+        )
+
+    def _function(self, task: Task) -> Function:
         kind, model = KINDS[task.kind], trunk.TwoStreamModel(self.config)
         inputs = self._exported_inputs(task)
         used = {size for item in inputs.values() for size in item.shape}
