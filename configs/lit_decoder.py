@@ -9,6 +9,7 @@
 The first command trains an encoder on the generated world, and the second begins with it. `:full`
 is the recipe of the papers that follow LiT-decoder's protocol: a frozen ViT-L/16, two decoder
 layers of B size, 512 pairs per update, 50 epochs, AdaFactor; on the datasets of `tasks/lit.py`.
+With `--dry_run` it is described even without these: plan, mixture and memory.
 """
 
 import ml_collections
@@ -18,11 +19,7 @@ from twelve_in_one.models.decoder_block import TextDecoderConfig, named_decoder
 from twelve_in_one.models.lit_decoder import LitDecoderConfig
 from twelve_in_one.models.vit import ViTConfig, named_vit
 from twelve_in_one.systems.lit_decoder import SYSTEM
-from twelve_in_one.tasks.lit import LIT_TASKS
-
-# Pairs of the ten training sets together, as published.
-_PAIRS = 1_281_167 + 76_128 + 75_750 + 22_050 + 3_312  # classes
-_PAIRS += 566_435 + 145_000 + 801_673 + 443_757 + 943_000  # captions, OCR-VQA, VQAv2, GQA
+from twelve_in_one.tasks.lit import LIT_TASKS, PUBLISHED_SIZES
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
@@ -76,7 +73,11 @@ def _full() -> ml_collections.ConfigDict:
     config = image_defaults.get_config(SYSTEM, model, LIT_TASKS)
     config.init_from.include = ("encoder/.*",)
     config.mixture.weighting, config.mixture.batch_size = "pairs", 512
-    config.schedule.num_rounds = 50 * _PAIRS // 512
+    for name, (pairs, images) in PUBLISHED_SIZES.items():
+        config.task[name].published_pairs, config.task[name].published_images = pairs, images
+    pairs = sum(pairs for pairs, _ in PUBLISHED_SIZES.values())
+    config.schedule.num_rounds = 50 * pairs // 512
+    config.text.vocab_size = 32_000
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 20_000
     optimizer = config.optimizer
     optimizer.name, optimizer.learning_rate, optimizer.weight_decay = "adafactor", 3e-4, 1e-4

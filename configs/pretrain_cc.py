@@ -34,15 +34,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"pretrain_cc takes :world, :official or :debug, got {mode!r}")
     config = defaults.pretraining_config()
     if mode == "official":
-        config.system.official.update(
-            overlap=True,
-            validation=True,
-            schedule=True,
-            uncorrected_eps=True,
-            decay_after_update=True,
-            decayed_norms=True,
-            unreached="skip_until_touched",
-        )
+        config.system.official.all = True
     if mode == "world":
         defaults.pretrain_on_world(config)
     if mode == "debug":

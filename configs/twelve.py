@@ -19,10 +19,6 @@ import ml_collections
 
 from twelve_in_one.config import defaults
 
-# The released script's 20 "epochs" of 10,112 rounds reset the controllers after the sixth and the
-# eighth, a leftover of its step decay.
-_OFFICIAL_RESETS = (60_671, 80_895)
-
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """The config; `mode` is "", "official" or "debug"."""
@@ -32,14 +28,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     # What a pretrained model does not have.
     config.init_from.allow_missing = (r"heads/.*", r"trunk/text_embedding/task/embedding")
     if mode == "official":
-        config.system.official.update(
-            schedule=True,
-            no_bias_correction=True,
-            decay_after_update=True,
-            decayed_norms=True,
-            unreached="skip_until_touched",
-            resets=_OFFICIAL_RESETS,
-        )
+        config.system.official.all = True
     if mode == "debug":
         defaults.shorten(config)
     return config

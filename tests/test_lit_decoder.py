@@ -2,19 +2,27 @@
 
 import dataclasses
 import json
+import runpy
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from reference import small_pictures
+from safetensors.numpy import load_file
 
-from twelve_in_one import configs, predict, train
+from twelve_in_one import configs, export, predict, train
 from twelve_in_one.checkpoints import model_folder
 from twelve_in_one.checkpoints.trees import flatten
+from twelve_in_one.data.serving import load_serving
+from twelve_in_one.data.texts import tokenizer_files
+from twelve_in_one.exporting import run_exported
+from twelve_in_one.logs import profiling
 from twelve_in_one.models.lit_decoder import LitDecoderConfig
 from twelve_in_one.models.text_decoder import TextDecoderConfig
-from twelve_in_one.models.vit import ViTConfig
+from twelve_in_one.models.vit import ViTConfig, abstract_params
 from twelve_in_one.systems.lit_decoder import LitDecoderSystem
 from twelve_in_one.tasks.image_task import ImageTask
 
@@ -23,9 +31,13 @@ DECODER = TextDecoderConfig(16, 1, 2, 32, max_tokens=16, encoder_dim=16, vocab_s
 CONFIG = """
 import dataclasses
 from twelve_in_one.config import image_defaults
+from twelve_in_one.data.serving import load_serving
+from twelve_in_one.data.texts import tokenizer_files
+from twelve_in_one.exporting import run_exported
+from twelve_in_one.logs import profiling
 from twelve_in_one.models.lit_decoder import LitDecoderConfig
 from twelve_in_one.models.text_decoder import TextDecoderConfig
-from twelve_in_one.models.vit import ViTConfig
+from twelve_in_one.models.vit import ViTConfig, abstract_params
 from twelve_in_one.systems.lit_decoder import SYSTEM
 
 def get_config():
@@ -45,6 +57,7 @@ def get_config():
     config.schedule.num_rounds = 60
     config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 30
     config.optimizer.learning_rate, config.optimizer.warmup_share = 2e-2, 0.1
+    config.optimizer.frozen_dtype = "bfloat16"
     config.evaluation.batch_size, config.evaluation.pictures = 8, 1
     config.evaluation.text_baselines = True
     config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 30, 0
@@ -87,10 +100,29 @@ def test_the_encoder_is_as_it_was(trained):
     params, system, serving = model_folder.load(trained / "model")
     start = flatten(jax.device_get(system.init(jax.random.key(0))))
     for path, value in flatten(params).items():
-        same = np.array_equal(value, start[path])
-        assert same == (path[0] == "encoder") or not value.any(), path
+        frozen = path[0] == "encoder"
+        assert value.dtype == ("bfloat16" if frozen else "float32"), path
+        same = np.array_equal(value, start[path].astype(value.dtype))
+        assert same == frozen or not value.any(), path
     assert serving.tokenizer.vocab_size == system.config.decoder.vocab_size
     assert serving.answers == {"colour": ("blue", "green", "red")}
+
+
+def test_a_run_is_described_without_its_data(folder, tmp_path, capsys):
+    config = configs.get(str(folder / "config.py"))
+    config.task.colour.source = "folder:nowhere/{split}"
+    config.task.colour.published_pairs = config.task.colour.published_images = 54
+    config.mixture.weighting, config.text.vocab_size = "pairs", 40
+    train.train(config, tmp_path / "never", only_describe=True)
+    said = capsys.readouterr().out
+    assert "== missing\ntask colour, split train: nowhere" in said
+    rows = {row[0]: row[1:] for line in said.splitlines() if (row := line.split())}
+    assert rows["colour"] == ["0.7500", "54", "54"] and rows["describe"] == ["0.2500", "18", "18"]
+    assert rows["mixture"][:2] == ["72", "9"]
+    encoder = sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(abstract_params(ENCODER))))
+    assert rows["parameters"][2:] == profiling.format_bytes(2 * encoder).split()
+    assert rows["gradients"][2:] == rows["optimizer"][2:] == ["none"]
+    assert not (tmp_path / "never").exists()
 
 
 def test_one_image_and_many_get_the_same_texts(trained, folder):
@@ -115,7 +147,7 @@ def test_one_image_and_many_get_the_same_texts(trained, folder):
         model.classify(files[0], ["red", "Red"])
 
 
-def test_the_command_line(trained, folder, capsys):
+def test_the_command_line(trained, folder, capsys, tmp_path):
     from twelve_in_one.predict.__main__ import main
 
     file = next((folder / "colour" / "test").glob("red/*.png"))
@@ -124,6 +156,13 @@ def test_the_command_line(trained, folder, capsys):
     assert found["images"] == [str(file)] and found["tokens"]
     assert main(["ground", "--model", str(trained), "--image", str(file), "--text", "x"]) == 1
     assert "this model cannot ground, but answer, caption" in capsys.readouterr().err
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text(json.dumps({"image": str(file), "text": "x", "top": 2}))
+    assert main(["answer", "--model", str(trained), "--requests", str(requests)]) == 1
+    assert "this model's answer does not take top" in capsys.readouterr().out
+    given = ["caption", "--model", str(trained), "--image", str(file), "--attention"]
+    assert main(given) == 1
+    assert "--attention: this model's caption takes --task" in capsys.readouterr().err
 
 
 def test_checkpoints_are_evaluated(trained, folder, tmp_path):
@@ -139,6 +178,47 @@ def test_checkpoints_are_evaluated(trained, folder, tmp_path):
     written = json.loads((files / "describe-val.json").read_text())
     assert len(written) == 6 and all(key.endswith(".png") for key in written)
     assert main([*arguments, "--candidates", "detected"]) == 1
+
+
+def test_exported_programs_write_as_the_model_does(trained, folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "exported"
+    given = ["--from", str(trained), "--to", str(out), "--format", "jax", "--platforms", "cpu"]
+    assert export.main(given) == 0
+    model = predict.load(trained)
+    files = sorted((folder / "colour" / "test").glob("*/*.png"))[:3]
+    written = model.caption(files, beams=1)
+    encode, _ = run_exported.load(out, "encode")
+    write, entry = run_exported.load(out, "describe")
+    assert entry["file"] == "write.jaxexport" and entry["task_ids"] == {"colour": 0, "describe": 1}
+    pixels = [model._prepare("describe")(np.asarray(Image.open(file))) for file in files]
+    words = tokenizer_files.load(out)
+    prompt = np.full((3, 6), words.pad_id, np.int32)
+    ids = words.encode("describe:")
+    prompt[:, : len(ids)] = ids
+    encoded = encode({"images": np.stack(pixels)})
+    number = np.full(3, entry["task_ids"]["describe"], np.int32)
+    found = write({"encoded": encoded, "prompt": prompt, "condition": number})
+    for row, text in enumerate(written):
+        assert words.decode(found["tokens"][row, len(ids) :]) == text.answer
+        total = found["log_probabilities"][row].sum()
+        assert np.exp(total) == pytest.approx(text.probability, rel=1e-4)
+    for name in ("encode", "describe"):
+        monkeypatch.setattr("sys.argv", ["run.py", name])
+        runpy.run_path(str(out / "run.py"), run_name="__main__")
+    assert "log_probabilities" in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_weights_are_exported(trained, tmp_path):
+    params, system, serving = model_folder.load(trained / "model")
+    for name in ("params", "safetensors"):
+        given = ["--from", str(trained), "--to", str(tmp_path / name), "--format", name]
+        assert export.main(given) == 0
+    again, same, _ = model_folder.load(tmp_path / "params")
+    stored = load_file(tmp_path / "safetensors" / "model.safetensors")
+    assert same == system.for_inference() and load_serving(tmp_path / "safetensors") == serving
+    for path, value in flatten(params).items():
+        np.testing.assert_array_equal(flatten(again)[path], value)
+        np.testing.assert_array_equal(stored["/".join(path)], value)
 
 
 KNOBS = [

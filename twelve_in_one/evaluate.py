@@ -29,7 +29,8 @@ from twelve_in_one.checkpoints import init_from, inputs_record, model_folder, st
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.data.builders.report import Progress
 from twelve_in_one.data.pipeline import TaskStream, hide_accelerators
-from twelve_in_one.evaluators import submissions, suite, texts
+from twelve_in_one.evaluators import submissions, suite
+from twelve_in_one.evaluators.baselines import BASELINES
 from twelve_in_one.evaluators.follow import follow, seen_by_first
 from twelve_in_one.evaluators.target import (
     REPORTED,
@@ -240,6 +241,7 @@ def _run_pictures(args: argparse.Namespace) -> None:
     record = inputs_record.read(args.workdir)
     if record is not None:
         inputs_record.check(record, inputs.serving(system), inputs.path)
+        inputs = inputs.for_tests(record.serving.trained_on, True)
     known = {task.task.name: task for task in inputs.tasks}
     names = args.tasks.split(",") if args.tasks else list(known)
     unknown = [name for name in names if name not in known]
@@ -254,7 +256,7 @@ def _run_pictures(args: argparse.Namespace) -> None:
             raise ValueError(f"{name} has no split {', '.join(wanted)}")
     placement = Placement.make(system.abstract(), config.parallel.layout, config.parallel.model)
     limit, written = args.max_examples, []
-    baselines = texts.baselines_of(inputs, limit) if args.text_baselines else None
+    baselines = BASELINES[inputs.kind](inputs, limit) if args.text_baselines else None
 
     def keep(stream: Any, split: str, outcome: Any) -> None:
         written.append(submissions.write_texts(args.submissions, stream, split, outcome))

@@ -18,6 +18,7 @@ import jax
 
 from twelve_in_one.checkpoints import model_folder, state, weights
 from twelve_in_one.checkpoints.open_model import for_inference, open_model
+from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.convert import files
 from twelve_in_one.convert.state_dict import to_state_dict
@@ -29,6 +30,7 @@ from twelve_in_one.exporting.jax_functions import (
     export_jax,
     size_of,
     write_serving,
+    write_tensors,
 )
 from twelve_in_one.models.two_stream.config import to_json
 from twelve_in_one.systems.base import System
@@ -91,6 +93,8 @@ def export_safetensors(
 ) -> None:
     """Writes `model.safetensors` and `config.json` with released names and keys, and the rest.
 
+    Of systems without a release, names and keys are our own.
+
     `twelve_in_one.convert` reads the folder. The released keys cannot express all of our
     config (`position_offset`, `layer_norm_eps`, `dtype`, `heads`): `two_stream_config.json` does.
     The other files are those of a model folder. Entries that only the released code has are
@@ -106,17 +110,21 @@ def export_safetensors(
 
     Raises:
       FileExistsError: the directory exists and `overwrite` is False.
-      ValueError: the parameters do not fit `system`, or it has no released names.
+      ValueError: the parameters do not fit `system`.
       OSError: it cannot be written.
     """
     start = time.monotonic()
-    if not isinstance(system, Vilbert):
-        raise ValueError(f"there are no released names for {system.name}: choose another format")
     params, system = for_inference(params, system)
     config = system.config
     with weights.replacing(directory, overwrite=overwrite) as folder:
-        files.write_safetensors(folder, to_state_dict(config, params), config)
-        (folder / OUR_CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
+        if isinstance(system, Vilbert):
+            files.write_safetensors(folder, to_state_dict(config, params), config)
+            (folder / OUR_CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
+        else:
+            folder.mkdir()
+            flat = {"/".join(path): leaf for path, leaf in flatten(params).items()}
+            write_tensors(folder / "model.safetensors", flat)
+            (folder / weights.CONFIG).write_text(system.to_json() + "\n", encoding="utf-8")
         write_serving(folder, serving)
     log(f"{directory}: {size_of(Path(directory))} in {time.monotonic() - start:.1f} s")
 

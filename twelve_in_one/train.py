@@ -36,6 +36,7 @@ from twelve_in_one.config import check, defaults
 from twelve_in_one.config.diff import differences
 from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import trained_on
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.logs import metrics_writer
 from twelve_in_one.parallel import processes, sharding
@@ -114,7 +115,13 @@ def train(
     extras.require("training", "data")
     _hide_accelerators_from_tensorflow()
     _use_compilation_cache(run)
-    job = open_job(run, workdir)
+    try:
+        job = open_job(run, workdir)
+    except DataError as error:
+        if not only_describe:
+            raise
+        print(dry_run.describe_without_data(run, workdir, error))
+        return None
     _log.info(
         "%s parameters, %d tasks, mesh %s",
         f"{job.system.num_parameters:,}",
@@ -224,10 +231,10 @@ def _trained_on(job: Job, round: int, before: inputs_record.Record | None) -> Tr
 
 
 def _tell_cut_texts(job: Job) -> None:
-    """Logs for each task how many of its training texts are cut, if any."""
+    """Logs for each task how many of its training texts are cut or left out, if any."""
     if jax.process_index() == 0:
         for found in job.inputs.cut_texts(job.train_streams):
-            if found.num_cut:
+            if found.num_cut or found.num_left_out:
                 _log.warning("%s", found)
 
 

@@ -1,6 +1,7 @@
 """Configs: those that ship are right, numbers are the specification's, every mistake is named."""
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import random
@@ -191,6 +192,47 @@ def test_the_released_codes_run():
     assert official.unreached == "skip_until_touched"
     # After the last of the sixth and of the eighth 10,112 rounds, which count from 0.
     assert official.resets == (6 * 10_112 - 1, 8 * 10_112 - 1)
+
+
+@pytest.mark.parametrize(
+    "optimizer, chosen",
+    [
+        ("adamw", dict(no_bias_correction=True, resets=(), unreached="skip", epoch_rounds=10)),
+        ("radam", dict(shared_step_size=True, resets=(), unreached="step", epoch_rounds=10)),
+    ],
+)
+def test_one_switch_for_all_of_the_released_code(optimizer, chosen):
+    """As flags set them: those that are given override the one for all."""
+    config = load("world")("")
+    values = {"optimizer.name": optimizer, "optimizer.schedule": "step", "schedule.num_rounds": 200}
+    config.update_from_flattened_dict({**values, "optimizer.step_rounds": (50,)})
+    off = {"resets": (), "decayed_norms": False}
+    off |= {"unreached": "skip"} if optimizer == "adamw" else {}
+    config.system.official.update(all=True, **off)
+    official = check(config).system.official
+    assert official.schedule and official.all and not official.decayed_norms
+    assert {name: getattr(official, name) for name in chosen} == chosen
+    assert check(ml_collections.ConfigDict(config.to_dict())).system.official == official
+    # What a run of before says: each by itself.
+    single = dataclasses.asdict(official) | {"all": False}
+    put(raw := config.to_dict(), "system.official", single)
+    assert dataclasses.asdict(check(raw).system.official) == single
+
+
+def test_a_switch_that_cannot_be_followed():
+    raw = raw_world()
+    raw["system"]["official"]["all"] = True
+    raw["optimizer"]["name"] = "sgd"
+    (error,) = errors_of(raw)
+    assert error.startswith("system.official.all: the released code trains with adamw or radam")
+    config = load("lit_decoder")("full")
+    for switch in ("all", "schedule"):
+        put(raw := config.to_dict(), f"system.official.{switch}", True)
+        (error,) = errors_of(raw)
+        assert "and system.name is 'lit_decoder'" in error
+    (error,) = unknown_overrides(["--config.system.official=True"], config)
+    assert error.startswith("--config.system.official: a section, got 'True'; set one of")
+    assert "system.official.all, " in error
 
 
 def test_the_released_pretraining():

@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from twelve_in_one.config import image_defaults
+from twelve_in_one.config.check import MIXTURE, check
 from twelve_in_one.config.settings import OwnTaskOptions
 from twelve_in_one.data import own, own_inputs, own_spec
+from twelve_in_one.data.inputs import open_inputs
 from twelve_in_one.data.own_spec import Spec
+from twelve_in_one.data.stored.reader import built_folder, open_split
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.streams import open_folder, open_stream
+from twelve_in_one.models.lit_decoder import LitDecoderConfig
+from twelve_in_one.models.text_decoder import TextDecoderConfig
+from twelve_in_one.models.vit import ViTConfig
+from twelve_in_one.systems.lit_decoder import SYSTEM
 from twelve_in_one.tasks.metrics.boxes import iou
 from twelve_in_one.tasks.own import own_task
+from twelve_in_one.training import prepare
 
 COLOURS = ("red", "green", "blue")
 NUMBER = 12
@@ -125,6 +134,85 @@ def test_questions(folder, spec):
         name(i).replace("/", "%2F") not in folder.clean.images["own/asked"] for i in range(NUMBER)
     ]
     assert seen == 2 * sum(clean[2:])
+
+
+def build_with_pictures(tmp_path, photos, key):
+    records = options_of(tmp_path, photos, key)
+    folder = tmp_path / "built"
+    given = ["--like", records.like, "--jsonl", records.jsonl, "--images", f"keep:{photos}"]
+    assert own.main([key, *given, "--data_dir", str(folder), "--jobs", "1"]) == 0
+    return folder
+
+
+def test_a_pixel_system_trains_on_records_with_pictures(photos, tmp_path):
+    """From raw files to a batch, of two data sets in one folder."""
+    config = image_defaults.get_config(
+        SYSTEM,
+        LitDecoderConfig(
+            ViTConfig(8, 1, 2, 16, image_size=(16, 16), patch_size=8),
+            TextDecoderConfig(8, 1, 2, 16, max_tokens=40, encoder_dim=8),
+            max_prompt=32,
+        ),
+        {
+            "ask": dict(source="questions:asked/{split}", group="vqa", random_crop=False),
+            "say": dict(source="captions:captioned/{split}", group="caption", random_crop=False),
+        },
+    )
+    config.mixture.weighting, config.mixture.batch_size = "pairs", 8
+    config.text.vocab_size = 60
+    for key in ("asked", "captioned"):
+        folder = build_with_pictures(tmp_path, photos, key)
+    config.data.dir = str(folder)
+    run = check(config)
+    prepare.prepare(run, tmp_path)
+    inputs = open_inputs(run, tmp_path)
+    stream = inputs.train_streams(inputs.system())[MIXTURE]
+    batch, words = stream.batch(0), inputs.tokenizer
+    assert batch["images"].shape == (8, 16, 16, 3) and batch["_mask"].all()
+    texts = [words.decode(row) for row in batch["tokens"]]
+    ids = [x.decode() for x in batch["example_id"]]
+    for text, task, example in zip(texts, batch["task_id"], ids, strict=True):
+        if task:  # an image with all its captions
+            assert text.removeprefix("say: ") in ("a", f"square {example[8:-4]}")
+        else:
+            number = int(example.partition("#")[0].rpartition("-")[2]) - 1
+            asked, _, answer = text.partition("? ")
+            assert asked == f"ask: what colour is number {number}"
+            assert answer in (COLOURS[number % 3], "pink")
+    # How much of what is evaluated was trained on, by any of the tasks.
+    seen = inputs.trained_on({})
+    told = inputs.for_tests(seen, True)
+    for task in told.tasks:
+        trained = told.evaluation_stream(task, "train", inputs.system()).selection.seen
+        assert trained.records == trained.of_records and trained.images == trained.of_images
+        tested = told.evaluation_stream(task, "test", inputs.system()).selection.seen
+        assert tested.records == 0 and tested.of_records in (2, 4)
+        names = {"ask": "asked", "say": "captioned"}
+        test = open_split(built_folder(folder, names[task.task.name], "none"), "test")
+        both = [
+            set(open_split(built_folder(folder, name, "none"), "train").index.image_ids[:, 0])
+            for name in names.values()
+        ]
+        assert tested.images == len(set(test.index.image_ids[:, 0]) & set.union(*both))
+    split = open_split(built_folder(folder, "asked", "none"), "train")
+    file = photos / str(split.index.image_ids[0, 0]).replace("%2F", "/")
+    assert split.record(0).pictures[0].data == file.read_bytes()
+
+
+def test_pictures_that_cannot_be_kept(photos, tmp_path, capsys):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "shelf" / "3.png").write_bytes(b"<html>")
+    records = options_of(tmp_path, photos, "captioned")
+    given = ["captioned", "--like", "coco", "--jsonl", records.jsonl, "--data_dir"]
+    kept = ["--images", f"keep:{tmp_path / 'photos'}", "--jobs", "1"]
+    assert own.main([*given, str(tmp_path / "built"), *kept]) == 1
+    err = capsys.readouterr().err
+    assert "picture 'shelf/3.png' cannot be read" in err
+    with pytest.raises(SystemExit):
+        own.main(["captioned", "--like", "cocoa", "--data_dir", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        own.main(["captioned", "--like", "coco", "--data_dir", str(tmp_path)])
+    assert "captioned.jsonl: name a file of records" in capsys.readouterr().err
 
 
 def test_statements_with_labels_of_ones_own_and_pairs(folder, spec):

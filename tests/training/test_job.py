@@ -17,7 +17,7 @@ def test_every_optimizer_descends_and_decays(name):
     config.optimizer.learning_rate, config.optimizer.warmup_share = 0.1, 0.0
     run = check(config)
     groups = (ParamGroup("frozen", 0.0), ParamGroup("decays", 1.0, 0.5), ParamGroup(".*"))
-    rate, optimizer = job._optimizer(run, groups)
+    rate, optimizer = job.optimizer_of(run, groups)
     params = {k: jnp.full((3,), 2.0) for k in ("frozen", "decays", "rest")}
     grads = {k: jnp.full((3,), 0.5) for k in params}
     updates, _ = optimizer.update(grads, optimizer.init(params), params, clock=jnp.int32(0))
@@ -31,7 +31,7 @@ def test_momentum_is_b1():
     config.optimizer.name, config.optimizer.b1 = "sgd", 0.25
     config.optimizer.learning_rate, config.optimizer.schedule = 0.1, "constant"
     config.optimizer.warmup_share = 0.0
-    _, optimizer = job._optimizer(check(config), (ParamGroup(".*"),))
+    _, optimizer = job.optimizer_of(check(config), (ParamGroup(".*"),))
     params = {"w": jnp.zeros(2)}
     state, steps = optimizer.init(params), []
     for _ in range(2):

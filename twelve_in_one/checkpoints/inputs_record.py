@@ -23,7 +23,6 @@ from twelve_in_one.data.serving import (
     Serving,
     answers_file,
     load_serving,
-    serving_texts,
 )
 from twelve_in_one.data.stored.preprocessing import Preprocessing, check_same, other_stores
 from twelve_in_one.systems.base import System
@@ -56,7 +55,7 @@ def write(workdir: str | os.PathLike[str], serving: Serving | ImageServing, syst
     folder.mkdir(parents=True, exist_ok=True)
     if serving.trained_on is not None:
         trained_on.write(folder / trained_on.FILE, serving.trained_on)
-    texts = serving_texts(serving)
+    texts = serving.files()
     tasks = texts.pop(TASKS_FILE)
     # Written last: its presence tells `read` that the others exist.
     texts |= {weights.CONFIG: system.to_json(), TASKS_FILE: tasks}

@@ -14,7 +14,7 @@ from typing import Any
 from twelve_in_one.checkpoints import weights
 from twelve_in_one.data import trained_on
 from twelve_in_one.data.image_serving import ImageServing
-from twelve_in_one.data.serving import Serving, answers_file, load_serving, serving_texts
+from twelve_in_one.data.serving import Serving, answers_file, load_serving
 from twelve_in_one.systems.base import System
 
 
@@ -40,7 +40,7 @@ def save(
       ValueError: the parameters do not fit `system`.
       OSError: it cannot be written; names it.
     """
-    texts: dict[str, str | bytes] = dict(serving_texts(serving))
+    texts = serving.files()
     if serving.trained_on is not None:
         texts[trained_on.FILE] = trained_on.to_bytes(serving.trained_on)
     weights.save_params(directory, params, system, texts=texts, overwrite=overwrite)

@@ -26,6 +26,11 @@ def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
     return tree
 
 
+def as_dtypes_of(tree: Any, like: Any) -> Any:
+    """The arrays in the types of those of an equal tree."""
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
+
+
 def split(
     tree: Mapping[str, Any], patterns: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:

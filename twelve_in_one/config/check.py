@@ -59,7 +59,8 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     if not isinstance(raw, Mapping):
         raise ConfigError([f"a config is a dict of settings, got {raw!r}"])
     errors: list[str] = []
-    options = section(SystemOptions, raw.get("system", {}), "system", errors)
+    given = _given_official(raw)
+    options = section(SystemOptions, given, "system", errors)
     system = SYSTEMS[options.name] if options and options.name in SYSTEMS else None
     if options and system is None:
         errors.append(f"system.name: {options.name!r}{near(options.name, SYSTEMS)}")
@@ -70,6 +71,7 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
         tasks = _task_names(raw.get("tasks"), _own_names(raw.get("task")), errors)
         task_options = _task_options(raw.get("task"), tasks, errors)
     checked = {
+        "system": given,
         "tasks": tasks,
         "task": task_options,
         "model": {} if system is None else _model_fields(system, raw.get("model"), errors),
@@ -77,10 +79,47 @@ def check(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     run = section(RunConfig, {**raw, **checked}, "", errors)
     _check_patterns(raw, errors)
     if not errors:
+        run = _with_official(run, given.get("official", {}), errors)
+    if not errors:
         _check_together(run, errors)
     if errors:
         raise ConfigError(errors)
     return run
+
+
+def _given_official(raw: Mapping[str, Any]) -> Any:
+    """The section of the system without official switches that are left open."""
+    system = raw.get("system", {})
+    official = system.get("official") if isinstance(system, Mapping) else None
+    if not isinstance(official, Mapping):
+        return system
+    return {**system, "official": {key: x for key, x in official.items() if x is not None}}
+
+
+def _with_official(run: RunConfig, given: Mapping[str, Any], errors: list[str]) -> RunConfig:
+    """The run with the official switches that `system.official.all` turns on."""
+    official = run.system.official
+    if official == OfficialOptions():
+        return run
+    pretrains = any(KINDS[task.task.kind].pretrains for task in task_runs(run))
+    try:
+        preset = SYSTEMS[run.system.name].official(
+            run.optimizer, num_rounds=run.schedule.num_rounds, pretrains=pretrains
+        )
+    except ValueError as error:
+        if official.all:
+            errors.append(f"system.official.all: {error}")
+        return run
+    if preset is None:
+        errors.append(
+            f"system.official: switches of 12-in-1's released code, and system.name is "
+            f"{run.system.name!r}"
+        )
+    if preset is None or not official.all:
+        return run
+    own = {name: getattr(official, name) for name in given}
+    official = dataclasses.replace(preset, **own)
+    return dataclasses.replace(run, system=dataclasses.replace(run.system, official=official))
 
 
 def task_runs(run: RunConfig) -> tuple[TaskRun, ...]:
@@ -405,4 +444,13 @@ def unknown_overrides(arguments: Sequence[str], config: Any) -> list[str]:
                 )
                 break
             here, path = here[name], (*path, name)
+        else:
+            _, equals, value = argument.partition("=")
+            is_section = path and isinstance(here, ml_collections.ConfigDict)
+            if is_section and equals and value.strip()[:1] != "{":
+                name = ".".join(path)
+                errors.append(
+                    f"--config.{name}: a section, got {value!r}; set one of its settings: "
+                    + ", ".join(f"{name}.{key}" for key in here)
+                )
     return errors

@@ -6,10 +6,12 @@ are explained in `twelve_in_one/config/settings.py`, and each can be given on th
 """
 
 import dataclasses
+import typing
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from twelve_in_one.config.settings import (
     OfficialOptions,
@@ -101,6 +103,13 @@ def model_options(size: str) -> ConfigDict:
     return ConfigDict(fields)
 
 
+def _official_options() -> dict[str, Any]:
+    """Switches that are None, and so left to the one for all of them, but typed for flags."""
+    hints = typing.get_type_hints(OfficialOptions)
+    kinds = {name: typing.get_origin(hint) or hint for name, hint in hints.items()}
+    return {name: config_dict.placeholder(kind) for name, kind in kinds.items()} | {"all": False}
+
+
 def get_config(
     tasks: Sequence[str] = tuple(task.name for task in TWELVE), size: str = "base_6l"
 ) -> ConfigDict:
@@ -162,12 +171,12 @@ def get_config(
             head_learning_rate=5.0,
             groups=(),
             frozen=(),
+            frozen_dtype="float32",
             clip_norm=0.0,
             on_nonfinite="raise",
         )
     )
-    official = dataclasses.asdict(OfficialOptions())
-    config.system = ConfigDict(dict(name="vilbert", official=official))
+    config.system = ConfigDict(dict(name="vilbert", official=_official_options()))
     config.evaluation = ConfigDict(
         dict(
             max_validation_examples=0,

@@ -31,6 +31,8 @@ class ImageTaskOptions:
       val_split: watched by stop-and-go.
       test_splits: scored at the end.
       max_train_examples: use about the first so many; 0 uses all.
+      published_pairs: of picture and text in the training set, and `published_images`; 0 if they
+        are not known. For a description of a run whose data is not there.
       weight: share of the rows of a mixed stream with `mixture.weighting` "explicit", in any unit.
       batch_size: examples per update, over all devices, of a task that is not mixed.
       accumulate: parts to cut such a batch into.
@@ -53,6 +55,8 @@ class ImageTaskOptions:
     val_split: str = "val"
     test_splits: tuple[str, ...] = ("test",)
     max_train_examples: int = at_least(0, 0)
+    published_pairs: int = at_least(0, 0)
+    published_images: int = at_least(0, 0)
     weight: float = at_least(0.0, 1.0)
     batch_size: int = at_least(1, 128)
     accumulate: int = at_least(1, 1)

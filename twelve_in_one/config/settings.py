@@ -216,6 +216,8 @@ class OptimizerOptions:
       groups: (pattern, learning rate multiplier, weight decay), placed before the default groups.
       frozen: patterns of "/"-joined names of parameters not to train, besides those that the
         system never trains: no gradients, no moments, and no part in the norm; stored once.
+      frozen_dtype: how these are stored, on devices and on disk; "bfloat16" takes half the memory
+        and rounds them to eight bits.
       clip_norm: global norm to clip gradients to; 0 disables clipping.
       on_nonfinite: "raise", or "skip" the update and count it.
     """
@@ -234,6 +236,7 @@ class OptimizerOptions:
     head_learning_rate: float = at_least(0.0, 1.0)
     groups: tuple[Any, ...] = ()
     frozen: tuple[str, ...] = ()
+    frozen_dtype: str = one_of("float32", "bfloat16", default="float32")
     clip_norm: float = at_least(0.0, 0.0)
     on_nonfinite: str = dataclasses.field(default="raise", metadata={"choices": ("raise", "skip")})
 
@@ -361,9 +364,11 @@ class ParallelOptions:
 class OfficialOptions:
     """Deviations of the released code of 12-in-1 from the paper, each with its own switch.
 
-    `twelve:official` and `pretrain_cc:official` turn on those of the released scripts.
+    In a config, None leaves a switch to `all`; a checked config holds no None.
 
     Attributes:
+      all: take over all that the released scripts do in such a run, as `twelve:official` and
+        `pretrain_cc:official` do; switches that are given override it.
       schedule: updates after the first of a round have the rate of the next round. In
         pretraining, every update has the rate of the next.
       epoch_rounds: of schedule "step": rounds per epoch, at the ends of which its two schedulers
@@ -381,6 +386,7 @@ class OfficialOptions:
       validation: pretraining with objective 1 validates with the masked losses of swapped pairs.
     """
 
+    all: bool = False
     schedule: bool = False
     epoch_rounds: int = at_least(0, 0)
     no_bias_correction: bool = False

@@ -19,6 +19,8 @@ class CutTexts:
       num_read: texts that were read.
       num_texts: texts that take part, counting repetitions.
       longest: tokens of the longest text that was read.
+      num_left_out: examples that were read and cannot be learnt, as they have no text.
+      first_left_out: why the first of them cannot.
     """
 
     name: str
@@ -27,15 +29,22 @@ class CutTexts:
     num_read: int
     num_texts: int
     longest: int
+    num_left_out: int = 0
+    first_left_out: str = ""
 
     def __str__(self) -> str:
         share = f"{self.num_cut:,} of {self.num_read:,} texts"
         if self.num_read < self.num_texts:
             share += f" (looked at, of {self.num_texts:,})"
         cut = ", and their ends are cut off" if self.num_cut else ""
+        left = ""
+        if self.num_left_out:
+            left = (
+                f"; {self.num_left_out:,} examples are left out, the first: {self.first_left_out}"
+            )
         return (
             f"{self.name}: {share} have more than max_tokens {self.max_tokens} tokens{cut}; the "
-            f"longest has {self.longest}"
+            f"longest has {self.longest}{left}"
         )
 
 

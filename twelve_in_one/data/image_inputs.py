@@ -1,5 +1,6 @@
 """The streams of a run of a system of pictures, as set by its config; see `data.inputs`."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
+import numpy as np
 
 from twelve_in_one.config.check import MIXTURE, TaskRun
 from twelve_in_one.config.settings import ConfigError, RunConfig
-from twelve_in_one.data import trained_on
+from twelve_in_one.data import own_spec, trained_on
 from twelve_in_one.data.builders.report import Progress
+from twelve_in_one.data.builders.sources import ALL_SOURCES
 from twelve_in_one.data.cut_texts import MAX_RECORDS, CutTexts
 from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.images.built import captions_of, questions_of
@@ -32,7 +35,8 @@ from twelve_in_one.data.images.selection import ImageSelection, MixedSelection
 from twelve_in_one.data.images.sources import open_images
 from twelve_in_one.data.images.stream import ClassLabels, Encode, ImageStream, Part, try_some
 from twelve_in_one.data.images.texts import NamedClasses, TextTargets
-from twelve_in_one.data.stored.reader import built_folder, has_split, open_split
+from twelve_in_one.data.pipeline import Seen
+from twelve_in_one.data.stored.reader import SplitReader, built_folder, has_split, open_split
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.texts import tokenizer_files
 from twelve_in_one.data.texts.class_names import check_class_names
@@ -47,11 +51,14 @@ from twelve_in_one.systems.base import Facts, System
 _BUILT = {"questions": questions_of, "captions": captions_of}
 _CLASSES = ("classify", "zero_shot")  # groups whose tasks have a list of classes
 _IMAGE_SHARD = 1024
+_TRIED = 32  # examples to look for a text in
 _VOCABULARY_EXAMPLES = 50_000  # of each task, read to make a vocabulary
 
 
 class ImageInputs:
     """The data of a run; sets are opened once."""
+
+    kind = "pictures"
 
     def __init__(self, run: RunConfig, tasks: Sequence[TaskRun], workdir: Path):
         """Opens nothing yet.
@@ -65,6 +72,7 @@ class ImageInputs:
         self.writes = "text" in SYSTEMS[run.system.name].image_kinds.values()
         self.tasks = tuple(tasks)
         self.path = Path(run.data.raw_dir or run.data.dir)
+        self._trained_on: TrainedOn | None = None
         self._options = {task.task.name: task.options for task in tasks}
         self._encoder: Any = None
         self._stored: dict[Any, ImageFeatures] = {}
@@ -133,9 +141,12 @@ class ImageInputs:
                     f"task {task.task.name}: {task.options.source} has no classes to learn"
                 )
             names = task.options.class_names
-            found[task.task.name] = class_texts(
-                _catalogue_name(task.options.source), labels, Path(names) if names else None
-            )
+            try:
+                found[task.task.name] = class_texts(
+                    _catalogue_name(task.options.source), labels, Path(names) if names else None
+                )
+            except DataError as error:
+                raise DataError(f"classes of task {task.task.name}: {error}") from error
         return found
 
     @functools.cached_property
@@ -190,11 +201,8 @@ class ImageInputs:
         options = self._options[name]
         dataset = built_dataset(options.source)
         if dataset:
-            kind, _, place = options.source.replace("{split}", split).partition(":")
-            part = place.partition("/")[2]
-            folder = built_folder(Path(self.run.data.dir), dataset, self.run.data.regions)
-            cache = self.run.data.cache_megabytes << 20
-            return _BUILT[kind](open_split(folder, part or split, cache_bytes=cache))
+            kind = options.source.partition(":")[0]
+            return _BUILT[kind](self._reader(options.source, split))
         labels: Sequence[str] | None = None
         if split != options.first_split and options.group in _CLASSES:
             labels = self._opened(name, options.first_split).labels or None
@@ -206,6 +214,20 @@ class ImageInputs:
         if not images.is_checked:
             try_some(images, self.run.images.max_unreadable_share)
         return images
+
+    def _reader(self, source: str, split: str) -> SplitReader:
+        """A split of a built dataset."""
+        place = source.replace("{split}", split).partition(":")[2]
+        folder = built_folder(Path(self.run.data.dir), built_dataset(source), self.run.data.regions)
+        cache = self.run.data.cache_megabytes << 20
+        return open_split(folder, place.partition("/")[2] or split, cache_bytes=cache)
+
+    @functools.cached_property
+    def _domains(self) -> Mapping[str, str]:
+        """Built dataset -> collection that its pictures come from."""
+        spec = own_spec.read_spec(Path(self.run.data.dir))
+        own = own_spec.sources(spec) if spec else {}
+        return {name: source.domain for name, source in {**ALL_SOURCES, **own}.items()}
 
     def splits(self, task: TaskRun, splits: Sequence[str]) -> tuple[str, ...]:
         """The splits among these that exist."""
@@ -270,8 +292,18 @@ class ImageInputs:
             part.seed,
             jax.process_index(),
             jax.process_count(),
+            seen=self._seen(task, split),
         )
         return ImageStream(selection, (part,), task.task)
+
+    def _seen(self, task: TaskRun, split: str) -> Seen | None:
+        """How much of a built dataset's split was trained on, if that is known."""
+        dataset = built_dataset(task.options.source)
+        if self._trained_on is None or not dataset:
+            return None
+        index = self._reader(task.options.source, split).index
+        records = np.arange(len(index.counts))
+        return trained_on.look(self._trained_on, dataset, self._domains[dataset], index, records)[1]
 
     def serving(self, system: System) -> ImageServing:
         """Companion of the weights of a model that learnt these tasks."""
@@ -287,8 +319,21 @@ class ImageInputs:
         return ImageServing(shapes, self.labels, images, text, self.tokenizer)
 
     def trained_on(self, streams: Mapping[str, Any]) -> TrainedOn:
-        """Not recorded for pictures."""
-        return trained_on.nothing("which pictures were trained on")
+        """Of built datasets; pictures of other sources have no identity to recognise them by."""
+        sets, unknown = [], []
+        for task in self.tasks:
+            options, dataset = task.options, built_dataset(task.options.source)
+            if not dataset:
+                unknown.append(f"which pictures of {options.source}")
+                continue
+            reader = self._reader(options.source, options.train_split)
+            count = len(reader.index.counts)
+            if options.max_train_examples:
+                images = self.images(task, options.train_split)
+                first = np.arange(count + 1) if images.pairs else reader.first_example
+                count = min(count, int(np.searchsorted(first, options.max_train_examples)))
+            sets.append((dataset, self._domains[dataset], reader.index, np.arange(count)))
+        return trained_on.of_records(sets) | trained_on.nothing(*unknown)
 
     def cut_texts(self, streams: Mapping[str, Any]) -> list[CutTexts]:
         """Lengths of some of the texts of each task."""
@@ -299,29 +344,33 @@ class ImageInputs:
 
     def _cut_texts(self, task: TaskRun, system: System) -> CutTexts:
         images, encode = self.images(task, task.options.train_split), self._encode(task, system)
-        found = TextCounts()
+        found, left_out = TextCounts(), []
         for example in examples(images, MAX_RECORDS):
             try:
                 texts, _ = encode.texts(example)
-            except TextMisfit:
+            except TextMisfit as error:
+                left_out.append(str(error))
                 continue
             prompts = [encode.prompt_of(example)] * len(texts)
             found += count_texts(self.tokenizer, prompts, texts, encode.max_tokens)
         name = f"{task.task.name}/{task.options.train_split}"
-        return CutTexts(
-            name, encode.max_tokens, found.cut, found.texts, images.size.pairs, found.longest
-        )
+        sizes = encode.max_tokens, found.cut, found.texts, images.size.pairs, found.longest
+        return CutTexts(name, *sizes, len(left_out), next(iter(left_out), ""))
 
     def for_tests(self, seen: TrainedOn | None, keep: bool) -> Self:
-        """The same: what was trained on is not recorded."""
-        return self
+        """The same; what was trained on is reported, and scored."""
+        other = copy.copy(self)
+        other._trained_on = seen
+        return other
 
     def _part(self, task: TaskRun, split: str, system: System, training: bool) -> Part:
         images, encode = self.images(task, split), self._encode(task, system)
         if training:
             images = first_examples(images, task.options.max_train_examples)
         if isinstance(encode, TextTargets):
-            _check_prompts(f"task {task.task.name}, split {split}", images, encode)
+            where = f"task {task.task.name}, split {split}"
+            _check_prompts(where, images, encode)
+            _check_texts(where, images, encode)
         return Part(
             images,
             self._preprocess(task, system, training=training),
@@ -429,6 +478,29 @@ def built_dataset(source: str) -> str:
     return place.partition("/")[0] if kind in _BUILT else ""
 
 
+def _check_texts(where: str, images: ImageSet, encode: TextTargets) -> None:
+    """Refuses a set without texts: of single examples they may lack, which are left out.
+
+    Raises:
+      DataError: none of some examples from all over the set has a text.
+    """
+    numbers = np.unique(np.linspace(0, images.num_examples - 1, _TRIED).astype(int)).tolist()
+    first = ""
+    for number in numbers:
+        try:
+            encode.texts(images.read(number))
+            return
+        except TextMisfit as error:
+            first = first or str(error)
+        except DataError:
+            continue  # the stream that needs its picture names it
+    if first:
+        raise DataError(
+            f"{where}: {images.name}: none of {len(numbers)} examples that were tried has a text "
+            f"to learn, the first: {first}"
+        )
+
+
 def _check_prompts(where: str, images: ImageSet, encode: TextTargets) -> None:
     """Refuses a set among whose first prompts some are too long, before work on it is lost.
 
@@ -437,16 +509,20 @@ def _check_prompts(where: str, images: ImageSet, encode: TextTargets) -> None:
     """
     # Those of classes and captions are all alike.
     count = min(images.num_examples, MAX_RECORDS if images.first_of_image is not None else 1)
-    prompts = [encode.prompt_of(example) for example in examples(images, count)]
-    lengths = [len(ids) for ids in encode.tokenizer.encode_batch(prompts)]
-    longest = max(lengths, default=0)
-    if longest > encode.max_prompt:
-        too_long = sum(length > encode.max_prompt for length in lengths)
-        raise DataError(
-            f"{where}: {too_long} of {len(prompts)} prompts that were looked at have more than "
-            f"model.max_prompt {encode.max_prompt} tokens, the longest "
-            f"{longest}: {prompts[lengths.index(longest)]!r}"
-        )
+    first = list(examples(images, count))
+    kinds = [("prompt", encode.max_prompt, [encode.prompt_of(example) for example in first])]
+    if encode.max_question:
+        kinds.append(("question", encode.max_question, [example.question for example in first]))
+    for kind, limit, texts in kinds:
+        lengths = [len(ids) for ids in encode.tokenizer.encode_batch(texts)]
+        longest = max(lengths, default=0)
+        if longest > limit:
+            too_long = sum(length > limit for length in lengths)
+            raise DataError(
+                f"{where}: {too_long} of {len(texts)} {kind}s that were looked at have more than "
+                f"model.max_{kind} {limit} tokens, the longest {longest}: "
+                f"{texts[lengths.index(longest)]!r}"
+            )
 
 
 def _catalogue_name(source: str) -> str:

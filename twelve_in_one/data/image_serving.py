@@ -4,6 +4,7 @@ preprocessing.json                  of pictures and texts
 tasks.json                          the tasks that it was trained on
 labels-TASK.json                    names of the classes, of tasks that have a list
 tokenizer.json and a vocabulary     see `data.texts.tokenizer_files`; of systems that write texts
+trained_on.npz                      examples and images that it has seen, see `data.trained_on`
 """
 
 import dataclasses
@@ -12,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from twelve_in_one.data import trained_on
 from twelve_in_one.data.formats.files import read_json
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.texts import tokenizer_files
 from twelve_in_one.data.texts.tokenizer import SETTINGS_FILE, TextTokenizer
 from twelve_in_one.data.trained_on import TrainedOn
+from twelve_in_one.data.trained_tasks import TrainedTasks
 from twelve_in_one.tasks.image_task import ImageTask
 
 PREPROCESSING_FILE, TASKS_FILE = "preprocessing.json", "tasks.json"
@@ -24,7 +27,7 @@ IMAGES = "images"  # key of the preprocessing, by which a folder of this kind is
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageServing:
+class ImageServing(TrainedTasks):
     """The data needed to give the model inputs and read its outputs.
 
     Attributes:
@@ -33,7 +36,8 @@ class ImageServing:
       images: task -> fields of the `Preprocess` of its pictures in evaluation.
       text: what else decides tokens: {"max_length": L, "cut": ...}; empty without texts.
       tokenizer: of texts; None without.
-      trained_on: not recorded for pictures.
+      trained_on: examples and images of built datasets that it has seen; None if this was not
+        recorded.
     """
 
     tasks: tuple[ImageTask, ...]
@@ -41,22 +45,10 @@ class ImageServing:
     images: Mapping[str, Mapping[str, Any]]
     text: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tokenizer: TextTokenizer | None = None
-    trained_on: TrainedOn | None = None
-
-    def task(self, name: str) -> ImageTask:
-        """The task called `name`.
-
-        Raises:
-          ValueError: the model was not trained on it.
-        """
-        for task in self.tasks:
-            if task.name == name:
-                return task
-        known = ", ".join(task.name for task in self.tasks)
-        raise ValueError(f"the model was not trained on {name!r}, but on {known}")
+    trained_on: TrainedOn | None = dataclasses.field(default=None, compare=False)
 
     def files(self) -> dict[str, str | bytes]:
-        """{file name: content}."""
+        """{file name: content} of everything but the record of training data."""
         preprocessing = {IMAGES: self.images, "text": self.text}
         found: dict[str, str | bytes] = {
             PREPROCESSING_FILE: json.dumps(preprocessing, indent=2),
@@ -105,7 +97,8 @@ def load(folder: Path) -> ImageServing:
     if text and not has_texts:
         raise DataError(f"{folder / SETTINGS_FILE} is missing: the tokenizer of the model")
     tokenizer = tokenizer_files.load(folder) if has_texts else None
-    return ImageServing(tasks, answers, images, text, tokenizer)
+    seen = trained_on.read(folder / trained_on.FILE)
+    return ImageServing(tasks, answers, images, text, tokenizer, seen)
 
 
 def _as_fields(raw: Mapping[str, Any]) -> dict[str, Any]:

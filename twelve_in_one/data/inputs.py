@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from twelve_in_one.config import check
 from twelve_in_one.config.check import TaskRun
@@ -22,9 +22,17 @@ from twelve_in_one.systems.base import System
 
 
 class RunInputs(Protocol):
-    """The data of a run."""
+    """The data of a run.
 
+    Attributes:
+      kind: "regions" or "pictures"; tables of what differs between them have it as their key.
+      path: of the data, for messages.
+      tasks: of the run.
+    """
+
+    kind: ClassVar[str]
     path: Path
+    tasks: tuple[TaskRun, ...]
 
     def system(self) -> System:
         """The system with the sizes set by the data."""
@@ -66,6 +74,8 @@ class RunInputs(Protocol):
 
 class RegionInputs:
     """Batches of regions, from a data folder."""
+
+    kind = "regions"
 
     def __init__(self, run: RunConfig, tasks: Sequence[TaskRun], workdir: Path):
         self.run, self.tasks = run, tuple(tasks)

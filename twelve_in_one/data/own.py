@@ -1,9 +1,17 @@
-"""Builds the data sets of a user's own that a run names, into a data folder of theirs.
+r"""Builds data sets of a user's own, from JSON lines and pictures, into a data folder of theirs.
 
-    python -m twelve_in_one.data.own SPEC.json
+    python -m twelve_in_one.data.own NAME --like vqa --jsonl FILE --images keep:PICTURES \
+        --data_dir DATA
 
-is what a run starts; it writes the file that says what to build (`Spec`). The folder is laid out as
-`data.build` leaves one, and `own.json` in it says what it holds:
+builds one with its pictures in the records, which systems of pictures train on: tasks name it as
+source "questions:NAME/{split}", or "captions:NAME/{split}" if it is like coco, with `data.dir` DATA
+and `data.regions` none. The options are the settings of `OwnTaskOptions`, and data sets that DATA
+already holds stay. Runs of 12-in-1 build what they need by themselves; they start
+
+    python -m twelve_in_one.data.own SPEC.json --data_dir DATA
+
+with a file that says what to build (`Spec`). The folder is laid out as `data.build` leaves one, and
+`own.json` in it says what it holds:
 
     NAME/REGIONS/1.0.0/     records, as of any dataset
     vocab.txt               words
@@ -18,24 +26,41 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from twelve_in_one import atomic
-from twelve_in_one.config.settings import OwnTaskOptions
+from twelve_in_one.config import defaults
+from twelve_in_one.config.paths import local_path
+from twelve_in_one.config.settings import OwnTaskOptions, TaskOptions
 from twelve_in_one.data.annotations.jsonl import Found
-from twelve_in_one.data.builders import answers, finish, report, splits
+from twelve_in_one.data.builders import answers, finish, region_inputs, report, splits
+from twelve_in_one.data.builders.sources import ALL_SOURCES
 from twelve_in_one.data.encode import text
 from twelve_in_one.data.formats.files import read_json
 from twelve_in_one.data.own_inputs import read_all, regions_of
-from twelve_in_one.data.own_spec import OWN, Spec, made_of, sources
+from twelve_in_one.data.own_spec import OWN, PIXELS, Spec, check_files, made_of, read_spec, sources
 from twelve_in_one.data.serving import load_serving
 from twelve_in_one.data.stored.reader import built_folder, read_build_info, region_names
 from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.tasks import own as own_tasks
 from twelve_in_one.tasks.kinds import KINDS
-from twelve_in_one.tasks.own import ANSWER_HEADS, own_task
+from twelve_in_one.tasks.own import ANSWER_HEADS, LIKES, own_task
 from twelve_in_one.tasks.task import Task
+
+_SETTINGS = [
+    field
+    for field in dataclasses.fields(OwnTaskOptions)
+    if field.name not in {field.name for field in dataclasses.fields(TaskOptions)}
+]
+_HELP = {
+    "like": "most similar one of the twelve",
+    "jsonl": "records, one JSON object per line, see data.annotations.jsonl",
+    "hf": "instead, a dataset of the Hugging Face library",
+    "images": "folder of the pictures; keep:FOLDER puts them into the records",
+    "features": "of regions: pixels, photos, none (the default), or a store",
+}
 
 
 def read_pictures(folder: Path, name: str) -> dict[str, Path]:
@@ -187,10 +212,12 @@ def _write_clean_split(folder: Path, spec: Spec) -> list[str]:
     lines = []
     for row in splits.removed({**base, **indexes}, clean, own):
         if row.removed_records and row.dataset in own:
+            what = "12-in-1 leaves them out" if spec.keep_images else "they are left out"
             lines.append(
                 f"{row.dataset}: {row.removed_annotations:,} of {row.annotations:,} training "
-                "examples are about pictures that are tested on, and left out; "
-                "config.data.clean=False keeps them"
+                f"examples are about pictures that are tested on: {what} unless "
+                "config.data.clean=False"
+                + ("; systems of pictures train on them" if spec.keep_images else "")
             )
         if row.removed_records == row.records:
             raise DataError(
@@ -204,19 +231,85 @@ def _write_json(path: Path, value: Any) -> None:
     atomic.write(path, json.dumps(value, indent=1))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns 0 if everything could be built."""
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; `spec` is then a `Spec`, or the path of one."""
     parser = argparse.ArgumentParser(
         prog="python -m twelve_in_one.data.own",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC.json")
-    parser.add_argument("--data_dir", type=Path, required=True, help="where to build")
+    parser.add_argument("what", metavar="NAME", help="of the data set, or SPEC.json")
+    parser.add_argument("--data_dir", type=local_path, required=True, help="where to build")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    for field in _SETTINGS:
+        kind = type(field.default)
+        form: dict[str, Any] = {"nargs": "+"} if kind is tuple else {"type": kind}
+        choices = LIKES if field.name == "like" else field.metadata.get("choices")
+        parser.add_argument(f"--{field.name}", choices=choices, help=_HELP.get(field.name), **form)
     args = parser.parse_args(argv)
+    given = {f.name: x for f in _SETTINGS if (x := getattr(args, f.name)) is not None}
+    if args.what.endswith(".json"):
+        if given:
+            parser.error(f"--{next(iter(given))}: SPEC.json says it")
+        args.spec = Path(args.what)
+        return args
+    if "like" not in given:
+        parser.error("--like: say which of the twelve it is most similar to")
+    args.spec = _spec_of_one(args.what, given)
+    faults = own_tasks.wrong(args.what, args.spec.sets[args.what])
+    if faults:
+        parser.error("; ".join(f"{args.what}{fault}" for fault in faults))
+    return args
+
+
+def _spec_of_one(name: str, given: Mapping[str, Any]) -> Spec:
+    """What to build of one data set; without regions unless their source is given."""
+    given = {"features": "none", **given}
+    keep, _, folder = given.get("images", "").partition(":")
+    if keep == "keep":
+        given["images"] = folder
+    given = {key: tuple(x) if isinstance(x, list) else x for key, x in given.items()}
+    options = OwnTaskOptions(**{**defaults.task_options(given["like"]).to_dict(), **given})
+    features = options.features
+    regions = features if features in (*PIXELS, "none") else region_inputs.STORED
+    return Spec({name: options}, regions, keep_images=keep == "keep")
+
+
+def _with_those_there(folder: Path, spec: Spec) -> Spec:
+    """The data sets to build in a folder, together with those that it already holds.
+
+    Raises:
+      DataError: they do not go together.
+    """
+    others = [name for name in ALL_SOURCES if region_names(folder, name)]
+    if others:
+        raise DataError(
+            f"{folder} holds {', '.join(others)}, whose words and clean split would be lost: name "
+            "another --data_dir"
+        )
+    there = read_spec(folder)
+    if there is None:
+        return spec
+    for key in ("regions", "keep_images"):
+        if getattr(there, key) != getattr(spec, key):
+            raise DataError(
+                f"{folder}: {', '.join(there.sets)} there with {key} {getattr(there, key)!r}, now "
+                f"{getattr(spec, key)!r}: name another --data_dir"
+            )
+    return dataclasses.replace(there, sets={**there.sets, **spec.sets})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns 0 if everything could be built."""
+    args = parse_arguments(argv)
     try:
-        build(args.data_dir, Spec.from_json(read_json(args.spec, dict)), jobs=args.jobs)
+        if isinstance(args.spec, Spec):
+            spec = _with_those_there(args.data_dir, args.spec)
+            check_files(spec)
+        else:
+            spec = Spec.from_json(read_json(args.spec, dict))
+        build(args.data_dir, spec, jobs=args.jobs)
     except (DataError, OSError) as error:
         report.log(f"error: {error}")
         return 1

@@ -29,7 +29,7 @@ def read_all(folder: Path, spec: Spec) -> dict[str, Found]:
     found, errors = {}, []
     for name, options in spec.sets.items():
         try:
-            found[name] = _read(folder, name, options)
+            found[name] = _read(folder, name, options, spec.keep_images)
         except (DataError, OSError) as error:
             errors.append(f"{name}: {error}")
     if errors:
@@ -37,10 +37,10 @@ def read_all(folder: Path, spec: Spec) -> dict[str, Found]:
     return found
 
 
-def _read(folder: Path, name: str, options: OwnTaskOptions) -> Found:
+def _read(folder: Path, name: str, options: OwnTaskOptions, keep_images: bool) -> Found:
     task = own_task(name, options)
     written = folder / "pictures" / name  # of Hugging Face datasets
-    return jsonl.read(_parts(options, written), _rules(task, options, written))
+    return jsonl.read(_parts(options, written), _rules(task, options, written, keep_images))
 
 
 def _parts(options: OwnTaskOptions, written: Path) -> list[Part]:
@@ -52,7 +52,8 @@ def _parts(options: OwnTaskOptions, written: Path) -> list[Part]:
     return parts + [jsonl.file_part(Path(path), split) for split, path in more.items() if path]
 
 
-def _rules(task: Task, options: OwnTaskOptions, written: Path) -> Rules:
+def _rules(task: Task, options: OwnTaskOptions, written: Path, keep_images: bool) -> Rules:
+    needs_files = keep_images or options.features in PIXELS
     folders = [Path(options.images)] if options.images or not options.hf else []
     if options.hf:
         folders.append(written)
@@ -66,15 +67,16 @@ def _rules(task: Task, options: OwnTaskOptions, written: Path) -> Rules:
                 continue
         try:
             path = finders[-1](name)
-            if options.features in PIXELS:
+            if needs_files:
                 _file_size(path, name)  # refuses files that are not pictures
             return path
         except RecordError:
-            if options.features in PIXELS:
+            if needs_files:
                 raise
             return None  # a store knows the image, or none is needed
 
-    sizes = _file_size if options.features in PIXELS else _store_size(options.features)
+    reads_files = options.features in (*PIXELS, "none") and needs_files
+    sizes = _file_size if reads_files else _store_size(options.features)
     return Rules(
         task.kind,
         task.rows_per_example if KINDS[task.kind].noun else 1,
@@ -126,11 +128,20 @@ def _store_key(store: Any, name: str) -> str | None:
 def regions_of(
     folder: Path, name: str, spec: Spec, found: Mapping[str, Found], jobs: int
 ) -> RegionInputs:
-    """Region features of the images of a data set.
+    """Region features of the images of a data set, and the pictures themselves if they are kept.
 
     Raises:
       DataError: a store cannot be opened, or pictures are missing.
     """
+    inputs = _only_regions(folder, name, spec, found, jobs)
+    if not spec.keep_images:
+        return inputs
+    return region_inputs.with_pictures(inputs, found[name].pictures)
+
+
+def _only_regions(
+    folder: Path, name: str, spec: Spec, found: Mapping[str, Found], jobs: int
+) -> RegionInputs:
     options, source = spec.sets[name], sources(spec)[name]
     if options.features in PIXELS:
         return _from_pictures(folder, name, spec, found, jobs)

@@ -39,6 +39,7 @@ class Spec:
       base: data folder of the run's other tasks; "" if it has none.
       vocab: words to use; "" makes them.
       lends: model folder that lends words and answers; "" if there is none.
+      keep_images: put the pictures' own bytes into the records, for systems of pictures.
     """
 
     sets: Mapping[str, OwnTaskOptions]
@@ -46,6 +47,7 @@ class Spec:
     base: str = ""
     vocab: str = ""
     lends: str = ""
+    keep_images: bool = False
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "Spec":
@@ -56,8 +58,9 @@ class Spec:
             )
             for name, x in raw["sets"].items()
         }
-        known = {field.name: raw[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{**known, "sets": sets})
+        # Those of earlier versions say nothing about pictures.
+        known = {name: raw[name] for name in ("regions", "base", "vocab", "lends")}
+        return cls(**known, sets=sets, keep_images=raw.get("keep_images", False))
 
 
 def own_options(run: RunConfig) -> dict[str, OwnTaskOptions]:
@@ -162,6 +165,8 @@ def made_of(spec: Spec) -> dict[str, str]:
     """Data that tell whether a built folder fits a run; "" for a file that does not exist."""
     words = Path(spec.vocab) if spec.vocab else Path(spec.base) / finish.WORDS
     made = {"regions": spec.regions, "words": _hash(words)}
+    if spec.keep_images:
+        made["images"] = "keep"
     for name, options in spec.sets.items():
         for key, value in dataclasses.asdict(options).items():
             if key in _FILES and value not in ANSWER_HEADS:

@@ -21,6 +21,7 @@ from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.stored.preprocessing import Preprocessing, answers_sha256
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.trained_on import TrainedOn
+from twelve_in_one.data.trained_tasks import TrainedTasks
 from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.own import ANSWER_HEADS
 from twelve_in_one.tasks.task import VERDICTS, Task
@@ -30,7 +31,7 @@ PREPROCESSING_FILE, TASKS_FILE, WORDS_FILE = "preprocessing.json", "tasks.json",
 
 
 @dataclasses.dataclass(frozen=True)
-class Serving:
+class Serving(TrainedTasks):
     """The data needed to give the model inputs and read its outputs.
 
     Attributes:
@@ -47,31 +48,16 @@ class Serving:
     preprocessing: Preprocessing
     trained_on: TrainedOn | None = dataclasses.field(default=None, compare=False)
 
-    def task(self, name: str) -> Task:
-        """The task called `name`.
-
-        Raises:
-          ValueError: the model was not trained on it.
-        """
-        for task in self.tasks:
-            if task.name == name:
-                return task
-        known = ", ".join(task.name for task in self.tasks)
-        raise ValueError(f"the model was not trained on {name!r}, but on {known}")
-
-
-def serving_texts(serving: Serving | ImageServing) -> dict[str, str | bytes]:
-    """{file name: content} of everything but the weights and the record of training data."""
-    if isinstance(serving, ImageServing):
-        return serving.files()
-    texts: dict[str, str | bytes] = {
-        PREPROCESSING_FILE: serving.preprocessing.to_json(),
-        TASKS_FILE: json.dumps([dataclasses.asdict(task) for task in serving.tasks], indent=2),
-        WORDS_FILE: "\n".join(serving.tokenizer.vocabulary),
-    }
-    for head, answers in serving.answers.items():
-        texts[answers_file(head)] = json.dumps(answers, ensure_ascii=False, indent=0)
-    return texts
+    def files(self) -> dict[str, str | bytes]:
+        """{file name: content} of everything but the record of training data."""
+        found: dict[str, str | bytes] = {
+            PREPROCESSING_FILE: self.preprocessing.to_json(),
+            TASKS_FILE: json.dumps([dataclasses.asdict(task) for task in self.tasks], indent=2),
+            WORDS_FILE: "\n".join(self.tokenizer.vocabulary),
+        }
+        for head, answers in self.answers.items():
+            found[answers_file(head)] = json.dumps(answers, ensure_ascii=False, indent=0)
+        return found
 
 
 def load_serving(directory: str | os.PathLike[str]) -> Serving | ImageServing:

@@ -66,19 +66,29 @@ def nothing(*unknown: str) -> TrainedOn:
 
 def of_streams(streams: Iterable[_Trained]) -> TrainedOn:
     """The data of training on these streams, even if it does not reach the end of an epoch."""
+    selections = [(stream.task.name, stream.selection) for stream in streams]
+    return of_records((name, x.domain, x.reader.index, x.records) for name, x in selections)
+
+
+def of_records(sets: Iterable[tuple[str, str, SplitIndex, np.ndarray]]) -> TrainedOn:
+    """The data of training on records.
+
+    Args:
+      sets: name of the dataset, collection that its images come from, index of the split, and
+        int64[n], positions of the records.
+    """
     examples: dict[str, np.ndarray] = {}
     images, both, unknown = [], [], []
-    for stream in streams:
-        selection, name = stream.selection, stream.task.name
-        index, kept = selection.reader.index, selection.records
+    for name, domain, index, kept in sets:
         if len(index.example_keys) == index.num_examples:
             in_records = np.zeros(len(index.counts), bool)
             in_records[kept] = True
-            examples[name] = np.unique(index.example_keys[np.repeat(in_records, index.counts)])
+            keys = np.unique(index.example_keys[np.repeat(in_records, index.counts)])
+            examples[name] = np.union1d(examples.get(name, keys), keys)
         else:
             unknown.append(_not_kept(name))
-        images.append(_image_keys(selection.domain, index, kept).ravel())
-        if selection.domain == "visual_genome":
+        images.append(_image_keys(domain, index, kept).ravel())
+        if domain == "visual_genome":
             both.append(_photos_of_both(index))
     found = np.unique(np.concatenate(images)) if images else np.zeros(0, np.uint64)
     for genome, coco in both:  # a photo known by one id is known by both

@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 from twelve_in_one.checkpoints.open_model import for_inference
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.checkpoints.weights import CONFIG, replacing
-from twelve_in_one.data.serving import Serving, serving_texts
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.exporting import signature
 from twelve_in_one.exporting.signature import PARAMS, Artefact
 from twelve_in_one.systems.base import Function, Shape, System
@@ -81,7 +81,7 @@ def export_jax(
     _check_platforms(platforms)
     params, system = for_inference(params, system)
     functions = signature.artefacts(system, serving.tasks, heads)
-    heads = tuple(dict.fromkeys(function.head for function in functions))
+    heads = tuple(dict.fromkeys(head for function in functions for head in function.heads))
     used = tuple(prefix for function in functions for prefix in function.function.params)
     flat = {"/".join(path): leaf for path, leaf in flatten(params).items()}
     flat = {name: leaf for name, leaf in flat.items() if name.startswith(used)}
@@ -111,8 +111,9 @@ def export_jax(
 
 def write_serving(folder: Path, serving: Serving) -> None:
     """Writes vocabulary, tasks, preprocessing and answers to a folder, like `model_folder`."""
-    for name, text in serving_texts(serving).items():
-        (folder / name).write_text(text + "\n", encoding="utf-8")
+    for name, text in serving.files().items():
+        content = f"{text}\n".encode() if isinstance(text, str) else text
+        (folder / name).write_bytes(content)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
@@ -181,8 +182,13 @@ def _write(
         f"{number} {path.name}: as the model, but for {difference:.1g} of the largest score; "
         f"checked in {time.monotonic() - start:.1f} s"
     )
-    shape = tuple(x if isinstance(x, int) else str(x) for x in exported.out_avals[0].shape)
-    return signature.entry(function, shape, difference)
+    outputs = [
+        (tuple(x if isinstance(x, int) else str(x) for x in aval.shape), str(aval.dtype))
+        for aval in exported.out_avals
+    ]
+    named = jax.tree.unflatten(exported.out_tree, range(len(outputs)))
+    described = {k: outputs[i] for k, i in named.items()} if isinstance(named, dict) else outputs[0]
+    return signature.entry(function, described, difference)
 
 
 def _symbolic(shape: Shape, scope: export.SymbolicScope) -> tuple[Any, ...]:
@@ -195,10 +201,10 @@ def _check(
     """Largest difference between file and model, divided by the largest score or 1 if larger.
 
     Raises:
-      ValueError: it exceeds the tolerance or is not a number.
+      ValueError: it exceeds the tolerance or is not a number, or whole numbers differ.
     """
     inputs = function.noise(_with_products(_CHECKED_SIZES[-1]))
-    expected = np.asarray(jax.jit(function.plain)(params, inputs))
+    expected = jax.device_get(jax.jit(function.plain)(params, inputs))
     score = jax.jit(export.deserialize(path.read_bytes()).call)
     worst = 0.0
     for sizes in _CHECKED_SIZES:
@@ -207,18 +213,28 @@ def _check(
             name: x[: known[shape[0]]] if (shape := function.inputs[name].shape) else x
             for name, x in inputs.items()
         }
-        found = np.asarray(score(stored, part))
-        wanted = expected[: sizes["b"]]
+        found = jax.device_get(score(stored, part))
+        rows = (slice(sizes["b"]),)
         if {"m", "n"} <= function.letters.keys():  # scores of all pairs
-            wanted = expected[: sizes["m"], : sizes["n"]]
-        difference = float(np.max(np.abs(found - wanted)) / max(1.0, np.max(np.abs(wanted))))
-        if found.shape != wanted.shape or not difference <= tolerance:
-            raise ValueError(
-                f"{path.name} differs from the model by {difference:.3g} of its largest score on "
-                f"inputs of {sizes}; {tolerance:g} is allowed. Nothing was exported"
-            )
-        worst = max(worst, difference)
+            rows = slice(sizes["m"]), slice(sizes["n"])
+        for ours, whole in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            difference, allowed = _difference(ours, whole[rows], tolerance)
+            if not difference <= allowed:
+                raise ValueError(
+                    f"{path.name} differs from the model by {difference:.3g} of its largest score "
+                    f"on inputs of {sizes}; {allowed:g} is allowed. Nothing was exported"
+                )
+            worst = max(worst, difference)
     return worst
+
+
+def _difference(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> tuple[float, float]:
+    """The largest difference of two arrays, and the one allowed; whole numbers are equal."""
+    if found.shape != wanted.shape:
+        return np.inf, tolerance
+    if np.issubdtype(wanted.dtype, np.integer):
+        return float(np.any(found != wanted)), 0.0
+    return float(np.max(np.abs(found - wanted)) / max(1.0, np.max(np.abs(wanted)))), tolerance
 
 
 def _with_products(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -9,21 +9,24 @@ import numpy as np
 from jax import export
 from safetensors.numpy import load_file
 
+_NUMBERS = ("task_id", "condition")  # inputs that say which task it is
+
 
 def read_signature(folder):
-    """The entry of signature.json for each task's function."""
+    """The entry of signature.json of each function, by its name and by its tasks."""
     entries = json.loads((folder / "signature.json").read_text(encoding="utf-8"))["artefacts"]
-    return {task: entry for entry in entries for task in entry["task_ids"]}
+    of_tasks = {task: entry for entry in entries for task in entry["task_ids"]}
+    return of_tasks | {pathlib.Path(entry["file"]).stem: entry for entry in entries}
 
 
 def load(folder, task):
-    """The function from a dict of inputs to scores, and its entry of signature.json."""
+    """The function from a dict of inputs to its output, and its entry of signature.json."""
     known = read_signature(folder)
     if task not in known:
         raise ValueError(f"{folder} has no task {task!r}; it has {', '.join(known)}")
     score = jax.jit(export.deserialize((folder / known[task]["file"]).read_bytes()).call)
     params = jax.device_put(load_file(folder / "params.safetensors"))
-    return lambda inputs: np.asarray(score(params, inputs)), known[task]
+    return lambda inputs: jax.device_get(score(params, inputs)), known[task]
 
 
 if __name__ == "__main__":
@@ -37,7 +40,8 @@ if __name__ == "__main__":
     rng, sizes = np.random.default_rng(0), {"b": 2, "2*b": 4, "m": 2, "n": 3}
     shapes = {k: [sizes.get(n, n) for n in x["shape"]] for k, x in entry["inputs"].items()}
     noise = {k: rng.uniform(0, 2, shape) for k, shape in shapes.items()}
-    noise["task_id"] = entry["task_ids"][arguments[0]]
+    number = entry["task_ids"].get(arguments[0], 0)
+    noise |= {name: np.full(np.shape(noise.get(name, 0)), number) for name in _NUMBERS}
     given = np.load(arguments[1]) if len(arguments) > 1 else noise
     inputs = {k: np.asarray(given[k], x["dtype"]) for k, x in entry["inputs"].items()}
-    print(json.dumps(score(inputs).tolist()))
+    print(json.dumps(jax.tree.map(lambda array: array.tolist(), score(inputs))))

@@ -8,8 +8,7 @@ from typing import Any
 
 import jax
 
-from twelve_in_one.systems.base import Function, Shape, System
-from twelve_in_one.tasks.task import Task
+from twelve_in_one.systems.base import AnyTask, Function, Shape, System
 
 PARAMS, SIGNATURE, README, EXAMPLE = "params.safetensors", "signature.json", "README.md", "run.py"
 
@@ -23,11 +22,12 @@ Each `.jaxexport` file is a function that `jax.export` wrote.
 
 `run.py` shows how to call one. It needs jax, numpy and safetensors only:
 
-    python run.py {task}              random inputs
-    python run.py {task} inputs.npz   arrays named as below
+    python run.py {name}              random inputs
+    python run.py {name} inputs.npz   arrays named as below
 
 A function takes the arrays of `{params}` as a dict, and a dict of inputs. It returns
-float32 scores (no probabilities), without dropout. Sizes with letters are free in each call:
+float32 scores (no probabilities) or the arrays that the table names, without dropout. Sizes with
+letters are free in each call:
 
 {letters}
 
@@ -41,29 +41,29 @@ loaded and checked after export (`largest_difference`, over the largest score bu
 
 @dataclasses.dataclass(frozen=True)
 class Artefact:
-    """A function to export: one head on inputs of given lengths.
+    """A function to export.
 
     Attributes:
-      tasks: that it serves; they differ only in names and task ids.
+      name: of its file.
+      task_ids: tasks that it serves with their numbers; none if it knows no task.
+      heads: of the tasks.
       function: the computation.
     """
 
-    tasks: tuple[Task, ...]
+    name: str
+    task_ids: Mapping[str, int]
+    heads: tuple[str, ...]
     function: Function
 
     @property
-    def head(self) -> str:
-        return self.tasks[0].head
-
-    @property
     def file(self) -> str:
-        return f"{self.tasks[0].name}.jaxexport"
+        return f"{self.name}.jaxexport"
 
 
 def artefacts(
-    system: System, tasks: Sequence[Task], heads: Sequence[str] | None = None
+    system: System, tasks: Sequence[AnyTask], heads: Sequence[str] | None = None
 ) -> tuple[Artefact, ...]:
-    """The functions that serve the tasks; tasks with the same head and lengths share one.
+    """The functions that serve the tasks.
 
     Args:
       system: the model.
@@ -79,41 +79,48 @@ def artefacts(
         raise ValueError(
             f"heads {', '.join(unknown)}: the tasks of the model read {', '.join(known)}"
         )
-    groups: dict[tuple[Any, ...], list[Task]] = {}
-    for task in tasks:
-        if heads is None or task.head in heads:
-            key = (task.head, task.kind, task.rows_per_example, task.max_tokens, task.max_regions)
-            groups.setdefault(key, []).append(task)
-    if not groups:
+    chosen = [task for task in tasks if heads is None or task.head in heads]
+    if not chosen:
         raise ValueError(f"nothing to export: tasks {[t.name for t in tasks]}, heads {heads}")
-    return tuple(Artefact(tuple(group), system.function(group[0])) for group in groups.values())
+    head_of = {task.name: task.head for task in chosen}
+    return tuple(
+        Artefact(name, task_ids, tuple(dict.fromkeys(map(head_of.get, task_ids))), function)
+        for name, task_ids, function in system.functions(chosen)
+    )
 
 
-def entry(artefact: Artefact, output_shape: Shape, difference: float) -> dict[str, Any]:
+def entry(artefact: Artefact, outputs: Any, difference: float) -> dict[str, Any]:
     """The signature's entry for one function.
 
     Args:
       artefact: the function.
-      output_shape: with letters.
+      outputs: (shape with letters, dtype) of the scores, or of each array by name.
       difference: the largest difference found by the check.
     """
     function = artefact.function
-    output: dict[str, Any] = {
-        "shape": list(output_shape),
-        "dtype": "float32",
-        "meaning": function.meaning,
-    }
-    if function.columns:
-        output["columns"] = list(function.columns)
+
+    def output(of: tuple[Shape, str], meaning: str) -> dict[str, Any]:
+        return {"shape": list(of[0]), "dtype": of[1], "meaning": meaning}
+
+    described: dict[str, Any]
+    if isinstance(outputs, dict):
+        named = {name: output(of, function.meaning[name]) for name, of in outputs.items()}
+        described = {"outputs": named}
+    else:
+        described = {"output": output(outputs, function.meaning)}
+        if function.columns:
+            described["output"]["columns"] = list(function.columns)
+    found: dict[str, Any] = {"file": artefact.file}
+    if len(artefact.heads) == 1:
+        found["head"] = artefact.heads[0]
     return {
-        "file": artefact.file,
-        "head": artefact.head,
-        "task_ids": {task.name: task.task_id for task in artefact.tasks},
+        **found,
+        "task_ids": dict(artefact.task_ids),
         "inputs": {
             name: {"shape": list(item.shape), "dtype": item.dtype, "meaning": item.meaning}
             for name, item in function.inputs.items()
         },
-        "output": output,
+        **described,
         "largest_difference": difference,
     }
 
@@ -142,7 +149,7 @@ def write(
     readme = _README.format(
         platforms=", ".join(platforms),
         jax=jax.__version__,
-        task=next(iter(entries[0]["task_ids"])),
+        name=Path(entries[0]["file"]).stem,
         params=PARAMS,
         signature=SIGNATURE,
         letters="\n".join(f"* {letter}: {meaning}" for letter, meaning in letters.items()),
@@ -167,9 +174,14 @@ def _rows(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{name} {item['inputs'][name]['dtype']}[{', '.join(map(str, shape))}]"
             for name, shape in _shapes(item["inputs"]).items()
         )
-        output = item["output"]
-        scores = f"[{', '.join(map(str, output['shape']))}] {output['meaning']}"
-        if "columns" in output:
-            scores += ": " + ", ".join(output["columns"])
-        rows.append(f"| `{item['file']}` | {tasks} | {inputs} | {scores} |")
+        named = item.get("outputs") or {"": item["output"]}
+        scores = "; ".join(_output(name, output) for name, output in named.items())
+        rows.append(f"| `{item['file']}` | {tasks or 'all'} | {inputs} | {scores} |")
     return rows
+
+
+def _output(name: str, output: Mapping[str, Any]) -> str:
+    text = f"[{', '.join(map(str, output['shape']))}] {output['meaning']}"
+    if name:
+        text = f"{name} {output['dtype']}{text}"
+    return text + (": " + ", ".join(output["columns"]) if "columns" in output else "")

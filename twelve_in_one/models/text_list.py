@@ -102,7 +102,7 @@ class Trie(NamedTuple):
     def chosen(self, node: Array, complete: Array) -> Array:
         """The number of each text that is `complete` [R]; -1 for others and without a list."""
         if self.number is None:
-            return jnp.full(len(node), -1, jnp.int32)
+            return jnp.full(node.shape[0], -1, jnp.int32)
         return jnp.where(complete, self.number[node[:, 0]], -1)
 
     def _column(self, node: Array, depth: Array) -> tuple[Array, Array]:

@@ -17,11 +17,12 @@ answered gives {"line": ..., "error": ...} and exit code 1 in the end.
 """
 
 import argparse
+import inspect
 import json
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from twelve_in_one.predict.pictures import picture
 from twelve_in_one.predict.request_file import TEXT_ARGUMENT, answer_requests, read_requests
 from twelve_in_one.predict.results import to_json
 from twelve_in_one.predict.wording import lines
-from twelve_in_one.predict.writer import Writer
 
 _QUIET_SECONDS = 2.0
 _COMMANDS = {
@@ -162,6 +162,7 @@ Prints a JSON object for each text: itself, and its vector of length 1.
 """,
     ),
 }
+_OPTIONS = ("task", "attention", "labels", "answers")
 _WITHOUT_TEXT = ("caption", "classify", "index", "embed_image")
 _WITHOUT_IMAGE = ("retrieve", "embed_text")
 _WITHOUT_REQUESTS = ("index", "embed_image", "embed_text")
@@ -294,13 +295,6 @@ def _run(args: argparse.Namespace) -> int:
     elsewhere = ("boxes",) if getattr(args, "box_regions", None) else ()
     requests = read_requests(args.requests, args.command, elsewhere) if args.requests else []
     resolve = _Resolver(args)
-    options: dict[str, Any] = {"attention": args.attention}
-    if args.task:
-        options["task"] = args.task
-    if args.command in ("answer", "classify", "retrieve"):
-        options["top"] = args.top
-    if args.command == "retrieve":
-        options["images"] = str(args.index)
 
     progress = _Progress()
     quiet = {} if requests else {"progress": progress}
@@ -308,22 +302,14 @@ def _run(args: argparse.Namespace) -> int:
     if not hasattr(predictor, args.command):
         able = [command for command in _COMMANDS if hasattr(predictor, command)]
         raise ValueError(f"{args.model}: this model cannot {args.command}, but {', '.join(able)}")
-    if isinstance(predictor, Writer):
-        if args.attention:
-            raise ValueError("--attention: models that write texts show none")
-        options.pop("attention")
-        if args.command == "answer":
-            options.pop("top")
-        for name in ("labels", "answers"):
-            if getattr(args, name, None):
-                options[name] = getattr(args, name)
-    elif getattr(args, "answers", None):
-        raise ValueError("--answers: this model chooses from the answers it was trained on")
     if args.command in _WITHOUT_REQUESTS:
-        if args.task or args.regions or args.picture:
-            raise ValueError(f"{args.command} takes no --task, --regions or --picture")
+        if args.task or args.regions or args.picture or args.attention:
+            raise ValueError(f"{args.command} takes no --task, --attention, --regions or --picture")
         _vectors(args, predictor)
         return 0
+    options = _options(args, getattr(predictor, args.command))
+    if args.command == "retrieve":
+        options["images"] = str(args.index)
     if not requests:
         arguments = resolve(_given(args))
         texts = {}
@@ -356,6 +342,24 @@ def _vectors(args: argparse.Namespace, predictor: Any) -> None:
     given = args.image if what == "image" else args.text
     for one, vector in zip(given, getattr(predictor, args.command)(given), strict=True):
         print(json.dumps({what: one, "vector": vector.tolist()}, ensure_ascii=False))
+
+
+def _options(args: argparse.Namespace, method: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments that choose how a model's method works.
+
+    Raises:
+      ValueError: this model's method does not take one of them.
+    """
+    taken = inspect.signature(method).parameters
+    found = {"top": args.top} if "top" in taken else {}
+    for name in _OPTIONS:
+        value = getattr(args, name, None)
+        if value and name not in taken:
+            able = ", ".join(f"--{key}" for key in taken if key in _OPTIONS)
+            raise ValueError(f"--{name}: this model's {args.command} takes {able}")
+        if value:
+            found[name] = value
+    return found
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Finds a trained model on disk and puts it on the devices."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,21 @@ from twelve_in_one.predict.embedder import Embedder
 from twelve_in_one.predict.engine import Progress, silent
 from twelve_in_one.predict.predictor import Predictor
 from twelve_in_one.predict.writer import Writer
-from twelve_in_one.systems.text_system import TextSystem
+from twelve_in_one.systems.lit_decoder import LitDecoderSystem
+from twelve_in_one.systems.mammut import MammutSystem
 from twelve_in_one.systems.vilbert import Vilbert
+
+_PREDICTORS: Mapping[str, Callable[..., Predictor | Writer]] = {
+    Vilbert.name: lambda params, system, serving, options, **rest: Predictor(
+        params, system.config, serving, **options, **rest
+    ),
+    LitDecoderSystem.name: lambda params, system, serving, options, **rest: Writer(
+        params, system, serving, **rest
+    ),
+    MammutSystem.name: lambda params, system, serving, options, **rest: Embedder(
+        params, system, serving, **rest
+    ),
+}
 
 
 def load(
@@ -59,7 +72,7 @@ def load(
         system = weights.read_system(folder)
     except OSError as error:
         raise ValueError(f"{folder / weights.CONFIG}: {error}") from error
-    if not isinstance(system, Vilbert | TextSystem):
+    if system.name not in _PREDICTORS:
         raise ValueError(
             f"{folder} holds a model of {system.name}, which answers no questions here"
         )
@@ -74,17 +87,6 @@ def load(
 
         params, system, serving, _ = open_model(path)  # warns, and takes a checkpoint of the run
         params = jax.device_put(params, shardings)
-    if isinstance(system, TextSystem):
-        kind = Embedder if "pairs" in system.image_kinds else Writer
-        return kind(params, system, serving, max_batch=max_batch, progress=progress)
-    return Predictor(
-        params,
-        system.config,
-        serving,
-        extractor=extractor,
-        layout=layout,
-        model=model,
-        devices=devices,
-        max_batch=max_batch,
-        progress=progress,
-    )
+    options = dict(extractor=extractor, layout=layout, model=model, devices=devices)
+    make = _PREDICTORS[system.name]
+    return make(params, system, serving, options, max_batch=max_batch, progress=progress)

@@ -5,6 +5,7 @@ one.
 """
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from twelve_in_one.data.formats.files import read_text
 from twelve_in_one.predict.predictor import Predictor
 from twelve_in_one.predict.results import Result, to_json
+from twelve_in_one.predict.writer import Writer
 
 # Keys of a request for each command; those with True are required.
 _COMMON = {"id": False, "task": False}
@@ -98,7 +100,7 @@ def read_requests(path: Path, command: str, elsewhere: Sequence[str] = ()) -> li
 
 
 def answer_requests(
-    predictor: Predictor,
+    predictor: Predictor | Writer,
     command: str,
     requests: Sequence[Request],
     options: dict[str, Any],
@@ -153,7 +155,7 @@ def _parts(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _run(
-    predictor: Predictor,
+    predictor: Predictor | Writer,
     command: str,
     group: Sequence[Request],
     options: dict[str, Any],
@@ -172,7 +174,10 @@ def _run(
 
 
 def _call(
-    predictor: Predictor, command: str, values: Sequence[dict[str, Any]], options: dict[str, Any]
+    predictor: Predictor | Writer,
+    command: str,
+    values: Sequence[dict[str, Any]],
+    options: dict[str, Any],
 ) -> list[Result]:
     columns, shared = _parts(values[0])
     for key in columns:
@@ -180,4 +185,8 @@ def _call(
     texts = {}
     if command in TEXT_ARGUMENT:
         texts = {TEXT_ARGUMENT[command]: [request["text"] for request in values]}
-    return getattr(predictor, command)(**options | shared | columns | texts)
+    method = getattr(predictor, command)
+    unknown = sorted(shared.keys() - inspect.signature(method).parameters.keys())
+    if unknown:
+        raise ValueError(f"this model's {command} does not take {', '.join(unknown)}")
+    return method(**options | shared | columns | texts)

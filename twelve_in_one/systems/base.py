@@ -168,22 +168,26 @@ class Function:
     Attributes:
       inputs: by name.
       letters: meanings of the letters in shapes.
-      meaning: of the scores.
+      meaning: of the scores; by name if there are several arrays.
       columns: names of the scores' columns, if they are fixed.
       params: prefixes of the "/"-joined names of the parameters that it takes.
-      scores: (params, inputs) -> float32 scores.
+      scores: (params, inputs) -> float32 scores, or a dict of arrays.
       plain: the same without shortcuts, as a check.
       noise: (sizes of the letters) -> inputs drawn at random, with padding.
     """
 
     inputs: Mapping[str, ExportedInput]
     letters: Mapping[str, str]
-    meaning: str
+    meaning: str | Mapping[str, str]
     columns: tuple[str, ...]
     params: tuple[str, ...]
-    scores: Callable[[Params, Batch], jax.Array]
-    plain: Callable[[Params, Batch], jax.Array]
+    scores: Callable[[Params, Batch], Any]
+    plain: Callable[[Params, Batch], Any]
     noise: Callable[[Mapping[str, int]], dict[str, np.ndarray]]
+
+
+# Of each function its name, the tasks that it serves with their numbers, and the function.
+Exports = tuple[tuple[str, Mapping[str, int], Function], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +247,22 @@ class System(abc.ABC):
           tasks: key in `config.task` -> the task and its `TaskOptions`.
         """
         return []
+
+    @classmethod
+    def official(
+        cls, optimizer: OptimizerOptions, *, num_rounds: int, pretrains: bool
+    ) -> OfficialOptions | None:
+        """What its released scripts do otherwise than the paper says; None if it follows none.
+
+        Args:
+          optimizer: of the run.
+          num_rounds: of the run.
+          pretrains: whether it pretrains on captions, for which there is a script of its own.
+
+        Raises:
+          ValueError: there are none with this optimizer.
+        """
+        return None
 
     # Parameters.
 
@@ -383,8 +403,8 @@ class System(abc.ABC):
     def sizes(self, task: AnyTask) -> dict[str, Any]:
         """The model's sizes for a task's batches: arguments of `data.streams.open_stream`."""
 
-    def function(self, task: AnyTask) -> Function:
-        """The function to export for a task, and for others with its head and lengths.
+    def functions(self, tasks: Sequence[AnyTask]) -> Exports:
+        """The functions to export for tasks; a name is that of a file.
 
         Raises:
           ValueError: the system has nothing to export.

@@ -5,7 +5,7 @@ Letters: B rows, K tokens of a picture, De their width, L tokens of a text, V vo
 
 import abc
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -17,7 +17,8 @@ from twelve_in_one.models import generate, reading, text_list
 from twelve_in_one.models.decoder_block import TextDecoderConfig
 from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
-from twelve_in_one.systems.base import AnyTask, Batch, Facts, Params, System, Written
+from twelve_in_one.systems import text_functions
+from twelve_in_one.systems.base import AnyTask, Batch, Exports, Facts, Params, System, Written
 from twelve_in_one.tasks import losses
 from twelve_in_one.tasks.image_task import GROUPS
 
@@ -181,6 +182,12 @@ class TextSystem(System):
 
     def validation_key(self, task: AnyTask) -> Hashable:
         return (self,)
+
+    def functions(self, tasks: Sequence[AnyTask]) -> Exports:
+        def encode(params: Params, images: jax.Array) -> jax.Array:
+            return self.encode(params, {"images": images})
+
+        return text_functions.of_texts(self, tasks, encode, self.write)
 
 
 def hide_some(tokens: jax.Array, share: float, key: jax.Array | None) -> jax.Array:

@@ -22,6 +22,7 @@ from twelve_in_one.parallel.sharding import constrain
 from twelve_in_one.systems.base import (
     Batch,
     ExportedInput,
+    Exports,
     Facts,
     Function,
     Inputs,
@@ -36,6 +37,10 @@ from twelve_in_one.tasks.task import Task, task_count, task_loss
 CAPTION_KEYS = ("tokens", "token_mask")
 IMAGE_KEYS = ("regions", "boxes", "region_mask")
 TRUNK_KEYS = (*CAPTION_KEYS, *IMAGE_KEYS)
+
+# The released script of the tasks has 20 "epochs" of 10,112 rounds, and resets the controllers
+# after the sixth and the eighth.
+_OFFICIAL_EPOCHS, _OFFICIAL_RESETS = 20, (6, 8)
 
 _LETTERS = {
     "b": "examples",
@@ -122,6 +127,33 @@ class Vilbert(System):
             if not token and 0 < rows <= task.task_id:
                 errors.append(f"model.num_tasks: {rows} rows, {task.name} is number {task.task_id}")
         return errors
+
+    @classmethod
+    def official(
+        cls, optimizer: OptimizerOptions, *, num_rounds: int, pretrains: bool
+    ) -> OfficialOptions:
+        if optimizer.name not in ("adamw", "radam"):
+            raise ValueError(
+                f"the released code trains with adamw or radam, and optimizer.name is "
+                f"{optimizer.name!r}"
+            )
+        adamw, epoch = optimizer.name == "adamw", num_rounds / _OFFICIAL_EPOCHS
+        # Two leftovers of its step decay reset the controllers of the tasks.
+        resets = [int(epochs * epoch) - 1 for epochs in _OFFICIAL_RESETS if epoch >= 1]
+        return OfficialOptions(
+            all=True,
+            schedule=True,
+            epoch_rounds=int(epoch) if optimizer.schedule == "step" and not pretrains else 0,
+            no_bias_correction=adamw and not pretrains,
+            decay_after_update=adamw,
+            uncorrected_eps=adamw and pretrains,
+            shared_step_size=not adamw,
+            decayed_norms=True,
+            unreached="skip_until_touched" if adamw else "step",
+            resets=() if pretrains else tuple(resets),
+            overlap=pretrains,
+            validation=pretrains,
+        )
 
     def init(self, key: jax.Array) -> Params:
         return trunk.init_params(self.config, key)
@@ -229,7 +261,18 @@ class Vilbert(System):
             },
         }
 
-    def function(self, task: Task) -> Function:
+    def functions(self, tasks: Sequence[Task]) -> Exports:
+        """One for each head and input length, called after its first task."""
+        groups: dict[tuple[Any, ...], list[Task]] = {}
+        for task in tasks:
+            key = (task.head, task.kind, task.rows_per_example, task.max_tokens, task.max_regions)
+            groups.setdefault(key, []).append(task)
+        return tuple(
+            (group[0].name, {task.name: task.task_id for task in group}, self._function(group[0]))
+            for group in groups.values()
+        )
+
+    def _function(self, task: Task) -> Function:
         kind, model = KINDS[task.kind], trunk.TwoStreamModel(self.config)
         inputs = self._exported_inputs(task)
         used = {size for item in inputs.values() for size in item.shape}

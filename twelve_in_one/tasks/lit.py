@@ -31,6 +31,19 @@ _SPLITS = {
     # Only its server knows VQAv2's test answers.
     "vqa": ("train", "val", "val"),
 }
+# Pairs and images of the training sets as published; 0 is not published.
+PUBLISHED_SIZES: Mapping[str, tuple[int, int]] = {
+    "imagenet": (1_281_167, 1_281_167),
+    "sun397": (76_128, 76_128),
+    "food101": (75_750, 75_750),
+    "resisc45": (22_050, 22_050),
+    "pets": (3_312, 3_312),
+    "coco": (566_435, 113_287),
+    "flickr30k": (145_000, 29_000),
+    "ocr_vqa": (801_673, 0),
+    "vqa": (443_757, 82_783),
+    "gqa": (943_000, 72_140),
+}
 
 
 def _options(name: str, title: str, group: str, source: str, prompt: str, flip: bool) -> Any:

@@ -1,7 +1,9 @@
 """Describes a run as text: plan, shapes, cut texts, groups, programs, memory and time."""
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,13 +11,16 @@ import jax.numpy as jnp
 
 from twelve_in_one.checkpoints import trees
 from twelve_in_one.config.check import MIXTURE
+from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.logs import profiling
 from twelve_in_one.logs.stopwatch import duration
-from twelve_in_one.mixing import plan, stop_and_go
+from twelve_in_one.mixing import mixed, plan, stop_and_go
+from twelve_in_one.mixing.mixed import Size
 from twelve_in_one.optim import param_groups
-from twelve_in_one.parallel.placement import HOST_ONLY
+from twelve_in_one.parallel.placement import HOST_ONLY, Placement
+from twelve_in_one.systems.base import System
 from twelve_in_one.training import programs
-from twelve_in_one.training.job import Job
+from twelve_in_one.training.job import Job, optimizer_of, schedule_of
 
 _PLANNED_ROUNDS, _REPEATS = 2000, 3
 
@@ -36,10 +41,95 @@ def describe(
         ("texts", "\n".join(map(str, job.inputs.cut_texts(job.train_streams))) or "none"),
         ("parameters", param_groups.describe(abstract.params, job.groups)),
         ("programs", programs.compile_list(table)),
-        ("memory", _memory(job, table, abstract, frozen)),
+        ("memory", _memory(job.system, job.placement, job.optimizer, abstract, frozen)),
         ("time", _time(job, compiled, abstract, frozen, batches)),
     )
+    return _text(sections)
+
+
+def describe_without_data(run: RunConfig, workdir: Path, why: Exception) -> str:
+    """What is known of a run whose data is not there, and what is missing, as text.
+
+    Args:
+      run: the settings.
+      workdir: of the run.
+      why: the error of opening the data.
+
+    Raises:
+      ConfigError: a size in the settings does not fit.
+    """
+    from twelve_in_one.data.outline import outline
+
+    known = outline(run, workdir, why)
+    system = known.system
+    names = [name for name in run.tasks if getattr(run.task[name], "learns", True)]
+    sections = [("missing", "\n".join(known.missing))]
+    by_image = run.mixture.weighting == "images"
+    unknown = [
+        name
+        for name in names
+        if name not in known.sizes or (by_image and not known.sizes[name].images)
+    ]
+    if unknown:
+        sections.append(("plan", f"needs the size of the training set of {', '.join(unknown)}"))
+    else:
+        sizes = {name: known.sizes[name] for name in names}
+        planned, weights = _planned(run, sizes)
+        schedule, _ = schedule_of(run, planned)
+        rounds = min(_PLANNED_ROUNDS, schedule.num_rounds)
+        start = stop_and_go.init(tuple(task.name for task in planned))
+        sections.append(("plan", plan.format_plan(schedule, start, 0, rounds)))
+        sections.append(("mixture", "\n".join(_weights(names, weights, sizes.values()))))
+    groups = system.groups(run.optimizer, run.system.official)
+    _, optimizer = optimizer_of(run, groups)
+    placement = Placement.make(
+        system.abstract(), run.parallel.layout, run.parallel.model, devices=run.parallel.devices
+    )
+    patterns = (*system.frozen, *run.optimizer.frozen)
+    abstract = programs.abstract_state(system, placement, optimizer, patterns)
+    frozen = programs.abstract_frozen(system, placement, patterns, run.optimizer.frozen_dtype)
+    sections.append(("parameters", param_groups.describe(abstract.params, groups)))
+    sections.append(("memory", _memory(system, placement, optimizer, abstract, frozen)))
+    return _text(sections)
+
+
+def _planned(
+    run: RunConfig, sizes: Mapping[str, Size]
+) -> tuple[tuple[plan.PlannedTask, ...], Sequence[float]]:
+    """The streams of a run, and the weights of its tasks, none if they are not mixed."""
+    mixture = run.mixture
+    if not mixture.weighting:
+        batches = {name: run.task[name].batch_size for name in sizes}
+        return tuple(
+            plan.PlannedTask(name, size.pairs, -(-size.pairs // batches[name]))
+            for name, size in sizes.items()
+        ), ()
+    by_image = mixture.weighting == "images"
+    weights = mixed.weights_of(
+        mixture.weighting,
+        sizes,
+        temperature=mixture.temperature,
+        explicit={name: run.task[name].weight for name in sizes},
+    )
+    count = sum(size.images if by_image else size.pairs for size in sizes.values())
+    stream = plan.PlannedTask(MIXTURE, count, -(-count // mixture.batch_size))
+    return (stream,), tuple(weights.values())
+
+
+def _text(sections: Iterable[tuple[str, str]]) -> str:
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections)
+
+
+def _weights(
+    names: Sequence[str], weights: Sequence[float], sizes: Iterable[Size]
+) -> Iterator[str]:
+    """Rows of the share of each task in a mixed stream."""
+    if not weights:
+        yield "every batch is of one task"
+        return
+    yield f"{'of which':10}  {'weight':>9}  {'pairs':>11}  {'images':>10}"
+    for task, weight, (pairs, images) in zip(names, weights, sizes, strict=True):
+        yield f"{task:10}  {weight:9.4f}  {pairs:11,}  {format(images, ',') if images else '?':>10}"
 
 
 def _shapes(job: Job, batches: Any) -> str:
@@ -60,36 +150,42 @@ def _shapes(job: Job, batches: Any) -> str:
             f"{', '.join(shapes)}"
         )
     if job.mixed:
+        stream = job.train_streams[MIXTURE]
         names = [task.task.name for task in job.learnt]
-        selection = job.train_streams[MIXTURE].selection
-        weights = selection.order.stages[0].weights
-        rows.append(f"{'of which':10}  {'weight':>9}  {'pairs':>11}  {'images':>10}")
-        for task, weight, part in zip(
-            names, weights, job.train_streams[MIXTURE].parts, strict=True
-        ):
-            pairs, images = part.images.size
-            rows.append(f"{task:10}  {weight:9.4f}  {pairs:11,}  {images:10,}")
+        weights = stream.selection.order.stages[0].weights
+        rows += _weights(names, weights, [part.images.size for part in stream.parts])
     return "\n".join(rows)
 
 
-def _memory(job: Job, table: Sequence[programs.Program], abstract: Any, frozen: Any) -> str:
+def _memory(
+    system: System, placement: Placement, optimizer: Any, abstract: Any, frozen: Any
+) -> str:
+    """What a device holds of the state, and what it would hold if nothing were frozen."""
+
     def a_device(tree: Any) -> int:
         return sum(
-            leaf.dtype.itemsize * int(jnp.prod(jnp.array(leaf.sharding.shard_shape(leaf.shape))))
+            leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
             for leaf in jax.tree.leaves(tree)
         )
 
-    state, params = a_device(abstract), a_device(abstract.params)
-    largest = max((p.memory.get("temporaries", 0) for p in table), default=0)
+    def row(name: str, trained: int, rest: int) -> str:
+        sizes = [profiling.format_bytes(size) if size else "none" for size in (trained, rest)]
+        return f"{name:12}  {sizes[0]:>10}  {sizes[1]:>10}"
+
+    params, rest, moments = map(a_device, (abstract.params, frozen, abstract.opt_state))
     lines = [
-        f"{job.system.num_parameters:,} parameters on mesh "
-        f"{dict(job.placement.mesh.shape)}, layout {job.placement.layout}",
-        f"state {profiling.format_bytes(state)} a device, of which parameters "
-        f"{profiling.format_bytes(params)}; gradients as much again as these",
-        f"parameters that are not trained {profiling.format_bytes(a_device(frozen))}: no gradients "
-        "and no moments",
-        f"largest temporaries of a program {profiling.format_bytes(largest)}",
+        f"{system.num_parameters:,} parameters on mesh {dict(placement.mesh.shape)}, layout "
+        f"{placement.layout}; a device holds",
+        f"{'':12}  {'trained':>10}  {'frozen':>10}",
+        row("parameters", params, rest),
+        row("gradients", params, 0),
+        row("optimizer", moments, 0),
+        f"{profiling.format_bytes(2 * params + moments + rest)} in all",
     ]
+    if rest:
+        whole = programs.abstract_state(system, placement, optimizer)
+        before = 2 * a_device(whole.params) + a_device(whole.opt_state)
+        lines[-1] += f", and {profiling.format_bytes(before)} if all of them were trained"
     return "\n".join(lines)
 
 

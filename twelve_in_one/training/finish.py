@@ -11,9 +11,8 @@ import jax
 
 from twelve_in_one import atomic
 from twelve_in_one.checkpoints import state
-from twelve_in_one.config.check import MIXTURE, TaskRun
-from twelve_in_one.config.settings import RunConfig
-from twelve_in_one.evaluators import suite, target, texts
+from twelve_in_one.config.check import MIXTURE
+from twelve_in_one.evaluators import suite
 from twelve_in_one.logs import metrics_writer
 from twelve_in_one.report.write import FILE as REPORT
 from twelve_in_one.training import programs
@@ -79,6 +78,8 @@ def finish(
       OSError: a file cannot be written.
     """
     from twelve_in_one.data.builders import report
+    from twelve_in_one.evaluators.baselines import BASELINES
+    from twelve_in_one.report.run_examples import EXAMPLES
 
     run = job.run
     tasks = {task.task.name: task for task in job.tasks}
@@ -98,12 +99,12 @@ def finish(
         if jax.process_index():
             return
         try:
-            pictures.extend(_pictures(inputs, stream, predictions, run))
+            pictures.extend(EXAMPLES[inputs.kind](inputs, stream, predictions))
         except ValueError as error:  # the other processes continue, so this one must too
             _log.warning("no example pictures of %s: %s", split, error)
 
     limit = run.evaluation.max_test_examples
-    baselines = _baselines(inputs, tasks, limit) if run.evaluation.text_baselines else None
+    baselines = BASELINES[inputs.kind](inputs, limit) if run.evaluation.text_baselines else None
     found = suite.evaluate_all(
         job.system,
         job.placement,
@@ -151,37 +152,6 @@ def finish(
     if jax.process_index() == 0:
         _write(job.workdir, results, pictures)
     return results
-
-
-def _pictures(inputs: Any, stream: Any, predictions: Any, run: RunConfig) -> list[Any]:
-    """Example pictures of a split.
-
-    Raises:
-      ValueError: they cannot be made.
-    """
-    from twelve_in_one.data import own
-    from twelve_in_one.data.inputs import RegionInputs
-    from twelve_in_one.report.examples import example_pictures, pictures_of
-    from twelve_in_one.report.image_examples import image_examples
-
-    if not isinstance(inputs, RegionInputs):
-        return image_examples(stream, predictions, run.evaluation.pictures)
-    name, folder = stream.task.name, inputs.folder
-    if name in folder.own:
-        files = own.read_pictures(folder.path, name)
-    else:
-        raw = Path(run.data.raw_dir) if run.data.raw_dir else None
-        files = pictures_of(folder.source(name).domain, raw)
-    return example_pictures(stream, predictions, files, run.evaluation.pictures)
-
-
-def _baselines(inputs: Any, tasks: Mapping[str, TaskRun], limit: int) -> Any:
-    from twelve_in_one.data.inputs import RegionInputs
-
-    if not isinstance(inputs, RegionInputs):
-        return texts.baselines_of(inputs, limit)
-    candidates = {name: task.options.candidates for name, task in tasks.items()}
-    return target.baselines_of(inputs.folder, candidates, limit)
 
 
 def _describe(scored: Mapping[str, str], validated: Mapping[str, str]) -> str:

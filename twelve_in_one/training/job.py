@@ -142,9 +142,9 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         plan.PlannedTask(name, stream.selection.num_examples, stream.selection.num_batches)
         for name, stream in train_streams.items()
     )
-    schedule, controller = _schedule(run, planned)
+    schedule, controller = schedule_of(run, planned)
     groups = system.groups(run.optimizer, run.system.official)
-    rate, optimizer = _optimizer(run, groups)
+    rate, optimizer = optimizer_of(run, groups)
     return Job(
         run,
         workdir,
@@ -168,9 +168,10 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
     )
 
 
-def _schedule(
+def schedule_of(
     run: RunConfig, planned: tuple[plan.PlannedTask, ...]
 ) -> tuple[plan.Schedule, stop_and_go.Controller]:
+    """The plan of a run and the rule that stops its tasks."""
     options = dataclasses.asdict(run.schedule)
     controller = {
         key: options.pop(key) for key in ("patience", "threshold", "continue_threshold", "cooldown")
@@ -186,7 +187,7 @@ def advances_within_round(run: RunConfig) -> bool:
     return run.system.official.schedule and not pretrains
 
 
-def _optimizer(
+def optimizer_of(
     run: RunConfig, groups: tuple[param_groups.ParamGroup, ...]
 ) -> tuple[schedules.Schedule, Any]:
     """The learning rate as a function of the clock, and the optimizer."""
@@ -238,7 +239,9 @@ def abstract_of(job: Job) -> tuple[Any, Any]:
         state = programs.abstract_state(job.system, job.placement, job.optimizer, job.frozen)
     except ValueError as error:
         raise ConfigError([f"optimizer.frozen: {error}"]) from error
-    return state, programs.abstract_frozen(job.system, job.placement, job.frozen)
+    return state, programs.abstract_frozen(
+        job.system, job.placement, job.frozen, job.run.optimizer.frozen_dtype
+    )
 
 
 def compile_job(

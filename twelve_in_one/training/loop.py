@@ -82,6 +82,12 @@ def begin(
         rest: Any = {}
         if progress.frozen:
             rest = frozen.read(job.workdir, abstract_frozen, progress.frozen, place=True)
+            stored = {str(leaf.dtype) for leaf in jax.tree.leaves(rest)}
+            if stored != {job.run.optimizer.frozen_dtype}:
+                raise ValueError(
+                    f"{job.workdir}: its frozen parameters are stored as {', '.join(stored)}, "
+                    f"optimizer.frozen_dtype is {job.run.optimizer.frozen_dtype}: set it as it was"
+                )
             position.frozen = progress.frozen
         return train_state, rest, position, dict(progress.positions)
     train_state, rest = programs.random_state(
@@ -91,10 +97,16 @@ def begin(
         params = trees.merge(train_state.params, rest)
         params, report = init_from.load(job.run.init_from, params, job.system, job.serving)
         trained, rest = trees.split(params, job.frozen)
-        train_state = train_state._replace(params=trained)
+        # The programs take these types, whatever the source has.
+        train_state = train_state._replace(params=trees.as_dtypes_of(trained, abstract.params))
+        rest = trees.as_dtypes_of(rest, abstract_frozen)
         _log.info("weights from %s\n%s", job.run.init_from.path, report)
     else:
         _log.info("random weights, seed %d", job.run.seed)
+        if job.frozen:
+            _log.warning(
+                "parameters that are never trained are random, too, as init_from.path is empty"
+            )
     position = Position(0, stop_and_go.init(job.names), {}, _window(job), 0.0)
     if job.frozen:
         position.frozen = frozen.write(job.workdir, rest)

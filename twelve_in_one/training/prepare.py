@@ -108,8 +108,8 @@ def _prepare_pictures(run: RunConfig) -> None:
         raise DataError(
             f"{run.data.dir}: not built: {', '.join(missing)}. Run `python -m "
             f"twelve_in_one.data.build NAME --manual_dir RAW --data_dir {run.data.dir} --features "
-            f"{run.data.regions} --images keep` for each, or say with data.world_images how large "
-            "a generated world to make"
+            f"{run.data.regions} --images keep` for each (data.own for data sets of your own), or "
+            "say with data.world_images how large a generated world to make"
         )
 
 

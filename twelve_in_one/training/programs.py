@@ -116,11 +116,17 @@ def abstract_state(
     return steps.TrainState(*counters, params, opt_state)
 
 
-def abstract_frozen(system: System, placement: Placement, frozen: Sequence[str]) -> Any:
-    """Shapes with shardings of the frozen parameters."""
+def abstract_frozen(
+    system: System, placement: Placement, frozen: Sequence[str], dtype: str = "float32"
+) -> Any:
+    """Shapes with shardings of the frozen parameters, stored as `dtype`."""
     _, params = trees.split(nn.unbox(system.abstract()), frozen)
     _, shardings = trees.split(placement.params, frozen)
-    return jax.tree.map(_abstract, params, shardings)
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=where),
+        params,
+        shardings,
+    )
 
 
 def shardings_of(tree: Any) -> Any:
@@ -149,7 +155,7 @@ def random_state(
 
     def make(key: jax.Array) -> tuple[steps.TrainState, Any]:
         trained, rest = trees.split(system.init(key), frozen)
-        return steps.init_state(trained, optimizer), rest
+        return steps.init_state(trained, optimizer), trees.as_dtypes_of(rest, abstract or {})
 
     where = shardings_of((state, abstract or {}))
     return jax.jit(make, out_shardings=where)(jax.random.key(seed))

@@ -6,6 +6,7 @@ import functools
 import numpy as np
 
 from twelve_in_one.data.images.image_set import ImageSet
+from twelve_in_one.data.pipeline import Seen
 from twelve_in_one.data.stored.order import PERMUTED_EXAMPLES, WINDOW, TrainingOrder, host_rows
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.mixing.mixed import MixedOrder
@@ -13,8 +14,32 @@ from twelve_in_one.mixing.mixed import MixedOrder
 _ORDER = 0  # purpose of a seed
 
 
+class _Batches:
+    """Numbers of an order of examples in batches.
+
+    Attributes:
+      num_examples: per epoch, of all hosts together.
+      batch_size: of all hosts together.
+      num_hosts: how many there are.
+    """
+
+    num_examples: int
+    batch_size: int
+    num_hosts: int
+
+    @property
+    def num_batches(self) -> int:
+        """Batches per epoch, counting a partial last one as full."""
+        return -(-self.num_examples // self.batch_size)
+
+    @property
+    def num_rows(self) -> int:
+        """B, rows of a batch that this host fills."""
+        return self.batch_size // self.num_hosts
+
+
 @dataclasses.dataclass(frozen=True)
-class ImageSelection:
+class ImageSelection(_Batches):
     """The order of the examples of a set.
 
     Attributes:
@@ -26,6 +51,7 @@ class ImageSelection:
       num_hosts: how many there are; each fills an equal part of every batch.
       permuted_examples: see `TrainingOrder`.
       window: see `TrainingOrder`.
+      seen: how much of it was trained on, of what is not for training; None if it is not known.
     """
 
     images: ImageSet
@@ -36,8 +62,7 @@ class ImageSelection:
     num_hosts: int = 1
     permuted_examples: int = PERMUTED_EXAMPLES
     window: int = WINDOW
-
-    seen = None  # how much was trained on is not known of pictures
+    seen: Seen | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         host_rows(self.batch_size, self.host, self.num_hosts)
@@ -50,16 +75,6 @@ class ImageSelection:
     def num_examples(self) -> int:
         """Examples per epoch, of all hosts together."""
         return self.images.num_examples
-
-    @property
-    def num_batches(self) -> int:
-        """Batches per epoch, counting a partial last one as full."""
-        return -(-self.num_examples // self.batch_size)
-
-    @property
-    def num_rows(self) -> int:
-        """B, rows of a batch that this host fills."""
-        return self.batch_size // self.num_hosts
 
     @functools.cached_property
     def _order(self) -> TrainingOrder:
@@ -100,7 +115,7 @@ class ImageSelection:
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedSelection:
+class MixedSelection(_Batches):
     """The examples of several sets in one training stream.
 
     Attributes:
@@ -128,16 +143,6 @@ class MixedSelection:
     def batch_size(self) -> int:
         """Rows of a batch, of all hosts together."""
         return self.order.batch_size
-
-    @property
-    def num_batches(self) -> int:
-        """Batches per epoch, counting a partial last one as full."""
-        return -(-self.num_examples // self.batch_size)
-
-    @property
-    def num_rows(self) -> int:
-        """B, rows of a batch that this host fills."""
-        return self.batch_size // self.num_hosts
 
     def parts_and_rows(self, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Set, epoch of it, and number of the example: int64[B] each, of this host's rows."""

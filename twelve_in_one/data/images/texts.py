@@ -104,9 +104,13 @@ class TextTargets:
         """
         if self.labels and example.label >= 0:
             return (self.labels[example.label],), (1.0,)
-        if not example.texts:
+        scores = example.scores or (1.0,) * len(example.texts)
+        pairs = zip(example.texts, scores, strict=True)
+        found = tuple((text, score) for text, score in pairs if text.strip())
+        if not found:
             raise TextMisfit(f"{example.example_id}: has no text to learn; leave it out")
-        return example.texts, example.scores or (1.0,) * len(example.texts)
+        texts, scores = zip(*found, strict=True)
+        return texts, scores
 
     def prompt_of(self, example: ImageExample) -> str:
         """The words before its text."""

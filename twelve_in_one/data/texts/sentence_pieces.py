@@ -163,8 +163,8 @@ def train_sentencepiece(
             vocab_size=max(vocab_size, _NUM_SPECIALS + 1),
             hard_vocab_limit=False,
             character_coverage=1.0,
-            # Longer texts would be left out.
-            max_sentence_length=max(len(text.encode()) for text in corpus) + 1,
+            # Longer texts would be left out; the library takes no smaller limit.
+            max_sentence_length=max(10, *(len(text.encode()) + 1 for text in corpus)),
             num_threads=1,
             pad_id=0,
             eos_id=1,
