@@ -1,5 +1,6 @@
 """Counted work against the products that XLA finds in the compiled model."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -58,10 +59,12 @@ def test_every_product_is_counted(tiny_config, random_batch, fields):
         dict(pool="class", class_token=True, num_registers=2, representation=True),
         dict(pool="attention"),
         dict(pool="none", window=2, global_layers=(1,)),
+        dict(stem="convolutions", hidden_dim=48, patch_size=4),
     ],
 )
 def test_every_product_of_a_vit_is_counted(fields):
-    config = vit.ViTConfig(12, 3, 3, 20, image_size=(8, 12), patch_size=2, num_classes=5, **fields)
+    config = vit.ViTConfig(12, 3, 3, 20, image_size=(8, 12), patch_size=2, num_classes=5)
+    config = dataclasses.replace(config, **fields)
     images = jnp.zeros((4, *config.image_size, 3))
     params = nn.unbox(vit.abstract_params(config))
     run = jax.make_jaxpr(lambda p: vit.ViT(config).apply({"params": p}, images))(params)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from twelve_in_one.convert.big_vision import to_big_vision
 from twelve_in_one.models import pre_norm, vit
 from twelve_in_one.models.layers import attend
 from twelve_in_one.models.vit import ViT, ViTConfig, named_vit
@@ -168,12 +169,41 @@ def test_attention_equals_numpy():
         (dict(window=2, scan_layers=True), "all alike"),
         (dict(global_layers=(2,)), "there are 2 layers"),
         (dict(drop_path_rate=1.0), r"drop_path_rate must be in \[0, 1\)"),
+        (dict(stem="bricks"), "stem 'bricks' is none of patches, convolutions"),
+        (dict(stem="convolutions"), "hidden_dim 12 should be a multiple of 8"),
+        (dict(stem="convolutions", patch_size=4, hidden_dim=24), "24 should be a multiple of 16"),
+        (dict(stem="convolutions", patch_size=1), "patch_size 1 is no power of two"),
         (dict(num_layers=0), "num_layers must be positive"),
     ],
 )
 def test_impossible_configs_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **fields)
+
+
+def test_a_stem_of_convolutions_equals_numpy():
+    config = dataclasses.replace(TINY, hidden_dim=48, patch_size=4, stem="convolutions")
+    params, images = _params(config), _images(config)
+    _, aux = _run(config, params, images)
+    x, eps = images.astype(np.float64), config.layer_norm_eps
+    for i in range(2):
+        kernel, norm = params["stem"][f"conv_{i}"]["kernel"], params["stem"][f"norm_{i}"]
+        rows, columns = x.shape[1] // 2, x.shape[2] // 2
+        x = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        x = sum(
+            x[:, dy : dy + 2 * rows : 2, dx : dx + 2 * columns : 2] @ kernel[dy, dx]
+            for dy in range(3)
+            for dx in range(3)
+        )
+        groups = x.reshape(len(x), rows * columns, 8, -1)
+        mean = groups.mean(axis=(1, 3), keepdims=True)
+        groups = (groups - mean) / np.sqrt(groups.var(axis=(1, 3), keepdims=True) + eps)
+        x = np.maximum(groups.reshape(x.shape) * norm["scale"] + norm["bias"], 0)
+    last = params["patch_embedding"]
+    expected = x @ last["kernel"][0, 0] + last["bias"]
+    np.testing.assert_allclose(aux["patches"], expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="begins with patches"):
+        to_big_vision(config, params)
 
 
 @pytest.mark.parametrize("name", ["B", "B/", "X/16", "B16"])

@@ -288,14 +288,19 @@ def test_captioners_equal_big_visions(shared_dir, capsys):
 
 
 @pytest.mark.parametrize("name", ["mammut_tiny.npz", "mammut_nomlp_tiny.npz"])
-def test_mammut_equals_open_clips(shared_dir, capsys, name):
-    """Both passes and losses, gradients, and texts written with the cache."""
+def test_mammut_equals_open_clips(shared_dir, tmp_path, capsys, name):
+    """Both passes and losses; of one file also gradients, and texts written with the cache."""
     path = shared_dir / "fixtures" / name
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = dict(archive)
+    if "nomlp" in name:  # compiling its eight layers again would take longer than all the rest
+        arrays = {k: v for k, v in arrays.items() if "grad" not in k and "greedy" not in k}
+        path = tmp_path / name
+        np.savez(path, **arrays)
     assert main([str(path)]) == 0
     printed = capsys.readouterr().out
     assert "FAIL" not in printed
-    with np.load(path, allow_pickle=False) as archive:
-        stored = {n for n in archive.files if n.split("/")[0] in ("out", "grad")}
-        stored |= {f"grad_norm/{n}" for n in archive["grad_norm_names"]}
+    stored = {n for n in arrays if n.split("/")[0] in ("out", "grad")}
+    stored |= {f"grad_norm/{n}" for n in arrays.get("grad_norm_names", ())}
     compared = {line.split()[-1] for line in printed.splitlines() if " ok " in line}
     assert compared == stored

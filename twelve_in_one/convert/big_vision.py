@@ -316,6 +316,8 @@ def check_form(config: ViTConfig) -> None:
     """Raises a ValueError for a model that big_vision's ViT cannot hold."""
     if config.num_registers or config.pre_norm or not config.patch_bias:
         raise ValueError("big_vision's ViT has no registers, no norm before its blocks and a bias")
+    if config.stem != "patches":
+        raise ValueError("big_vision's ViT begins with patches, this one with convolutions")
 
 
 def with_leading_ones(

@@ -102,7 +102,7 @@ def mammut_sources(config: MammutConfig) -> _Sources:
     image, text = config.encoder, config.decoder
     fits = (
         image.class_token and image.pre_norm and image.norm_pooled and image.pool == "all",
-        not (image.patch_bias or image.num_registers),
+        image.stem == "patches" and not (image.patch_bias or image.num_registers),
         text.attention_biases and text.block_biases and text.norm_encoder,
         text.cross_mlp != "shared" and not (text.tied_logits or text.logits_bias),
         config.image_projection and not config.text_projection,

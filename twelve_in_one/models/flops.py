@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from twelve_in_one.models import conv_stem
 from twelve_in_one.models.text_decoder import TextDecoderConfig
 from twelve_in_one.models.two_stream.config import StreamConfig, TwoStreamConfig
 from twelve_in_one.models.vit import ViTConfig
@@ -68,6 +69,8 @@ def vit_forward_flops(config: ViTConfig) -> int:
     width, patches = config.hidden_dim, config.grid[0] * config.grid[1]
     length = patches + config.class_token + config.num_registers
     macs = patches * 3 * config.patch_size**2 * width
+    if config.stem == "convolutions":
+        macs = patches * width**2 + conv_stem.macs(width, config.image_size, config.patch_size)
     for layer in range(config.num_layers):
         windowed = config.window and layer not in config.global_layers
         read = config.window**2 if windowed else length

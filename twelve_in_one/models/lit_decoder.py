@@ -209,7 +209,8 @@ class _QuestionEncoder(nn.Module):
         )
         x, _ = run_blocks(blocks, x + table[None], None)
         x = layer_norm("visual_embed", numerics, name="final_norm")(x)
-        axes = ("text_embed", "visual_embed")
+        # Both widths would be split over the same devices.
+        axes = ("text_embed", "pooled")
         return dense(config.encoder.hidden_dim, axes, numerics, name="to_encoder")(x)
 
 

@@ -17,12 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from twelve_in_one.models import conv_stem
+from twelve_in_one.models.conv_stem import ConvStem
 from twelve_in_one.models.layers import dense, dropout, fold_key, layer_norm
 from twelve_in_one.models.pre_norm import AttentionPool, BlocksConfig, run_blocks
 from twelve_in_one.parallel.sharding import constrain
 
 Array = jax.Array
 
+STEMS = ("patches", "convolutions")
 POOLS = ("class", "mean", "all", "attention", "first", "none")
 
 
@@ -43,6 +46,8 @@ class ViTConfig(BlocksConfig):
       num_classes: C; 0 omits the classifier.
       zero_classifier: whether its kernel starts at zero, so that the first loss is that of a guess
         (big_vision), or at random.
+      stem: what comes before the blocks: "patches", one linear map of each, or "convolutions"
+        (`conv_stem.py`), which shrink pictures as much, for small models trained from scratch.
       patch_bias: whether the patch embedding has a bias; CLIP's has none.
       pre_norm: a norm of the embedded tokens before the first block (CLIP).
       norm_pooled: the last norm is that of the pooled vector, and tokens are those of the last
@@ -60,6 +65,7 @@ class ViTConfig(BlocksConfig):
     representation: bool = False
     num_classes: int = 0
     zero_classifier: bool = True
+    stem: Literal["patches", "convolutions"] = "patches"
     patch_bias: bool = True
     pre_norm: bool = False
     norm_pooled: bool = False
@@ -85,6 +91,10 @@ class ViTConfig(BlocksConfig):
             errors.append(
                 f"image_size {self.image_size} is not made of patches of {self.patch_size} pixels"
             )
+        if self.stem not in STEMS:
+            errors.append(f"stem {self.stem!r} is none of {', '.join(STEMS)}")
+        elif self.stem == "convolutions":
+            errors += conv_stem.misfits(self.hidden_dim, self.patch_size)
         if self.pool not in POOLS:
             errors.append(f"pool {self.pool!r} is none of {', '.join(POOLS)}")
         if self.pool == "class" and not self.class_token:
@@ -175,6 +185,10 @@ class ViT(nn.Module):
         config, numerics, width = self.config, self.config.numerics, self.config.hidden_dim
         size = (config.patch_size,) * 2
         axes = (None, None, None, "visual_embed")
+        if config.stem == "convolutions":
+            halvings = config.patch_size.bit_length() - 1
+            images = ConvStem(width, halvings, "visual_embed", numerics, name="stem")(images)
+            size = (1, 1)
         # [B, Y, X, 3] -> [B, rows, columns, D]
         patches = nn.Conv(
             width,

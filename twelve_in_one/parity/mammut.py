@@ -18,8 +18,6 @@ from twelve_in_one.models import generate
 from twelve_in_one.models.mammut import Mammut, MammutConfig
 from twelve_in_one.models.pre_norm import stack_blocks
 from twelve_in_one.models.reading import Context, Options
-from twelve_in_one.models.text_decoder import TextDecoder
-from twelve_in_one.models.vit import ViT
 from twelve_in_one.parity.fixture import Check, absolute, relative
 from twelve_in_one.parity.vit import GRADIENT_RTOL, below
 from twelve_in_one.tasks import contrastive, losses
@@ -84,55 +82,62 @@ def _check(name: str, ours: Any, theirs: np.ndarray) -> Check:
 
 
 def _outputs(config: MammutConfig, params: Any, arrays: Arrays) -> dict[str, np.ndarray]:
-    """All our outputs that a file may hold, under its names."""
-    model, text = Mammut(config), jnp.asarray(arrays["in/text"])
-    batch = {
-        "images": jnp.transpose(jnp.asarray(arrays["in/image"]), (0, 2, 3, 1)),
-        "tokens": text[:, 1:],
-    }
-    rows = jnp.ones(len(text), bool)
+    """All our outputs that a file may hold, under its names; gradients only if it has some."""
+    text = jnp.asarray(arrays["in/text"])
+    images = jnp.transpose(jnp.asarray(arrays["in/image"]), (0, 2, 3, 1))
+    # With a label behind the last, logits are those of the whole text; it does not count.
+    labels, rows = jnp.pad(text[:, 1:], ((0, 0), (0, 1))), jnp.ones(len(text), bool)
+    real = jnp.pad(text[:, 1:] != config.pad_id, ((0, 0), (0, 1)))
 
-    def losses_of(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        passes = model.apply({"params": params}, batch)
+    def passes(model: Mammut) -> Any:
+        image = model.encode(images)
+        logits = model.score(image.tokens, {"tokens": labels})
+        return image, model.embed_text(text[:, 1:]), model.scale(), logits
+
+    def losses_of(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
+        (image, vectors, scale, logits), seen = Mammut(config).apply(
+            {"params": params},
+            method=passes,
+            capture_intermediates=lambda _, name: name in ("__call__", "read"),
+            mutable=["intermediates"],
+        )
+        seen = seen["intermediates"]
+        (tokens, aux), (written, read) = seen["encoder"]["__call__"][0], seen["decoder"]["read"]
         contrast = contrastive.contrastive_loss(
-            passes.image, passes.text, passes.scale, rows, form="softmax"
-        )
-        labels = batch["tokens"]
-        caption = losses.sequence_loss(
-            passes.logits, labels, labels != config.pad_id, rows, per_token=True
-        )
-        found = {
-            "image_embed": passes.image,
-            "text_embed": passes.text,
-            "logits_train": passes.logits,
-            "labels": labels,
-            "logit_scale_exp": passes.scale,
-            "similarity": passes.scale * passes.image @ passes.text.T,
-            "contrastive_loss": contrast.sums.mean_loss(),
-            "caption_loss": caption.mean_loss(),
-        }
-        return found["contrastive_loss"] + found["caption_loss"], found
-
-    def inner(params: Any) -> dict[str, jax.Array]:
-        """Outputs of the parts."""
-        tokens, aux = ViT(config.encoder).apply({"params": params["encoder"]}, batch["images"])
-        decoder = TextDecoder(config.decoder).bind({"params": params["decoder"]})
-        bridged = model.apply({"params": params}, batch["images"], method="encode").tokens
-        states, read = decoder.read(text, None, None)
-        _, written = decoder(text[:, :-1], bridged)
+            image.embedding, vectors, scale, rows, form="softmax"
+        ).sums.mean_loss()
+        caption = losses.sequence_loss(logits, labels, real, rows, per_token=True).mean_loss()
         found = {
             "image_tokens": tokens,
             "image_pooled": aux["pooled"] @ params["image_map"]["kernel"],
-            "text_hidden_contrastive": states,
-            "logits_full": decoder(text, bridged)[0],
+            "image_embed": image.embedding,
+            "text_hidden_contrastive": read[0],
+            "text_embed": vectors,
+            "logits_full": logits,
+            "logits_train": logits[:, :-1],
+            "labels": labels[:, :-1],
+            "logit_scale_exp": scale,
+            "similarity": scale * image.embedding @ vectors.T,
+            "contrastive_loss": contrast,
+            "caption_loss": caption,
         }
+        crossed = config.decoder.cross_layers
         for i in range(config.decoder.num_layers):
-            found[f"hidden/contrastive/block{i}"] = read[f"block_{i}/out"]
-            crossed = i in config.decoder.cross_layers
-            stream = written[f"block_{i}/{'before_cross' if crossed else 'out'}"]
-            found[f"hidden/generative/block{i}"] = stream
-        for j, i in enumerate(config.decoder.cross_layers):
-            found[f"hidden/generative/cross{j}"] = written[f"block_{i}/out"]
+            found[f"hidden/contrastive/block{i}"] = read[1][f"block_{i}/out"]
+            stream = written[1][f"block_{i}/{'before_cross' if i in crossed else 'out'}"]
+            found[f"hidden/generative/block{i}"] = stream[:, :-1]
+        for j, i in enumerate(crossed):
+            found[f"hidden/generative/cross{j}"] = written[1][f"block_{i}/out"][:, :-1]
+        return contrast + caption, (found, image.tokens)
+
+    differentiated = any(name.startswith("grad") for name in arrays)
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        if differentiated:
+            gradient, (found, bridged) = jax.grad(losses_of, has_aux=True)(params)
+        else:
+            gradient, (_, (found, bridged)) = None, losses_of(params)
         if "out/greedy_tokens" in arrays:
             length = arrays["out/greedy_tokens"].shape[1] - 1
             # Recorded without stopping: no token ends a text.
@@ -141,18 +146,15 @@ def _outputs(config: MammutConfig, params: Any, arrays: Arrays) -> dict[str, np.
             found["greedy_tokens"] = jnp.pad(
                 texts.tokens, ((0, 0), (1, 0)), constant_values=config.start_id
             )
-        return found
-
-    @jax.jit
-    def run(params: Any) -> Any:
-        gradient, found = jax.grad(losses_of, has_aux=True)(params)
-        return found | inner(params), gradient
+        return found, gradient
 
     vit = config.encoder
     if vit.scan_layers:
         params = params | {"encoder": stack_blocks(vit, params["encoder"])}
     found, gradient = run(params)
     named = {f"out/{name}": np.asarray(value) for name, value in found.items()}
+    if not differentiated:
+        return named
     flat = convert.to_open_clip(config, gradient)
     # The class token has a position there, which is added to it.
     flat["visual.positional_embedding"][0] = flat["visual.class_embedding"]

@@ -184,7 +184,9 @@ def _row_losses(
 
         # After as many turns as there are devices, the columns are at home again.
         (rows, columns), _ = jax.lax.scan(turn, (rows, columns), None, length=devices)
-        columns = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: len(mask)], columns)
+        columns = columns._replace(
+            top=columns.top.reshape(-1)[: len(mask)], total=columns.total.reshape(-1)[: len(mask)]
+        )
     else:
         rows, columns = block(rows, columns)
     right = rows.own > rows.other
@@ -199,7 +201,7 @@ def _folded(x: Array, size: int, fill: float) -> Array:
     """[b, ...] as [m, c, ...], filled up."""
     missing = -len(x) % size
     x = jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1)), constant_values=fill)
-    return x.reshape(-1, size, *x.shape[1:])
+    return x.reshape(len(x) // size, size, *x.shape[1:])
 
 
 def _add_exponentials(top: Array, total: Array, logits: Array, axis: int) -> tuple[Array, Array]:
