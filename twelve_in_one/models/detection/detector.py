@@ -4,7 +4,7 @@ A photo is laid on a canvas, one of a few sizes for which a program is compiled;
 cover is empty and changes nothing. Boxes are corners x1, y1, x2, y2 in pixels of the photo.
 
 Shape letters: B photos, Y and X pixels of a canvas, H and W those of a photo, R regions of a photo,
-N given boxes, F feature size, C classes.
+N given boxes, F feature size, C classes, P classes with the background.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -42,6 +42,8 @@ class Detections(NamedTuple):
       scores: float32[B, R], 0 to 1: how sure the detector is of the class.
       classes: int32[B, R], indices of `Detector.class_names`.
       valid: bool[B, R], which rows are filled.
+      class_probs: float32[B, R, P], distributions over the classes and the background, in the
+        network's order; None where a detector gives no distribution.
     """
 
     boxes: Array
@@ -49,6 +51,7 @@ class Detections(NamedTuple):
     scores: Array
     classes: Array
     valid: Array
+    class_probs: Array | None = None
 
 
 class Detector(Protocol):
