@@ -1,0 +1,229 @@
+"""What feature maps show in boxes: RoIAlign (He et al. 2017) and RoIPool (Girshick 2015).
+
+Shape letters: Y and X cells of a map, C channels, R boxes, P bins of a side, S samples of a bin and
+axis, L maps, K boxes handled at a time.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+# Boxes handled at a time; more would need gigabytes.
+_CHUNK = 32
+# Side of the largest map for which a TPU takes products with all cells.
+_PRODUCT_SIDE = 64
+_MOST_CELLS = 4096  # of a side of a pooled box
+
+
+class Map(NamedTuple):
+    """A feature map of one photo.
+
+    Attributes:
+      cells: [Y, X, C].
+      size: int32[2], rows and columns that are of the photo.
+      stride: pixels of the canvas per cell.
+    """
+
+    cells: Array
+    size: Array
+    stride: float
+
+
+def roi_align(
+    maps: Sequence[Map],
+    boxes: Array,
+    levels: Array | None = None,
+    *,
+    bins: int = 7,
+    samples: int = 2,
+    aligned: bool = False,
+) -> Array:
+    """Means of bilinear samples in each bin of each box.
+
+    Args:
+      maps: one, or those of a pyramid.
+      boxes: float32[R, 4], corners in pixels of the canvas.
+      levels: int32[R], the map of each box; None if there is one.
+      bins: P.
+      samples: S; 0 takes one for each cell that a bin has, rounded up, which is for single maps.
+      aligned: shift by half a cell, as newer code does; older code also makes boxes one cell wide
+        at least.
+
+    Returns:
+      [R, P, P, C] of the maps' type, summed in float32.
+    """
+    if levels is None:
+        levels = jnp.zeros(len(boxes), jnp.int32)
+    place = functools.partial(_placed, maps, bins=bins, samples=samples, aligned=aligned)
+    products = functools.partial(_by_products, maps[0])
+    gathers = functools.partial(_by_gathers, maps)
+    sides = maps[0].cells.shape[:2]
+
+    def chunk(part: tuple[Array, Array]) -> Array:
+        axes, level = place(*part), part[1]
+        if samples == 0:
+            return products(axes, level)
+        if len(maps) == 1 and max(sides) <= _PRODUCT_SIDE:
+            return jax.lax.platform_dependent(axes, level, tpu=products, default=gathers)
+        return gathers(axes, level)
+
+    return in_chunks(chunk, (boxes, levels), _CHUNK)
+
+
+def in_chunks(function, operands: tuple[Array, ...], size: int):
+    """`function` of rows of arrays [R, ...], some rows at a time; results are joined."""
+    count = len(operands[0])
+    if count <= size:
+        return function(operands)
+    number = -(-count // size)
+
+    def split(x: Array) -> Array:
+        x = jnp.pad(x, ((0, number * size - count), *((0, 0) for _ in x.shape[1:])))
+        return x.reshape(number, size, *x.shape[1:])
+
+    found = jax.lax.map(function, jax.tree.map(split, operands))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
+
+
+class _Axis(NamedTuple):
+    """Where bins are sampled along an axis: float32[K, P, S] in cells, and how much each counts."""
+
+    positions: Array
+    weights: Array
+    last: Array  # float32[K, 1, 1], the last cell
+
+
+def _placed(
+    maps: Sequence[Map], boxes: Array, levels: Array, *, bins: int, samples: int, aligned: bool
+) -> tuple[_Axis, _Axis]:
+    """Down and across."""
+    strides = jnp.array([m.stride for m in maps], jnp.float32)[levels]
+    sizes = jnp.stack([m.size for m in maps]).astype(jnp.float32)[levels]
+    cells = boxes * (1 / strides)[:, None] - (0.5 if aligned else 0.0)
+    axes = []
+    for axis in (1, 0):
+        start, length = cells[:, axis], cells[:, axis + 2] - cells[:, axis]
+        if not aligned:
+            length = jnp.maximum(length, 1.0)
+        axes.append(_sampled(start, length, sizes[:, 1 - axis], maps[0], bins, samples, axis))
+    return axes[0], axes[1]
+
+
+def _sampled(
+    start: Array, length: Array, size: Array, widest: Map, bins: int, samples: int, axis: int
+) -> _Axis:
+    start, length, size = (x[:, None, None] for x in (start, length, size))
+    width = length / bins
+    number = jnp.full_like(width, samples) if samples else jnp.ceil(width)
+    # Beyond this many samples a bin would be larger than the map, of which nothing is then seen.
+    most = samples or 2 * widest.cells.shape[1 - axis]
+    index = jnp.arange(most, dtype=jnp.float32)
+    corner = start + jnp.arange(bins, dtype=jnp.float32)[:, None] * width
+    at = corner + (index + 0.5) * width / jnp.maximum(number, 1)
+    counts = (index < number) & (at >= -1) & (at <= size)
+    last = size - 1
+    return _Axis(jnp.clip(at, 0, last), counts / jnp.maximum(number, 1), last)
+
+
+def _by_gathers(maps: Sequence[Map], axes: tuple[_Axis, _Axis], levels: Array) -> Array:
+    """Reads the cells around each sample from all maps as one table."""
+    table = jnp.concatenate([m.cells.reshape(-1, m.cells.shape[-1]) for m in maps])
+    lengths = [m.cells.shape[0] * m.cells.shape[1] for m in maps]
+    starts = jnp.array([sum(lengths[:i]) for i in range(len(maps))], jnp.int32)
+    widths = jnp.array([m.cells.shape[1] for m in maps], jnp.int32)
+    offset, width = (x[levels][:, None, None] for x in (starts, widths))
+    rows, columns = (_neighbours(axis) for axis in axes)
+    total = jnp.float32(0)
+    for row, row_weight in rows:
+        for column, column_weight in columns:
+            index = offset + row[:, :, None] * width + column[:, None, :]
+            weight = row_weight[:, :, None] * column_weight[:, None, :]
+            total = total + table[index].astype(jnp.float32) * weight[..., None]
+    return total.astype(table.dtype)
+
+
+def _neighbours(axis: _Axis) -> list[tuple[Array, Array]]:
+    """int32[K, P] cells and float32[K, P] weights, two for each sample of a bin."""
+    low = jnp.floor(axis.positions)
+    share = axis.positions - low
+    pairs = []
+    for s in range(low.shape[2]):
+        for step, part in ((0, 1 - share), (1, share)):
+            cell = jnp.minimum(low + step, axis.last)[..., s].astype(jnp.int32)
+            pairs.append((cell, (part * axis.weights)[..., s]))
+    return pairs
+
+
+def _by_products(single: Map, axes: tuple[_Axis, _Axis], levels: Array) -> Array:
+    """Multiplies the one map there is with the weight of every cell in every bin."""
+    del levels
+    rows, columns = (
+        jnp.einsum(
+            "kps,kpsy->kpy",
+            axis.weights,
+            jnp.maximum(1 - jnp.abs(axis.positions[..., None] - jnp.arange(length)), 0),
+        )
+        for axis, length in zip(axes, single.cells.shape[:2], strict=True)
+    )
+    precise = dict(precision="highest", preferred_element_type=jnp.float32)
+    cells = single.cells.astype(jnp.float32)
+    found = jnp.einsum("kpy,yxc->kpxc", rows, cells, **precise)
+    return jnp.einsum("kqx,kpxc->kpqc", columns, found, **precise).astype(single.cells.dtype)
+
+
+def roi_pool(single: Map, boxes: Array, *, bins: int = 14) -> Array:
+    """Largest values in whole cells of each bin of each box, as Caffe and PyTorch count them.
+
+    Args:
+      single: the map.
+      boxes: float32[R, 4], corners in pixels of the canvas; the cell of the second corner belongs
+        to the box.
+      bins: P.
+
+    Returns:
+      [R, P, P, C], 0 where a bin has no cell.
+    """
+
+    def chunk(part: tuple[Array]) -> Array:
+        # Rounds halves away from zero, as C does.
+        cells = part[0] * (1 / single.stride)
+        cells = jnp.sign(cells) * jnp.floor(jnp.abs(cells) + 0.5)
+        x, y = (
+            _bounds(cells[:, axis], cells[:, axis + 2], single.size[1 - axis], bins)
+            for axis in (0, 1)
+        )
+        found = _largest(lambda rows: single.cells[rows], *y)  # [K, P, X, C]
+        take = jax.vmap(lambda row, columns: row[:, columns])
+        found = _largest(lambda columns: take(found, columns), *x)  # [K, P, Q, C]
+        empty = (y[0] >= y[1])[:, :, None] | (x[0] >= x[1])[:, None, :]
+        return jnp.where(empty[..., None], 0, found)
+
+    return in_chunks(chunk, (boxes,), _CHUNK)
+
+
+def _bounds(first: Array, last: Array, size: Array, bins: int) -> tuple[Array, Array]:
+    """int32[K, P], first cell of each bin and the one after its last."""
+    # A constant would be divided by as a multiplication, whose rounding moves whole cells.
+    width = jnp.maximum(last - first + 1, 1.0) / jax.lax.optimization_barrier(jnp.float32(bins))
+    # Compilers divide by a constant as a multiplication, whose rounding moves whole cells.
+    quotients = np.arange(_MOST_CELLS, dtype=np.float32) / np.float32(bins)
+    length = jnp.clip(last - first + 1, 1, _MOST_CELLS - 1)
+    width = jnp.asarray(quotients)[length.astype(jnp.int32)]
+    index = jnp.arange(bins, dtype=jnp.float32)
+    start = jnp.floor(index * width[:, None]) + first[:, None]
+    end = jnp.ceil((index + 1) * width[:, None]) + first[:, None]
+    return tuple(jnp.clip(x, 0, size).astype(jnp.int32) for x in (start, end))
+
+
+def _largest(take, start: Array, end: Array) -> Array:
+    """The largest of what `take` gives for cells from `start` to `end`; a cell may be repeated."""
+
+    def at(i: Array | int) -> Array:
+        return take(jnp.minimum(start + i, jnp.maximum(end - 1, 0)))
+
+    return jax.lax.fori_loop(1, jnp.max(end - start), lambda i, x: jnp.maximum(x, at(i)), at(0))
