@@ -54,9 +54,7 @@ def grid_anchors(base: np.ndarray, stride: int, rows: int, columns: int) -> np.n
     return (shifts[:, :, None] + base).reshape(-1, 4)
 
 
-def decode(
-    boxes: Array, deltas: Array, weights: Sequence[float], *, inclusive: bool
-) -> Array:
+def decode(boxes: Array, deltas: Array, weights: Sequence[float], *, inclusive: bool) -> Array:
     """Boxes moved and scaled by deltas (Girshick et al. 2014): float32[..., 4] of two such.
 
     Args:

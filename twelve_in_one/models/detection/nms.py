@@ -153,9 +153,7 @@ def most_confident(confidence: Array, count: int) -> tuple[Array, Array]:
     return order, confidence[order] >= 0
 
 
-def confident_boxes(
-    confidence: Array, least: float, fewest: int, most: int
-) -> tuple[Array, Array]:
+def confident_boxes(confidence: Array, least: float, fewest: int, most: int) -> tuple[Array, Array]:
     """The rule of bottom-up attention's script: those of at least `least`, within two numbers.
 
     Args:
