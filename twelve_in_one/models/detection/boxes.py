@@ -76,7 +76,7 @@ def encode(boxes: Array, targets: Array, weights: Sequence[float], *, inclusive:
     """The deltas with which `decode` makes `targets` of `boxes`."""
     one = float(inclusive)
     sides, wanted = (b[..., 2:] - b[..., :2] + one for b in (boxes, targets))
-    shift = (targets[..., :2] + 0.5 * wanted - boxes[..., :2] - 0.5 * sides) / sides
+    shift = (targets[..., :2] - boxes[..., :2] + 0.5 * (wanted - sides)) / sides
     deltas = jnp.concatenate([shift, jnp.log(wanted / sides)], axis=-1)
     return deltas * jnp.asarray(weights, jnp.float32)
 

@@ -101,11 +101,11 @@ class FpnNetwork(nn.Module):
           pixels: float32[B, Y, X, 3], sides of multiples of DIVISOR.
           sizes: int32[B, 2] of the same multiples.
         """
-        body, sizes = self.body(pixels, sizes)
+        stages, sizes = (found[1:] for found in self.body(pixels, sizes))
         maps: list[Array] = []
         above = None
-        for i in reversed(range(len(body))):
-            merged = self.inner[i](body[i])
+        for i in reversed(range(len(stages))):
+            merged = self.inner[i](stages[i])
             if above is not None:
                 merged = merged + jnp.repeat(jnp.repeat(above, 2, axis=1), 2, axis=2)
             maps.insert(0, self.outer[i](masked(merged, sizes[i])))
@@ -202,13 +202,13 @@ class FpnDetector:
         maps, sizes = apply(canvases.pixels, padded(canvases.sizes), method="pyramid")
 
         def of_photo(maps: Any, sizes: Any, boxes: Array, canvas: Canvases) -> Array:
-            joined = _describing(maps, sizes)
+            joined = describing(maps, sizes)
             return self.head(params, joined, to_canvas(boxes, canvas)).features
 
         return jax.vmap(of_photo)(maps, sizes, boxes, canvases)
 
     def run(self, params: Any, canvases: Canvases) -> tuple[list[Array], list[Array], list[Any]]:
-        """Maps, their sizes, and the outputs of the region proposal network, of each level."""
+        """Maps, their cells that count, and the region proposal network's outputs, by level."""
         apply = functools.partial(FpnNetwork(self.config).apply, {"params": params})
         maps, sizes = apply(canvases.pixels, padded(canvases.sizes), method="pyramid")
         found = [
@@ -243,7 +243,7 @@ class FpnDetector:
         self, params: Any, maps: Any, sizes: Any, outputs: Any, canvas: Canvases
     ) -> Detections:
         found = self.propose(sizes, outputs, canvas)
-        head = self.head(params, _describing(maps, sizes), found.boxes)
+        head = self.head(params, describing(maps, sizes), found.boxes)
         probs = jax.nn.softmax(head.logits)
         boxes = found.boxes / canvas.scales[0]
         confidence = nms.class_confidence(
@@ -253,7 +253,7 @@ class FpnDetector:
         return fill(self.num_regions, chosen, boxes, head.features, probs)
 
 
-def _describing(maps: list[Array], sizes: list[Array]) -> Maps:
+def describing(maps: list[Array], sizes: list[Array]) -> Maps:
     """The maps of one photo that describe boxes."""
     count = HIGHEST - LOWEST + 1
     return join(maps[:count], sizes[:count], STRIDES[:count])

@@ -36,13 +36,13 @@ def keep(
     Returns:
       bool[N].
     """
-    function = functools.partial(_overlap, inclusive=inclusive, strict=strict)
     operands = (boxes, valid, jnp.asarray(threshold, jnp.float32))
+    options = dict(inclusive=inclusive, strict=strict)
     # One box after another is fastest on a CPU and slowest everywhere else.
     return jax.lax.platform_dependent(
         *operands,
-        cpu=functools.partial(_one_by_one, function),
-        default=functools.partial(_by_tiles, function),
+        cpu=functools.partial(keep_one_by_one, **options),
+        default=functools.partial(keep_by_tiles, **options),
     )
 
 
@@ -52,7 +52,11 @@ def _overlap(a: Array, b: Array, threshold: Array, *, inclusive: bool, strict: b
     return found > threshold if strict else found >= threshold
 
 
-def _one_by_one(overlap, boxes: Array, valid: Array, threshold: Array) -> Array:
+def keep_one_by_one(
+    boxes: Array, valid: Array, threshold: Array, *, inclusive: bool, strict: bool = True
+) -> Array:
+    """`keep`, in N steps of N comparisons."""
+    overlap = functools.partial(_overlap, inclusive=inclusive, strict=strict)
     places = jnp.arange(len(boxes))
 
     def step(i: Array, alive: Array) -> Array:
@@ -62,8 +66,11 @@ def _one_by_one(overlap, boxes: Array, valid: Array, threshold: Array) -> Array:
     return jax.lax.fori_loop(0, len(boxes), step, valid)
 
 
-def _by_tiles(overlap, boxes: Array, valid: Array, threshold: Array) -> Array:
-    """Decides a tile's boxes among themselves, then removes later boxes, tile by tile."""
+def keep_by_tiles(
+    boxes: Array, valid: Array, threshold: Array, *, inclusive: bool, strict: bool = True
+) -> Array:
+    """`keep`: decides a tile's boxes among themselves, then removes later ones, tile by tile."""
+    overlap = functools.partial(_overlap, inclusive=inclusive, strict=strict)
     count = len(boxes)
     tile = min(_TILE, count)
     missing = -count % tile

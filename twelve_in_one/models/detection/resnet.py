@@ -61,14 +61,14 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, pixels: Array, sizes: Array) -> tuple[list[Array], list[Array]]:
-        """The maps of all stages.
+        """The maps of the stem and of all stages.
 
         Args:
           pixels: float32[B, Y, X, 3], 0 outside the photo.
           sizes: int32[B, 2], rows and columns that count.
 
         Returns:
-          [B, Y', X', D] for each stage, and int32[B, 2] for each, which cells count.
+          [B, Y', X', D] for each, and int32[B, 2] for each, which cells count.
         """
         config = self.config
         x = convolution(config.stem_dim, 7, stride=2, dtype=config.dtype, name="stem")(
@@ -76,14 +76,9 @@ class ResNet(nn.Module):
         )
         sizes = halved(sizes)
         x = masked(nn.relu(x), sizes)
-        if config.open_pool:
-            after = [side % 2 == 0 for side in x.shape[1:3]]
-            x = nn.max_pool(x, (3, 3), (2, 2), [(0, int(extra)) for extra in after])
-            sizes = sizes // 2
-        else:
-            x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
-            sizes = halved(sizes)
-        maps, all_sizes = [], []
+        x = stem_pool(x, config.open_pool)
+        sizes = sizes // 2 if config.open_pool else halved(sizes)
+        maps, all_sizes = [x], [sizes]
         for i, blocks in enumerate(config.blocks):
             stride = 2 if i else 1
             stage = Stage(config, blocks, i, stride, name=f"stage_{i + 1}")
@@ -160,6 +155,12 @@ class Bottleneck(nn.Module):
         if self.first:
             x = convolution(outer, 1, stride=stride, dtype=config.dtype, name="shortcut")(x)
         return nn.relu(x + y), None
+
+
+def stem_pool(x: Array, open_border: bool) -> Array:
+    """Largest of 3 x 3 cells at every second one, of [B, Y, X, D] that are not negative."""
+    border = [(0, 1 - side % 2) if open_border else (1, 1) for side in x.shape[1:3]]
+    return nn.max_pool(x, (3, 3), (2, 2), border)
 
 
 def convolution(

@@ -68,20 +68,30 @@ def roi_align(
         levels = jnp.zeros(len(boxes), jnp.int32)
     small = len(maps.shapes) == 1 and max(maps.shapes[0]) <= _PRODUCT_SIDE
 
+    options = dict(bins=bins, samples=samples, aligned=aligned)
+
+    def gathers(part: tuple[Array, Array]) -> Array:
+        return _by_gathers(maps, _placed(maps, *part, **options), part[1])
+
+    def products(part: tuple[Array, Array]) -> Array:
+        return align_by_products(maps, part[0], **options)
+
     def chunk(part: tuple[Array, Array]) -> Array:
-        axes = _placed(maps, *part, bins=bins, samples=samples, aligned=aligned)
         if samples == 0:
-            return _by_products(maps, axes)
+            return products(part)
         if not small:
-            return _by_gathers(maps, axes, part[1])
+            return gathers(part)
         # Gathers are slow on a TPU, and products everywhere else.
-        return jax.lax.platform_dependent(
-            axes,
-            tpu=lambda axes: _by_products(maps, axes),
-            default=lambda axes: _by_gathers(maps, axes, part[1]),
-        )
+        return jax.lax.platform_dependent(part, tpu=products, default=gathers)
 
     return in_chunks(chunk, (boxes, levels), CHUNK)
+
+
+def align_by_products(maps: Maps, boxes: Array, *, bins: int, samples: int, aligned: bool) -> Array:
+    """`roi_align` on the one map there is, as products with all its cells: for TPUs."""
+    levels = jnp.zeros(len(boxes), jnp.int32)
+    axes = _placed(maps, boxes, levels, bins=bins, samples=samples, aligned=aligned)
+    return _by_products(maps, axes)
 
 
 def in_chunks(function, operands: tuple[Array, ...], size: int):
