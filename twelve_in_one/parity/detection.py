@@ -39,6 +39,7 @@ _SWEEP = c4.Sweep().thresholds
 _STRIDE, _GRID = 16, (3, 4)  # of recorded grids and maps
 # Of the recorded detector: the extra canvas that it gets here, and how it chooses proposals.
 _EXTRA, _BEFORE, _AFTER = 64, 60, 30
+_CLIPS = ("e2e_padclip", "e2e_imgclip")
 # Outputs of networks whose weights are not in the file.
 _ELSEWHERE = ("cnet", "ndet", "mbv2")
 
@@ -278,52 +279,54 @@ def _compare_detector(groups: Mapping[str, Arrays], dtype: str) -> Iterator[Chec
         proposals=ProposalConfig(_BEFORE, _AFTER, len(padded["proposals"])),
     )
     canvas = detector.preprocess(image)
-    body = ResNet(config.body)
+    script, body = dataclasses.replace(detector, clip="padded"), ResNet(config.body)
+    recorded = jnp.stack([padded["proposals"], clipped["proposals"]])
 
     @jax.jit
-    def run(params: Any) -> dict[str, Any]:
+    def run(params: Any, given: jax.Array) -> dict[str, Any]:
         stages, _ = body.apply({"params": params["body"]}, canvas.pixels, fpn.padded(canvas.sizes))
         maps, sizes, outputs = detector.run(params, canvas)
         one = jax.tree.map(lambda x: x[0], (maps, sizes, outputs, canvas))
-        found = {
-            "e2e_padclip": dict(
-                zip(("stem", "c4", "c5"), (stages[i] for i in (0, 3, 4)), strict=True)
-            )
-        }
-        found["e2e_padclip"] |= {f"p{i + 2}": m for i, m in enumerate(maps)}
         joined = fpn.describing(*one[:2])
-        for group, given, clip in (
-            ("e2e_padclip", padded, "padded"),
-            ("e2e_imgclip", clipped, "photo"),
-        ):
-            ours = found.setdefault(group, {})
-            proposed = dataclasses.replace(detector, clip=clip).propose(*one[1:])
-            ours["proposals"] = proposed.boxes
-            ours["objectness"] = jax.nn.sigmoid(proposed.logits)
+        everything = jnp.ones(given.shape[1], bool)
+
+        def of_group(border: jax.Array, there: jax.Array) -> dict[str, jax.Array]:
+            proposed = detector.propose(*one[1:3], border, jnp.float32(1))
             # From here on with the recorded boxes: near ties may be ordered otherwise.
-            there = jnp.asarray(given["proposals"])
             head = detector.head(params, joined, there)
-            ours |= {"fc6": head.features, "logits": head.logits}
-            ours["bbox_deltas"] = head.deltas.reshape(len(there), -1)
-            ours["levels"] = boxes.pyramid_level(there, 2, 5, inclusive=True)
             probs = jax.nn.softmax(head.logits)[:, 1:]
-            everything, count = jnp.ones(len(there), bool), len(there)
             confidence = nms.class_confidence(
-                there, probs, everything, detector.threshold, count, inclusive=True
+                there, probs, everything, detector.threshold, len(there), inclusive=True
             )
             best, _ = nms.most_confident(confidence, detector.num_regions)
-            ours |= {"max_conf": confidence, "top20": best}
-            ours |= {"top20_boxes": there[best], "top20_fc6": head.features[best]}
-        levels = found["e2e_padclip"]["levels"][:3] - fpn.LOWEST
-        first = jnp.asarray(padded["proposals"][:3])
-        pooled = roi.roi_align(joined, first, levels, bins=fpn.BINS)
-        found["e2e_padclip"]["pooled_first3"] = pooled.transpose(0, 3, 1, 2)
+            return {
+                "proposals": proposed.boxes,
+                "objectness": jax.nn.sigmoid(proposed.logits),
+                "fc6": head.features,
+                "logits": head.logits,
+                "bbox_deltas": head.deltas.reshape(len(there), -1),
+                "levels": boxes.pyramid_level(there, 2, 5, inclusive=True),
+                "max_conf": confidence,
+                "top20": best,
+                "top20_boxes": there[best],
+                "top20_fc6": head.features[best],
+            }
+
+        borders = jnp.stack([which.border(one[3]) for which in (script, detector)])
+        both = jax.vmap(of_group)(borders, given)
+        found = {group: {n: v[i] for n, v in both.items()} for i, group in enumerate(_CLIPS)}
+        levels = both["levels"][0, :3] - fpn.LOWEST
+        pooled = roi.roi_align(joined, given[0, :3], levels, bins=fpn.BINS)
+        seen = {f"p{i + 2}": m for i, m in enumerate(maps)}
+        seen |= {name: stages[i] for name, i in (("stem", 0), ("c4", 3), ("c5", 4))}
+        found["e2e_padclip"] |= seen | {"pooled_first3": pooled.transpose(0, 3, 1, 2)}
         return found
 
-    ours = jax.device_get(run(params))
+    ours = jax.device_get(run(params, recorded))
     pixels = np.asarray(canvas.pixels)[0, :rows, :columns].transpose(2, 0, 1)
     yield relative("e2e__net_input", pixels, groups["e2e"]["net_input"], FLOAT_RTOL)
-    for group, given in (("e2e_padclip", padded), ("e2e_imgclip", clipped)):
+    for group in _CLIPS:
+        given = groups[group]
         _all_known({f"{group}__{name}": name in ours[group] for name in given})
         for name, expected in given.items():
             value, label = ours[group][name], f"{group}__{name}"

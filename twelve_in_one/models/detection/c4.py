@@ -24,7 +24,7 @@ from twelve_in_one.models.detection.fpn import DELTA_WEIGHTS, subtract_mean
 from twelve_in_one.models.detection.proposals import Level, ProposalConfig, Proposals, propose
 from twelve_in_one.models.detection.resize import Resizing, on_canvas, smallest_canvas
 from twelve_in_one.models.detection.resnet import ResNet, ResNetConfig, Stage, convolution, masked
-from twelve_in_one.models.detection.results import fill, to_canvas, with_area
+from twelve_in_one.models.detection.results import axis_scales, fill, to_canvas, with_area
 from twelve_in_one.models.detection.roi import CHUNK, in_chunks, roi_pool
 
 Array = jax.Array
@@ -240,7 +240,7 @@ class C4Detector:
         found = self.propose(outputs, size, canvas)
         head = self.head(params, cells, size, found.boxes)
         probs = jax.nn.softmax(head.logits)
-        inclusive, scale = self.proposals.inclusive, jnp.tile(canvas.scales[::-1], 2)
+        inclusive, scale = self.proposals.inclusive, axis_scales(canvas)
         if isinstance(self.choice, Sweep):
             best = jnp.argmax(probs[:, 1:], axis=1)
             deltas = jnp.take_along_axis(head.deltas, best[:, None, None], axis=1)[:, 0]

@@ -145,8 +145,8 @@ def abstract_params(config: FpnConfig) -> Any:
 
 
 def subtract_mean(x: Array) -> Array:
-    """RGB of 0 to 255 as blue, green and red around 0."""
-    return x[..., ::-1] - jnp.array(MEAN_BGR, jnp.float32)
+    """RGB [Y, X, 3] of 0 to 255 as blue, green and red around 0."""
+    return x[..., ::-1] - jnp.array(MEAN_BGR, jnp.float32)[None, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +217,11 @@ class FpnDetector:
         ]
         return maps, sizes, found
 
-    def propose(self, sizes: list[Array], outputs: list[Any], canvas: Canvases) -> Proposals:
+    def border(self, canvas: Canvases) -> Array:
+        """int32[2], rows and columns at which boxes of one photo are cut."""
+        return canvas.sizes if self.clip == "photo" else padded(canvas.sizes)
+
+    def propose(self, sizes: Any, outputs: Any, border: Array, scale: Array) -> Proposals:
         """The best boxes of one photo, from the outputs of `run` for it."""
         levels = [
             Level(logits, deltas, size, base, stride)
@@ -225,8 +229,7 @@ class FpnDetector:
                 outputs, sizes, anchors(), STRIDES, strict=True
             )
         ]
-        border = canvas.sizes if self.clip == "photo" else padded(canvas.sizes)
-        return propose(self.proposals, levels, border, canvas.scales[0])
+        return propose(self.proposals, levels, border, scale)
 
     def head(self, params: Any, maps: Maps, boxes: Array) -> Head:
         """What boxes float32[R, 4] on the canvas of one photo are."""
@@ -242,10 +245,11 @@ class FpnDetector:
     def _of_photo(
         self, params: Any, maps: Any, sizes: Any, outputs: Any, canvas: Canvases
     ) -> Detections:
-        found = self.propose(sizes, outputs, canvas)
+        scale = canvas.scales[0]
+        found = self.propose(sizes, outputs, self.border(canvas), scale)
         head = self.head(params, describing(maps, sizes), found.boxes)
         probs = jax.nn.softmax(head.logits)
-        boxes = found.boxes / canvas.scales[0]
+        boxes = found.boxes / scale
         confidence = nms.class_confidence(
             boxes, probs[:, 1:], found.valid, self.threshold, self.num_regions, inclusive=True
         )

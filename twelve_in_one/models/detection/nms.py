@@ -146,7 +146,7 @@ def class_confidence(
         # Those that stayed earlier, of the same class: [N, chunk].
         alive = ~jnp.any(stayed[:, kind] & overlaps[:, box], axis=0)
         alive &= (pairs >= 0) & valid[box]
-        stay = _settle(overlaps[box][:, box] & (kind[:, None] == kind), alive)
+        stay = _settle(overlaps[box][:, box] & (kind[:, None] == kind[None]), alive)
         confidence = confidence.at[box].max(jnp.where(stay, flat[pairs], -1.0))
         return start + chunk, confidence, stayed.at[box, kind].max(stay)
 

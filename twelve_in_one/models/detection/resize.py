@@ -176,7 +176,7 @@ def _draw(
 
 def covered(shape: tuple[int, int], size: Array) -> Array:
     """bool[Y, X], the first rows and columns of a canvas, or of a map of it."""
-    return (jnp.arange(shape[0]) < size[0])[:, None] & (jnp.arange(shape[1]) < size[1])
+    return (jnp.arange(shape[0]) < size[0])[:, None] & (jnp.arange(shape[1]) < size[1])[None]
 
 
 def smallest_canvas(

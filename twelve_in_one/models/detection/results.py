@@ -52,5 +52,9 @@ def with_area(boxes: Array, scores: Array) -> Array:
 
 def to_canvas(boxes: Array, canvas: Canvases) -> Array:
     """Boxes float32[N, 4] in pixels of one photo as pixels of its canvas, cut at its border."""
-    scale = jnp.tile(canvas.scales[::-1], 2)
-    return clip(boxes * scale, canvas.sizes, inclusive=False)
+    return clip(boxes * axis_scales(canvas), canvas.sizes, inclusive=False)
+
+
+def axis_scales(canvas: Canvases) -> Array:
+    """float32[1, 4], by which boxes of one photo are multiplied to be on its canvas."""
+    return jnp.tile(canvas.scales[::-1], 2)[None]

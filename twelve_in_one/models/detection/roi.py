@@ -142,8 +142,8 @@ def _sampled(
     start, length, size = (x[:, None, None] for x in (start, length, size))
     width = length / bins
     number = jnp.ceil(width) if samples is None else jnp.full_like(width, samples)
-    index = jnp.arange(most, dtype=jnp.float32)
-    corner = start + jnp.arange(bins, dtype=jnp.float32)[:, None] * width
+    index = jnp.arange(most, dtype=jnp.float32)[None, None]
+    corner = start + jnp.arange(bins, dtype=jnp.float32)[None, :, None] * width
     at = corner + (index + 0.5) * width / jnp.maximum(number, 1)
     counts = (index < number) & (at >= -1) & (at <= size)
     last = size - 1
@@ -183,7 +183,9 @@ def _by_products(maps: Maps, axes: tuple[_Axis, _Axis]) -> Array:
         jnp.einsum(
             "kps,kpsy->kpy",
             axis.weights,
-            jnp.maximum(1 - jnp.abs(axis.positions[..., None] - jnp.arange(length)), 0),
+            jnp.maximum(
+                1 - jnp.abs(axis.positions[..., None] - jnp.arange(length)[None, None, None]), 0
+            ),
         )
         for axis, length in zip(axes, maps.shapes[0], strict=True)
     )
@@ -232,7 +234,7 @@ def _bounds(first: Array, last: Array, size: Array, bins: int) -> tuple[Array, A
     quotients = np.arange(_MOST_CELLS, dtype=np.float32) / np.float32(bins)
     length = jnp.clip(last - first + 1, 1, _MOST_CELLS - 1)
     width = jnp.asarray(quotients)[length.astype(jnp.int32)]
-    index = jnp.arange(bins, dtype=jnp.float32)
+    index = jnp.arange(bins, dtype=jnp.float32)[None]
     start = jnp.floor(index * width[:, None]) + first[:, None]
     end = jnp.ceil((index + 1) * width[:, None]) + first[:, None]
     return tuple(jnp.clip(x, 0, size).astype(jnp.int32) for x in (start, end))
