@@ -22,7 +22,9 @@ def state(shared_dir):
     """Weights of a small detector under the names of the released file."""
     with np.load(shared_dir / "fixtures/pixels.npz") as arrays:
         prefix = "e2e_sd__"
-        return {n.removeprefix(prefix): arrays[n] for n in arrays.files if n.startswith(prefix)}
+        found = {n.removeprefix(prefix): arrays[n] for n in arrays.files if n.startswith(prefix)}
+    stored = {f"rpn.anchor_generator.cell_anchors.{i}": a for i, a in enumerate(fpn.anchors())}
+    return found | stored
 
 
 def saved(path, state, *, prefix="", **others):

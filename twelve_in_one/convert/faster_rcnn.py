@@ -1,9 +1,10 @@
 """Released weights of the region detectors: 12-in-1's on a pyramid, and bottom-up attention.
 
-Three carriers: files of maskrcnn-benchmark (`.pth`, names of the pyramid's), of Hugging Face or
-detectron2 with the names of one map's, and pickled dictionaries of arrays (`.pkl`) with the same.
-Nothing of them is executed. Frozen batch norms are multiplied into the convolutions, in
-float64. Sizes are read off the entries, so smaller models of the same layouts work alike.
+Carriers: files of maskrcnn-benchmark (`.pth`, names of the pyramid's), of Hugging Face or
+detectron2 with the names of one map's, pickled dictionaries of arrays (`.pkl`) with the same, and
+Caffe's own (`.caffemodel`). Nothing of them is executed. Frozen batch norms are multiplied into the
+convolutions, in float64. Sizes are read off the entries, so smaller models of the same layouts work
+alike.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import numpy as np
 
 from twelve_in_one.checkpoints.report import Report, StateDictError
 from twelve_in_one.checkpoints.trees import flatten, unflatten
+from twelve_in_one.convert import caffe_detector
 from twelve_in_one.convert.entries import Path, match
 from twelve_in_one.convert.files import read_state_dict
 from twelve_in_one.models.detection import c4, fpn
@@ -48,8 +50,8 @@ USES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 USES_HELP = (
     "x152 (12-in-1's 100 boxes; x152-script cuts them as its script does), c4 (36 boxes, as the "
     "PyTorch ports of bottom-up attention choose them), c4-36 and c4-10-100 (as LXMERT's and "
-    "Caffe's scripts choose them), caffe-36 and caffe-10-100 (the same with Caffe's own anchors "
-    "and boxes, for weights that were not ported)"
+    "Caffe's scripts choose them), caffe-36 and caffe-10-100 (the same for a .caffemodel, with its "
+    "own anchors and boxes)"
 )
 CLASS_FILE = "objects_vocab.txt"  # beside the weights, a name per line
 
@@ -95,7 +97,7 @@ def read(
     """A detector from a file of weights.
 
     Args:
-      path: .pth, .bin, .safetensors or .pkl.
+      path: .pth, .bin, .safetensors, .pkl or .caffemodel.
       use: one of USES.
       class_names: of the classes without the background; None for those in CLASS_FILE
         beside the weights, or for numbers if it is not there.
@@ -111,8 +113,15 @@ def read(
     if use not in USES:
         raise ValueError(f"no detector {use!r}: one of {', '.join(USES)}")
     path = FilePath(path)
-    tensors = _without_prefix(read_state_dict(path))
     needed, settings = USES[use]
+    caffe = path.suffix == caffe_detector.SUFFIX
+    if caffe != (settings.get("anchors") == "caffe"):
+        fitting = [name for name in USES if name.startswith("caffe-")]
+        raise ValueError(
+            f"{path}: a {caffe_detector.SUFFIX} is used as {' or '.join(fitting)}, and these need "
+            f"one; {use} is something else"
+        )
+    tensors = _without_prefix(caffe_detector.read(path) if caffe else read_state_dict(path))
     kind = next((kind for name, kind in _KINDS.items() if name in tensors), None)
     if kind != needed:
         found = {None: "no known detector", "fpn": "a pyramid's detector", "c4": "one on one map"}
