@@ -18,7 +18,7 @@ from twelve_in_one.data.builders.sources import Source
 from twelve_in_one.data.formats import files
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.checks import check_annotated, check_regions
-from twelve_in_one.data.regions.store import NoRegions, RegionStore
+from twelve_in_one.data.regions.store import NoRegions, RegionStore, in_pixels
 from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions, Skipped
 
 NO_REGIONS = "none"  # name for no features
@@ -120,7 +120,8 @@ def from_stores(
 
     def detected(image: AnnotatedImage) -> Regions:
         key = store_key(store, source, image.image_id)
-        return check_regions(store.get(key), store=store.name, image_id=key)
+        regions = in_pixels(store.get(key), image, f"{store.name}: image {key!r}")
+        return check_regions(regions, store=store.name, image_id=key)
 
     def annotated(image: AnnotatedImage) -> Regions:
         if annotated_store is None or not image.box_ids:

@@ -54,9 +54,7 @@ def grid_anchors(base: np.ndarray, stride: int, rows: int, columns: int) -> np.n
     return (shifts[:, :, None] + base).reshape(-1, 4)
 
 
-def decode(
-    boxes: Array, deltas: Array, weights: Sequence[float], *, inclusive: bool
-) -> Array:
+def decode(boxes: Array, deltas: Array, weights: Sequence[float], *, inclusive: bool) -> Array:
     """Boxes moved and scaled by deltas (Girshick et al. 2014): float32[..., 4] of two such.
 
     Args:
@@ -68,7 +66,7 @@ def decode(
     one = float(inclusive)
     low, high = boxes[..., :2], boxes[..., 2:]
     sides = high - low + one
-    deltas = deltas / jnp.asarray(weights, jnp.float32)
+    deltas = deltas / _row(weights, deltas)
     centers = deltas[..., :2] * sides + (low + 0.5 * sides)
     half = 0.5 * jnp.exp(jnp.minimum(deltas[..., 2:], _MAX_LOG_RATIO)) * sides
     return jnp.concatenate([centers - half, centers + half - one], axis=-1)
@@ -78,15 +76,20 @@ def encode(boxes: Array, targets: Array, weights: Sequence[float], *, inclusive:
     """The deltas with which `decode` makes `targets` of `boxes`."""
     one = float(inclusive)
     sides, wanted = (b[..., 2:] - b[..., :2] + one for b in (boxes, targets))
-    shift = (targets[..., :2] + 0.5 * wanted - boxes[..., :2] - 0.5 * sides) / sides
+    shift = (targets[..., :2] - boxes[..., :2] + 0.5 * (wanted - sides)) / sides
     deltas = jnp.concatenate([shift, jnp.log(wanted / sides)], axis=-1)
-    return deltas * jnp.asarray(weights, jnp.float32)
+    return deltas * _row(weights, deltas)
 
 
 def clip(boxes: Array, size: Array, *, inclusive: bool) -> Array:
     """Boxes [..., 4] cut at the border of a picture of `size`, rows and columns."""
     limits = jnp.tile(jnp.asarray(size, jnp.float32)[::-1] - float(inclusive), 2)
-    return jnp.clip(boxes, 0.0, limits)
+    return jnp.clip(boxes, 0.0, _row(limits, boxes))
+
+
+def _row(values: Array | Sequence[float], like: Array) -> Array:
+    """Values [4] with the number of axes of another array."""
+    return jnp.asarray(values, jnp.float32).reshape(*(1 for _ in like.shape[1:]), -1)
 
 
 def areas(boxes: Array, *, inclusive: bool) -> Array:

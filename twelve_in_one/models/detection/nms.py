@@ -36,13 +36,13 @@ def keep(
     Returns:
       bool[N].
     """
-    function = functools.partial(_overlap, inclusive=inclusive, strict=strict)
     operands = (boxes, valid, jnp.asarray(threshold, jnp.float32))
+    options = dict(inclusive=inclusive, strict=strict)
     # One box after another is fastest on a CPU and slowest everywhere else.
     return jax.lax.platform_dependent(
         *operands,
-        cpu=functools.partial(_one_by_one, function),
-        default=functools.partial(_by_tiles, function),
+        cpu=functools.partial(keep_one_by_one, **options),
+        default=functools.partial(keep_by_tiles, **options),
     )
 
 
@@ -52,7 +52,11 @@ def _overlap(a: Array, b: Array, threshold: Array, *, inclusive: bool, strict: b
     return found > threshold if strict else found >= threshold
 
 
-def _one_by_one(overlap, boxes: Array, valid: Array, threshold: Array) -> Array:
+def keep_one_by_one(
+    boxes: Array, valid: Array, threshold: Array, *, inclusive: bool, strict: bool = True
+) -> Array:
+    """`keep`, in N steps of N comparisons."""
+    overlap = functools.partial(_overlap, inclusive=inclusive, strict=strict)
     places = jnp.arange(len(boxes))
 
     def step(i: Array, alive: Array) -> Array:
@@ -62,8 +66,11 @@ def _one_by_one(overlap, boxes: Array, valid: Array, threshold: Array) -> Array:
     return jax.lax.fori_loop(0, len(boxes), step, valid)
 
 
-def _by_tiles(overlap, boxes: Array, valid: Array, threshold: Array) -> Array:
-    """Decides a tile's boxes among themselves, then removes later boxes, tile by tile."""
+def keep_by_tiles(
+    boxes: Array, valid: Array, threshold: Array, *, inclusive: bool, strict: bool = True
+) -> Array:
+    """`keep`: decides a tile's boxes among themselves, then removes later ones, tile by tile."""
+    overlap = functools.partial(_overlap, inclusive=inclusive, strict=strict)
     count = len(boxes)
     tile = min(_TILE, count)
     missing = -count % tile
@@ -139,7 +146,7 @@ def class_confidence(
         # Those that stayed earlier, of the same class: [N, chunk].
         alive = ~jnp.any(stayed[:, kind] & overlaps[:, box], axis=0)
         alive &= (pairs >= 0) & valid[box]
-        stay = _settle(overlaps[box][:, box] & (kind[:, None] == kind), alive)
+        stay = _settle(overlaps[box][:, box] & (kind[:, None] == kind[None]), alive)
         confidence = confidence.at[box].max(jnp.where(stay, flat[pairs], -1.0))
         return start + chunk, confidence, stayed.at[box, kind].max(stay)
 
@@ -153,9 +160,7 @@ def most_confident(confidence: Array, count: int) -> tuple[Array, Array]:
     return order, confidence[order] >= 0
 
 
-def confident_boxes(
-    confidence: Array, least: float, fewest: int, most: int
-) -> tuple[Array, Array]:
+def confident_boxes(confidence: Array, least: float, fewest: int, most: int) -> tuple[Array, Array]:
     """The rule of bottom-up attention's script: those of at least `least`, within two numbers.
 
     Args:

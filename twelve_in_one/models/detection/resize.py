@@ -34,7 +34,7 @@ class Resizing:
         "down": towards zero (maskrcnn-benchmark's data loader).
       filter: "bilinear" between the four nearest pixels, as OpenCV; "antialiased" as Pillow, whose
         steps are rounded to whole values.
-      steps_by_scale: sampling positions are multiples of 1 / scale, not of the quotient of sizes.
+      steps_by_scale: of both axes alike: pixels are 1 / scale apart; else by each axis's own sizes.
     """
 
     shorter: int
@@ -138,8 +138,9 @@ def on_canvas(
     padded = np.zeros((*(-(-side // _STEP) * _STEP for side in (height, width)), 3), np.uint8)
     padded[:height, :width] = image
     antialias = resizing.filter == "antialiased"
-    both = []
+    scales, both = [], []
     for length, resized, extent in zip((height, width), (rows, columns), canvas, strict=True):
+        scales.append(scale if resizing.steps_by_scale else resized / length)
         step = 1 / scale if resizing.steps_by_scale else length / resized
         places, weights = taps(length, step, resized, antialias)
         number = places.shape[1]  # a program for each power of two
@@ -150,7 +151,7 @@ def on_canvas(
     return Canvases(
         pixels=pixels[None],
         sizes=jnp.asarray(sizes),
-        scales=jnp.full((1, 2), scale, jnp.float32),
+        scales=jnp.asarray(scales, jnp.float32)[None],
         photo_sizes=jnp.array([[height, width]], jnp.int32),
     )
 
@@ -175,7 +176,7 @@ def _draw(
 
 def covered(shape: tuple[int, int], size: Array) -> Array:
     """bool[Y, X], the first rows and columns of a canvas, or of a map of it."""
-    return (jnp.arange(shape[0]) < size[0])[:, None] & (jnp.arange(shape[1]) < size[1])
+    return (jnp.arange(shape[0]) < size[0])[:, None] & (jnp.arange(shape[1]) < size[1])[None]
 
 
 def smallest_canvas(

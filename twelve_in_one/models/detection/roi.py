@@ -4,7 +4,6 @@ Shape letters: Y and X cells of a map, C channels, R boxes, P bins of a side, S 
 axis, L maps, K boxes handled at a time.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,28 +13,36 @@ import numpy as np
 
 Array = jax.Array
 # Boxes handled at a time; more would need gigabytes.
-_CHUNK = 32
+CHUNK = 32
 # Side of the largest map for which a TPU takes products with all cells.
 _PRODUCT_SIDE = 64
 _MOST_CELLS = 4096  # of a side of a pooled box
 
 
-class Map(NamedTuple):
-    """A feature map of one photo.
+class Maps(NamedTuple):
+    """The feature maps of one photo, as one table.
 
     Attributes:
-      cells: [Y, X, C].
-      size: int32[2], rows and columns that are of the photo.
-      stride: pixels of the canvas per cell.
+      cells: [sum of Y * X, C].
+      sizes: int32[L, 2], rows and columns that are of the photo.
+      shapes: Y and X of each, not traced.
+      strides: pixels of the canvas per cell of each, not traced.
     """
 
     cells: Array
-    size: Array
-    stride: float
+    sizes: Array
+    shapes: tuple[tuple[int, int], ...]
+    strides: tuple[float, ...]
+
+
+def join(maps: Sequence[Array], sizes: Sequence[Array], strides: Sequence[float]) -> Maps:
+    """Maps [Y, X, C] of one photo, with the rows and columns of each that are of the photo."""
+    cells = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
+    return Maps(cells, jnp.stack(sizes), tuple(m.shape[:2] for m in maps), tuple(strides))
 
 
 def roi_align(
-    maps: Sequence[Map],
+    maps: Maps,
     boxes: Array,
     levels: Array | None = None,
     *,
@@ -59,20 +66,32 @@ def roi_align(
     """
     if levels is None:
         levels = jnp.zeros(len(boxes), jnp.int32)
-    place = functools.partial(_placed, maps, bins=bins, samples=samples, aligned=aligned)
-    products = functools.partial(_by_products, maps[0])
-    gathers = functools.partial(_by_gathers, maps)
-    sides = maps[0].cells.shape[:2]
+    small = len(maps.shapes) == 1 and max(maps.shapes[0]) <= _PRODUCT_SIDE
+
+    options = dict(bins=bins, samples=samples, aligned=aligned)
+
+    def gathers(part: tuple[Array, Array]) -> Array:
+        return _by_gathers(maps, _placed(maps, *part, **options), part[1])
+
+    def products(part: tuple[Array, Array]) -> Array:
+        return align_by_products(maps, part[0], **options)
 
     def chunk(part: tuple[Array, Array]) -> Array:
-        axes, level = place(*part), part[1]
         if samples == 0:
-            return products(axes, level)
-        if len(maps) == 1 and max(sides) <= _PRODUCT_SIDE:
-            return jax.lax.platform_dependent(axes, level, tpu=products, default=gathers)
-        return gathers(axes, level)
+            return products(part)
+        if not small:
+            return gathers(part)
+        # Gathers are slow on a TPU, and products everywhere else.
+        return jax.lax.platform_dependent(part, tpu=products, default=gathers)
 
-    return in_chunks(chunk, (boxes, levels), _CHUNK)
+    return in_chunks(chunk, (boxes, levels), CHUNK)
+
+
+def align_by_products(maps: Maps, boxes: Array, *, bins: int, samples: int, aligned: bool) -> Array:
+    """`roi_align` on the one map there is, as products with all its cells: for TPUs."""
+    levels = jnp.zeros(len(boxes), jnp.int32)
+    axes = _placed(maps, boxes, levels, bins=bins, samples=samples, aligned=aligned)
+    return _by_products(maps, axes)
 
 
 def in_chunks(function, operands: tuple[Array, ...], size: int):
@@ -99,52 +118,51 @@ class _Axis(NamedTuple):
 
 
 def _placed(
-    maps: Sequence[Map], boxes: Array, levels: Array, *, bins: int, samples: int, aligned: bool
+    maps: Maps, boxes: Array, levels: Array, *, bins: int, samples: int, aligned: bool
 ) -> tuple[_Axis, _Axis]:
     """Down and across."""
-    strides = jnp.array([m.stride for m in maps], jnp.float32)[levels]
-    sizes = jnp.stack([m.size for m in maps]).astype(jnp.float32)[levels]
-    cells = boxes * (1 / strides)[:, None] - (0.5 if aligned else 0.0)
+    scales = 1 / jnp.array(maps.strides, jnp.float32)[levels]
+    sizes = maps.sizes.astype(jnp.float32)[levels]
+    cells = boxes * scales[:, None] - (0.5 if aligned else 0.0)
+    # Beyond this many samples a bin is larger than the map.
+    most = samples or 2 * max(max(shape) for shape in maps.shapes)
     axes = []
     for axis in (1, 0):
         start, length = cells[:, axis], cells[:, axis + 2] - cells[:, axis]
         if not aligned:
             length = jnp.maximum(length, 1.0)
-        axes.append(_sampled(start, length, sizes[:, 1 - axis], maps[0], bins, samples, axis))
+        number = None if samples == 0 else samples
+        axes.append(_sampled(start, length, sizes[:, 1 - axis], bins, number, most))
     return axes[0], axes[1]
 
 
 def _sampled(
-    start: Array, length: Array, size: Array, widest: Map, bins: int, samples: int, axis: int
+    start: Array, length: Array, size: Array, bins: int, samples: int | None, most: int
 ) -> _Axis:
     start, length, size = (x[:, None, None] for x in (start, length, size))
     width = length / bins
-    number = jnp.full_like(width, samples) if samples else jnp.ceil(width)
-    # Beyond this many samples a bin would be larger than the map, of which nothing is then seen.
-    most = samples or 2 * widest.cells.shape[1 - axis]
-    index = jnp.arange(most, dtype=jnp.float32)
-    corner = start + jnp.arange(bins, dtype=jnp.float32)[:, None] * width
+    number = jnp.ceil(width) if samples is None else jnp.full_like(width, samples)
+    index = jnp.arange(most, dtype=jnp.float32)[None, None]
+    corner = start + jnp.arange(bins, dtype=jnp.float32)[None, :, None] * width
     at = corner + (index + 0.5) * width / jnp.maximum(number, 1)
     counts = (index < number) & (at >= -1) & (at <= size)
     last = size - 1
     return _Axis(jnp.clip(at, 0, last), counts / jnp.maximum(number, 1), last)
 
 
-def _by_gathers(maps: Sequence[Map], axes: tuple[_Axis, _Axis], levels: Array) -> Array:
-    """Reads the cells around each sample from all maps as one table."""
-    table = jnp.concatenate([m.cells.reshape(-1, m.cells.shape[-1]) for m in maps])
-    lengths = [m.cells.shape[0] * m.cells.shape[1] for m in maps]
-    starts = jnp.array([sum(lengths[:i]) for i in range(len(maps))], jnp.int32)
-    widths = jnp.array([m.cells.shape[1] for m in maps], jnp.int32)
-    offset, width = (x[levels][:, None, None] for x in (starts, widths))
+def _by_gathers(maps: Maps, axes: tuple[_Axis, _Axis], levels: Array) -> Array:
+    """Reads the cells around each sample from the table."""
+    starts = np.cumsum([0, *(rows * columns for rows, columns in maps.shapes)])[:-1]
+    widths = [columns for _, columns in maps.shapes]
+    offset, width = (jnp.array(x, jnp.int32)[levels][:, None, None] for x in (starts, widths))
     rows, columns = (_neighbours(axis) for axis in axes)
     total = jnp.float32(0)
     for row, row_weight in rows:
         for column, column_weight in columns:
             index = offset + row[:, :, None] * width + column[:, None, :]
             weight = row_weight[:, :, None] * column_weight[:, None, :]
-            total = total + table[index].astype(jnp.float32) * weight[..., None]
-    return total.astype(table.dtype)
+            total = total + maps.cells[index].astype(jnp.float32) * weight[..., None]
+    return total.astype(maps.cells.dtype)
 
 
 def _neighbours(axis: _Axis) -> list[tuple[Array, Array]]:
@@ -159,28 +177,31 @@ def _neighbours(axis: _Axis) -> list[tuple[Array, Array]]:
     return pairs
 
 
-def _by_products(single: Map, axes: tuple[_Axis, _Axis], levels: Array) -> Array:
+def _by_products(maps: Maps, axes: tuple[_Axis, _Axis]) -> Array:
     """Multiplies the one map there is with the weight of every cell in every bin."""
-    del levels
     rows, columns = (
         jnp.einsum(
             "kps,kpsy->kpy",
             axis.weights,
-            jnp.maximum(1 - jnp.abs(axis.positions[..., None] - jnp.arange(length)), 0),
+            jnp.maximum(
+                1 - jnp.abs(axis.positions[..., None] - jnp.arange(length)[None, None, None]), 0
+            ),
         )
-        for axis, length in zip(axes, single.cells.shape[:2], strict=True)
+        for axis, length in zip(axes, maps.shapes[0], strict=True)
     )
     precise = dict(precision="highest", preferred_element_type=jnp.float32)
-    cells = single.cells.astype(jnp.float32)
+    cells = maps.cells.astype(jnp.float32).reshape(*maps.shapes[0], -1)
     found = jnp.einsum("kpy,yxc->kpxc", rows, cells, **precise)
-    return jnp.einsum("kqx,kpxc->kpqc", columns, found, **precise).astype(single.cells.dtype)
+    return jnp.einsum("kqx,kpxc->kpqc", columns, found, **precise).astype(maps.cells.dtype)
 
 
-def roi_pool(single: Map, boxes: Array, *, bins: int = 14) -> Array:
+def roi_pool(cells: Array, size: Array, stride: float, boxes: Array, *, bins: int = 14) -> Array:
     """Largest values in whole cells of each bin of each box, as Caffe and PyTorch count them.
 
     Args:
-      single: the map.
+      cells: [Y, X, C], a map of one photo.
+      size: int32[2], rows and columns that are of the photo.
+      stride: pixels of the canvas per cell.
       boxes: float32[R, 4], corners in pixels of the canvas; the cell of the second corner belongs
         to the box.
       bins: P.
@@ -191,19 +212,18 @@ def roi_pool(single: Map, boxes: Array, *, bins: int = 14) -> Array:
 
     def chunk(part: tuple[Array]) -> Array:
         # Rounds halves away from zero, as C does.
-        cells = part[0] * (1 / single.stride)
-        cells = jnp.sign(cells) * jnp.floor(jnp.abs(cells) + 0.5)
+        corners = part[0] * (1 / stride)
+        corners = jnp.sign(corners) * jnp.floor(jnp.abs(corners) + 0.5)
         x, y = (
-            _bounds(cells[:, axis], cells[:, axis + 2], single.size[1 - axis], bins)
-            for axis in (0, 1)
+            _bounds(corners[:, axis], corners[:, axis + 2], size[1 - axis], bins) for axis in (0, 1)
         )
-        found = _largest(lambda rows: single.cells[rows], *y)  # [K, P, X, C]
+        found = _largest(lambda rows: cells[rows], *y)  # [K, P, X, C]
         take = jax.vmap(lambda row, columns: row[:, columns])
         found = _largest(lambda columns: take(found, columns), *x)  # [K, P, Q, C]
         empty = (y[0] >= y[1])[:, :, None] | (x[0] >= x[1])[:, None, :]
         return jnp.where(empty[..., None], 0, found)
 
-    return in_chunks(chunk, (boxes,), _CHUNK)
+    return in_chunks(chunk, (boxes,), CHUNK)
 
 
 def _bounds(first: Array, last: Array, size: Array, bins: int) -> tuple[Array, Array]:
@@ -214,7 +234,7 @@ def _bounds(first: Array, last: Array, size: Array, bins: int) -> tuple[Array, A
     quotients = np.arange(_MOST_CELLS, dtype=np.float32) / np.float32(bins)
     length = jnp.clip(last - first + 1, 1, _MOST_CELLS - 1)
     width = jnp.asarray(quotients)[length.astype(jnp.int32)]
-    index = jnp.arange(bins, dtype=jnp.float32)
+    index = jnp.arange(bins, dtype=jnp.float32)[None]
     start = jnp.floor(index * width[:, None]) + first[:, None]
     end = jnp.ceil((index + 1) * width[:, None]) + first[:, None]
     return tuple(jnp.clip(x, 0, size).astype(jnp.int32) for x in (start, end))
