@@ -34,11 +34,12 @@ _FIXED = {
 }
 
 
-def read(path: str | os.PathLike[str]) -> Loaded:
+def read(path: str | os.PathLike[str], **fields: Any) -> Loaded:
     """The network from the npm package, or from a folder with centernet.json and centernet.bin.
 
     Args:
       path: a .tgz file, or a folder that holds the two files at any depth.
+      **fields: fields of `CenterNetConfig` to override.
 
     Raises:
       StateDictError: missing or unexpected entries or wrong shapes; carries the report.
@@ -46,7 +47,7 @@ def read(path: str | os.PathLike[str]) -> Loaded:
     """
     tensors = read_weights(FilePath(path), MODEL)
     try:
-        return from_tfjs(CenterNetConfig(), tensors)
+        return from_tfjs(CenterNetConfig(**fields), tensors)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
