@@ -215,7 +215,7 @@ def from_pictures(
 ) -> RegionInputs:
     """Like `from_pixels`, for pictures by image id: all those of the collection."""
     from twelve_in_one.data.images.load import load_image, means_stored
-    from twelve_in_one.data.regions.extract import extract_folder, turned_images
+    from twelve_in_one.data.regions.extraction import extract_folder, turned_images
     from twelve_in_one.data.regions.extractor import PixelExtractor
 
     count = num_regions or (_PHOTO_REGIONS if cluttered else _GROUND_REGIONS)
