@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from twelve_in_one.config.paths import expand
 from twelve_in_one.convert import faster_rcnn, small_detector
-from twelve_in_one.data.regions.detected import DetectorExtractor
+from twelve_in_one.extras import require
+
+if TYPE_CHECKING:
+    from twelve_in_one.data.regions.detected import DetectorExtractor
 
 SMALL, PIXELS = "small", "pixels"
 HELP = (
@@ -18,13 +21,20 @@ HELP = (
 )
 
 
+def spec_of(name: str) -> str:
+    """The specification of a detector by the name of its regions; "" if it is none of these."""
+    kinds = sorted(faster_rcnn.USES, key=len, reverse=True)
+    kind = next((kind for kind in (SMALL, *kinds) if f"{name}-".startswith(f"{kind}-")), "")
+    return kind if kind in (SMALL, "") else f"{kind}:FILE"
+
+
 def open_detector(
     spec: str,
     *,
     dtype: str = "float32",
     devices: Sequence[jax.Device] | None = None,
     batch_size: int = 1,
-) -> DetectorExtractor:
+) -> "DetectorExtractor":
     """The detector of a specification, on its devices.
 
     Args:
@@ -37,6 +47,9 @@ def open_detector(
       ValueError: no such kind, or weights that do not fit; names the file.
       OSError, ImportError: a file, or a package with weights, is not there.
     """
+    require("reading pictures", "data")
+    from twelve_in_one.data.regions.detected import DetectorExtractor  # needs pillow and scipy
+
     kind, _, path = spec.partition(":")
     if kind == SMALL:
         loaded: Any = small_detector.read(Path(expand(path)) if path else None, dtype=dtype)

@@ -29,6 +29,7 @@ from twelve_in_one.data.images.load import load_image, orientation
 from twelve_in_one.data.regions.extractor import BatchExtractor, Found, RegionExtractor
 from twelve_in_one.data.regions.records import (
     MAX_SHARDS,
+    PARAMETERS,
     RecordStore,
     is_shard_name,
     missing_shards,
@@ -36,7 +37,6 @@ from twelve_in_one.data.regions.records import (
 )
 from twelve_in_one.data.stored.records import DataError, Regions, Skipped
 
-PARAMETERS = "extraction.json"  # settings of a folder, beside its shards
 _LISTS = "images-*.json"
 
 _DECODERS = 8  # threads that read images ahead of a detector

@@ -31,11 +31,13 @@ class RegionStore(Protocol):
 
     Attributes:
       name: of the store in messages, usually its path.
+      extractor: name of the detector that filled it; "" if the store does not say.
       damaged: entries that cannot be used, by the image id that they have or seem to have; such
         images count as missing, unless another entry has them.
     """
 
     name: str
+    extractor: str = ""
     damaged: tuple[Skipped, ...] = ()
 
     @property
