@@ -11,38 +11,13 @@ import tarfile
 import jax
 import numpy as np
 import pytest
+from reference.small_detector import NARROW
 
 from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.convert import centernet
 from twelve_in_one.data.formats.tfjs import read_weights
 from twelve_in_one.data.stored.records import DataError
-from twelve_in_one.models.detection.centernet import Block, CenterNet, CenterNetConfig, find_peaks
-
-NARROW = CenterNetConfig(
-    blocks=(
-        Block(3, 1, 0, 4, 0, False),
-        Block(3, 2, 6, 5, 0, False),
-        Block(3, 1, 7, 5, 0, False),
-        Block(5, 2, 7, 6, 2, False),
-        Block(5, 1, 8, 6, 3, False),
-        Block(5, 1, 9, 6, 2, False),
-        Block(3, 2, 8, 7, 0, True),
-        Block(3, 1, 9, 7, 0, True),
-        Block(3, 1, 10, 7, 0, True),
-        Block(3, 1, 8, 7, 0, True),
-        Block(3, 1, 9, 8, 2, True),
-        Block(3, 1, 10, 8, 3, True),
-        Block(5, 2, 9, 7, 2, True),
-        Block(5, 1, 8, 7, 3, True),
-        Block(5, 1, 9, 7, 2, True),
-    ),
-    stem_dim=4,
-    deep_dim=12,
-    lateral_dims=(5, 4, 3),
-    merge_dims=(8, 6, 7),
-    gate_dim=3,
-    num_classes=3,
-)
+from twelve_in_one.models.detection.centernet import CenterNet, find_peaks
 
 
 @pytest.fixture(scope="module")
