@@ -15,7 +15,7 @@ from reference.small_detector import DETECTOR, random_params
 from twelve_in_one.convert import detectors, small_detector
 from twelve_in_one.data.regions import extract, extraction, open_store
 from twelve_in_one.data.regions.detected import DetectorExtractor
-from twelve_in_one.models.detection.centernet import CenterNet, find_peaks
+from twelve_in_one.models.detection.centernet import find_peaks
 from twelve_in_one.models.detection.detector import Canvases, Detections
 from twelve_in_one.models.efficientnet import BLACK, EfficientNet
 
@@ -98,7 +98,7 @@ def test_features_are_what_the_maps_show(photos):
 
     @jax.jit
     def run(params):
-        maps = CenterNet(DETECTOR.proposer).apply({"params": params["proposer"]}, canvas.pixels)
+        maps = DETECTOR._propose(params, canvas)
         shown = (np.arange(96) < 90)[None, :, None, None] * (canvas.pixels / 128 + BLACK)
         tokens, aux = EfficientNet(config).apply({"params": params["encoder"]}, shown)
         found = DETECTOR.detect(params, canvas)

@@ -116,9 +116,12 @@ class SmallDetector:
             seen, boxes, canvases
         )
 
+    # Traced once, however often a program needs them.
+    @functools.partial(jax.jit, static_argnums=0)
     def _propose(self, params: Any, canvases: Canvases) -> Maps:
         return CenterNet(self.proposer).apply({"params": params["proposer"]}, canvases.pixels)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def _describe(self, params: Any, canvases: Canvases, maps: Maps) -> "_Seen":
         canvas = canvases.pixels.shape[1:3]
         config = dataclasses.replace(self.encoder, image_size=canvas)
