@@ -157,7 +157,10 @@ def from_stores(
 
 def _only_extractor(stores: Sequence[RegionStore]) -> str:
     """The detector that filled stores; "" if one of them does not say."""
-    fillers = {store.extractor: store.name for store in reversed(stores) if store.extractor}
+    fillers: dict[str, str] = {}
+    for store in stores:
+        if store.extractor:
+            fillers.setdefault(store.extractor, store.name)
     if len(fillers) > 1:
         named = " and ".join(f"{name} of {extractor}" for extractor, name in fillers.items())
         raise DataError(f"regions of two detectors: {named}; extract both with one of them")
