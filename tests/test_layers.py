@@ -12,7 +12,7 @@ PACKAGE = Path(twelve_in_one.__file__).parent
 # From those that use to those that are used; what stands in one row does not know each other.
 LAYERS = (
     ("demo", "experiments"),
-    ("train", "evaluate", "export"),
+    ("train", "evaluate", "export", "data.regions.extract"),
     ("predict", "parity"),
     ("convert", "training"),
     ("report", "exporting"),
@@ -40,8 +40,10 @@ KNOW_NO_MODEL = ("training", "evaluators", "checkpoints", "exporting", "mixing",
 def place(module: str) -> str:
     """Folder or file below the package that a module or what it holds belongs to."""
     parts = module.split(".")[1:]
-    bottom = ".".join(parts[:2])
-    return bottom if bottom in RANK else parts[0] if parts else ""
+    for length in (3, 2):
+        if (longer := ".".join(parts[:length])) in RANK:
+            return longer
+    return parts[0] if parts else ""
 
 
 def imports(file: Path) -> list[str]:

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from twelve_in_one.data import streams
 from twelve_in_one.data.builders import finish
 from twelve_in_one.data.pipeline import as_dataset
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
@@ -436,6 +437,14 @@ def test_options(folder, small_world):
     with pytest.raises(DataError, match=f"size {FEATURE_DIM}, the model takes 2048"):
         open_stream(folder, task, "val", batch_size=8, training=False, feature_dim=2048).batch(0)
     assert read_build_info(small_world.built("gqa"))["made_of"]["features"].startswith("pixels-")
+
+
+def test_models_know_the_detector_of_their_regions(folder, monkeypatch):
+    made = {"features": "regions", "extractor": "small-1-100-54ddaf3e"}
+    monkeypatch.setattr(streams, "read_build_info", lambda path: {"made_of": made})
+    found = preprocessing_of(folder, [TASKS["vqa"], TASKS["gqa"]], 1952)
+    assert found.image_descriptor == made["extractor"]
+    assert found.region_stores == {"vqa": "regions", "gqa": "regions"}
 
 
 def test_what_has_not_been_built(folder, data_copy):

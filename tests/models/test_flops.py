@@ -1,6 +1,7 @@
 """Counted work against the products that XLA finds in the compiled model."""
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -10,7 +11,13 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from twelve_in_one.models import text_decoder, vit
-from twelve_in_one.models.flops import decoder_forward_flops, forward_flops, vit_forward_flops
+from twelve_in_one.models.detection import c4, fpn
+from twelve_in_one.models.flops import (
+    decoder_forward_flops,
+    forward_flops,
+    traced_flops,
+    vit_forward_flops,
+)
 from twelve_in_one.models.two_stream.config import ALL_HEADS
 from twelve_in_one.models.two_stream.trunk import TwoStreamModel, abstract_params
 
@@ -99,3 +106,35 @@ def test_every_product_of_a_decoder_is_counted(fields):
 
     counted = product_flops(jax.make_jaxpr(read)(abstract).jaxpr)
     assert counted == 2 * decoder_forward_flops(config, 9, 0, logits=False)
+
+
+def test_detectors_cost_what_their_layers_sum_up_to():
+    """GMAC of the published networks, added up layer by layer elsewhere."""
+
+    def giga(network, params, *arguments, method):
+        run = functools.partial(network.apply, method=method)
+        return traced_flops(lambda p, *a: run({"params": p}, *a), params, *arguments) / 2e9
+
+    def shape(*sides, dtype="float32"):
+        return jax.ShapeDtypeStruct(sides, dtype)
+
+    sizes = shape(1, 2, dtype="int32")
+    network, params = fpn.FpnNetwork(fpn.X152), fpn.abstract_params(fpn.X152)
+    body_and_pyramid = giga(network, params, shape(1, 800, 1344, 3), sizes, method="pyramid")
+    assert body_and_pyramid == pytest.approx(2.5 + 27.9 + 87 + 368.3 + 36.7 + 227.1, abs=0.3)
+    levels = [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]
+    proposing = sum(
+        giga(network, params, shape(1, *level, 512), sizes, method="region_proposals")
+        for level in levels
+    )
+    assert proposing == pytest.approx(211.9, abs=0.1)
+    head = giga(network, params, shape(1000, 7, 7, 512), method="head")
+    assert head == pytest.approx(72, abs=0.5)
+
+    network, params = c4.C4Network(c4.R101), c4.abstract_params(c4.R101)
+    once = giga(network, params, shape(1, 600, 1000, 3), sizes, method="map")
+    once += giga(network, params, shape(1, 38, 63, 1024), sizes, method="region_proposals")
+    assert once == pytest.approx(94, abs=1)
+    assert giga(network, params, shape(1, 14, 14, 1024), method="head") == pytest.approx(
+        2.93, abs=0.02
+    )

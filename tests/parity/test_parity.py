@@ -304,3 +304,29 @@ def test_mammut_equals_open_clips(shared_dir, tmp_path, capsys, name):
     stored |= {f"grad_norm/{n}" for n in arrays.get("grad_norm_names", ())}
     compared = {line.split()[-1] for line in printed.splitlines() if " ok " in line}
     assert compared == stored
+
+
+def test_recorded_arrays_of_detectors(shared_dir, capsys):
+    """All groups: parts, and a small detector end to end on a larger canvas than recorded."""
+    path = shared_dir / "fixtures/pixels.npz"
+    assert main([str(path)]) == 0
+    printed = capsys.readouterr()
+    with np.load(path) as arrays:
+        given = ("ra__feat", "ra__rois", "lvl__boxes", "box__src", "box__deltas", "box__gt")
+        given += ("nms__boxes", "nms__scores", "nms__tie_boxes", "sel__boxes", "sel__probs")
+        given += ("size__in_hw", "resize__in", "resize__fx", "pool__in", "e2e__rgb_image")
+        elsewhere = ("e2e_sd__", "cnet__", "ndet__", "mbv2__")
+        outputs = {n for n in arrays.files if n not in given and not n.startswith(elsewhere)}
+    assert outputs == {n for n in outputs if f" {n}" in printed.out}
+    assert "12 arrays of cnet, ndet, mbv2 are not compared" in printed.err
+
+
+def test_detectors_arrays_that_are_off(tmp_path, capsys):
+    boxes = np.array([[0, 0, 111, 111], [0, 0, 112, 112]], np.float32)
+    for levels, code in (([2, 3], 0), ([3, 3], 1)):
+        arrays = {"lvl__boxes": boxes, "lvl__legacy_plus1": np.array(levels, np.int32)}
+        np.savez(tmp_path / "a.npz", **arrays)
+        assert main([str(tmp_path / "a.npz")]) == code
+    np.savez(tmp_path / "a.npz", lvl__boxes=boxes, lvl__other=boxes)
+    assert main([str(tmp_path / "a.npz")]) == 1
+    assert "other: no such output of a detector's part" in capsys.readouterr().err

@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from twelve_in_one.checkpoints import weights
+from twelve_in_one.checkpoints import model_folder, weights
 from twelve_in_one.checkpoints.report import Report, StateDictError
 from twelve_in_one.config.paths import local_path
-from twelve_in_one.convert import encoders, files, mammut, names, open_clip
+from twelve_in_one.convert import encoders, files, mammut, names, open_clip, servable
 from twelve_in_one.convert.bert import from_bert
 from twelve_in_one.convert.source import Source, choose_config, open_source
 from twelve_in_one.convert.state_dict import Loaded, from_state_dict, to_state_dict
+from twelve_in_one.data.serving import Serving
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.models.two_stream.reference_config import from_reference, load, to_reference
 from twelve_in_one.systems.mammut import MammutSystem, for_tasks
@@ -41,6 +42,8 @@ _EXAMPLES = """\
 examples (RUN stands for python -m twelve_in_one.convert):
   the official multi-task file
     RUN multi_task_model.bin multi_task/
+  the same as a model that answers, see --words of --help
+    RUN multi_task_model.bin answering/ --words vocab.txt --answers vqa=trainval_label2ans.pkl
   the official pretraining file, as a pretraining model
     RUN pretrained_model.bin pretrained/
   the official pretraining file, as the start of multi-task training
@@ -90,10 +93,37 @@ def _parser() -> argparse.ArgumentParser:
     regex = {"metavar": "REGEX", "action": "append", "default": []}
     add("--allow_missing", help="entries that may be absent and are initialised", **regex)
     add("--allow_unexpected", help="unknown entries that may be left out", **regex)
+    add(
+        "--words",
+        type=local_path,
+        metavar="VOCAB",
+        help="BERT's vocab.txt: make a model folder that predictions load",
+    )
+    add(
+        "--answers",
+        type=_head_and_file,
+        metavar="HEAD=FILE",
+        action="append",
+        default=[],
+        help="with --words: answers of a head (vqa, gqa) in the order of its labels, .json or .pkl",
+    )
+    add(
+        "--detector",
+        default=servable.DETECTOR,
+        metavar="KIND",
+        help="with --words: kind of detector that the model learnt from; default %(default)s",
+    )
     add("--seed", type=int, default=0, help="of what is initialised (default: 0)")
     add("--overwrite", action="store_true", help="replace DESTINATION, if it is a model")
     add("--dry_run", action="store_true", help="report, write nothing")
     return parser
+
+
+def _head_and_file(text: str) -> tuple[str, Path]:
+    head, found, path = text.partition("=")
+    if not (head and found and path):
+        raise argparse.ArgumentTypeError(f"{text!r} should be HEAD=FILE")
+    return head, local_path(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,10 +145,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         config, loaded = _read(args)
         _print_idle(args, loaded.report)
+        serving = None
+        if args.words is not None:
+            serving = servable.released_serving(
+                config, args.words, dict(args.answers), args.detector
+            )
+            print(f"answers {', '.join(task.name for task in serving.tasks)}")
         if args.dry_run:
             print("dry run: nothing was written")
             return 0
-        _write(args.destination, to, config, loaded, overwrite=args.overwrite)
+        _write(args.destination, to, config, loaded, serving, overwrite=args.overwrite)
     except StateDictError as error:
         print(error.report)
         print(f"error: {args.source} does not fit the model, nothing was written", file=sys.stderr)
@@ -208,6 +244,10 @@ def _usage_problem(args: argparse.Namespace) -> str | None:
             return "SOURCE and DESTINATION are the same"
         if not args.overwrite and not args.dry_run:
             return f"DESTINATION {args.destination} exists; pass --overwrite to replace it"
+    if args.answers and args.words is None:
+        return "--answers needs --words"
+    if args.words is not None and (args.to or _format_of(args.destination)) != "ours":
+        return "--words makes a model folder of ours: name one"
     for pattern in (*args.allow_missing, *args.allow_unexpected):
         try:
             re.compile(pattern)
@@ -242,11 +282,20 @@ def _read(args: argparse.Namespace) -> tuple[TwoStreamConfig, Loaded]:
 
 
 def _write(
-    destination: Path, to: str, config: TwoStreamConfig, loaded: Loaded, *, overwrite: bool
+    destination: Path,
+    to: str,
+    config: TwoStreamConfig,
+    loaded: Loaded,
+    serving: Serving | None,
+    *,
+    overwrite: bool,
 ) -> None:
     start = time.monotonic()
     print(f"writing {destination} ...", file=sys.stderr)
-    if to == "ours":
+    if serving is not None:
+        system = Vilbert(config)
+        model_folder.save(destination, loaded.params, system, serving, overwrite=overwrite)
+    elif to == "ours":
         weights.save_params(
             destination, loaded.params, Vilbert(config), loaded.unused, overwrite=overwrite
         )

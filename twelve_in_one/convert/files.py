@@ -1,5 +1,6 @@
 """State dict files: PyTorch (`.bin`, `.pt`, `.pth`) and safetensors, read lazily and written whole.
 
+Pickled dictionaries of NumPy arrays (`.pkl`) are read, too, whole.
 Reading maps the file where the format allows it; no pickle is executed, and only tensors are
 accepted. Writing goes to a temporary sibling that is renamed at the end.
 """
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from twelve_in_one.checkpoints.weights import replacing
-from twelve_in_one.data.formats import torch_file
+from twelve_in_one.data.formats import safe_pickle, torch_file
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.models.two_stream.reference_config import to_reference
 
@@ -46,7 +47,7 @@ class LazyArray:
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
-    """The tensors of a file: safetensors by its suffix, anything else as PyTorch.
+    """The tensors of a file: safetensors and pickled arrays by suffix, anything else as PyTorch.
 
     Raises:
       ValueError: truncated, not a checkpoint, or not only tensors; names the file and the
@@ -56,7 +57,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_pickle(path) if path.suffix == ".pkl" else _read_torch(path)
 
 
 def write_torch(
@@ -166,16 +169,33 @@ def _read_safetensors(path: Path) -> dict[str, LazyArray]:
     return tensors
 
 
-def _read_torch(path: Path) -> dict[str, LazyArray]:
-    content = torch_file.load(path)
+def _read_pickle(path: Path) -> dict[str, LazyArray]:
+    tensors = {}
+    for name, value in _state_dict(path, safe_pickle.load(path)).items():
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+            found = getattr(value, "dtype", type(value).__name__)
+            raise ValueError(f"{path}: {name!r} is a {found}, not an array of numbers")
+        tensors[str(name)] = LazyArray(value.shape, value.dtype, functools.partial(_same, value))
+    return tensors
+
+
+def _same(value: np.ndarray) -> np.ndarray:
+    return value
+
+
+def _state_dict(path: Path, content: Any) -> Mapping[Any, Any]:
+    """The weights in what a file holds."""
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
     for key in _NESTED_KEYS:
         if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+            return content[key]
+    return content
+
+
+def _read_torch(path: Path) -> dict[str, LazyArray]:
     tensors = {}
-    for name, value in content.items():
+    for name, value in _state_dict(path, torch_file.load(path)).items():
         if not isinstance(value, torch_file.Tensor):
             found = getattr(value, "name", type(value).__name__)
             raise ValueError(f"{path}: {name!r} is a {found}, not a dense tensor")

@@ -105,10 +105,10 @@ def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int
     Raises:
       DataError: a task's dataset has not been built.
     """
-    stores = {
-        task.name: read_build_info(folder.built(task.name))["made_of"]["features"] for task in tasks
-    }
-    ours = sorted({name for name in stores.values() if name.startswith("pixels-")})
+    made_of = {task.name: read_build_info(folder.built(task.name))["made_of"] for task in tasks}
+    stores = {name: made["features"] for name, made in made_of.items()}
+    extractors = {made["extractor"] for made in made_of.values() if "extractor" in made}
+    extractors |= {name for name in stores.values() if name.startswith("pixels-")}
     return Preprocessing(
         vocab_sha256=folder.tokenizer.sha256,
         vocab_size=folder.tokenizer.vocab_size,
@@ -117,7 +117,7 @@ def preprocessing_of(folder: DataFolder, tasks: Sequence[Task], feature_dim: int
         max_regions={task.name: task.max_regions for task in tasks},
         region_feature_dim=feature_dim,
         region_source=folder.regions,
-        image_descriptor=", ".join(ours),
+        image_descriptor=", ".join(sorted(extractors)),
         answers_sha256={
             head: answers_sha256(folder.answers[head])
             for head in sorted({task.head for task in tasks} & folder.answers.keys())

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from twelve_in_one.models.depthwise import Depthwise
 from twelve_in_one.models.two_stream.config import DTYPES
 from twelve_in_one.parallel.sharding import constrain
 
@@ -219,44 +220,10 @@ class _Block(nn.Module):
             width = inputs.shape[-1] * stage.expansion
             x = _pointwise(self.config, width, ("visual_embed", "mlp"), "expand")(x)
             x = constrain(relu6(x), "act_batch", None, None, "act_mlp")
-        x = relu6(_Depthwise(self.config, stage.kernel, stage.stride, name="depthwise")(x))
+        x = relu6(Depthwise(stage.kernel, stage.stride, self.config.dtype, name="depthwise")(x))
         x = _pointwise(self.config, stage.dim, ("mlp", "visual_embed"), "project")(x)
         x = constrain(x, "act_batch", None, None, None)
         return x + inputs if stage.stride == 1 and x.shape == inputs.shape else x
-
-
-class _Depthwise(nn.Module):
-    """A kernel of k x k for each channel, with a bias: [B, Y, X, H] to [B, Y / s, X / s, H].
-
-    As a sum of shifted products: XLA's grouped convolution takes ten to twenty times as long on a
-    CPU (jax 0.10).
-    """
-
-    config: EfficientNetConfig
-    kernel_size: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        size, stride, width = self.kernel_size, self.stride, x.shape[-1]
-        dtype = self.config.dtype
-        init = nn.with_logical_partitioning(_he_normal_depthwise, (None, None, "mlp"))
-        kernel = self.param("kernel", init, (size, size, width)).astype(dtype)
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("mlp",))
-        bias = self.param("bias", zeros, (width,)).astype(dtype)
-        x = jnp.pad(x, ((0, 0), *(_padding(n, size, stride) for n in x.shape[1:3]), (0, 0)))
-        rows, columns = x.shape[1] - size + 1, x.shape[2] - size + 1
-        total = bias[None, None, None]
-        for i in range(size):
-            for j in range(size):
-                total = total + x[:, i : i + rows, j : j + columns] * kernel[i, j][None, None, None]
-        return total[:, ::stride, ::stride]
-
-
-def _padding(length: int, size: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME: rows before and after `length` rows, an odd one after."""
-    needed = max((-(-length // stride) - 1) * stride + size - length, 0)
-    return needed // 2, needed - needed // 2
 
 
 def relu6(x: Array) -> Array:
@@ -293,12 +260,6 @@ def _pointwise(
 
 
 _he_normal = nn.initializers.he_normal()
-
-
-def _he_normal_depthwise(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Each of the [k, k, H] kernels sees k * k inputs."""
-    rows, columns, _ = shape
-    return jax.random.normal(key, shape, dtype) * math.sqrt(2 / (rows * columns))
 
 
 def init_params(config: EfficientNetConfig, key: Array) -> Any:

@@ -1,6 +1,11 @@
-"""Multiply-add work of the model, counted from its sizes."""
+"""Multiply-add work of models, counted from their sizes, or from a function's traced operations."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from twelve_in_one.models import conv_stem
 from twelve_in_one.models.text_decoder import TextDecoderConfig
@@ -108,3 +113,34 @@ def decoder_forward_flops(
 def encoder_key_macs(config: TextDecoderConfig, num_encoded: int) -> int:
     """Multiply-adds of one block's keys and values of an image's tokens."""
     return 2 * num_encoded * config.encoder_dim * config.hidden_dim
+
+
+def traced_flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """FLOPs of the products and convolutions of a function; nothing is computed.
+
+    Of alternatives the dearest counts, of loops whose rounds depend on data one round.
+
+    Args:
+      function: of arrays.
+      *arguments: arrays, or their shapes and dtypes.
+    """
+    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _flops(jaxpr: Jaxpr) -> int:
+    total = 0
+    for step in jaxpr.eqns:
+        kind, sizes = step.primitive.name, step.params
+        if kind == "dot_general":
+            (contracted, _), _ = sizes["dimension_numbers"]
+            inner = math.prod(step.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * math.prod(step.outvars[0].aval.shape) * inner
+        elif kind == "conv_general_dilated":
+            kernel = step.invars[1].aval.shape
+            outputs = kernel[sizes["dimension_numbers"].rhs_spec[0]]
+            total += 2 * math.prod(step.outvars[0].aval.shape) * math.prod(kernel) // outputs
+        else:
+            parts = [_flops(inner) for inner in jaxprs_in_params(sizes)]
+            rounds = sizes["length"] if kind == "scan" else 1
+            total += rounds * (max(parts, default=0) if kind == "cond" else sum(parts))
+    return total

@@ -6,7 +6,8 @@ A fixture holds a state dict (`param/*`), its settings (`meta/config_json`) and 
 made of them: outputs, intermediates, attention maps, losses, gradients, training runs. Whatever of
 these a file holds is run and compared; the exit code is 1 if anything is off by more than its
 tolerance. Files of other sizes, layer orders and options work alike. Arrays of big_vision's ViT, of
-SigLIP's two towers, of CapPa's captioner and of open_clip's MaMMUT are told by their names.
+SigLIP's two towers, of CapPa's captioner, of open_clip's MaMMUT and of region detectors are told by
+their names.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from twelve_in_one.models.two_stream.config import DTYPES, REMAT_POLICIES
-from twelve_in_one.parity import cappa, mammut, two_tower, vit
+from twelve_in_one.parity import cappa, detection, mammut, two_tower, vit
 from twelve_in_one.parity.fixture import Check, Fixture, load_fixture, read_arrays
 from twelve_in_one.parity.gradients import compare_losses, loss_function
 from twelve_in_one.parity.outputs import compare_outputs
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 (two_tower.is_two_tower, two_tower.compare),
                 (cappa.is_captioner, cappa.compare),
                 (mammut.is_mammut, mammut.compare),
+                (detection.is_detection, detection.compare),
             )
             known = [compare_kind for is_kind, compare_kind in kinds if is_kind(arrays)]
             if known:

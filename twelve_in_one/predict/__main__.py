@@ -6,7 +6,8 @@ COMMAND --help explains each with an example. Several images with one text, seve
 image, or as many of both are answered one by one; results go to stdout, one after the other.
 
 --model is a model folder, or the workdir of a run that has ended. Images go through the extractor
-that the model was trained with. For a model that was trained on a detector's features, --regions
+that the model was trained with. For a model that was trained on a detector's features, --detector
+names the detector and its weights: x152:FILE, c4:FILE, small, ...; or --regions
 names a store of them (lmdb:PATH, npy:DIR, tsv:FILE, hdf5:FILE or records:DIR; several with commas
 between them, in order of search), --image gives ids in it, and --box_regions a store with the
 features of the boxes to choose from.
@@ -27,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.config.paths import expand, local_path
+from twelve_in_one.convert import detectors
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.predict.loading import load
 from twelve_in_one.predict.pictures import picture
+from twelve_in_one.predict.predictor import Predictor
 from twelve_in_one.predict.request_file import TEXT_ARGUMENT, answer_requests, read_requests
 from twelve_in_one.predict.results import to_json
 from twelve_in_one.predict.wording import lines
@@ -219,6 +222,9 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     )
     parser.add_argument("--top", type=int, default=5, help="how many to list; default %(default)s")
     parser.add_argument("--requests", type=local_path, metavar="FILE", help="JSON lines, see above")
+    parser.add_argument(
+        "--detector", metavar="SPEC", help="finds regions: " + detectors.HELP.replace("%", "%%")
+    )
     parser.add_argument("--regions", metavar="STORE", help="regions of the images, by id")
     parser.add_argument(
         "--picture",
@@ -250,6 +256,8 @@ def _problem(args: argparse.Namespace) -> str:
     if args.top < 1 or args.max_batch < 1:
         return "--top and --max_batch must be at least 1"
     boxes = getattr(args, "boxes", [])
+    if args.detector and args.regions:
+        return "--detector finds regions in pictures, --regions has found them: pass one"
     if args.requests and (args.image or args.text or boxes):
         return "--requests brings its own images, texts and boxes"
     if args.requests and args.command in _WITHOUT_REQUESTS:
@@ -298,7 +306,9 @@ def _run(args: argparse.Namespace) -> int:
 
     progress = _Progress()
     quiet = {} if requests else {"progress": progress}
-    predictor = load(args.model, max_batch=args.max_batch, **quiet)
+    predictor = load(args.model, detector=args.detector, max_batch=args.max_batch, **quiet)
+    if isinstance(predictor, Predictor):
+        resolve.check(predictor)
     if not hasattr(predictor, args.command):
         able = [command for command in _COMMANDS if hasattr(predictor, command)]
         raise ValueError(f"{args.model}: this model cannot {args.command}, but {', '.join(able)}")
@@ -387,6 +397,12 @@ class _Resolver:
         boxes = getattr(args, "box_regions", None)
         self._images = open_store(args.regions) if args.regions else None
         self._boxes = open_store(boxes) if boxes else None
+
+    def check(self, predictor: Predictor) -> None:
+        """Refuses stores of another detector than the model's."""
+        for store in (self._images, self._boxes):
+            if store is not None:
+                predictor.check_store(store)
 
     def __call__(self, values: dict[str, Any]) -> dict[str, Any]:
         changed = dict(values)

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from twelve_in_one.convert import detectors
 from twelve_in_one.data.builders.assemble import make_record
 from twelve_in_one.data.builders.region_inputs import RegionInputs
 from twelve_in_one.data.regions.checks import check_regions, normalised
 from twelve_in_one.data.stored.image_rows import LoadedRecord, load
-from twelve_in_one.data.stored.preprocessing import Preprocessing
+from twelve_in_one.data.stored.preprocessing import Preprocessing, is_of
 from twelve_in_one.data.stored.records import AnnotatedImage, Regions
 
 # str or Path of a picture, PIL.Image.Image, uint8[H, W, 3], Regions, or None: no image at all, for
@@ -81,16 +82,26 @@ class ImageReader:
         self._extractor = extractor
         if extractor is None:
             return
-        if self._descriptors and extractor.name not in self._descriptors:
-            raise ValueError(
-                f"the model was trained on regions of {' and '.join(self._descriptors)}, the "
-                f"extractor is {extractor.name}"
-            )
+        self.check_extractor(extractor.name, f"the extractor is {extractor.name}")
         if extractor.feature_dim != preprocessing.region_feature_dim:
             raise ValueError(
                 f"extractor {extractor.name} makes features of size {extractor.feature_dim}, the "
                 f"model takes {preprocessing.region_feature_dim}"
             )
+
+    def check_extractor(self, name: str, what: str) -> None:
+        """Refuses regions of another detector than the model's, if both are known.
+
+        Args:
+          name: of the detector; "" if it is unknown.
+          what: ends the message, and names it.
+
+        Raises:
+          ValueError: another detector.
+        """
+        known = self._descriptors
+        if name and known and not any(is_of(name, x) for x in known):
+            raise ValueError(f"the model was trained on regions of {' and '.join(known)}, {what}")
 
     def read(self, image: Image) -> SeenImage:
         """The model's input from an image.
@@ -164,15 +175,19 @@ class ImageReader:
                 f"{name}: the model was trained on regions that a detector found "
                 f"({self.preprocessing.region_source!r}, features of size "
                 f"{self.preprocessing.region_feature_dim}), not on pixels: "
-                "pass twelve_in_one.data.stored.records.Regions with that detector's boxes and "
-                "features, or load(..., extractor=) with the detector"
+                "name that detector and its weights, as load(..., detector='x152:FILE') or "
+                "--detector x152:FILE, or pass twelve_in_one.data.stored.records.Regions with its "
+                "boxes and features"
             )
         (descriptor,) = self._descriptors
         parts = _PIXEL_EXTRACTOR.fullmatch(descriptor)
         if parts is None:
+            spec = detectors.spec_of(descriptor)
+            how = "pass extractor= that makes these"
+            if spec:
+                how = f"name its weights, as load(..., detector={spec!r}) or --detector {spec}"
             raise ValueError(
-                f"{name}: the model was trained on regions of {descriptor!r}; pass extractor= that "
-                "makes these, or Regions"
+                f"{name}: the model was trained on regions of {descriptor!r}; {how}, or Regions"
             )
         made = _library().PixelExtractor(int(parts[2]), parts[1] == "cluttered")
         dim = self.preprocessing.region_feature_dim

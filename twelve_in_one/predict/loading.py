@@ -9,6 +9,7 @@ import jax
 
 from twelve_in_one.checkpoints import model_folder, weights
 from twelve_in_one.checkpoints.saved_rounds import all_rounds
+from twelve_in_one.convert import detectors
 from twelve_in_one.parallel.sharding import make_mesh, param_shardings
 from twelve_in_one.predict.embedder import Embedder
 from twelve_in_one.predict.engine import Progress, silent
@@ -34,6 +35,7 @@ _PREDICTORS: Mapping[str, Callable[..., Predictor | Writer]] = {
 def load(
     path: str | os.PathLike[str],
     *,
+    detector: str | None = None,
     extractor: Any = None,
     layout: str = "dp",
     model: int = 1,
@@ -47,8 +49,10 @@ def load(
     Args:
       path: a model folder (see `model_folder`), or the workdir of a run that has ended; if its
         model is damaged, its newest intact checkpoint is taken, with a warning.
-      extractor: a `data.regions.extractor.RegionExtractor` that turns pictures into regions; None
-        for the one that the model was trained with, if that is one of ours.
+      detector: finds regions in pictures: "x152:FILE", "c4:FILE", "small" and others, see
+        `convert.detectors.HELP`; it must be the one that the model was trained with.
+      extractor: instead of it, a `data.regions.extractor.RegionExtractor` that turns pictures into
+        regions; None for the one that the model was trained with, if that needs no weights.
       layout: of the parameters, one of `sharding.LAYOUTS`.
       model: devices along the `model` axis.
       devices: to use; all of this process if None.
@@ -56,8 +60,11 @@ def load(
       progress: called with the name of the step, the amount done and the total.
 
     Raises:
-      ValueError: no such folder, damaged, or an extractor that does not fit.
+      ValueError: no such folder, damaged, or a detector or extractor that does not fit.
+      OSError: a detector's file cannot be read.
     """
+    if detector is not None and extractor is not None:
+        raise ValueError("pass detector or extractor, not both")
     folder = Path(path)
     if (folder / "model").is_dir():
         folder = folder / "model"
@@ -76,6 +83,8 @@ def load(
         raise ValueError(
             f"{folder} holds a model of {system.name}, which answers no questions here"
         )
+    if detector is not None and system.pixels:
+        raise ValueError(f"{folder}: a model of {system.name} reads pictures without a detector")
     mesh = make_mesh(model=model, devices=jax.local_devices() if devices is None else devices)
     shardings = param_shardings(system.abstract(), mesh, layout)
     try:
@@ -87,6 +96,9 @@ def load(
 
         params, system, serving, _ = open_model(path)  # warns, and takes a checkpoint of the run
         params = jax.device_put(params, shardings)
+    if detector not in (None, detectors.PIXELS):
+        one = (jax.local_devices() if devices is None else devices)[:1]
+        extractor = detectors.open_detector(detector, devices=one)
     options = dict(extractor=extractor, layout=layout, model=model, devices=devices)
     make = _PREDICTORS[system.name]
     return make(params, system, serving, options, max_batch=max_batch, progress=progress)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from twelve_in_one.data.encode.examples import Example
+from twelve_in_one.data.regions.store import RegionStore
 from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.image_rows import LoadedRecord
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
@@ -86,6 +87,16 @@ class Predictor:
     def read(self, image: Image) -> SeenImage:
         """The model's input from an image; its `regions` may be passed instead of the image."""
         return self._engine.reader.read(image)
+
+    def check_store(self, store: RegionStore) -> None:
+        """Refuses a store of regions that another detector filled than the model was trained on.
+
+        Raises:
+          ValueError: the store and the model name two detectors.
+        """
+        for part in store.parts:
+            what = f"{part.name} has those of {part.extractor}"
+            self._engine.reader.check_extractor(part.extractor, what)
 
     def answer(
         self,

@@ -11,6 +11,7 @@ from PIL import Image
 
 from twelve_in_one.data.builders import region_inputs
 from twelve_in_one.data.builders.assemble import make_record
+from twelve_in_one.data.builders.base import BuildInputs, made_of
 from twelve_in_one.data.builders.sources import SOURCES
 from twelve_in_one.data.regions.descriptor import FEATURE_DIM
 from twelve_in_one.data.regions.records import write_shard
@@ -128,6 +129,25 @@ def test_normalised_annotations(store):
         bare = dataclasses.replace(one, boxes=(), box_ids=(), width=60, height=50)
         with pytest.raises(DataError, match=message):
             make_record("7", [bare], (target,), inputs)
+
+
+def test_stores_say_which_detector_filled_them(store, tmp_path):
+    specs = []
+    for name, extractor in (("a", "small-1"), ("b", "small-1"), ("c", "x152-1"), ("d", "")):
+        specs.append(store(name, {"7": _regions()}))
+        if extractor:
+            (tmp_path / name / "extraction.json").write_text(f'{{"extractor": "{extractor}"}}')
+    a, b, c, d = specs
+
+    def extractor(detected, annotated):
+        inputs = region_inputs.from_stores(SOURCES["visual7w"], detected, annotated)
+        assert made_of(BuildInputs(tmp_path, inputs)).get("extractor", "") == inputs.extractor
+        return inputs.extractor
+
+    assert (extractor(a, b), extractor(a, d), extractor(d, d)) == ("small-1", "", "")
+    for stores in ((a, c), (f"{a},{c}", b)):
+        with pytest.raises(DataError, match="two detectors: .*a of small-1 and .*c of x152-1"):
+            extractor(*stores)
 
 
 def test_several_stores(store):

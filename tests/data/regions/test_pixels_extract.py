@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from twelve_in_one.data.images.load import load_image
-from twelve_in_one.data.regions import extract
+from twelve_in_one.data.regions import extract, extraction
 from twelve_in_one.data.regions.extractor import PixelExtractor
 from twelve_in_one.data.regions.records import RecordStore
 from twelve_in_one.data.stored.records import DataError
@@ -30,7 +30,7 @@ def images(tmp_path):
         Image.fromarray(render(sample_scene(rng), rng)).save(path)
         if number in (2, 7):
             path.write_bytes(path.read_bytes()[:500])
-    return extract.find_images(folder)
+    return extraction.find_images(folder)
 
 
 def _content(folder):
@@ -38,7 +38,7 @@ def _content(folder):
 
 
 def _run(images, out, **options):
-    return extract.extract_folder(images, out, EXTRACTOR, shard_size=4, **options)
+    return extraction.extract_folder(images, out, EXTRACTOR, shard_size=4, **options)
 
 
 def test_store_holds_what_the_extractor_finds(images, tmp_path, capsys):
@@ -86,7 +86,7 @@ def test_resumed_run_equals_uninterrupted(images, tmp_path, survived):
     expected = _run(images, tmp_path / "whole")
     out = tmp_path / "resumed"
     with pytest.raises(KeyboardInterrupt):
-        extract.extract_folder(images, out, _Killed(EXTRACTOR, [0] * survived), shard_size=4)
+        extraction.extract_folder(images, out, _Killed(EXTRACTOR, [0] * survived), shard_size=4)
     kept = {path: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
     assert len(kept) == (0 if survived < 3 else 1 if survived < 6 else 2)
     (out / ".regions-00001-of-00003.safetensors.1.partial").write_bytes(b"half a shard")
@@ -97,7 +97,7 @@ def test_resumed_run_equals_uninterrupted(images, tmp_path, survived):
 
 def test_finished_run_does_nothing_but_tells_what_is_missing(images, tmp_path):
     first = _run(images, tmp_path / "out")
-    again = extract.extract_folder(
+    again = extraction.extract_folder(
         images, tmp_path / "out", _Killed(EXTRACTOR, []), shard_size=4, jobs=3
     )
     assert first == again
@@ -120,10 +120,10 @@ def test_changed_folder_equals_one_made_at_once(images, tmp_path, capsys):
     del images["4"]
     read = 3 + 1  # of which one still cannot be
     extractor = _Killed(EXTRACTOR, [0] * read)
-    skipped = extract.extract_folder(images, out, extractor, shard_size=4)
+    skipped = extraction.extract_folder(images, out, extractor, shard_size=4)
     assert [skip.record for skip in skipped] == ["7"] and len(extractor.left) == 1
     assert "9/9 images, " in capsys.readouterr().err
-    extract.extract_folder(images, tmp_path / "new", EXTRACTOR, shard_size=4)
+    extraction.extract_folder(images, tmp_path / "new", EXTRACTOR, shard_size=4)
     assert _content(out) == _content(tmp_path / "new")
     with RecordStore(out) as store:
         assert sorted(store.ids()) == ["0", "1", "10", "2", "3", "5", "6", "8"]
@@ -131,7 +131,7 @@ def test_changed_folder_equals_one_made_at_once(images, tmp_path, capsys):
 
 def test_overwrite_reads_everything(images, tmp_path):
     out = tmp_path / "out"
-    extract.extract_folder(images, out, PixelExtractor(3), shard_size=2)
+    extraction.extract_folder(images, out, PixelExtractor(3), shard_size=2)
     assert len(_run(images, out, overwrite=True)) == 2
     _run(images, tmp_path / "new")
     assert _content(out) == _content(tmp_path / "new")
@@ -159,7 +159,7 @@ def test_pictures_are_read_as_stored_if_asked(images, tmp_path):
     for upright, wanted in ((True, size[::-1]), (False, size)):
         out = tmp_path / str(upright)
         _run(images, out, upright=upright)
-        assert extract.turned_images(out) == {"1"}
+        assert extraction.turned_images(out) == {"1"}
         with RecordStore(out) as store:
             assert (store.get("1").width, store.get("1").height) == wanted
     with pytest.raises(DataError, match="begun with upright False, not True"):
@@ -178,7 +178,7 @@ def test_other_parameters_are_refused(images, tmp_path, change, message):
     _run(images, out)
     arguments = {"images": images, "out": out, "extractor": EXTRACTOR, "shard_size": 4}
     with pytest.raises(DataError, match=message):
-        extract.extract_folder(**arguments | change)
+        extraction.extract_folder(**arguments | change)
 
 
 def test_strange_folders_and_arguments(images, tmp_path):
@@ -195,9 +195,9 @@ def test_strange_folders_and_arguments(images, tmp_path):
     assert not (tmp_path / "new").exists()
     (images["0"].parent / "0.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="0.png: same id as 0.jpg"):
-        extract.find_images(images["0"].parent)
+        extraction.find_images(images["0"].parent)
     with pytest.raises(DataError, match="no folder with images"):
-        extract.find_images(tmp_path / "nowhere")
+        extraction.find_images(tmp_path / "nowhere")
 
 
 def test_command(images, tmp_path, capsys):
@@ -207,6 +207,6 @@ def test_command(images, tmp_path, capsys):
     output = capsys.readouterr()
     assert "7 images, 2 skipped" in output.out
     assert "skipped 2: " in output.err
-    assert json.loads((out / extract.PARAMETERS).read_text())["num_regions"] == 6
+    assert json.loads((out / extraction.PARAMETERS).read_text())["num_regions"] == 6
     assert extract.main([*arguments[:-1], "5"]) == 1
     assert "error: " in capsys.readouterr().err

@@ -18,6 +18,7 @@ from twelve_in_one.data.regions.rows import region_rows
 from twelve_in_one.data.regions.store import NoRegions, image_key
 from twelve_in_one.data.regions.tsv import TsvStore
 from twelve_in_one.data.stored.records import DataError, Regions
+from twelve_in_one.models.detection.resize import Resizing
 
 FORMATS = (
     "lmdb", "lmdb file", "lmdb base64", "npy", "npy pairs", "npy npz", "tsv lxmert",
@@ -93,6 +94,25 @@ def test_real_lxmert_features(samples_dir):
             for array, cell, columns in ((regions.boxes, 8, 4), (regions.features, 9, 2048)):
                 assert array.shape == (int(cells[7]), columns)
                 assert array.tobytes() == base64.b64decode(cells[cell])
+
+
+def test_real_lxmert_features_are_those_of_proposals(samples_dir):
+    """Traces of how they were made: sizes of photos, suppression of proposals at .7, ReLU."""
+    resizing = Resizing(600, 1000)  # that of detectors as Caffe runs them
+    with open_store(str(samples_dir / "bottom_up_features/train2014_obj36.tsv")) as store:
+        found = [store.get(image_id) for image_id in store.ids()]
+    for regions in found:
+        rows, columns, scale = resizing.size(regions.height, regions.width)
+        ends = regions.boxes[:, 2:].max(0)
+        np.testing.assert_allclose(ends, [(columns - 1) / scale, (rows - 1) / scale], atol=1e-3)
+        low, high = np.split(regions.boxes.astype(np.float64), 2, axis=1)
+        shared = np.minimum(high[:, None], high) - np.maximum(low[:, None], low) + 1
+        shared, area = np.maximum(shared, 0).prod(-1), (high - low + 1).prod(-1)
+        overlap = shared / (area[:, None] + area - shared)
+        assert (overlap - np.eye(len(area))).max() <= 0.7
+    features = np.concatenate([regions.features for regions in found])
+    assert features.min() == 0 and 24 < features.max() < 36
+    assert 0.5 < features.mean() < 0.8 and 0.24 < (features == 0).mean() < 0.4
 
 
 @pytest.mark.parametrize("kind", FORMATS)

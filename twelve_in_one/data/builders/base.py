@@ -206,6 +206,8 @@ class ImageMajorBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 def made_of(inputs: BuildInputs) -> dict[str, Any]:
     """Data that tell whether a built dataset is up to date."""
     made = {"features": inputs.regions.describes, "files": dict(inputs.file_hashes)}
+    if inputs.regions.extractor:
+        made["extractor"] = inputs.regions.extractor
     if inputs.regions.official_sizes:
         made["official_sizes"] = True
     if inputs.regions.pictures is not None:

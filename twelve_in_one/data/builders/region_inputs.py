@@ -8,7 +8,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from twelve_in_one.data.builders.sources import Source
 from twelve_in_one.data.formats import files
 from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.checks import check_annotated, check_regions
-from twelve_in_one.data.regions.store import NoRegions, RegionStore
+from twelve_in_one.data.regions.store import NoRegions, RegionStore, in_pixels
 from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions, Skipped
 
 NO_REGIONS = "none"  # name for no features
@@ -37,6 +37,7 @@ class RegionInputs:
       name: of the features, part of the built dataset's folder; datasets that are trained together
         share it.
       describes: their origin, stored with checkpoints.
+      extractor: name of the detector that found them, if their stores say so; stored likewise.
       has: image id -> whether there are regions.
       detected: image -> regions, checked.
       annotated: image -> regions at its annotated boxes; only their features and the size
@@ -54,6 +55,7 @@ class RegionInputs:
     has: Callable[[str], bool]
     detected: Callable[[AnnotatedImage], Regions]
     annotated: Callable[[AnnotatedImage], Regions]
+    extractor: str = ""
     stamp: Callable[[str], str] = lambda image_id: ""
     unreadable: tuple[Skipped, ...] = ()
     official_sizes: bool = False
@@ -105,8 +107,8 @@ def from_stores(
       official_sizes: see `RegionInputs`.
 
     Raises:
-      DataError: a store cannot be opened; or the dataset needs features of annotated boxes, but no
-        store of them is given.
+      DataError: a store cannot be opened; the dataset needs features of annotated boxes, but no
+        store of them is given; or two detectors filled the stores.
     """
     store = open_store(features)
     if source.scores_annotated_boxes and annotated_features is None:
@@ -116,11 +118,13 @@ def from_stores(
         )
     annotated_store = open_store(annotated_features) if annotated_features else None
     stores = [store] if annotated_store is None else [store, annotated_store]
+    extractor = _only_extractor([part for each in stores for part in each.parts])
     stamps = {part.name: files.stamp(Path(part.name)) for each in stores for part in each.parts}
 
     def detected(image: AnnotatedImage) -> Regions:
         key = store_key(store, source, image.image_id)
-        return check_regions(store.get(key), store=store.name, image_id=key)
+        regions = in_pixels(store.get(key), image, f"{store.name}: image {key!r}")
+        return check_regions(regions, store=store.name, image_id=key)
 
     def annotated(image: AnnotatedImage) -> Regions:
         if annotated_store is None or not image.box_ids:
@@ -141,6 +145,7 @@ def from_stores(
     return RegionInputs(
         name=name,
         describes=" + ".join(Path(part.name).name for part in store.parts),
+        extractor=extractor,
         has=lambda image_id: store_key(store, source, image_id) in store,
         detected=detected,
         annotated=annotated,
@@ -148,6 +153,18 @@ def from_stores(
         unreadable=tuple(skip for each in stores for skip in each.damaged),
         official_sizes=official_sizes,
     )
+
+
+def _only_extractor(stores: Sequence[RegionStore]) -> str:
+    """The detector that filled stores; "" if one of them does not say."""
+    fillers: dict[str, str] = {}
+    for store in stores:
+        if store.extractor:
+            fillers.setdefault(store.extractor, store.name)
+    if len(fillers) > 1:
+        named = " and ".join(f"{name} of {extractor}" for extractor, name in fillers.items())
+        raise DataError(f"regions of two detectors: {named}; extract both with one of them")
+    return next(iter(fillers), "") if all(store.extractor for store in stores) else ""
 
 
 def store_key(store: RegionStore, source: Source, image_id: str) -> str:
@@ -214,7 +231,7 @@ def from_pictures(
 ) -> RegionInputs:
     """Like `from_pixels`, for pictures by image id: all those of the collection."""
     from twelve_in_one.data.images.load import load_image, means_stored
-    from twelve_in_one.data.regions.extract import extract_folder, turned_images
+    from twelve_in_one.data.regions.extraction import extract_folder, turned_images
     from twelve_in_one.data.regions.extractor import PixelExtractor
 
     count = num_regions or (_PHOTO_REGIONS if cluttered else _GROUND_REGIONS)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from twelve_in_one.config.paths import expand
 from twelve_in_one.data.regions.concap_lmdb import ConcapStore
+from twelve_in_one.data.regions.grid import GRID_SUFFIXES, GridStore
 from twelve_in_one.data.regions.hdf5 import Hdf5Store
 from twelve_in_one.data.regions.lmdb import LmdbStore
 from twelve_in_one.data.regions.npy import SUFFIXES, NpyStore
@@ -25,6 +26,7 @@ _FORMATS = {
     "tsv": TsvStore,
     "hdf5": Hdf5Store,
     "concap": ConcapStore,
+    "grid": GridStore,
     "records": RecordStore,
 }
 _ARCHIVES = (
@@ -37,9 +39,10 @@ _ARCHIVES = (
 FORMATS_HELP = (
     "lmdb:PATH (the released stores), npy:FOLDER (one .npy or .npz file an image, of the released "
     "extraction script, MMF or bottom-up-attention.pytorch), tsv:FILE (bottom-up attention, "
-    "LXMERT), hdf5:FILE, concap:PATH (Conceptual Captions, tensorpack), records:FOLDER (our "
-    "shards), none (no regions), or a path of one of these kinds; several with commas between "
-    "them, in order of search"
+    "LXMERT, VinVL), grid:FOLDER (one .pth file an image, of grid-feats-vqa), hdf5:FILE, "
+    "concap:PATH (Conceptual Captions, tensorpack), records:FOLDER (our shards), "
+    "none (no regions), or a path of one of these kinds; several with commas between them, in "
+    "order of search"
 )
 
 
@@ -105,6 +108,8 @@ def _recognise(path: Path) -> str:
                     return "records"
                 if entry.name.endswith(SUFFIXES):
                     return "npy"
+                if entry.name.endswith(GRID_SUFFIXES):
+                    return "grid"
     kinds = {
         ".lmdb": "lmdb", ".mdb": "lmdb", ".tsv": "tsv", ".h5": "hdf5", ".hdf5": "hdf5",
     }  # fmt: skip

@@ -5,7 +5,8 @@ features from `descriptor`. Any implementation of `RegionExtractor` can replace 
 """
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -41,6 +42,35 @@ class RegionExtractor(Protocol):
         """Features float32[N, F] of boxes float32[N, 4], corners x1, y1, x2, y2 in pixels."""
 
 
+class Found(NamedTuple):
+    """What is in an image. Letter: N regions.
+
+    Attributes:
+      regions: boxes and features.
+      scores: float32[N], how sure a detector is of the class; 0 if there are no classes.
+      names: N names of classes; "" if there are none.
+    """
+
+    regions: Regions
+    scores: np.ndarray
+    names: tuple[str, ...]
+
+
+@runtime_checkable
+class BatchExtractor(RegionExtractor, Protocol):
+    """Takes many images at once, in one process."""
+
+    def find(self, images: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Found | str]]:
+        """What is in each of many images, in an order that fills batches.
+
+        Args:
+          images: names and uint8[H, W, 3].
+
+        Returns:
+          Each name, and what was found, or why nothing can be.
+        """
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class PixelExtractor:
     """Regions by rules about pixels; see `proposals.propose` and `descriptor.describe_boxes`.
@@ -71,7 +101,7 @@ class PixelExtractor:
         Raises:
           ValueError: not uint8[H, W, 3], or a side below MIN_SIDE.
         """
-        _check_image(image)
+        check_image(image)
         boxes = propose(image, self.num_regions, cluttered=self.cluttered)
         height, width = image.shape[:2]
         return Regions(boxes, describe_boxes(image, boxes), width, height)
@@ -83,19 +113,29 @@ class PixelExtractor:
           ValueError: not uint8[H, W, 3], a side below MIN_SIDE, boxes that are normalised, or one
             that is not finite, has its corners in the wrong order or is outside the image.
         """
-        _check_image(image)
-        return describe_boxes(image, _within(boxes, image))
+        check_image(image)
+        return describe_boxes(image, within(boxes, image))
 
 
-def _check_image(image: np.ndarray) -> None:
+def check_image(image: np.ndarray) -> None:
+    """Refuses what is no picture with regions.
+
+    Raises:
+      ValueError: not uint8[H, W, 3], or a side below MIN_SIDE.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image must be uint8[H, W, 3], is {image.dtype}{list(image.shape)}")
     if min(image.shape[:2]) < MIN_SIDE:
         raise ValueError(f"image must have {MIN_SIDE} pixels a side, is {list(image.shape[:2])}")
 
 
-def _within(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """float32[N, 4], boxes cut at the last pixels of the image."""
+def within(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """float32[N, 4], boxes cut at the last pixels of the image.
+
+    Raises:
+      ValueError: boxes that are normalised, or one that is not finite, has its corners in the wrong
+        order or is outside the image.
+    """
     boxes = np.asarray(boxes, np.float32)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (N, 4), have {boxes.shape}")

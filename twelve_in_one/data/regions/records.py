@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from twelve_in_one import atomic
-from twelve_in_one.data.formats.files import shorten
+from twelve_in_one.data.formats.files import read_json, shorten
 from twelve_in_one.data.regions.store import RegionStore, make_regions, missing_image
 from twelve_in_one.data.stored.records import DataError, Regions
 
 MAX_SHARDS = 99_999
+PARAMETERS = "extraction.json"  # beside shards that `extraction` wrote: by which detector, and how
 _NAME = re.compile(r"regions-(\d{5})-of-(\d{5})\.safetensors")
 # One entry, since the library writes several in random order, which would make equal shards differ.
 _FORMAT = "twelve_in_one regions, version 1"
@@ -139,6 +140,8 @@ class RecordStore(RegionStore):
 
     def __init__(self, path: Path, *, only: int | None = None):
         self.name = str(path)
+        if (path / PARAMETERS).is_file():
+            self.extractor = str(read_json(path / PARAMETERS, dict).get("extractor", ""))
         shards = _shards(path)
         if not shards:
             raise DataError(f"{path}: no shards named regions-00000-of-00008.safetensors")

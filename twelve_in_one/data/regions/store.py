@@ -6,6 +6,7 @@ A store gives the `Regions` of an image by its id. It returns arrays of the righ
 
 import base64
 import binascii
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from twelve_in_one.data.formats.files import shorten
-from twelve_in_one.data.stored.records import DataError, Regions, Skipped
+from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions, Skipped
 
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})")
 _PICTURE_SUFFIX = re.compile(r"\.(?:jpe?g|png)$", re.IGNORECASE)
@@ -30,11 +31,13 @@ class RegionStore(Protocol):
 
     Attributes:
       name: of the store in messages, usually its path.
+      extractor: name of the detector that filled it; "" if the store does not say.
       damaged: entries that cannot be used, by the image id that they have or seem to have; such
         images count as missing, unless another entry has them.
     """
 
     name: str
+    extractor: str = ""
     damaged: tuple[Skipped, ...] = ()
 
     @property
@@ -201,6 +204,40 @@ def make_regions(
         class_probs = _float32(_matrix(where, "class probabilities", class_probs))
     size = _pixels(where, "width", width), _pixels(where, "height", height)
     return Regions(boxes, features, *size, class_probs)
+
+
+def in_pixels(regions: Regions, image: AnnotatedImage, where: str) -> Regions:
+    """Regions whose boxes are in pixels of a picture.
+
+    Stores that do not say how large their pictures are give boxes as shares of it, and sizes of 0.
+    If annotations do not say it either, the picture counts as one pixel, which changes nothing of
+    what a model sees.
+
+    Raises:
+      DataError: the size is unknown, and there are annotated boxes in pixels beside these.
+    """
+    if regions.width or not len(regions.boxes):
+        return regions
+    if not image.width and image.boxes:
+        raise DataError(
+            f"{where}: boxes are shares of a picture whose size neither the store nor the "
+            "annotations say, and there are annotated boxes in pixels"
+        )
+    width, height = (image.width, image.height) if image.width else (1, 1)
+    boxes = regions.boxes * np.array([width, height] * 2, np.float32)
+    return dataclasses.replace(regions, boxes=boxes, width=width, height=height)
+
+
+def base64_array(cell: bytes | str, count: int, where: str) -> np.ndarray:
+    """float32[N, F] of `count` rows in base64.
+
+    Raises:
+      DataError: not base64, or no numbers for so many rows.
+    """
+    data = _base64(cell, where)
+    if count < 0 or len(data) % (4 * max(count, 1)) or (count == 0 and data):
+        raise DataError(f"{where}: {len(data)} bytes are no float32 of {count} regions")
+    return np.frombuffer(data, "<f4").reshape(count, -1 if count else 0)
 
 
 def base64_arrays(

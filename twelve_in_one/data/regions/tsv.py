@@ -1,25 +1,36 @@
-"""Region features in the TSV files of bottom-up attention, with LXMERT's columns or the original's.
+"""Region features in the TSV files of bottom-up attention, LXMERT and VinVL.
 
 One line per image, with or without a heading; arrays are little-endian float32 (or float64, as
 their lengths show) in base64:
 
 * 10 columns (LXMERT): img_id, img_h, img_w, objects_id, objects_conf, attrs_id, attrs_conf,
   num_boxes, boxes, features;
-* 6 columns (original): image_id, image_w, image_h, num_boxes, boxes, features.
+* 6 columns (original): image_id, image_w, image_h, num_boxes, boxes, features;
+* 3 columns (VinVL): image_id, num_boxes, features;
+* 2 columns (VinVL): image_id, {"num_boxes": N, "features": ...} in JSON.
 
-Note the order of height and width. Files have tens of gigabytes, so opening one streams through it
-once to note the position of each image's line; nothing else is kept.
+VinVL's features end in the box: x1, y1, x2, y2, width and height as shares of the picture. Its size
+is in a file beside it, `hw.tsv` beside `features.tsv` or `val.hw.tsv` beside `val.feature.tsv`
+(image_id, [{"height": H, "width": W}]); without one, boxes are such shares.
+
+Note the order of height and width in the first two. Files have tens of gigabytes, so opening one
+streams through it once to note the position of each image's line; nothing else is kept.
 """
 
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from twelve_in_one.data.formats.files import MAX_LINE_BYTES, shorten
+import numpy as np
+
+from twelve_in_one.data.formats.files import MAX_LINE_BYTES, parse_json, shorten
 from twelve_in_one.data.regions.store import (
     RegionStore,
+    base64_array,
     base64_arrays,
+    entry,
     image_key,
     make_regions,
     missing_image,
@@ -33,6 +44,8 @@ _HEADINGS = {
     6: "image_id image_w image_h num_boxes boxes features",
 }
 _WORD = re.compile(r"[A-Za-z]\w*")
+_VINVL_BOX = 6  # numbers at the end of a feature
+_BOX_TOLERANCE = 1e-3
 
 
 class TsvStore(RegionStore):
@@ -50,12 +63,16 @@ class TsvStore(RegionStore):
 
     def __init__(self, path: Path):
         self.name = str(path)
+        self._kinds = frozenset(_COLUMNS)  # numbers of columns that lines may have
+        self._sizes: dict[str, tuple[int, int]] = {}
         try:
             self._stream = open(path, "rb", buffering=1 << 20)  # noqa: SIM115, see `close`
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
         try:
             self._spans, self.damaged = self._index()
+            if self._kinds & {2, 3}:
+                self._sizes = _sizes_beside(path)
         except BaseException:
             self._stream.close()
             raise
@@ -73,13 +90,18 @@ class TsvStore(RegionStore):
             if line.strip() and not (number == 1 and self._is_heading(line)):
                 image_id = image_key(line.split(b"\t", 1)[0].strip().decode("utf-8", "replace"))
                 columns = line.count(b"\t") + 1
-                if columns not in _COLUMNS:
+                if not spans and not damaged and _is_vinvl(line):
+                    self._kinds = frozenset({columns})
+                if columns not in self._kinds:
+                    needed = "10 (LXMERT) or 6 (bottom-up attention)"
+                    if self._kinds & {2, 3}:
+                        needed = f"{min(self._kinds)} as the first line (VinVL)"
                     damaged.append(
                         Skipped(
                             self.name,
                             image_id if columns > 1 else f"line {number}",
-                            f"line {number} has {columns} columns, not 10 (LXMERT) or 6 (bottom-up "
-                            "attention): cut off, or two lines in one",
+                            f"line {number} has {columns} columns, not {needed}: cut off, or two "
+                            "lines in one",
                         )
                     )
                 elif image_id not in lines:
@@ -118,8 +140,10 @@ class TsvStore(RegionStore):
             raise missing_image(self, image_id)
         where = f"{self.name}: image {image_id!r}"
         cells = self._read(*self._spans[image_id]).rstrip(b"\r\n").split(b"\t")
-        if len(cells) not in _COLUMNS:
+        if len(cells) not in self._kinds:
             raise DataError(f"{where}: the file was changed while it was open")
+        if len(cells) not in _COLUMNS:
+            return _vinvl(cells, self._sizes.get(image_id, (0, 0)), where)
         columns = _COLUMNS[len(cells)]
         width, height, count = (_whole(cells[column], where) for column in columns[:3])
         boxes, features = base64_arrays(cells[columns[3]], cells[columns[4]], count, where)
@@ -133,6 +157,66 @@ class TsvStore(RegionStore):
 
     def __len__(self) -> int:
         return len(self._spans)
+
+
+def _is_vinvl(line: bytes) -> bool:
+    cells = line.rstrip().split(b"\t")
+    return (len(cells) == 2 and cells[1].startswith(b"{")) or (
+        len(cells) == 3 and cells[1].isdigit()
+    )
+
+
+def _vinvl(cells: list[bytes], size: tuple[int, int], where: str) -> Regions:
+    if len(cells) == 2:
+        record = _json(cells[1], where)
+        count, features = entry(record, "num_boxes", where), entry(record, "features", where)
+    else:
+        count, features = _whole(cells[1], where), cells[2]
+    if type(count) is not int or type(features) not in (str, bytes):
+        raise DataError(f"{where}: num_boxes must be a whole number, and features base64")
+    rows = base64_array(features, count, where)
+    if count and rows.shape[1] <= _VINVL_BOX:
+        raise DataError(f"{where}: features of {rows.shape[1]} numbers, without a box at the end")
+    boxes, sides = rows[:, -_VINVL_BOX:-2], rows[:, -2:]
+    with np.errstate(invalid="ignore", over="ignore"):
+        fits = np.abs(boxes[:, 2:] - boxes[:, :2] - sides) <= _BOX_TOLERANCE
+        fits &= (np.abs(boxes[:, :2] - 0.5) <= 0.51) & (np.abs(boxes[:, 2:] - 0.5) <= 0.51)
+    if not fits.all():
+        row = int(np.argmin(fits.all(axis=1)))
+        raise DataError(
+            f"{where}: the last {_VINVL_BOX} numbers of feature {row} are no box x1, y1, x2, y2, "
+            f"width, height in shares of the picture: {shorten(rows[row, -_VINVL_BOX:].tolist())}"
+        )
+    width, height = size
+    factors = np.array([width or 1, height or 1] * 2, np.float32)
+    return make_regions(where, boxes=boxes * factors, features=rows, width=width, height=height)
+
+
+def _sizes_beside(path: Path) -> dict[str, tuple[int, int]]:
+    """Width and height of pictures, from the file for them."""
+    stem = re.sub(r"features?\.tsv$|\.tsv$", "", path.name)
+    beside = path.with_name(f"{stem}hw.tsv")
+    if not beside.is_file() or beside == path:
+        return {}
+    sizes = {}
+    with beside.open("rb") as lines:
+        for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES), b""), start=1):
+            where = f"{beside}: line {number}"
+            key, _, text = line.strip().partition(b"\t")
+            content = _json(text, where)
+            record = content[0] if isinstance(content, list) and content else content
+            size = tuple(entry(record, name, where) for name in ("width", "height"))
+            if not all(type(n) is int and 0 < n < 1_000_000 for n in size):
+                raise DataError(f"{where}: {shorten(size)} is no width and height in pixels")
+            sizes[image_key(key.decode("utf-8", "replace"))] = size
+    return sizes
+
+
+def _json(cell: bytes, where: str) -> Any:
+    try:
+        return parse_json(cell.decode("utf-8"), where)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: is no text: {error}") from error
 
 
 def _whole(cell: bytes, where: str) -> int:

@@ -27,8 +27,8 @@ class Preprocessing:
       max_regions: by task name, with the global region.
       region_feature_dim: width of a region's feature.
       region_source: the origin of the regions and their features.
-      image_descriptor: version of the code that describes an image without a detector's features;
-        "" if none is used.
+      image_descriptor: names of what finds and describes regions, see `RegionExtractor.name`, with
+        commas between several; "" if none is used, or nothing says which.
       boxes: how locations are written, `BOXES`.
       answers_sha256: head -> hash of its answers in their order, see `answers_sha256`; folders of
         earlier versions lack it, and the next field.
@@ -106,6 +106,15 @@ def check_same(trained: Preprocessing, offered: Preprocessing) -> None:
         ]
     if differences:
         raise ValueError("inputs do not fit the weights: " + "; ".join(differences))
+
+
+def is_of(extractor: str, trained: str) -> bool:
+    """Returns whether an extractor is the one that a model was trained with.
+
+    A name without version and weights ("x152") stands for all of its kind: what released weights
+    were trained with is known that far.
+    """
+    return extractor == trained or extractor.startswith(f"{trained}-")
 
 
 def other_stores(trained: Preprocessing, offered: Preprocessing) -> list[str]:

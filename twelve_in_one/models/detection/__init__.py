@@ -1,0 +1,1 @@
+"""Networks that find regions in photos and describe them; `detector` is their common interface."""
