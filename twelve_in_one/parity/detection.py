@@ -101,8 +101,8 @@ def _compare_pooling(arrays: Arrays) -> Iterator[Check]:
             maps = roi.join([cells], [size], [_STRIDE])
             options = dict(bins=int(bins), samples=int(samples), aligned=convention == "aligned")
             pooled[name] = roi.roi_align(maps, rois, **options)
-            products = roi.align_by_products(maps, rois, **options)
-            pooled[f"{name} by products"] = products
+            if options["samples"]:  # else it is products anyway
+                pooled[f"{name} by products"] = roi.align_by_products(maps, rois, **options)
         return pooled
 
     for name, value in run(cells, rois).items():
@@ -164,15 +164,23 @@ def _compare_suppression(arrays: Arrays) -> Iterator[Check]:
     order = np.argsort(-arrays["scores"], kind="stable")
     ranked = jnp.asarray(arrays["boxes"])[order]
     everything = jnp.ones(len(ranked), bool)
-    for convention, inclusive in _CONVENTIONS.items():
-        names = [n for n, match in kept.items() if match and match[1] == convention]
-        thresholds = jnp.array([int(n[-1]) / 10 for n in names], jnp.float32)
-        for kind, function in (("", nms.keep), (" by tiles", nms.keep_by_tiles)):
-            run = jax.vmap(functools.partial(function, inclusive=inclusive), (None, None, 0))
-            rows = jax.jit(run)(ranked, everything, thresholds)
-            for name, row in zip(names, rows, strict=True):
-                ours = order[np.asarray(row)]
-                yield absolute(name + kind, ours, arrays[name], 0.0)
+    wanted = {n: (int(match[2]) / 10, match[1]) for n, match in kept.items() if match}
+
+    @jax.jit
+    def run(ranked: jax.Array, thresholds: jax.Array) -> dict[str, jax.Array]:
+        found = {}
+        for convention, inclusive in _CONVENTIONS.items():
+            for kind, function in (("", nms.keep), (" by tiles", nms.keep_by_tiles)):
+                single = functools.partial(function, ranked, everything, inclusive=inclusive)
+                found[convention + kind] = jax.vmap(single)(thresholds)
+        return found
+
+    thresholds = sorted({threshold for threshold, _ in wanted.values()})
+    found = run(ranked, np.array(thresholds, np.float32))
+    for name, (threshold, convention) in wanted.items():
+        for kind in ("", " by tiles"):
+            row = found[convention + kind][thresholds.index(threshold)]
+            yield absolute(name + kind, order[np.asarray(row)], arrays[name], 0.0)
     for name, match in ties.items():
         if match:
             # Rows 0 and 1 touch the threshold with inclusive corners, the others without.

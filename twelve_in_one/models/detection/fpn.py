@@ -87,12 +87,13 @@ class FpnNetwork(nn.Module):
         self.inner = [convolution(dim, 1, dtype=dtype) for _ in stages]
         self.outer = [convolution(dim, 3, dtype=dtype) for _ in stages]
         self.rpn = convolution(dim, 3, dtype=dtype)
-        self.objectness = convolution(len(ANCHOR_RATIOS), 1, dtype=dtype)
-        self.anchor_deltas = convolution(4 * len(ANCHOR_RATIOS), 1, dtype=dtype)
+        # Logits and boxes are float32 whatever the rest is.
+        self.objectness = convolution(len(ANCHOR_RATIOS), 1)
+        self.anchor_deltas = convolution(4 * len(ANCHOR_RATIOS), 1)
         self.hidden_1 = nn.Dense(config.hidden_dim, dtype=dtype)
         self.hidden_2 = nn.Dense(config.hidden_dim, dtype=dtype)
-        self.classes = nn.Dense(config.num_classes + 1, dtype=dtype)
-        self.class_deltas = nn.Dense(4 * (config.num_classes + 1), dtype=dtype)
+        self.classes = nn.Dense(config.num_classes + 1)
+        self.class_deltas = nn.Dense(4 * (config.num_classes + 1))
 
     def pyramid(self, pixels: Array, sizes: Array) -> tuple[list[Array], list[Array]]:
         """The maps of all levels and the cells that count: [B, Y, X, D] and int32[B, 2] each.
@@ -114,17 +115,16 @@ class FpnNetwork(nn.Module):
 
     def region_proposals(self, cells: Array, size: Array) -> tuple[Array, Array]:
         """Logits [B, Y, X, A] and deltas [B, Y, X, A, 4] of the anchors of a level."""
-        hidden = nn.relu(self.rpn(masked(cells, size)))
+        hidden = nn.relu(self.rpn(masked(cells, size))).astype(jnp.float32)
         deltas = self.anchor_deltas(hidden)
         return self.objectness(hidden), deltas.reshape(*deltas.shape[:-1], -1, 4)
 
     def head(self, pooled: Array) -> Head:
         """What the boxes are, from [R, BINS, BINS, D]."""
         features = nn.relu(self.hidden_1(pooled.reshape(len(pooled), -1)))
-        hidden = nn.relu(self.hidden_2(features))
+        hidden = nn.relu(self.hidden_2(features)).astype(jnp.float32)
         deltas = self.class_deltas(hidden).reshape(len(hidden), -1, 4)
-        found = Head(features, self.classes(hidden), deltas)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+        return Head(features.astype(jnp.float32), self.classes(hidden), deltas)
 
     def __call__(self, pixels: Array, sizes: Array) -> Any:
         """Runs everything once, to make parameters."""
@@ -139,6 +139,7 @@ def init_params(config: FpnConfig, key: Array) -> Any:
     return FpnNetwork(config).init(key, pixels, sizes)["params"]
 
 
+@functools.cache
 def abstract_params(config: FpnConfig) -> Any:
     """Shapes of `init_params`, without computing anything."""
     return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
