@@ -70,7 +70,8 @@ def measure(detector: Any, params: Any, args: argparse.Namespace) -> None:
     detect = jax.jit(detector.detect)
 
     def peaks() -> tuple[float, float]:
-        return matmul_peak(args.dtype, args.repeats), convolution_peak(args.dtype, args.repeats)
+        products = matmul_peak(args.dtype, args.repeats, args.peak_size)
+        return products, convolution_peak(args.dtype, args.repeats)
 
     before = peaks()
     times = seconds(lambda: detect(params, canvases), args.repeats)
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--canvas", default="", help="ROWSxCOLUMNS (default the detector's first)")
     parser.add_argument("--batch_size", type=int, default=1, help="photos (default 1)")
     parser.add_argument("--dtype", default="float32", help="compute dtype (default float32)")
+    parser.add_argument("--peak_size", type=int, default=8192, help="rows of matrices, at most")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", action="store_true", help="also suppression and pooling")
     parser.add_argument("--keep_allocator", action="store_true", help="do not restart, see there")

@@ -86,7 +86,7 @@ def block_name(parts):
     """Such as 3b1_branch2a; blocks of long stages are numbered, those of others lettered."""
     stage, number, module = parts[1].removeprefix("res"), int(parts[2]), parts[3]
     branch = {"shortcut": "1", "conv1": "2a", "conv2": "2b", "conv3": "2c"}[module]
-    block = "a" if number == 0 else f"b{number}" if stage in "34" else "abc"[number]
+    block = "a" if number == 0 else f"b{number}" if stage == "3" else "abc"[number]
     return f"{stage}{block}_branch{branch}"
 
 
@@ -120,7 +120,9 @@ def test_gives_the_weights_of_the_ports(state, tmp_path):
 
 def test_files_of_the_other_kind(state, tmp_path):
     path = write(tmp_path / "a.caffemodel", layers_of(state))
-    with pytest.raises(ValueError, match="a.caffemodel is used as caffe-36 or caffe-10-100"):
+    with pytest.raises(
+        ValueError, match="a.caffemodel: a .caffemodel is used as caffe-36 or caffe-10"
+    ):
         faster_rcnn.read(path, "c4")
     with pytest.raises(ValueError, match="a.pkl: a .caffemodel is used as caffe-36 .* need one"):
         faster_rcnn.read(tmp_path / "a.pkl", "caffe-36")

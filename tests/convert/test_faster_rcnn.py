@@ -11,7 +11,7 @@ import pytest
 
 from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.checkpoints.trees import flatten
-from twelve_in_one.convert import faster_rcnn
+from twelve_in_one.convert import detector_layouts, faster_rcnn
 from twelve_in_one.models.detection import c4, fpn
 
 torch = pytest.importorskip("torch")
@@ -36,7 +36,7 @@ def saved(path, state, *, prefix="", **others):
 def test_sizes_of_the_released_files():
     """Numbers of tensors and of values as the files' own loading logs and papers give them."""
     shapes = flatten(fpn.abstract_params(fpn.X152))
-    table = faster_rcnn._table("fpn", fpn.X152, shapes)
+    table = detector_layouts.table("fpn", fpn.X152, shapes)
     names = {name for entry in table.values() for name in entry.names}
     assert len(names) + len(fpn.anchors()) == 810
     norms = sum(math.prod(leaf.shape) for path, leaf in shapes.items() if "body" in path[0])

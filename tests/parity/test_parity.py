@@ -322,7 +322,7 @@ def test_recorded_arrays_of_detectors(shared_dir, capsys):
 
 
 def test_detectors_arrays_that_are_off(tmp_path, capsys):
-    boxes = np.array([[0, 0, 111, 111], [0, 0, 112, 112]], np.float32)
+    boxes = np.array([[0, 0, 110, 110], [0, 0, 111, 111]], np.float32)
     for levels, code in (([2, 3], 0), ([3, 3], 1)):
         arrays = {"lvl__boxes": boxes, "lvl__legacy_plus1": np.array(levels, np.int32)}
         np.savez(tmp_path / "a.npz", **arrays)

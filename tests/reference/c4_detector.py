@@ -10,7 +10,7 @@ from twelve_in_one.models.detection.fpn import MEAN_BGR
 F = torch.nn.functional
 
 NUM_CLASSES, STEM, INNER, RPN = 6, 8, 4, 16
-BLOCKS = (1, 2, 2, 2)
+BLOCKS = (1, 2, 1, 1)
 BEFORE, AFTER, MOST = 80, 24, 6
 
 

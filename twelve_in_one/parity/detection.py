@@ -19,7 +19,7 @@ import numpy as np
 
 from twelve_in_one.convert.faster_rcnn import from_state_dict
 from twelve_in_one.models.detection import boxes, c4, fpn, nms, roi
-from twelve_in_one.models.detection.fpn import FpnDetector
+from twelve_in_one.models.detection.fpn import FpnDetector, FpnNetwork
 from twelve_in_one.models.detection.proposals import ProposalConfig
 from twelve_in_one.models.detection.resize import Resizing, resample, taps
 from twelve_in_one.models.detection.resnet import ResNet, stem_pool
@@ -101,8 +101,8 @@ def _compare_pooling(arrays: Arrays) -> Iterator[Check]:
             maps = roi.join([cells], [size], [_STRIDE])
             options = dict(bins=int(bins), samples=int(samples), aligned=convention == "aligned")
             pooled[name] = roi.roi_align(maps, rois, **options)
-            products = roi.align_by_products(maps, rois, **options)
-            pooled[f"{name} by products"] = products
+            if options["samples"]:  # else it is products anyway
+                pooled[f"{name} by products"] = roi.align_by_products(maps, rois, **options)
         return pooled
 
     for name, value in run(cells, rois).items():
@@ -164,15 +164,23 @@ def _compare_suppression(arrays: Arrays) -> Iterator[Check]:
     order = np.argsort(-arrays["scores"], kind="stable")
     ranked = jnp.asarray(arrays["boxes"])[order]
     everything = jnp.ones(len(ranked), bool)
-    for convention, inclusive in _CONVENTIONS.items():
-        names = [n for n, match in kept.items() if match and match[1] == convention]
-        thresholds = jnp.array([int(n[-1]) / 10 for n in names], jnp.float32)
-        for kind, function in (("", nms.keep), (" by tiles", nms.keep_by_tiles)):
-            run = jax.vmap(functools.partial(function, inclusive=inclusive), (None, None, 0))
-            rows = jax.jit(run)(ranked, everything, thresholds)
-            for name, row in zip(names, rows, strict=True):
-                ours = order[np.asarray(row)]
-                yield absolute(name + kind, ours, arrays[name], 0.0)
+    wanted = {n: (int(match[2]) / 10, match[1]) for n, match in kept.items() if match}
+
+    @jax.jit
+    def run(ranked: jax.Array, thresholds: jax.Array) -> dict[str, jax.Array]:
+        found = {}
+        for convention, inclusive in _CONVENTIONS.items():
+            for kind, function in (("", nms.keep), (" by tiles", nms.keep_by_tiles)):
+                single = functools.partial(function, ranked, everything, inclusive=inclusive)
+                found[convention + kind] = jax.vmap(single)(thresholds)
+        return found
+
+    thresholds = sorted({threshold for threshold, _ in wanted.values()})
+    found = run(ranked, np.array(thresholds, np.float32))
+    for name, (threshold, convention) in wanted.items():
+        for kind in ("", " by tiles"):
+            row = found[convention + kind][thresholds.index(threshold)]
+            yield absolute(name + kind, order[np.asarray(row)], arrays[name], 0.0)
     for name, match in ties.items():
         if match:
             # Rows 0 and 1 touch the threshold with inclusive corners, the others without.
@@ -279,26 +287,33 @@ def _compare_detector(groups: Mapping[str, Arrays], dtype: str) -> Iterator[Chec
         proposals=ProposalConfig(_BEFORE, _AFTER, len(padded["proposals"])),
     )
     canvas = detector.preprocess(image)
-    script, body = dataclasses.replace(detector, clip="padded"), ResNet(config.body)
     recorded = jnp.stack([padded["proposals"], clipped["proposals"]])
+    network = FpnNetwork(config)
 
     @jax.jit
     def run(params: Any, given: jax.Array) -> dict[str, Any]:
-        stages, _ = body.apply({"params": params["body"]}, canvas.pixels, fpn.padded(canvas.sizes))
-        maps, sizes, outputs = detector.run(params, canvas)
-        one = jax.tree.map(lambda x: x[0], (maps, sizes, outputs, canvas))
-        joined = fpn.describing(*one[:2])
-        everything = jnp.ones(given.shape[1], bool)
+        (maps, sizes), seen = network.apply(
+            {"params": params},
+            canvas.pixels,
+            fpn.padded(canvas.sizes),
+            method="pyramid",
+            capture_intermediates=lambda module, _: isinstance(module, ResNet),
+        )
+        stages, _ = seen["intermediates"]["body"]["__call__"][0]
+        outputs = [
+            network.apply({"params": params}, *level, method="region_proposals")
+            for level in zip(maps, sizes, strict=True)
+        ]
+        photo = jax.tree.map(lambda x: x[0], (maps, sizes, outputs))
+        joined = fpn.describing(*photo[:2])
 
         def of_group(border: jax.Array, there: jax.Array) -> dict[str, jax.Array]:
-            proposed = detector.propose(*one[1:3], border, jnp.float32(1))
+            found, proposed = detector.of_photo(params, *photo, border, canvas.scales[0])
             # From here on with the recorded boxes: near ties may be ordered otherwise.
             head = detector.head(params, joined, there)
-            probs = jax.nn.softmax(head.logits)[:, 1:]
-            confidence = nms.class_confidence(
-                there, probs, everything, detector.threshold, len(there), inclusive=True
-            )
-            best, _ = nms.most_confident(confidence, detector.num_regions)
+            probs, everything = jax.nn.softmax(head.logits), jnp.ones(len(there), bool)
+            choose = dataclasses.replace(detector, num_regions=len(there)).choose
+            confidence, (best, _) = choose(there, probs, everything)
             return {
                 "proposals": proposed.boxes,
                 "objectness": jax.nn.sigmoid(proposed.logits),
@@ -307,19 +322,19 @@ def _compare_detector(groups: Mapping[str, Arrays], dtype: str) -> Iterator[Chec
                 "bbox_deltas": head.deltas.reshape(len(there), -1),
                 "levels": boxes.pyramid_level(there, 2, 5, inclusive=True),
                 "max_conf": confidence,
-                "top20": best,
-                "top20_boxes": there[best],
-                "top20_fc6": head.features[best],
+                "top20": best[: detector.num_regions],
+                "top20_boxes": found.boxes,
+                "top20_fc6": found.features,
             }
 
-        borders = jnp.stack([which.border(one[3]) for which in (script, detector)])
+        borders = jnp.stack([fpn.padded(canvas.sizes[0]), canvas.sizes[0]])
         both = jax.vmap(of_group)(borders, given)
         found = {group: {n: v[i] for n, v in both.items()} for i, group in enumerate(_CLIPS)}
         levels = both["levels"][0, :3] - fpn.LOWEST
         pooled = roi.roi_align(joined, given[0, :3], levels, bins=fpn.BINS)
-        seen = {f"p{i + 2}": m for i, m in enumerate(maps)}
-        seen |= {name: stages[i] for name, i in (("stem", 0), ("c4", 3), ("c5", 4))}
-        found["e2e_padclip"] |= seen | {"pooled_first3": pooled.transpose(0, 3, 1, 2)}
+        found["e2e_padclip"] |= {f"p{i + 2}": m for i, m in enumerate(maps)}
+        found["e2e_padclip"] |= {name: stages[i] for name, i in (("stem", 0), ("c4", 3), ("c5", 4))}
+        found["e2e_padclip"] |= {"pooled_first3": pooled.transpose(0, 3, 1, 2)}
         return found
 
     ours = jax.device_get(run(params, recorded))

@@ -4,18 +4,16 @@
 region; its box is a share of the picture, whose size such files do not say.
 """
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from twelve_in_one.data.formats import torch_file
 from twelve_in_one.data.regions.store import (
-    RegionStore,
+    FilesStore,
+    file_names,
     image_key,
     make_regions,
-    missing_image,
     unique_places,
 )
 from twelve_in_one.data.stored.records import DataError, Regions
@@ -24,7 +22,7 @@ GRID_SUFFIXES = (".pth", ".pt")
 _MAX_CELLS = 10_000
 
 
-class GridStore(RegionStore):
+class GridStore(FilesStore):
     """See the module. The id is the file's stem, after `image_key`.
 
     Images with two files are `damaged`.
@@ -38,22 +36,13 @@ class GridStore(RegionStore):
 
     def __init__(self, path: Path):
         self.name = str(path)
-        try:
-            names = sorted(entry.name for entry in os.scandir(path))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error}") from error
+        grids = (name for name in file_names(path) if name.endswith(GRID_SUFFIXES))
         self._files, self.damaged = unique_places(
-            self.name,
-            ((image_key(Path(n).stem), n) for n in names if n.endswith(GRID_SUFFIXES)),
+            self.name, ((image_key(Path(name).stem), name) for name in grids)
         )
 
-    def ids(self) -> Iterator[str]:
-        return iter(self._files)
-
     def get(self, image_id: str) -> Regions:
-        if image_id not in self._files:
-            raise missing_image(self, image_id)
-        path = Path(self.name, self._files[image_id])
+        path = self.path_of(image_id)
         where = f"{path}: image {image_id!r}"
         try:
             content = torch_file.load(path)
@@ -68,15 +57,6 @@ class GridStore(RegionStore):
             )
         cells = content.read().reshape(shape)
         return grid_regions(cells, where)
-
-    def close(self) -> None:
-        """Files are open only while they are read."""
-
-    def __contains__(self, image_id: str) -> bool:
-        return image_id in self._files
-
-    def __len__(self) -> int:
-        return len(self._files)
 
 
 def grid_regions(cells: np.ndarray, where: str) -> Regions:

@@ -11,17 +11,16 @@
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from twelve_in_one.data.formats import safe_pickle
 from twelve_in_one.data.regions.store import (
-    RegionStore,
+    FilesStore,
     entry,
+    file_names,
     image_key,
     make_regions,
-    missing_image,
     unique_places,
 )
 from twelve_in_one.data.stored.records import DataError, Regions, Skipped
@@ -37,7 +36,7 @@ _NAMES = {
 }
 
 
-class NpyStore(RegionStore):
+class NpyStore(FilesStore):
     """See the module. The id is the file's stem, after `image_key`.
 
     Images with two files, and an info without features, are `damaged`.
@@ -51,10 +50,7 @@ class NpyStore(RegionStore):
 
     def __init__(self, path: Path):
         self.name = str(path)
-        try:
-            names = sorted(entry.name for entry in os.scandir(path))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error}") from error
+        names = file_names(path)
         self._infos = {name for name in names if name.endswith(_INFO)}
         parts = ((name, *os.path.splitext(name)) for name in names if name not in self._infos)
         self._files, several = unique_places(
@@ -67,14 +63,9 @@ class NpyStore(RegionStore):
                 alone.append(Skipped(self.name, image_id, f"{info} is there, {name} is not"))
         self.damaged = (*several, *alone)
 
-    def ids(self) -> Iterator[str]:
-        return iter(self._files)
-
     def get(self, image_id: str) -> Regions:
-        if image_id not in self._files:
-            raise missing_image(self, image_id)
-        name = self._files[image_id]
-        path = Path(self.name, name)
+        path = self.path_of(image_id)
+        name = path.name
         where = f"{path}: image {image_id!r}"
         if name.endswith(".npz"):
             return _of_npz(path, where)
@@ -91,15 +82,6 @@ class NpyStore(RegionStore):
         record = _dict(content, path)
         features = entry(record, "features", where)
         return _regions(record, where, features=features, class_probs=record.get("cls_prob"))
-
-    def close(self) -> None:
-        """Files are open only while they are read."""
-
-    def __contains__(self, image_id: str) -> bool:
-        return image_id in self._files
-
-    def __len__(self) -> int:
-        return len(self._files)
 
 
 def _dict(content: Any, path: Path) -> Any:

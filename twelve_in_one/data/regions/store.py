@@ -8,8 +8,10 @@ import base64
 import binascii
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -99,6 +101,42 @@ class NoRegions(RegionStore):
 
     def __len__(self) -> int:
         return 0
+
+
+def file_names(folder: Path) -> list[str]:
+    """Names of what a folder holds, ascending.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error}") from error
+
+
+class FilesStore(RegionStore):
+    """A folder with a file for each image; what is in them is up to the subclass."""
+
+    _files: dict[str, str]  # their names by image id
+
+    def path_of(self, image_id: str) -> Path:
+        """The file of an image; DataError if there is none."""
+        if image_id not in self._files:
+            raise missing_image(self, image_id)
+        return Path(self.name, self._files[image_id])
+
+    def ids(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def close(self) -> None:
+        """Files are open only while they are read."""
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._files
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def image_key(text: str) -> str:

@@ -77,11 +77,12 @@ class C4Network(nn.Module):
         last = len(body.blocks) - 1
         self.body = ResNet(dataclasses.replace(body, blocks=body.blocks[:-1]))
         self.rpn = convolution(config.rpn_dim, 3, dtype=body.dtype)
-        self.objectness = convolution(NUM_ANCHORS, 1, dtype=body.dtype)
-        self.anchor_deltas = convolution(4 * NUM_ANCHORS, 1, dtype=body.dtype)
+        # Logits and boxes are float32 whatever the rest is.
+        self.objectness = convolution(NUM_ANCHORS, 1)
+        self.anchor_deltas = convolution(4 * NUM_ANCHORS, 1)
         self.box_stage = Stage(body, body.blocks[-1], last, stride=1, dilation=2)
-        self.classes = nn.Dense(config.num_classes + 1, dtype=body.dtype)
-        self.class_deltas = nn.Dense(4 * config.num_classes, dtype=body.dtype)
+        self.classes = nn.Dense(config.num_classes + 1)
+        self.class_deltas = nn.Dense(4 * config.num_classes)
 
     def map(self, pixels: Array, sizes: Array) -> tuple[Array, Array]:
         """The map [B, Y, X, D] and the cells that count, int32[B, 2].
@@ -95,7 +96,7 @@ class C4Network(nn.Module):
 
     def region_proposals(self, cells: Array, sizes: Array) -> tuple[Array, Array]:
         """Logits [B, Y, X, A] and deltas [B, Y, X, A, 4] of the anchors."""
-        hidden = nn.relu(self.rpn(masked(cells, sizes)))
+        hidden = nn.relu(self.rpn(masked(cells, sizes))).astype(jnp.float32)
         deltas = self.anchor_deltas(hidden)
         return self.objectness(hidden), deltas.reshape(*deltas.shape[:-1], -1, 4)
 
@@ -104,8 +105,7 @@ class C4Network(nn.Module):
         cells = self.box_stage(pooled, None).astype(jnp.float32)
         features = jnp.mean(cells, axis=(1, 2))
         deltas = self.class_deltas(features).reshape(len(features), -1, 4)
-        found = Head(features, self.classes(features), deltas)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+        return Head(features, self.classes(features), deltas)
 
     def __call__(self, pixels: Array, sizes: Array) -> Any:
         """Runs everything once, to make parameters."""
@@ -120,6 +120,7 @@ def init_params(config: C4Config, key: Array) -> Any:
     return C4Network(config).init(key, pixels, sizes)["params"]
 
 
+@functools.cache
 def abstract_params(config: C4Config) -> Any:
     """Shapes of `init_params`, without computing anything."""
     return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))

@@ -87,12 +87,13 @@ class FpnNetwork(nn.Module):
         self.inner = [convolution(dim, 1, dtype=dtype) for _ in stages]
         self.outer = [convolution(dim, 3, dtype=dtype) for _ in stages]
         self.rpn = convolution(dim, 3, dtype=dtype)
-        self.objectness = convolution(len(ANCHOR_RATIOS), 1, dtype=dtype)
-        self.anchor_deltas = convolution(4 * len(ANCHOR_RATIOS), 1, dtype=dtype)
+        # Logits and boxes are float32 whatever the rest is.
+        self.objectness = convolution(len(ANCHOR_RATIOS), 1)
+        self.anchor_deltas = convolution(4 * len(ANCHOR_RATIOS), 1)
         self.hidden_1 = nn.Dense(config.hidden_dim, dtype=dtype)
         self.hidden_2 = nn.Dense(config.hidden_dim, dtype=dtype)
-        self.classes = nn.Dense(config.num_classes + 1, dtype=dtype)
-        self.class_deltas = nn.Dense(4 * (config.num_classes + 1), dtype=dtype)
+        self.classes = nn.Dense(config.num_classes + 1)
+        self.class_deltas = nn.Dense(4 * (config.num_classes + 1))
 
     def pyramid(self, pixels: Array, sizes: Array) -> tuple[list[Array], list[Array]]:
         """The maps of all levels and the cells that count: [B, Y, X, D] and int32[B, 2] each.
@@ -114,17 +115,16 @@ class FpnNetwork(nn.Module):
 
     def region_proposals(self, cells: Array, size: Array) -> tuple[Array, Array]:
         """Logits [B, Y, X, A] and deltas [B, Y, X, A, 4] of the anchors of a level."""
-        hidden = nn.relu(self.rpn(masked(cells, size)))
+        hidden = nn.relu(self.rpn(masked(cells, size))).astype(jnp.float32)
         deltas = self.anchor_deltas(hidden)
         return self.objectness(hidden), deltas.reshape(*deltas.shape[:-1], -1, 4)
 
     def head(self, pooled: Array) -> Head:
         """What the boxes are, from [R, BINS, BINS, D]."""
         features = nn.relu(self.hidden_1(pooled.reshape(len(pooled), -1)))
-        hidden = nn.relu(self.hidden_2(features))
+        hidden = nn.relu(self.hidden_2(features)).astype(jnp.float32)
         deltas = self.class_deltas(hidden).reshape(len(hidden), -1, 4)
-        found = Head(features, self.classes(hidden), deltas)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+        return Head(features.astype(jnp.float32), self.classes(hidden), deltas)
 
     def __call__(self, pixels: Array, sizes: Array) -> Any:
         """Runs everything once, to make parameters."""
@@ -139,6 +139,7 @@ def init_params(config: FpnConfig, key: Array) -> Any:
     return FpnNetwork(config).init(key, pixels, sizes)["params"]
 
 
+@functools.cache
 def abstract_params(config: FpnConfig) -> Any:
     """Shapes of `init_params`, without computing anything."""
     return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
@@ -193,8 +194,10 @@ class FpnDetector:
 
     def detect(self, params: Any, canvases: Canvases) -> Detections:
         """See `Detector`; boxes and features are those of proposals."""
-        maps, sizes, levels = self.run(params, canvases)
-        return jax.vmap(functools.partial(self._of_photo, params))(maps, sizes, levels, canvases)
+        maps, sizes, outputs = self.run(params, canvases)
+        borders = canvases.sizes if self.clip == "photo" else padded(canvases.sizes)
+        of_photo = functools.partial(self.of_photo, params)
+        return jax.vmap(of_photo)(maps, sizes, outputs, borders, canvases.scales)[0]
 
     def describe(self, params: Any, canvases: Canvases, boxes: Array) -> Array:
         """See `Detector`."""
@@ -217,20 +220,6 @@ class FpnDetector:
         ]
         return maps, sizes, found
 
-    def border(self, canvas: Canvases) -> Array:
-        """int32[2], rows and columns at which boxes of one photo are cut."""
-        return canvas.sizes if self.clip == "photo" else padded(canvas.sizes)
-
-    def propose(self, sizes: Any, outputs: Any, border: Array, scale: Array) -> Proposals:
-        """The best boxes of one photo, from the outputs of `run` for it."""
-        levels = [
-            Level(logits, deltas, size, base, stride)
-            for (logits, deltas), size, base, stride in zip(
-                outputs, sizes, anchors(), STRIDES, strict=True
-            )
-        ]
-        return propose(self.proposals, levels, border, scale)
-
     def head(self, params: Any, maps: Maps, boxes: Array) -> Head:
         """What boxes float32[R, 4] on the canvas of one photo are."""
         network = FpnNetwork(self.config)
@@ -242,19 +231,46 @@ class FpnDetector:
 
         return in_chunks(chunk, (boxes, levels), CHUNK)
 
-    def _of_photo(
-        self, params: Any, maps: Any, sizes: Any, outputs: Any, canvas: Canvases
-    ) -> Detections:
-        scale = canvas.scales[0]
-        found = self.propose(sizes, outputs, self.border(canvas), scale)
+    def of_photo(
+        self, params: Any, maps: Any, sizes: Any, outputs: Any, border: Array, scales: Array
+    ) -> tuple[Detections, Proposals]:
+        """The regions of one photo, and the proposals that they were chosen from.
+
+        Args:
+          params: of the network.
+          maps: see `run`.
+          sizes: see `run`.
+          outputs: see `run`.
+          border: int32[2], rows and columns of the canvas at which boxes are cut.
+          scales: float32[2], pixels of the canvas per pixel of the photo.
+        """
+        levels = [
+            Level(logits, deltas, size, base, stride)
+            for (logits, deltas), size, base, stride in zip(
+                outputs, sizes, anchors(), STRIDES, strict=True
+            )
+        ]
+        found = propose(self.proposals, levels, border, scales[0])
         head = self.head(params, describing(maps, sizes), found.boxes)
-        probs = jax.nn.softmax(head.logits)
-        boxes = found.boxes / scale
+        boxes, probs = found.boxes / scales[0], jax.nn.softmax(head.logits)
+        _, chosen = self.choose(boxes, probs, found.valid)
+        return fill(self.num_regions, chosen, boxes, head.features, probs), found
+
+    def choose(self, boxes: Array, probs: Array, valid: Array) -> tuple[Array, tuple[Array, Array]]:
+        """The confidence of boxes float32[R, 4] of one photo, and which are chosen.
+
+        Args:
+          boxes: in pixels of the photo.
+          probs: float32[R, P].
+          valid: bool[R], which there are.
+
+        Returns:
+          float32[R], see `nms.class_confidence`; and int32[K] and bool[K], see `most_confident`.
+        """
         confidence = nms.class_confidence(
-            boxes, probs[:, 1:], found.valid, self.threshold, self.num_regions, inclusive=True
+            boxes, probs[:, 1:], valid, self.threshold, self.num_regions, inclusive=True
         )
-        chosen = nms.most_confident(with_area(boxes, confidence), self.num_regions)
-        return fill(self.num_regions, chosen, boxes, head.features, probs)
+        return confidence, nms.most_confident(with_area(boxes, confidence), self.num_regions)
 
 
 def describing(maps: list[Array], sizes: list[Array]) -> Maps:

@@ -16,6 +16,7 @@ _TILE = 256
 _PAIRS = 1024  # of box and class that are decided at a time
 
 
+@functools.partial(jax.jit, static_argnames=("inclusive", "strict"))
 def keep(
     boxes: Array,
     valid: Array,

@@ -20,6 +20,7 @@ Array = jax.Array
 Filter = Literal["bilinear", "antialiased"]
 # Photos are padded to sides of these steps, so that programs serve many sizes.
 _STEP = 128
+_PILLOW_BITS = 22  # after the point of Pillow's weights, which are whole numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Resizing:
       rounding: of the resized size. "even": to the nearest, and `longest` is compared after it
         (scripts around Caffe). "up": half a pixel upwards, twice if `longest` matters (detectron2).
         "down": towards zero (maskrcnn-benchmark's data loader).
-      filter: "bilinear" between the four nearest pixels, as OpenCV; "antialiased" as Pillow, whose
-        steps are rounded to whole values.
+      filter: "bilinear" between the four nearest pixels, as OpenCV; "antialiased" as Pillow, which
+        rounds after each axis, bit for bit.
       steps_by_scale: of both axes alike: pixels are 1 / scale apart; else by each axis's own sizes.
     """
 
@@ -78,7 +79,8 @@ def taps(
       antialias: widen the filter to `step`, as Pillow does.
 
     Returns:
-      int32[outputs, T] places, and float32[outputs, T] weights that add up to 1.
+      int32[outputs, T] places, and weights [outputs, T]: float32 that add up to 1, or with
+      `antialias` Pillow's int32.
     """
     reach = max(step, 1.0) if antialias else 1.0
     centers = (np.arange(outputs) + 0.5) * step - 0.5
@@ -88,24 +90,32 @@ def taps(
     if antialias:  # what lies outside does not count, elsewhere it is the pixel at the border
         weights *= (places >= 0) & (places < length)
     weights /= weights.sum(1, keepdims=True)
-    return np.clip(places, 0, length - 1).astype(np.int32), weights.astype(np.float32)
+    if antialias:
+        weights = np.floor(weights * (1 << _PILLOW_BITS) + 0.5).astype(np.int32)
+    else:
+        weights = weights.astype(np.float32)
+    return np.clip(places, 0, length - 1).astype(np.int32), weights
 
 
 def resample(image: Array, rows: tuple[Array, Array], columns: tuple[Array, Array]) -> Array:
     """float32[Y, X, 3] of [H, W, 3], by the taps of both axes."""
-    return _along(_along(image, columns, 1), rows, 0)
+    return _along(_along(image, columns, 1), rows, 0).astype(jnp.float32)
 
 
 def _along(image: Array, axis_taps: tuple[Array, Array], axis: int) -> Array:
+    """One axis: float32, or whole values as int32 where weights are whole."""
     places, weights = axis_taps
     shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
 
     def add(i: Array | int, total: Array) -> Array:
-        taken = jnp.take(image, places[:, i], axis=axis).astype(jnp.float32)
+        taken = jnp.take(image, places[:, i], axis=axis).astype(weights.dtype)
         return total + taken * weights[:, i].reshape(shape)
 
-    total = add(0, jnp.float32(0))
-    return jax.lax.fori_loop(1, places.shape[1], add, total)
+    total = add(0, jnp.zeros((), weights.dtype))
+    total = jax.lax.fori_loop(1, places.shape[1], add, total)
+    if weights.dtype != jnp.int32:
+        return total
+    return jnp.clip((total + (1 << _PILLOW_BITS - 1)) >> _PILLOW_BITS, 0, 255)
 
 
 def on_canvas(
@@ -147,7 +157,7 @@ def on_canvas(
         grown = ((0, extent - resized), (0, (1 << (number - 1).bit_length()) - number))
         both.append((np.pad(places, grown), np.pad(weights, grown)))
     sizes = np.array([[rows, columns]], np.int32)
-    pixels = _draw(padded, tuple(both), sizes[0], normalise, antialias)
+    pixels = _draw(padded, tuple(both), sizes[0], normalise)
     return Canvases(
         pixels=pixels[None],
         sizes=jnp.asarray(sizes),
@@ -156,21 +166,15 @@ def on_canvas(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnames="normalise")
 def _draw(
     image: Array,
     both: Sequence[tuple[Array, Array]],
     size: Array,
     normalise: Callable[[Array], Array],
-    rounded: bool,
 ) -> Array:
     """float32[Y, X, 3]."""
-    rows, columns = both
-    if rounded:
-        x = jnp.clip(jnp.floor(_along(image, columns, 1) + 0.5), 0, 255)
-        x = jnp.clip(jnp.floor(_along(x, rows, 0) + 0.5), 0, 255)
-    else:
-        x = resample(image, rows, columns)
+    x = resample(image, *both)
     return normalise(x) * covered(x.shape[:2], size)[..., None]
 
 
