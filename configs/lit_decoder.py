@@ -35,7 +35,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
 
 def _world() -> ml_collections.ConfigDict:
-    encoder = ViTConfig(128, 4, 4, 512, image_size=(64, 64), patch_size=8)
+    encoder = ViTConfig(128, 2, 4, 512, image_size=(64, 64), patch_size=8, stem="convolutions")
     decoder = TextDecoderConfig(
         128, 2, 4, 512, max_tokens=48, encoder_dim=128, block_biases=False, dropout_rate=0.1
     )

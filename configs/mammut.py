@@ -1,5 +1,6 @@
 """MaMMUT: one encoder and one text decoder learn to compare, to describe and to answer at once.
 
+    python -m twelve_in_one.train --config=world_encoder --workdir=workdir/world_encoder
     python -m twelve_in_one.train --config=mammut --workdir=workdir/mammut
     python -m twelve_in_one.train --config=mammut:debug --workdir=workdir/debug
     python -m twelve_in_one.train --config=mammut:full --workdir=PAPER --config.data.dir=DATA \
@@ -7,12 +8,14 @@
     python -m twelve_in_one.train --config=mammut:finetune --workdir=VQA --config.data.dir=DATA \
         --config.text.tokenizer=MODEL --config.init_from.path=PAPER
 
-The first command trains on the generated world: pairs of pictures and captions in both passes, and
-questions in the generative one, from random weights. `:full` is the paper's recipe, of its
-ablations' size: 4,096 pairs per update, 500,000 updates, AdamW with linear decay, pictures of 272
-pixels cut to 224, texts of 64 tokens. `:finetune` learns questions, over the whole vocabulary, from
-its weights; what the paper leaves open is as in CoCa. With --config.tasks="('captions',)" it learns
-captions, for which CoCa takes half the updates, twice the batch, half the rate and no RandAugment.
+The second command trains on the generated world, beginning with the encoder of the first: pairs of
+pictures and captions in both passes, and questions in the generative one. With
+--config.init_from.path= it begins with random weights, and takes far longer to learn. `:full` is
+the paper's recipe, of its ablations' size: 4,096 pairs per update, 500,000 updates, AdamW with
+linear decay, pictures of 272 pixels cut to 224, texts of 64 tokens. `:finetune` learns questions,
+over the whole vocabulary, from its weights; what the paper leaves open is as in CoCa. With
+--config.tasks="('captions',)" it learns captions, for which CoCa takes half the updates, twice the
+batch, half the rate and no RandAugment.
 """
 
 import ml_collections
@@ -31,13 +34,14 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"mammut takes no argument, :debug, :full or :finetune, got {mode!r}")
     config = modes[mode]()
     if mode == "debug":
+        config.init_from.path = ""
         image_defaults.use_world(config, images=60, class_pictures=10, covers=60)
         image_defaults.shorten(config)
     return config
 
 
 def _world() -> ml_collections.ConfigDict:
-    encoder = ViTConfig(128, 4, 4, 512, image_size=(64, 64), patch_size=8)
+    encoder = ViTConfig(128, 2, 4, 512, image_size=(64, 64), patch_size=8, stem="convolutions")
     model = paper_form(
         encoder,
         (128, 2, 4, 512),
@@ -71,6 +75,7 @@ def _world() -> ml_collections.ConfigDict:
     tasks = {name: {**options, "random_crop": False} for name, options in tasks.items()}
     config = image_defaults.get_config(SYSTEM, model, tasks)
     image_defaults.use_world(config, images=2000, class_pictures=200, more_captions=6000)
+    config.init_from.path, config.init_from.include = "workdir/world_encoder", ("encoder/.*",)
     config.images.train_side = 72
     config.mixture.weighting, config.mixture.batch_size = "explicit", 64
     config.text.vocab_size = 400

@@ -32,13 +32,14 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config = image_defaults.get_config(SYSTEM, ImageClassifierConfig(encoder), tasks)
     image_defaults.use_world(config, images=2000, class_pictures=200, covers=2000)
     config.mixture.weighting, config.mixture.batch_size = "equal", 64
-    config.optimizer.learning_rate, config.optimizer.warmup_share = 1e-3, 0.1
-    config.schedule.num_rounds = 1200
-    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 300
+    config.images.train_side = 76
+    config.optimizer.learning_rate, config.optimizer.warmup_share = 3e-3, 0.1
+    config.schedule.num_rounds = 2000
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 500
     config.evaluation.batch_size, config.evaluation.pictures = 128, 4
     config.evaluation.max_validation_examples = 256
     config.evaluation.text_baselines = True
-    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 300, 0
+    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 500, 0
     config.log.every_rounds = 50
     if mode == "debug":
         image_defaults.use_world(config, images=60, class_pictures=10, covers=60)

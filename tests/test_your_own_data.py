@@ -16,6 +16,7 @@ from reference.small_model import SMALL_MODEL
 from twelve_in_one import configs, train
 from twelve_in_one.config import check
 from twelve_in_one.data.annotations import jsonl
+from twelve_in_one.data.stored.reader import built_folder, open_split
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.task import VERDICTS
 from twelve_in_one.tasks.twelve import TASKS
@@ -217,6 +218,13 @@ def test_hugging_face(place, monkeypatch):
     assert found.train_streams["mine"].selection.num_examples == 2
 
 
+def test_pictures_in_records(place, monkeypatch, capsys):
+    assert "mine" in run("data.own", place, monkeypatch, capsys)
+    built = built_folder(place / "workdir/own", "mine", "none")
+    (picture,) = open_split(built, "train").record(0).pictures
+    assert picture.data in [file.read_bytes() for file in (place / "photos").glob("*.jpg")]
+
+
 def test_a_config_file():
     snippet = next(block for block in blocks("python") if "get_config" in block)
     names = {}
@@ -229,5 +237,6 @@ def test_a_config_file():
 def test_all_commands_are_tried():
     done = ["mine", "three-files", "inspection", "both", "tuned", "hub"]
     tried = {*(("train", name) for name in done), ("evaluate",), ("predict",), ("export",)}
+    tried.add(("data.own",))
     assert set(COMMANDS) == tried
     assert len(blocks("python")) == 2
