@@ -18,14 +18,14 @@ from twelve_in_one.config.settings import ConfigError, RunConfig
 from twelve_in_one.data import own_spec, trained_on
 from twelve_in_one.data.builders.report import Progress
 from twelve_in_one.data.builders.sources import ALL_SOURCES
-from twelve_in_one.data.cut_texts import MAX_RECORDS, CutTexts
+from twelve_in_one.data.cut_texts import CutTexts
 from twelve_in_one.data.image_serving import ImageServing
+from twelve_in_one.data.images import text_checks
 from twelve_in_one.data.images.built import captions_of, questions_of
 from twelve_in_one.data.images.class_names import class_texts
 from twelve_in_one.data.images.features import ImageFeatures, frozen_encoder, open_features
 from twelve_in_one.data.images.image_set import (
     ImageSet,
-    TextMisfit,
     even_shards,
     examples,
     first_examples,
@@ -41,7 +41,6 @@ from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.data.texts import tokenizer_files
 from twelve_in_one.data.texts.class_names import check_class_names
 from twelve_in_one.data.texts.sentence_pieces import train_sentencepiece
-from twelve_in_one.data.texts.sequences import TextCounts, count_texts
 from twelve_in_one.data.texts.tokenizer import SETTINGS_FILE, TextTokenizer
 from twelve_in_one.data.trained_on import TrainedOn
 from twelve_in_one.mixing.mixed import MixedOrder, Stage, weights_of
@@ -51,7 +50,6 @@ from twelve_in_one.systems.base import Facts, System
 _BUILT = {"questions": questions_of, "captions": captions_of}
 _CLASSES = ("classify", "zero_shot")  # groups whose tasks have a list of classes
 _IMAGE_SHARD = 1024
-_TRIED = 32  # examples to look for a text in
 _VOCABULARY_EXAMPLES = 50_000  # of each task, read to make a vocabulary
 
 
@@ -115,7 +113,7 @@ class ImageInputs:
         errors = []
         for task in self.tasks:
             try:
-                for split in (task.options.train_split, task.options.val_split):
+                for split in (task.options.first_split, task.options.val_split):
                     self.images(task, split)
             except DataError as error:
                 errors.append(error)
@@ -339,23 +337,12 @@ class ImageInputs:
         """Lengths of some of the texts of each task."""
         if not self.writes:
             return []
-        system = self.system()
-        return [self._cut_texts(task, system) for task in self.learnt]
-
-    def _cut_texts(self, task: TaskRun, system: System) -> CutTexts:
-        images, encode = self.images(task, task.options.train_split), self._encode(task, system)
-        found, left_out = TextCounts(), []
-        for example in examples(images, MAX_RECORDS):
-            try:
-                texts, _ = encode.texts(example)
-            except TextMisfit as error:
-                left_out.append(str(error))
-                continue
-            prompts = [encode.prompt_of(example)] * len(texts)
-            found += count_texts(self.tokenizer, prompts, texts, encode.max_tokens)
-        name = f"{task.task.name}/{task.options.train_split}"
-        sizes = encode.max_tokens, found.cut, found.texts, images.size.pairs, found.longest
-        return CutTexts(name, *sizes, len(left_out), next(iter(left_out), ""))
+        system, found = self.system(), []
+        for task in self.learnt:
+            split = task.options.train_split
+            name, images = f"{task.task.name}/{split}", self.images(task, split)
+            found.append(text_checks.cut_texts(name, images, self._encode(task, system)))
+        return found
 
     def for_tests(self, seen: TrainedOn | None, keep: bool) -> Self:
         """The same; what was trained on is reported, and scored."""
@@ -369,8 +356,8 @@ class ImageInputs:
             images = first_examples(images, task.options.max_train_examples)
         if isinstance(encode, TextTargets):
             where = f"task {task.task.name}, split {split}"
-            _check_prompts(where, images, encode)
-            _check_texts(where, images, encode)
+            text_checks.check_prompts(where, images, encode)
+            text_checks.check_texts(where, images, encode)
         return Part(
             images,
             self._preprocess(task, system, training=training),
@@ -476,53 +463,6 @@ def built_dataset(source: str) -> str:
     """The dataset of a source like "questions:NAME/SPLIT"; "" for other sources."""
     kind, _, place = source.partition(":")
     return place.partition("/")[0] if kind in _BUILT else ""
-
-
-def _check_texts(where: str, images: ImageSet, encode: TextTargets) -> None:
-    """Refuses a set without texts: of single examples they may lack, which are left out.
-
-    Raises:
-      DataError: none of some examples from all over the set has a text.
-    """
-    numbers = np.unique(np.linspace(0, images.num_examples - 1, _TRIED).astype(int)).tolist()
-    first = ""
-    for number in numbers:
-        try:
-            encode.texts(images.read(number))
-            return
-        except TextMisfit as error:
-            first = first or str(error)
-        except DataError:
-            continue  # the stream that needs its picture names it
-    if first:
-        raise DataError(
-            f"{where}: {images.name}: none of {len(numbers)} examples that were tried has a text "
-            f"to learn, the first: {first}"
-        )
-
-
-def _check_prompts(where: str, images: ImageSet, encode: TextTargets) -> None:
-    """Refuses a set among whose first prompts some are too long, before work on it is lost.
-
-    Raises:
-      DataError: says how many, and what they need.
-    """
-    # Those of classes and captions are all alike.
-    count = min(images.num_examples, MAX_RECORDS if images.first_of_image is not None else 1)
-    first = list(examples(images, count))
-    kinds = [("prompt", encode.max_prompt, [encode.prompt_of(example) for example in first])]
-    if encode.max_question:
-        kinds.append(("question", encode.max_question, [example.question for example in first]))
-    for kind, limit, texts in kinds:
-        lengths = [len(ids) for ids in encode.tokenizer.encode_batch(texts)]
-        longest = max(lengths, default=0)
-        if longest > limit:
-            too_long = sum(length > limit for length in lengths)
-            raise DataError(
-                f"{where}: {too_long} of {len(texts)} {kind}s that were looked at have more than "
-                f"model.max_{kind} {limit} tokens, the longest {longest}: "
-                f"{texts[lengths.index(longest)]!r}"
-            )
 
 
 def _catalogue_name(source: str) -> str:
