@@ -55,7 +55,7 @@ def test_captions_that_are_empty_are_counted(tmp_path):
     (found,) = inputs.cut_texts(streams)
     assert found.num_left_out == 2 and found.num_read == 4
     assert "2 examples are left out, the first: 4.png: has no text to learn" in str(found)
-    masks = [streams["mixture"].batch(i)["_mask"] for i in range(3)]
+    masks = [streams["say"].batch(i)["_mask"] for i in range(3)]
     assert sum(mask.sum() for mask in masks) == 8  # of two epochs of six rows
 
 

@@ -335,9 +335,9 @@ class ImageStream:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        # Traced once for all datasets of the stream, as every validation makes one. A function of
-        # its own: TensorFlow warns of one that many streams share.
-        return tf.function(lambda *columns: self._assemble(*columns))
+        # Traced once for all datasets of the stream, as every validation makes one. A partial has no
+        # code object, by which TensorFlow would count, and warn of, the tracings of all streams.
+        return tf.function(functools.partial(self._assemble))
 
     @functools.cached_property
     def _base_seeds(self) -> np.ndarray:
