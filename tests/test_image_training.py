@@ -205,7 +205,10 @@ def test_kills_make_no_difference(config_file, alone, tmp_path):
         ({"task.side.source": ""}, "task.side.source: says where"),
         ({"mixture.accumulate": 3}, "mixture.accumulate: 3 does not divide the batch size 8"),
         ({"schedule.kind": "proportional"}, "schedule.kind: 'proportional' orders batches"),
-        ({"task.side.group": "vqa"}, "task.side.group: 'vqa': image_classifier only classifies"),
+        (
+            {"task.side.group": "vqa"},
+            "task.side.group: 'vqa': the groups of image_classifier are classify",
+        ),
         ({"tasks": ("side", "hight")}, "no task 'hight'; did you mean height"),
         ({"model.encoder.image_size": (16, 8)}, "image_size .* should be a square"),
     ],

@@ -23,7 +23,8 @@ def raw(tmp_path):
         return [function(item, np.random.default_rng(i)) for i, item in enumerate(items)]
 
     folder = tmp_path / "raw/ocr_vqa"
-    ocr_vqa.write(folder, folder / "images", _COUNT, 48, 4, np.random.default_rng(1), run)
+    places = folder / "images", folder / "genres"
+    ocr_vqa.write(folder, *places, _COUNT, 48, 4, np.random.default_rng(1), run)
     covers = sorted((folder / "images").iterdir())
     with Image.open(covers[0]) as picture:
         picture.convert("P").save(covers[0].with_suffix(".gif"))

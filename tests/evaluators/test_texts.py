@@ -57,10 +57,10 @@ def test_captions_are_scored_by_picture():
 
 def test_examples_are_found_behind_unreadable_ones():
     images = ImageSet("set", (5,), lambda i: ImageExample(b"data", f"id {i}"))
-    found = texts._examples(images, ["id 1", "id 4"])
+    found = texts.examples_of(images, ["id 1", "id 4"])
     assert [(x.example_id, x.data) for x in found] == [("id 1", b""), ("id 4", b"")]
     with pytest.raises(DataError, match="set: no example id 1, which has a prediction"):
-        texts._examples(images, ["id 4", "id 1"])
+        texts.examples_of(images, ["id 4", "id 1"])
 
 
 def test_a_text_is_drawn_by_its_credit_behind_its_prompt():
@@ -91,7 +91,7 @@ def test_questions_of_their_own_encoder():
     ("example", "named"),
     [
         (ImageExample(b"", "x"), "x: has no text to learn"),
-        (ImageExample(b"", "x", texts=("",)), "x: the target '' is empty"),
+        (ImageExample(b"", "x", texts=("",)), "x: has no text to learn"),
         (ImageExample(b"", "x", question="dog " * 8, texts=("yes",)), "model.max_prompt is 6"),
     ],
 )

@@ -9,8 +9,6 @@ import numpy as np
 from jax import export
 from safetensors.numpy import load_file
 
-_NUMBERS = ("task_id", "condition")  # inputs that say which task it is
-
 
 def read_signature(folder):
     """The entry of signature.json of each function, by its name and by its tasks."""
@@ -41,7 +39,7 @@ if __name__ == "__main__":
     shapes = {k: [sizes.get(n, n) for n in x["shape"]] for k, x in entry["inputs"].items()}
     noise = {k: rng.uniform(0, 2, shape) for k, shape in shapes.items()}
     number = entry["task_ids"].get(arguments[0], 0)
-    noise |= {name: np.full(np.shape(noise.get(name, 0)), number) for name in _NUMBERS}
+    noise |= {k: np.full(np.shape(noise.get(k, 0)), number) for k in ("task_id", "condition")}
     given = np.load(arguments[1]) if len(arguments) > 1 else noise
     inputs = {k: np.asarray(given[k], x["dtype"]) for k, x in entry["inputs"].items()}
     print(json.dumps(jax.tree.map(lambda array: array.tolist(), score(inputs))))

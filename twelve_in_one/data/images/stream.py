@@ -335,8 +335,8 @@ class ImageStream:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        # Traced once for all datasets of the stream, as every validation makes one. A partial has no
-        # code object, by which TensorFlow would count, and warn of, the tracings of all streams.
+        # Traced once for all datasets of the stream, as every validation makes one. A partial has
+        # no code object, by which TensorFlow would count the tracings of all streams, and warn.
         return tf.function(functools.partial(self._assemble))
 
     @functools.cached_property
