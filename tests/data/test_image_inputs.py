@@ -5,7 +5,7 @@ from PIL import Image
 
 from twelve_in_one.checkpoints import inputs_record
 from twelve_in_one.config import image_defaults
-from twelve_in_one.config.check import check
+from twelve_in_one.config.check import MIXTURE, check
 from twelve_in_one.data.inputs import open_inputs
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.models.lit_decoder import LitDecoderConfig
@@ -49,13 +49,23 @@ def opened(workdir, tasks, *, prompt="", vocab_size=30, **knobs):
     return inputs, system, inputs.train_streams(system)
 
 
+@pytest.mark.parametrize("others", [{}, {"look": dict(train=False)}])
+def test_a_mixture_may_be_of_one_task(tmp_path, others):
+    """Alone, or beside tasks that are only scored."""
+    task = table(tmp_path / "said", CAPTIONS)
+    _, _, streams = opened(tmp_path, {"say": task, **{n: task | o for n, o in others.items()}})
+    assert set(streams) == {MIXTURE}
+    batch = streams[MIXTURE].batch(0)
+    assert batch["_mask"].all() and not batch["task_id"].any()
+
+
 def test_captions_that_are_empty_are_counted(tmp_path):
     task = table(tmp_path / "said", [*CAPTIONS, "", "  "])
     inputs, _, streams = opened(tmp_path, {"say": task})
     (found,) = inputs.cut_texts(streams)
     assert found.num_left_out == 2 and found.num_read == 4
     assert "2 examples are left out, the first: 4.png: has no text to learn" in str(found)
-    masks = [streams["say"].batch(i)["_mask"] for i in range(3)]
+    masks = [streams[MIXTURE].batch(i)["_mask"] for i in range(3)]
     assert sum(mask.sum() for mask in masks) == 8  # of two epochs of six rows
 
 

@@ -243,19 +243,20 @@ class ImageInputs:
         return tuple(there)
 
     def train_streams(self, system: System) -> dict[str, ImageStream]:
-        """Name -> training stream: one per task, or `MIXTURE` of all, if there are several.
+        """Name -> training stream: one per task, or `MIXTURE` of all.
 
         Raises:
           DataError: a source cannot be opened, or an example cannot be used.
         """
         mixture, tasks = self.run.mixture, self.learnt
         parts = [self._part(task, task.options.train_split, system, True) for task in tasks]
-        if not mixture.weighting or len(parts) == 1:
-            found = {}
-            for task, part in zip(tasks, parts, strict=True):
-                size = mixture.batch_size if mixture.weighting else task.task.batch_size
-                found[task.task.name] = ImageStream(self._selection(task, part, size), (part,))
-            return found
+        if not mixture.weighting:
+            return {
+                task.task.name: ImageStream(
+                    self._selection(task, part, task.task.batch_size), (part,)
+                )
+                for task, part in zip(tasks, parts, strict=True)
+            }
         names = [task.task.name for task in tasks]
         sizes = {name: part.images.size for name, part in zip(names, parts, strict=True)}
         weights = weights_of(

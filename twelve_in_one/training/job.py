@@ -94,14 +94,13 @@ class Job:
         if self.mixed:
             tasks = tuple(task.task for task in self.learnt)
             return (programs.StreamRun(MIXTURE, tasks, 1.0, self.run.mixture.accumulate),)
-        scales, mixture = check.loss_scales(self.tasks), self.run.mixture
+        scales = check.loss_scales(self.tasks)
         return tuple(
             programs.StreamRun(
                 task.task.name,
                 (task.task,),
                 scales[task.task.name],
-                # A mixture of one task is that task, in batches of the mixture.
-                mixture.accumulate if mixture.weighting else task.options.accumulate,
+                task.options.accumulate,
             )
             for task in self.tasks
         )
