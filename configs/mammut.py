@@ -10,7 +10,7 @@
 
 The second command trains on the generated world, beginning with the encoder of the first: pairs of
 pictures and captions in both passes, and questions in the generative one. With
---config.init_from.path= it begins with random weights, and takes far longer to learn. `:full` is
+--config.init_from.path= it begins with random weights. `:full` is
 the paper's recipe, of its ablations' size: 4,096 pairs per update, 500,000 updates, AdamW with
 linear decay, pictures of 272 pixels cut to 224, texts of 64 tokens. `:finetune` learns questions,
 over the whole vocabulary, from its weights; what the paper leaves open is as in CoCa. With

@@ -5,7 +5,7 @@
 
 Makes the world at the first run. Its batches mix three tasks: the colour and shape of the largest
 thing in a picture, the ground, and the genre of a book by its cover. `lit_decoder.py` begins with
-this encoder. It has convolutions in front, without which it would take hours to learn as much.
+this encoder. It has convolutions in front: see docs/images.md for what they change.
 """
 
 import ml_collections

@@ -6,7 +6,7 @@ iteration).
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from twelve_in_one.config.fields import at_least, one_of, path, share
 from twelve_in_one.config.image_settings import (
@@ -122,6 +122,8 @@ class TaskOptions:
     )
     max_train_examples: int = at_least(0, 0)
     task_token: int = at_least(0, 0)
+
+    learns: ClassVar[bool] = True  # as tasks on pictures may not
 
 
 @dataclasses.dataclass(frozen=True)

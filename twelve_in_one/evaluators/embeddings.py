@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from twelve_in_one.data.encode.retrieval import RetrievalSet
 from twelve_in_one.data.images.image_set import ImageExample, ImageSet, TextMisfit, examples
 from twelve_in_one.data.images.texts import NamedClasses, TextTargets
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.evaluators import retrieval, rows, texts
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import Outcome
@@ -132,6 +133,8 @@ def _rank(
             several = len(known) > 1
             ids.append(f"{example.example_id}#{number}" if several else example.example_id)
             image_of_caption.append(image)
+    if not captions:
+        raise DataError(f"none of {len(scored)} pictures has a caption that fits the model")
     if left_out:
         _log.info("%d captions beyond %d of a picture are no candidates", left_out, CAPTIONS)
     candidates = RetrievalSet(

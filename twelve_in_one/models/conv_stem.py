@@ -1,8 +1,7 @@
 """Convolutions in front of a Vision Transformer, in place of its patch embedding.
 
 Xiao et al. 2021, "Early Convolutions Help Transformers See Better", with group norm instead of
-batch norm: small models then learn in minutes what takes a patch embedding hours, as the norm takes
-a picture's lighting out of all that follows.
+batch norm, so that rows of a batch do not depend on each other.
 """
 
 import flax.linen as nn

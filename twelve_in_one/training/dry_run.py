@@ -62,7 +62,7 @@ def describe_without_data(run: RunConfig, workdir: Path, why: Exception) -> str:
 
     known = outline(run, workdir, why)
     system = known.system
-    names = [name for name in run.tasks if getattr(run.task[name], "learns", True)]
+    names = [name for name in run.tasks if run.task[name].learns]
     sections = [("missing", "\n".join(known.missing))]
     by_image = run.mixture.weighting == "images"
     unknown = [

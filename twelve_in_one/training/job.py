@@ -58,7 +58,7 @@ class Job:
     @property
     def learnt(self) -> tuple[TaskRun, ...]:
         """The tasks that are trained on; the others are only scored."""
-        return tuple(task for task in self.tasks if getattr(task.options, "learns", True))
+        return tuple(task for task in self.tasks if task.options.learns)
 
     @property
     def mixed(self) -> bool:

@@ -22,7 +22,7 @@ from twelve_in_one.models.detection import nms
 from twelve_in_one.models.detection.detector import Canvases, Detections
 from twelve_in_one.models.detection.fpn import DELTA_WEIGHTS, subtract_mean
 from twelve_in_one.models.detection.proposals import Level, ProposalConfig, Proposals, propose
-from twelve_in_one.models.detection.resize import Resizing, on_canvas, smallest_canvas
+from twelve_in_one.models.detection.resize import Resizing, on_canvas
 from twelve_in_one.models.detection.resnet import ResNet, ResNetConfig, Stage, convolution, masked
 from twelve_in_one.models.detection.results import axis_scales, fill, to_canvas, with_area
 from twelve_in_one.models.detection.roi import CHUNK, in_chunks, roi_pool
@@ -197,9 +197,7 @@ class C4Detector:
         Raises:
           ValueError: not uint8[H, W, 3], or of no size that fits on a canvas.
         """
-        rows, columns, _ = self.resizing.size(*image.shape[:2])
-        canvas = smallest_canvas(self.canvases, rows, columns)
-        return on_canvas(image, canvas, self.resizing, subtract_mean)
+        return on_canvas(image, self.canvases, self.resizing, subtract_mean)
 
     def detect(self, params: Any, canvases: Canvases) -> Detections:
         """See `Detector`."""

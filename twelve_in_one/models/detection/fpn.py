@@ -20,7 +20,7 @@ from twelve_in_one.models.detection import boxes as box_ops
 from twelve_in_one.models.detection import nms
 from twelve_in_one.models.detection.detector import Canvases, Detections
 from twelve_in_one.models.detection.proposals import Level, ProposalConfig, Proposals, propose
-from twelve_in_one.models.detection.resize import Resizing, on_canvas, smallest_canvas
+from twelve_in_one.models.detection.resize import Resizing, on_canvas
 from twelve_in_one.models.detection.resnet import ResNet, ResNetConfig, convolution, masked
 from twelve_in_one.models.detection.results import fill, to_canvas, with_area
 from twelve_in_one.models.detection.roi import CHUNK, Maps, in_chunks, join, roi_align
@@ -188,9 +188,7 @@ class FpnDetector:
         Raises:
           ValueError: not uint8[H, W, 3], or of no size that fits on a canvas.
         """
-        rows, columns, _ = self.resizing.size(*image.shape[:2])
-        canvas = smallest_canvas(self.canvases, rows, columns)
-        return on_canvas(image, canvas, self.resizing, subtract_mean)
+        return on_canvas(image, self.canvases, self.resizing, subtract_mean)
 
     def detect(self, params: Any, canvases: Canvases) -> Detections:
         """See `Detector`; boxes and features are those of proposals."""

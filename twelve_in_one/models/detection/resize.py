@@ -120,26 +120,27 @@ def _along(image: Array, axis_taps: tuple[Array, Array], axis: int) -> Array:
 
 def on_canvas(
     image: np.ndarray,
-    canvas: tuple[int, int],
+    canvases: Sequence[tuple[int, int]],
     resizing: Resizing,
     normalise: Callable[[Array], Array],
 ) -> Canvases:
-    """A photo on a canvas.
+    """A photo on the canvas of the least area that it fits on.
 
     Args:
       image: uint8[H, W, 3] in RGB.
-      canvas: Y and X; the resized photo must fit.
+      canvases: Y and X of each.
       resizing: how.
       normalise: float32[..., 3] in RGB, 0 to 255, to what the network takes; one object for one
         function, since each is compiled.
 
     Raises:
-      ValueError: not uint8[H, W, 3], or resized it does not fit.
+      ValueError: not uint8[H, W, 3], or resized it fits on none.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"image must be uint8[H, W, 3], is {image.dtype}{list(image.shape)}")
     height, width = image.shape[:2]
     rows, columns, scale = resizing.size(height, width)
+    canvas = _smallest(canvases, rows, columns)
     if rows > canvas[0] or columns > canvas[1] or min(rows, columns) < 1:
         raise ValueError(
             f"a photo {width} wide and {height} high becomes {columns} x {rows}, which does not "
@@ -183,9 +184,7 @@ def covered(shape: tuple[int, int], size: Array) -> Array:
     return (jnp.arange(shape[0]) < size[0])[:, None] & (jnp.arange(shape[1]) < size[1])[None]
 
 
-def smallest_canvas(
-    canvases: Sequence[tuple[int, int]], rows: int, columns: int
-) -> tuple[int, int]:
+def _smallest(canvases: Sequence[tuple[int, int]], rows: int, columns: int) -> tuple[int, int]:
     """The canvas of the least area that a resized photo fits on; the largest if there is none."""
     fitting = [c for c in canvases if c[0] >= rows and c[1] >= columns]
     return min(fitting or [max(canvases, key=math.prod)], key=math.prod)

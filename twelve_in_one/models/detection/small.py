@@ -23,7 +23,7 @@ from twelve_in_one.models.detection.centernet import (
     find_peaks,
 )
 from twelve_in_one.models.detection.detector import Canvases, Detections
-from twelve_in_one.models.detection.resize import Resizing, covered, on_canvas, smallest_canvas
+from twelve_in_one.models.detection.resize import Resizing, covered, on_canvas
 from twelve_in_one.models.detection.results import axis_scales, to_canvas
 from twelve_in_one.models.detection.roi import roi_mean, roi_pool
 from twelve_in_one.models.efficientnet import BLACK, WHITE, EfficientNet, EfficientNetConfig
@@ -99,9 +99,7 @@ class SmallDetector:
           ValueError: not uint8[H, W, 3], or a side vanishes beside the other.
         """
         resizing = Resizing(self.side, self.side, filter="antialiased")
-        rows, columns, _ = resizing.size(*image.shape[:2])
-        canvas = smallest_canvas(self.canvases, rows, columns)
-        return on_canvas(image, canvas, resizing, _unchanged)
+        return on_canvas(image, self.canvases, resizing, _unchanged)
 
     def detect(self, params: Any, canvases: Canvases) -> Detections:
         """See `detector.Detector`."""
