@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from twelve_in_one.models.layers import fold_key, layer_norm
 from twelve_in_one.models.pre_norm import BlocksConfig, FeedForward, add_residual, attention
 
 Array = jax.Array
-KeysValues = tuple[Array, Array]  # [., ., N, H] each
+KeysValues = tuple[Array, Array]  # [., N, ., H] each, see `attend`
 
 
 CROSS_MLPS = ("shared", "own", "second")
@@ -139,12 +140,12 @@ class DecoderBlock(nn.Module):
         return self.cross and self.config.cross_mlp != "shared"
 
     def keys_values(self, encoder: Array | None) -> KeysValues | None:
-        """The cross-attention's keys and values of the encoder's tokens [B, K, De]."""
+        """The cross-attention's keys and values [B, N, K, H] of the encoder's tokens [B, K, De]."""
         if not self.cross or encoder is None:
             return None
         if self.config.norm_encoder:
             encoder = self.encoder_norm(encoder)
-        return self.cross_attention.keys_values(encoder)
+        return _heads_first(self.cross_attention.keys_values(encoder))
 
     def __call__(
         self,
@@ -182,9 +183,9 @@ class DecoderBlock(nn.Module):
         Args:
           x: [R, L, D].
           mask: bool, broadcastable to [R, N, L, S]; True where a key may be read.
-          cross: from `keys_values`, [B, K, N, H]; None skips the cross-attention.
+          cross: from `keys_values`, [B, N, K, H]; None skips the cross-attention.
           encoder_mask: bool[B, K], True for tokens that may be read, or None for all.
-          cache: keys and values of earlier tokens, [R, S, N, H]; None if there are none (S = L).
+          cache: keys and values of earlier tokens, [R, N, S, H]; None if there are none (S = L).
           place: of the first token in the cache.
           layer: number of the block, which seeds its dropout and sets its drop-path rate.
           key: of the model's dropout, or None.
@@ -203,13 +204,15 @@ class DecoderBlock(nn.Module):
             return add_residual(config, x, y, layer, None, fold_key(key, k + 1))
 
         aux["self_attention_norm"] = y = self.self_attention_norm(x)
-        kept = self.self_attention.keys_values(y)
+        kept = _heads_first(self.self_attention.keys_values(y))
         if cache is not None:
             kept = tuple(
-                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), place, axis=1)
+                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), place, axis=2)
                 for old, new in zip(cache, kept, strict=True)
             )
-        aux["self_attention"], _ = self.self_attention.read(y, *kept, mask, fold_key(key, 0))
+        aux["self_attention"], _ = self.self_attention.read(
+            y, *kept, mask, fold_key(key, 0), heads_first=True
+        )
         x = add(x, "self_attention", 1)
         if self.splits and config.cross_mlp == "second":
             x = feed_forward(x, "mlp", 6)
@@ -219,7 +222,9 @@ class DecoderBlock(nn.Module):
             # All rows of an image read the same keys: [R, L, D] -> [B, R/B * L, D].
             y = y.reshape(cross[0].shape[0], -1, y.shape[-1])
             readable = None if encoder_mask is None else encoder_mask[:, None, None]
-            y, _ = self.cross_attention.read(y, *cross, readable, fold_key(key, 3))
+            y, _ = self.cross_attention.read(
+                y, *cross, readable, fold_key(key, 3), heads_first=True
+            )
             aux["cross_attention"] = y.reshape(x.shape)
             x = add(x, "cross_attention", 4)
             if self.splits:
@@ -227,3 +232,9 @@ class DecoderBlock(nn.Module):
         if not self.splits:
             x = feed_forward(x, "mlp", 6)
         return x, kept, aux
+
+
+def _heads_first(keys_values: KeysValues) -> KeysValues:
+    """[., N, ., H] of [., ., N, H]."""
+    key, value = keys_values
+    return jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)

@@ -135,6 +135,7 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
     with_probabilities: bool = True,
+    heads_first: bool = False,
 ) -> tuple[Array, Array | None]:
     """Scaled dot-product attention.
 
@@ -147,6 +148,8 @@ def attend(
       dropout_key: key of the dropout, or None.
       with_probabilities: return them. Without them, a mask and dropout, uses the device's fused
         kernel if there is one (`attention_kernel`), and the log says so.
+      heads_first: keys and values are [B, N, K, H]. The products need them so; where the same ones
+        are read again and again, they would be transposed each time.
 
     Returns:
       context [B, Q, N, H], and the probabilities before dropout, float32[B, N, Q, K], or None.
@@ -156,17 +159,20 @@ def attend(
     plain = mask is None and not dropped and query.shape[-1] % 8 == 0
     if plain and not with_probabilities and attention_kernel(query.dtype) == "cudnn":
         _say_fused()
+        if heads_first:
+            key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn"), None
+    stored = "bnkh" if heads_first else "bknh"
     # [B, Q, N, H] x [B, K, N, H] -> [B, N, Q, K]
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("bqnh,bknh->bnqk", query, key, preferred_element_type=wide)
+    scores = jnp.einsum(f"bqnh,{stored}->bnqk", query, key, preferred_element_type=wide)
     scores = scores / query.shape[-1] ** 0.5
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.asarray(_MASKED_SCORE, wide))
     probabilities = jax.nn.softmax(scores, axis=-1)
     weights = dropout(probabilities, dropout_rate, dropout_key).astype(value.dtype)
     # [B, N, Q, K] x [B, K, N, H] -> [B, Q, N, H]
-    context = jnp.einsum("bnqk,bknh->bqnh", weights, value)
+    context = jnp.einsum(f"bnqk,{stored}->bqnh", weights, value)
     return context, probabilities if with_probabilities else None
 
 
@@ -244,12 +250,21 @@ class Attention(nn.Module):
         value: Array,
         mask: Array | None,
         dropout_key: Array | None = None,
+        *,
+        heads_first: bool = False,
     ) -> tuple[Array, Array | None]:
-        """Attends from `q_input` to keys and values from `keys_values`; see `__call__`."""
-        return self._attend(self._split(self.query(q_input)), key, value, mask, dropout_key)
+        """Attends from `q_input` to keys and values from `keys_values`; see `attend`."""
+        query = self._split(self.query(q_input))
+        return self._attend(query, key, value, mask, dropout_key, heads_first)
 
     def _attend(
-        self, query: Array, key: Array, value: Array, mask: Array | None, dropout_key: Array | None
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        mask: Array | None,
+        dropout_key: Array | None,
+        heads_first: bool = False,
     ) -> tuple[Array, Array | None]:
         context, probabilities = attend(
             query,
@@ -259,6 +274,7 @@ class Attention(nn.Module):
             dropout_rate=self.dropout_rate,
             dropout_key=dropout_key,
             with_probabilities=self.with_probabilities,
+            heads_first=heads_first,
         )
         # [B, Q, N, H] -> [B, Q, out_dim]
         return self.out(self._split(context)), probabilities

@@ -66,8 +66,7 @@ class Reading(NamedTuple):
     """What a decoder has read so far.
 
     Attributes:
-      cross: every block's keys and values of the encoder's tokens, as [B, N, K, H]: a loop that
-        reads them with single tokens would otherwise transpose them at every step.
+      cross: every block's keys and values of the encoder's tokens.
       encoder_mask: bool[B, K] or None.
       cache: every block's keys and values of earlier inputs.
       mask: bool[R, S], places in the cache that hold an input.
@@ -126,7 +125,6 @@ def read_prompt(
         method="extend",
     )
     states = jnp.take_along_axis(states, length[:, None, None], axis=1)[:, 0]
-    cross = _transposed(cross)
     reading = Reading(cross, context.encoder_mask, cache, real, length, jnp.int32(ahead + count))
     return reading, log_probabilities(config, params, states)
 
@@ -148,7 +146,7 @@ def read_tokens(
         tokens,
         # The start token is the input at 0.
         reading.length[:, None] + 1 + jnp.arange(count)[None],
-        _transposed(reading.cross),
+        reading.cross,
         reading.encoder_mask,
         reading.cache,
         reading.place,
@@ -162,11 +160,6 @@ def read_tokens(
         place=reading.place + count,
     )
     return reading, states
-
-
-def _transposed(cross: tuple[KeysValues | None, ...]) -> tuple[KeysValues | None, ...]:
-    """Tokens and heads exchanged."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2), cross)
 
 
 def _apply(config: TextDecoderConfig, params: Any, *inputs: Any, method: str) -> Any:

@@ -241,7 +241,7 @@ def readable(length: int, prepended: int = 0, prefix_length: Array | None = None
 
 def empty_cache(config: TextDecoderConfig, rows: int, places: int) -> tuple[KeysValues, ...]:
     """A cache for texts that take up to `places` inputs, prepended embeddings included."""
-    shape = (rows, places, config.num_heads, config.hidden_dim // config.num_heads)
+    shape = (rows, config.num_heads, places, config.hidden_dim // config.num_heads)
     zeros = jnp.zeros(shape, config.dtype)
     return ((zeros, zeros),) * config.num_layers
 
