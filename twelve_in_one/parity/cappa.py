@@ -33,7 +33,10 @@ from twelve_in_one.tasks.losses import sequence_loss, token_loss
 
 Arrays = Mapping[str, np.ndarray]
 VARIANTS = ("bias", "nobias")
-LOGITS_ATOL, SCORES_ATOL, GRADIENT_RTOL, TRAINED_ATOL = 3e-5, 1e-4, 1e-4, 1e-5
+LOGITS_ATOL, SCORES_ATOL, GRADIENT_RTOL = 3e-5, 1e-4, 1e-4
+# The arrays come with 3e-3. Six updates moved the weights by 1.5e-2; processors differ by 1.2e-5,
+# and the moments' rounding to bfloat16, op by op or in one program, makes 9e-5.
+TRAINED_ATOL = 3e-5
 _PARTS = {
     "LayerNorm1": "self_attention_norm",
     "SelfAttn": "self_attention",
