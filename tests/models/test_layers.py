@@ -237,3 +237,21 @@ def test_feed_forward_is_post_norm(normal):
     y = hidden @ p["down"]["kernel"] + p["down"]["bias"] + x
     y = (y - y.mean(-1, keepdims=True)) / y.std(-1, keepdims=True)
     np.testing.assert_allclose(ours, y * p["norm"]["scale"] + p["norm"]["bias"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "x, kernel, summed",
+    [((2, 3, 5), (5, 4, 2), 1), ((2, 3, 4, 2), (4, 2, 5), 2), ((5,), (5, 3), 1)],
+)
+def test_gradients_of_products_are_those_of_jax(x, kernel, summed):
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in (x, kernel))
+    dims = ((tuple(range(x.ndim - summed, x.ndim)), tuple(range(summed))), ((), ()))
+
+    def gradients(dot):
+        return jax.jit(jax.grad(lambda x, kernel: jnp.sum(jnp.sin(dot(x, kernel, dims))), (0, 1)))
+
+    for ours, theirs in zip(
+        gradients(layers.product)(x, kernel), gradients(jax.lax.dot_general)(x, kernel), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -10,8 +10,9 @@ Shape letters: see `models/two_stream/config.py`.
 
 import functools
 import logging
+import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -69,6 +70,47 @@ def table_init(numerics: Numerics, *axes: str) -> nn.initializers.Initializer:
     return nn.with_logical_partitioning(normal, axes)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def product(
+    x: Array,
+    kernel: Array,
+    dimension_numbers: jax.lax.DotDimensionNumbers,
+    precision: jax.lax.PrecisionLike = None,
+    preferred_element_type: Any = None,
+) -> Array:
+    """`jax.lax.dot_general` of the last dimensions of `x` with the first ones of `kernel`.
+
+    Its gradient of the kernel is a product that comes out as the kernel lies in memory. JAX's own
+    comes out transposed: XLA then transposes an operand instead, and where the kernel has several
+    output dimensions each reader of the gradient steps through it column by column.
+    """
+    return jax.lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type)
+
+
+def _product_forward(x: Array, kernel: Array, *options: Any) -> tuple[Array, tuple[Array, Array]]:
+    return jax.lax.dot_general(x, kernel, *options), (x, kernel)
+
+
+def _product_backward(
+    dimension_numbers: jax.lax.DotDimensionNumbers,
+    precision: jax.lax.PrecisionLike,
+    _: Any,
+    kept: tuple[Array, Array],
+    grad: Array,
+) -> tuple[Array, Array]:
+    x, kernel = kept
+    summed = len(dimension_numbers[0][0])
+    # As matrices: products over several dimensions of a kernel would transpose it first.
+    flat = kernel.reshape(math.prod(kernel.shape[:summed]), -1)
+    rows, grads = x.reshape(-1, flat.shape[0]), grad.reshape(-1, flat.shape[1])
+    of_x = jax.lax.dot_general(grads, flat, (((1,), (1,)), ((), ())), precision)
+    of_kernel = jax.lax.dot_general(rows, grads, (((0,), (0,)), ((), ())), precision)
+    return of_x.reshape(x.shape), of_kernel.reshape(kernel.shape)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 def dense(
     features: int | tuple[int, ...],
     axes: tuple[str, ...],
@@ -93,6 +135,7 @@ def dense(
         kernel_init=table_init(numerics, *axes),
         bias_init=nn.with_logical_partitioning(constant, axes[contract:]),
         name=name,
+        dot_general=product,
     )
 
 

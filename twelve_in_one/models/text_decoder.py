@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from twelve_in_one.models.decoder_block import DecoderBlock, KeysValues, TextDecoderConfig
-from twelve_in_one.models.layers import layer_norm
+from twelve_in_one.models.layers import layer_norm, product
 from twelve_in_one.models.pre_norm import rematerialised, scanned
 from twelve_in_one.parallel.sharding import constrain
 
@@ -64,6 +64,7 @@ class TextDecoder(nn.Module):
                 dtype=config.dtype,
                 kernel_init=nn.with_logical_partitioning(zeros, axes),
                 bias_init=nn.with_logical_partitioning(zeros, axes[1:]),
+                dot_general=product,
             )
 
     def __call__(

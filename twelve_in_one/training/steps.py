@@ -215,24 +215,26 @@ def make_update_step(
     def update_step(
         state: TrainState, gradient: Gradient, later: jax.Array, last: jax.Array
     ) -> TrainState:
-        grads, ok = gradient
-        if clip_norm:
-            grads, _ = adamw.clip_by_global_norm(grads, clip_norm)
-        clock = schedules.update_clock(
-            state.clock, later, official_advance_within_round=official_schedule
+        def updated() -> tuple[Any, Any]:
+            grads = gradient.grads
+            if clip_norm:
+                grads, _ = adamw.clip_by_global_norm(grads, clip_norm)
+            clock = schedules.update_clock(
+                state.clock, later, official_advance_within_round=official_schedule
+            )
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, clock=clock)
+            return optax.apply_updates(state.params, updates), opt_state
+
+        # A branch updates in place; choosing element by element would copy the state first.
+        params, opt_state = jax.lax.cond(
+            gradient.ok, updated, lambda: (state.params, state.opt_state)
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, clock=clock)
-        params = optax.apply_updates(state.params, updates)
-
-        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(ok, new, old)
-
         return TrainState(
             state.step + 1,
             state.clock + last,
-            state.skipped + jnp.where(ok, 0, 1),
-            jax.tree.map(keep, params, state.params),
-            jax.tree.map(keep, opt_state, state.opt_state),
+            state.skipped + jnp.where(gradient.ok, 0, 1),
+            params,
+            opt_state,
         )
 
     return update_step
