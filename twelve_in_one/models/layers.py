@@ -191,8 +191,8 @@ def attend(
       dropout_key: key of the dropout, or None.
       with_probabilities: return them. Without them, a mask and dropout, uses the device's fused
         kernel if there is one (`attention_kernel`), and the log says so.
-      heads_first: keys and values are [B, N, K, H]. The products need them so; where the same ones
-        are read again and again, they would be transposed each time.
+      heads_first: keys and values are [B, N, K, H], as the products need them; worth it where the
+        same ones are read again and again.
 
     Returns:
       context [B, Q, N, H], and the probabilities before dropout, float32[B, N, Q, K], or None.
@@ -205,17 +205,20 @@ def attend(
         if heads_first:
             key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn"), None
-    stored = "bnkh" if heads_first else "bknh"
-    # [B, Q, N, H] x [B, K, N, H] -> [B, N, Q, K]
+    # Heads first, as the products need them: left to XLA, the copies cost four times as much.
+    query = jnp.swapaxes(query, 1, 2)
+    if not heads_first:
+        key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
+    # [B, N, Q, H] x [B, N, K, H] -> [B, N, Q, K]
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum(f"bqnh,{stored}->bnqk", query, key, preferred_element_type=wide)
+    scores = jnp.einsum("bnqh,bnkh->bnqk", query, key, preferred_element_type=wide)
     scores = scores / query.shape[-1] ** 0.5
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.asarray(_MASKED_SCORE, wide))
     probabilities = jax.nn.softmax(scores, axis=-1)
     weights = dropout(probabilities, dropout_rate, dropout_key).astype(value.dtype)
-    # [B, N, Q, K] x [B, K, N, H] -> [B, Q, N, H]
-    context = jnp.einsum(f"bnqk,{stored}->bqnh", weights, value)
+    # [B, N, Q, K] x [B, N, K, H] -> [B, N, Q, H]
+    context = jnp.swapaxes(jnp.einsum("bnqk,bnkh->bnqh", weights, value), 1, 2)
     return context, probabilities if with_probabilities else None
 
 
