@@ -14,6 +14,7 @@ from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import build, own, own_inputs, own_spec
 from twelve_in_one.data.image_inputs import built_dataset
 from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.systems import SYSTEMS
 from twelve_in_one.world import make
 
 _FEW_PICTURES = 64  # up to here, starting further processes costs more time than it saves
@@ -184,7 +185,8 @@ def _make(run: RunConfig) -> None:
         )
     elif missing and run.data.world_images:
         _make_world(run)
-        _command("data.build", "all", "--manual_dir", raw, "--data_dir", data)
+        keep = ("--images", "keep") if SYSTEMS[run.system.name].reads_pictures else ()
+        _command("data.build", "all", "--manual_dir", raw, "--data_dir", data, *keep)
 
 
 def _command(module: str, *arguments: str) -> None:
