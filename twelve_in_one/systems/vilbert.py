@@ -281,6 +281,7 @@ class Vilbert(System):
         used = {size for item in inputs.values() for size in item.shape}
         used |= set() if kind.ranked else {"b"}  # rows of the scores
         own_labels = task.head not in ALL_HEADS
+        encoder = ("encoder/",) if self.reads_pictures else ()
 
         def apply(params: Params, inputs: Batch, **options: Any) -> jax.Array:
             inputs = self._completed(inputs)
@@ -309,11 +310,7 @@ class Vilbert(System):
             letters={letter: text for letter, text in _LETTERS.items() if letter in used},
             meaning=KINDS["answer" if own_labels else task.kind].meaning.format(head=task.head),
             columns=_COLUMNS.get(task.head, ()),
-            params=(
-                "trunk/",
-                f"heads/{task.head}/",
-                *(("encoder/",) if self.reads_pictures else ()),
-            ),
+            params=("trunk/", f"heads/{task.head}/", *encoder),
             scores=scores,
             plain=plain,
             noise=functools.partial(self._noise, task, inputs),

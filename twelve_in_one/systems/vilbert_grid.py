@@ -51,10 +51,9 @@ class GridVilbert(Vilbert):
     def misfits(
         cls, fields_: Mapping[str, Any], tasks: Mapping[str, tuple[Task, Any]]
     ) -> list[str]:
-        # Masked regions would be there to see.
         return super().misfits(fields_, tasks) + [
-            f"task.{key}: {task.name} hides regions, which the pictures of {cls.name} show: pretrain "
-            "with the system vilbert"
+            f"task.{key}: {task.name} hides regions, which pictures would show: pretrain with "
+            "system.name vilbert"
             for key, (task, _) in tasks.items()
             if KINDS[task.kind].pretrains
         ]

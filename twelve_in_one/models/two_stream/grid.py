@@ -116,7 +116,9 @@ def grid_rows(config: GridConfig, features: Array, sizes: Array, boxes: Array) -
     """
     side, lengths = config.side, features.shape[1:3]
     means, weights = [], []
-    for axis, (length, number) in enumerate(zip(lengths, (config.rows, config.columns))):
+    for axis, (length, number) in enumerate(
+        zip(lengths, (config.rows, config.columns), strict=True)
+    ):
         shows = jnp.arange(length)[None] * side < sizes[:, axis, None] * length  # [B, length]
         means.append(_shares(shows[:, None])[:, 0])
         weights.append(_shares(jnp.asarray(_bins(length, number))[None] & shows[:, None]))
@@ -125,8 +127,8 @@ def grid_rows(config: GridConfig, features: Array, sizes: Array, boxes: Array) -
     whole = jnp.einsum("by,bx,byxw->bw", *means, features, **exact)
     cells = jnp.einsum("bgy,bhx,byxw->bghw", *weights, features, **exact)
     # Rows and columns of the map that show some of the picture.
-    shown = -(-sizes * jnp.array(lengths) // side)
-    scale = (sizes[:, ::-1] * jnp.array(lengths[::-1])).astype(jnp.float32) / side
+    shown = -(-sizes * jnp.array(lengths)[None] // side)
+    scale = (sizes * jnp.array(lengths)[None])[:, ::-1].astype(jnp.float32) / side
     corners = boxes[..., :4].astype(jnp.float32) * jnp.tile(scale, (1, 2))[:, None]
     found = jax.vmap(lambda x, size, box: roi_mean(x, size, 1.0, box))(features, shown, corners)
     first = (jnp.arange(boxes.shape[1]) == 0)[None, :, None]

@@ -1,7 +1,7 @@
 """The two-stream model of 12-in-1: embeddings, encoder, poolers (`TwoStreamTrunk`), and heads.
 
-Takes tokens, regions and boxes, and pictures if it has a grid; returns logits of the requested heads, and every named intermediate
-in `aux`. The trunk can be used alone as a backbone.
+Takes tokens, regions and boxes, and pictures if it has a grid; returns logits of the requested
+heads, and every named intermediate in `aux`. The trunk can be used alone as a backbone.
 
 Shape letters: see `config.py`.
 """
@@ -166,11 +166,11 @@ class TwoStreamTrunk(nn.Module):
         Returns:
           A `TrunkOutput` and `aux`, the named intermediates: "text_embedding" [B, S, D],
           "visual_embedding" [B, R, V], "text_layer_i", "visual_layer_i", "connection_i_text",
-          "connection_i_visual", and the entries of `TrunkOutput`. With a grid, R in these stands for
-          R + G. With `return_attention`
-          (query, then key, after batch and head): "attention/text_layer_i" [B, N, S, S],
-          "attention/visual_layer_i" [B, N, R, R], "attention/connection_i_text_reads_visual"
-          [B, N, S, R], "attention/connection_i_visual_reads_text" [B, N, R, S].
+          "connection_i_visual", and the entries of `TrunkOutput`. With a grid, these but the last
+          have R + G rows where R is written. With `return_attention` (query, then key, after
+          batch and head): "attention/text_layer_i" [B, N, S, S], "attention/visual_layer_i"
+          [B, N, R, R], "attention/connection_i_text_reads_visual" [B, N, S, R],
+          "attention/connection_i_visual_reads_text" [B, N, R, S].
 
         Raises:
           ValueError: shapes that do not fit each other or the config.
