@@ -26,7 +26,8 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """The config; `mode` is "" or "debug"."""
     if mode not in ("", "debug"):
         raise ValueError(f"world_grid takes no argument or :debug, got {mode!r}")
-    config = defaults.world_config()
+    # Of each kind of input one: programs of an encoder take long to compile.
+    config = defaults.world_config(("vqa", "refcoco", "nlvr2")) if mode else defaults.world_config()
     config.evaluation.text_baselines = True
     if mode == "debug":
         defaults.shorten(config)
