@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -96,12 +97,12 @@ def test_the_number_of_devices_makes_no_difference(system, batch, slopes, random
 def test_a_frozen_encoder_is_split_off_and_a_trained_one_has_its_rate(system):
     assert system.frozen == ()
     (pattern,) = with_grid(system, freeze_encoder=True).frozen
-    names = ["/".join(path) for path in trees.flatten(system.abstract())]
+    names = ["/".join(path) for path in trees.flatten(nn.unbox(system.abstract()))]
     frozen = {name for name in names if re.fullmatch(pattern, name)}
     assert frozen and frozen == {name for name in names if name.startswith("encoder/")}
     options = check.check(configs.get("world_grid")).optimizer
     groups = with_grid(system, encoder_learning_rate=0.3).groups(options, OfficialOptions())
-    assigned = trees.flatten(param_groups.assign(system.abstract(), groups))
+    assigned = trees.flatten(param_groups.assign(nn.unbox(system.abstract()), groups))
     for path, group in assigned.items():
         wanted = (0.3, 0.01 if path[-1] == "kernel" else 0.0)
         if path[0] == "encoder":
