@@ -61,7 +61,8 @@ def trunk_inputs(task: Task, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     pictures = [key for key in PICTURE_KEYS if key in batch]
     inputs = {key: batch[key] for key in (*TRUNK_KEYS, *pictures)}
     if task.rows_per_example > 1:
-        inputs = {key: x.reshape(-1, *x.shape[2:]) for key, x in inputs.items()}
+        # Features of no width leave a -1 undetermined.
+        inputs = {k: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for k, x in inputs.items()}
     return inputs | {"task_id": batch["task_id"]}
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.checkpoints import lock
-from twelve_in_one.config.check import task_runs
+from twelve_in_one.config.check import reads_pictures, task_runs
 from twelve_in_one.config.image_settings import ImageTaskOptions
 from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import build, own, own_inputs, own_spec
 from twelve_in_one.data.image_inputs import built_dataset
 from twelve_in_one.data.stored.records import DataError
-from twelve_in_one.systems import SYSTEMS
 from twelve_in_one.world import make
 
 _FEW_PICTURES = 64  # up to here, starting further processes costs more time than it saves
@@ -185,7 +184,7 @@ def _make(run: RunConfig) -> None:
         )
     elif missing and run.data.world_images:
         _make_world(run)
-        keep = ("--images", "keep") if SYSTEMS[run.system.name].reads_pictures else ()
+        keep = ("--images", "keep") if reads_pictures(run) else ()
         _command("data.build", "all", "--manual_dir", raw, "--data_dir", data, *keep)
 
 
