@@ -76,12 +76,12 @@ def test_a_stopped_run_resumes_to_the_bit(finished, small_world, data, tmp_path,
     config, again, validate = small_config(small_world, data), tmp_path / "again", loop.validate
 
     def stop(*args):
+        monkeypatch.setattr(loop, "validate", validate)
         os.kill(os.getpid(), 15)
         return validate(*args)
 
     monkeypatch.setattr(loop, "validate", stop)
     assert train.train(config, again) is None
-    monkeypatch.undo()
     assert state.all_rounds(again)[-1] < 3
     train.train(config, again)
     lines = [

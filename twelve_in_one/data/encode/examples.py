@@ -228,12 +228,8 @@ def _put_annotated(
         target[0, end:] = 0
     boxes[:end] = detected.boxes[:end]
     _check_features(encoding, example, annotated)
-    boxes_only = not encoding.feature_dim
-    if (
-        not boxes_only
-        and len(annotated)
-        and annotated.features.shape[1] < detected.features.shape[1]
-    ):
+    widths = annotated.features.shape[1], detected.features.shape[1]
+    if encoding.feature_dim and len(annotated) and widths[0] < widths[1]:
         raise _error(encoding, example, "annotated boxes without region features")
     stop = _put(targets, 0, annotated, start)
     boxes[start:stop] = annotated.boxes[: stop - start]
