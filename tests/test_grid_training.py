@@ -54,6 +54,7 @@ def small_config(world, data):
     config.parallel.devices = 1
     config.checkpoint.every_rounds = 1
     config.schedule.num_rounds = 3
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 1
     config.evaluation.max_validation_examples = config.evaluation.max_test_examples = 8
     config.evaluation.pictures = 1
     return config

@@ -176,6 +176,8 @@ class TwoStreamTrunk(nn.Module):
           ValueError: shapes that do not fit each other or the config.
         """
         self._check_shapes(tokens, token_mask, regions, boxes, region_mask, all_pairs)
+        if (grid is None) != (self.config.grid is None):
+            raise ValueError("grid: for models with one, and those need it")
         keys = split_key(fold_key(dropout_key, _EMBEDDING_KEY), 2)
         dtype, count = jnp.dtype(self.config.dtype), regions.shape[1]
         text = self.text_embedding(tokens, token_types, task_id, keys[0])
