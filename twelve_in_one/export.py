@@ -117,7 +117,7 @@ def export_safetensors(
     params, system = for_inference(params, system)
     config = system.config
     with weights.replacing(directory, overwrite=overwrite) as folder:
-        if isinstance(system, Vilbert):
+        if system.name == Vilbert.name:
             files.write_safetensors(folder, to_state_dict(config, params), config)
             (folder / OUR_CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
         else:

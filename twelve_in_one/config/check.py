@@ -133,6 +133,11 @@ def task_runs(run: RunConfig) -> tuple[TaskRun, ...]:
     return tuple(_task_run(_task_of(name, run.task[name]), run.task[name]) for name in run.tasks)
 
 
+def reads_pictures(run: RunConfig) -> bool:
+    """Whether a run on regions also reads the pictures, so that datasets must hold them."""
+    return SYSTEMS[run.system.name].reads_pictures
+
+
 def _image_task(
     system: type[System], number: int, name: str, options: ImageTaskOptions
 ) -> ImageTask:

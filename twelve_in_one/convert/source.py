@@ -57,7 +57,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     path = Path(path)
     if weights.is_checkpoint(path):
         params, system, unused = weights.load_params(path)
-        if not isinstance(system, Vilbert):
+        if system.name != Vilbert.name:
             raise ValueError(f"{path} holds a model of {system.name}, which has no released names")
         config = system.config
         return Source("checkpoint", path, dict(to_state_dict(config, params, unused)), config)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from twelve_in_one.data.builders.sources import ALL_SOURCES, Source
 from twelve_in_one.data.builders.splits import CleanSplit, read_clean_split
 from twelve_in_one.data.encode.examples import Encoding
 from twelve_in_one.data.encode.negatives import nearest_pool
+from twelve_in_one.data.encode.pictures import PictureInput
 from twelve_in_one.data.encode.pretraining import PretrainingStream
 from twelve_in_one.data.encode.text import Tokenizer
 from twelve_in_one.data.pipeline import AllTrainedOn, Seen, Selection, Stream, TaskStream
@@ -141,6 +143,7 @@ def open_stream(
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     max_examples: int = 0,
     removed: bool = False,
+    picture: Mapping[str, Any] | None = None,
     encoding_options: Mapping[str, object] | None = None,
     pretraining_options: Mapping[str, object] | None = None,
 ) -> Stream:
@@ -161,6 +164,7 @@ def open_stream(
       max_examples: use about this many, from records drawn by the seed; 0 uses all.
       removed: take only the records that cleaning leaves out: annotations never trained on,
         although their split is trained on (the released code's "mteval" splits).
+      picture: fields of `PictureInput`, for a model that reads pictures.
       encoding_options: further fields of `Encoding`.
       pretraining_options: further fields of `PretrainingStream`, for kind "pretraining".
 
@@ -174,6 +178,11 @@ def open_stream(
         raise ValueError(f"{task.name}: what cleaning leaves out is not for training")
     source = folder.source(task.name)
     built = folder.built(task.name)
+    if picture is not None and read_build_info(built)["made_of"].get("images") != "keep":
+        raise DataError(
+            f"{built}: built without its pictures, which this model reads: build {task.name} with "
+            "--images keep into a new folder"
+        )
     reader = open_split(built, split, cache_bytes=cache_bytes)
     kept = np.ones(len(reader.index.counts), bool)
     if folder.clean is not None and split in source.cleaned_splits:
@@ -223,6 +232,7 @@ def open_stream(
         {answer: label for label, answer in enumerate(answers)},
         labels,
         training,
+        picture=None if picture is None else PictureInput(**picture),
         **(encoding_options or {}),
     )
     return TaskStream(selection, encoding, pool)

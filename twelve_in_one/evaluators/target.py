@@ -218,7 +218,8 @@ def check_inputs(subject: Subject, tasks: Sequence[Task], splits: Mapping[str, A
     folder = subject.folder
     found = run_inputs.feature_dim_of(folder, {name: wanted[0] for name, wanted in splits.items()})
     known = subject.system.sizes(tasks[0]).get("feature_dim", 0)
-    offered = streams.preprocessing_of(folder, tasks, found or known)
+    # A model of boxes alone takes regions of any features.
+    offered = streams.preprocessing_of(folder, tasks, found or known if known else 0)
     try:
         check_same(subject.preprocessing, offered)
     except ValueError as error:

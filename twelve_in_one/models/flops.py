@@ -55,7 +55,12 @@ def forward_flops(
       num_tokens: T, without the task slot.
       num_regions: R.
       heads: heads to compute.
+
+    Raises:
+      ValueError: a model that reads pictures, for which there is `traced_flops`.
     """
+    if config.grid is not None:
+        raise ValueError("a model with a grid: count its operations with traced_flops")
     length = num_tokens + (1 if config.num_tasks else 0)
     total = config.text.num_layers * _self_attention_layer(config.text, length)
     total += config.visual.num_layers * _self_attention_layer(config.visual, num_regions)

@@ -18,12 +18,15 @@ from twelve_in_one.data.encode.examples import (
     encode_inputs,
     encode_texts,
 )
+from twelve_in_one.data.encode.pictures import PictureInput
 from twelve_in_one.data.serving import Serving
 from twelve_in_one.data.stored.image_rows import LoadedRecord
 from twelve_in_one.data.stored.records import Annotation, Regions
+from twelve_in_one.models.two_stream.grid import cell_places
 from twelve_in_one.predict.forward import Forward, Maps
 from twelve_in_one.predict.inputs import Boxes, Image, ImageReader, SeenImage, make_loaded
 from twelve_in_one.predict.results import Attention
+from twelve_in_one.tasks.kinds import KINDS
 from twelve_in_one.tasks.task import Task
 
 Progress = Callable[[str, int, int], None]
@@ -98,13 +101,23 @@ class Engine:
             )
         return task
 
-    def read(self, images: Sequence[Image]) -> list[SeenImage]:
-        """Reads each distinct image once."""
+    def read(self, images: Sequence[Image], task: Task, *, given: bool = False) -> list[SeenImage]:
+        """Reads each distinct image once, and looks for regions if the task shows any to the model.
+
+        Args:
+          images: to read.
+          task: of the model.
+          given: whether given boxes take the place of regions that are found.
+        """
+        grid, slots = self.forward.config.grid, task.max_regions
+        if KINDS[task.kind].choices:
+            slots = task.detected_slots
+        find = grid is None or grid.region_features or (slots > 1 and not given)
         found: dict[Any, SeenImage] = {}
         keys = [str(x) if isinstance(x, str | Path) else id(x) for x in images]
         for done, (key, image) in enumerate(zip(keys, images, strict=True), 1):
             if key not in found:
-                found[key] = self.reader.read(image)
+                found[key] = self.reader.read(image, find=find)
             self.progress("images", done, len(images))
         return [found[key] for key in keys]
 
@@ -131,8 +144,20 @@ class Engine:
                 raise ValueError(
                     f"{image.name}: {len(regions.boxes)} boxes, the model takes {max_boxes} at most"
                 )
-            made[key] = make_loaded((image,), regions), regions
+            made[key] = self.record((image,), regions), regions
         return [made[key][0] for key in keys], [made[key][1] for key in keys]
+
+    def record(self, images: Sequence[SeenImage], boxes: Regions | None = None) -> LoadedRecord:
+        """`make_loaded`, with the pictures if the model reads them.
+
+        Raises:
+          ValueError: see `make_loaded`; or only regions are known of an image.
+        """
+        record = make_loaded(images, boxes)
+        if self.forward.config.grid is None:
+            return record
+        pictures = tuple(image.picture() for image in images)
+        return dataclasses.replace(record, pictures=pictures)
 
     def rows(
         self,
@@ -184,8 +209,10 @@ class Engine:
         return scores
 
     def _encoding(self, task: Task, **options: Any) -> Encoding:
-        feature_dim = self.forward.config.region_feature_dim
-        return Encoding(task, self.serving.tokenizer, feature_dim, **options)
+        config = self.forward.config
+        if config.grid is not None:
+            options["picture"] = PictureInput(**config.grid.picture)
+        return Encoding(task, self.serving.tokenizer, config.region_feature_dim, **options)
 
     def _attention(
         self,
@@ -196,7 +223,10 @@ class Engine:
         number: int,
         example: Example,
     ) -> tuple[Attention, ...]:
-        """Maps of the trunk rows of example `number` of a batch, without padding."""
+        """Maps of the trunk rows of example `number` of a batch, without padding.
+
+        Cells of a grid follow the regions.
+        """
         if not maps:
             return ()
         found = []
@@ -208,14 +238,27 @@ class Engine:
             if self.forward.config.num_tasks:
                 words.insert(1, "[TASK]")
                 text = np.insert(text, 1, True)
+            image = example.record.images[part]
+            corners = boxes[regions] if k == 1 else image.boxes[: int(regions.sum())]
+            if self.forward.config.grid is not None:
+                cells, real = self._cells(batch["picture_size"][index], image.boxes[0, 2:])
+                corners, regions = np.concatenate([corners, cells]), np.append(regions, real)
             cut = {}
             for name, weights in maps.items():
                 queries, keys = _readers_and_read(name, text, regions)
                 cut[name] = weights[number * k + part][:, queries][:, :, keys]
-            count = int(regions.sum())
-            corners = boxes[regions] if k == 1 else example.record.images[part].boxes[:count]
             found.append(Attention(tuple(words), corners, cut))
         return tuple(found)
+
+    def _cells(self, shown: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes float32[., 4] in pixels of the cells that show some of a picture, and bool[G].
+
+        Args:
+          shown: its `picture_size` in the batch.
+          size: its width and height.
+        """
+        places, real = map(np.asarray, cell_places(self.forward.config.grid, shown[None]))
+        return places[0, real[0], :4] * np.tile(size, 2), real[0]
 
     def _check_texts(self, task: Task, texts: Sequence[str]) -> None:
         """Refuses empty texts; warns of long ones, and of those without known words.

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
+from twelve_in_one.models.two_stream.grid import PICTURE_KEYS
 from twelve_in_one.models.two_stream.trunk import TwoStreamModel, abstract_params
 from twelve_in_one.parallel.sharding import DATA, make_mesh, param_shardings, replicated, use
 from twelve_in_one.systems.vilbert import TRUNK_KEYS, trunk_inputs
@@ -94,7 +95,8 @@ class Forward:
         """Arrays named in `whole` go to every device; rows of the others are distributed."""
         rows, everywhere = NamedSharding(self._mesh, PartitionSpec(DATA)), replicated(self._mesh)
         placed = {}
-        for key in (*TRUNK_KEYS, "task_id"):
+        pictures = [key for key in PICTURE_KEYS if key in inputs]
+        for key in (*TRUNK_KEYS, *pictures, "task_id"):
             sharding = everywhere if key in (*whole, "task_id") else rows
             placed[key] = jax.device_put(np.asarray(inputs[key]), sharding)
         with use(self._mesh, self._layout):

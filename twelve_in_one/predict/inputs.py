@@ -19,7 +19,7 @@ from twelve_in_one.data.builders.region_inputs import RegionInputs
 from twelve_in_one.data.regions.checks import check_regions, normalised
 from twelve_in_one.data.stored.image_rows import LoadedRecord, load
 from twelve_in_one.data.stored.preprocessing import Preprocessing, is_of
-from twelve_in_one.data.stored.records import AnnotatedImage, Regions
+from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Picture, Regions
 
 # str or Path of a picture, PIL.Image.Image, uint8[H, W, 3], Regions, or None: no image at all, for
 # models that were trained on questions without one.
@@ -56,6 +56,24 @@ class SeenImage:
             return None
         return read_pixels(self.source)
 
+    def picture(self) -> Picture:
+        """The picture as records of a dataset hold it.
+
+        Raises:
+          ValueError: only regions are known, or it can no longer be read.
+        """
+        if self.source is None or isinstance(self.source, Regions):
+            raise ValueError(f"{self.name}: the model reads pixels: pass the picture")
+        _library()
+        from twelve_in_one.data.images.encoded import picture_of, png_of
+
+        if not isinstance(self.source, str | Path):
+            return Picture(png_of(read_pixels(self.source)))
+        try:
+            return picture_of(Path(self.source).read_bytes(), self.name)[0]
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot be read ({error})") from error
+
 
 class ImageReader:
     """Reads images for one model.
@@ -83,7 +101,7 @@ class ImageReader:
         if extractor is None:
             return
         self.check_extractor(extractor.name, f"the extractor is {extractor.name}")
-        if extractor.feature_dim != preprocessing.region_feature_dim:
+        if preprocessing.region_feature_dim not in (0, extractor.feature_dim):
             raise ValueError(
                 f"extractor {extractor.name} makes features of size {extractor.feature_dim}, the "
                 f"model takes {preprocessing.region_feature_dim}"
@@ -103,8 +121,12 @@ class ImageReader:
         if name and known and not any(is_of(name, x) for x in known):
             raise ValueError(f"the model was trained on regions of {' and '.join(known)}, {what}")
 
-    def read(self, image: Image) -> SeenImage:
+    def read(self, image: Image, *, find: bool = True) -> SeenImage:
         """The model's input from an image.
+
+        Args:
+          image: one.
+          find: look for regions in a picture; a model that reads pixels may do without.
 
         Raises:
           ValueError: it cannot be read, or the model was trained on other regions.
@@ -116,7 +138,7 @@ class ImageReader:
             return SeenImage(name, image, image)
         if image is None:
             return SeenImage(name, None, no_regions(0, 0))
-        if not self._knows_regions:
+        if not (find and self._knows_regions):
             height, width = read_pixels(image).shape[:2]
             return SeenImage(name, image, no_regions(width, height))
         extractor = self._pixel_extractor(name)
@@ -146,7 +168,7 @@ class ImageReader:
         width, height = image.size
         pixels = image.pixels()
         blind = pixels is None and not len(image.regions.boxes)
-        if blind or not self._knows_regions:
+        if blind or not self._knows_regions or not self.preprocessing.region_feature_dim:
             return Regions(corners, np.zeros((len(corners), 0), np.float32), width, height)
         if pixels is None:
             raise ValueError(
@@ -191,7 +213,7 @@ class ImageReader:
             )
         made = _library().PixelExtractor(int(parts[2]), parts[1] == "cluttered")
         dim = self.preprocessing.region_feature_dim
-        if (made.name, made.feature_dim) != (descriptor, dim):
+        if made.name != descriptor or dim not in (0, made.feature_dim):
             raise ValueError(
                 f"{name}: the model was trained on regions of {descriptor!r} with features of size "
                 f"{dim}; this version of the package makes {made.name!r} with size "
@@ -202,7 +224,8 @@ class ImageReader:
     def _check(self, regions: Regions, name: str) -> None:
         if not len(regions.boxes) and not len(regions.features):
             return  # an image of which at most the size is known
-        dim = self.preprocessing.region_feature_dim if self._knows_regions else 0
+        # A model that reads only the boxes takes regions with any features.
+        dim = (self.preprocessing.region_feature_dim or None) if self._knows_regions else 0
         check_regions(regions, store="given", image_id=name, feature_dim=dim)
 
 

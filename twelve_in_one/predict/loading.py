@@ -18,11 +18,18 @@ from twelve_in_one.predict.writer import Writer
 from twelve_in_one.systems.lit_decoder import LitDecoderSystem
 from twelve_in_one.systems.mammut import MammutSystem
 from twelve_in_one.systems.vilbert import Vilbert
+from twelve_in_one.systems.vilbert_grid import GridVilbert
+
+
+def _predictor(
+    params: Any, system: Vilbert, serving: Any, options: Mapping[str, Any], **rest: Any
+) -> Predictor:
+    return Predictor(params, system.config, serving, **options, **rest)
+
 
 _PREDICTORS: Mapping[str, Callable[..., Predictor | Writer]] = {
-    Vilbert.name: lambda params, system, serving, options, **rest: Predictor(
-        params, system.config, serving, **options, **rest
-    ),
+    Vilbert.name: _predictor,
+    GridVilbert.name: _predictor,
     LitDecoderSystem.name: lambda params, system, serving, options, **rest: Writer(
         params, system, serving, **rest
     ),

@@ -19,7 +19,7 @@ from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.predict.arguments import boxes_of_each, chosen_mask, is_list, paired
 from twelve_in_one.predict.engine import Engine, Progress, make_example, silent
 from twelve_in_one.predict.forward import Forward
-from twelve_in_one.predict.inputs import Boxes, Image, ImageReader, SeenImage, make_loaded
+from twelve_in_one.predict.inputs import Boxes, Image, ImageReader, SeenImage
 from twelve_in_one.predict.results import (
     Answer,
     Attention,
@@ -121,7 +121,7 @@ class Predictor:
             raise ValueError(f"top must be a whole number from 1 on, got {top!r}")
         answers = label_names(shape, self.serving.answers)
         (images, texts), single = paired(image=image, question=question)
-        seen = self._engine.read(images)
+        seen = self._engine.read(images, shape)
         examples = _examples(self._engine.records(seen)[0], texts)
         rows = self._engine.rows(shape, examples, attention=attention)
         found = []
@@ -146,7 +146,7 @@ class Predictor:
         shape = self._engine.task(task, "coco", kind="match")
         if not is_list(images) or not is_list(captions):
             raise ValueError("score_matrix takes a list of images and a list of captions")
-        return self._engine.scores(shape, self._engine.read(images), captions)
+        return self._engine.scores(shape, self._engine.read(images, shape), captions)
 
     def rank(
         self,
@@ -168,7 +168,7 @@ class Predictor:
         captions = list(caption) if is_list(caption) else [caption]
         if not is_list(images) or not images:
             raise ValueError("rank takes a list of images, one at least")
-        seen = self._engine.read(images)
+        seen = self._engine.read(images, shape)
         scores = self._engine.scores(shape, seen, captions)
         orders = np.argsort(-scores, axis=1, kind="stable")
         maps: list[tuple[Attention, ...]] = [()] * len(captions)
@@ -210,7 +210,7 @@ class Predictor:
         (images, texts, given), single = paired(
             image=image, phrase=phrase, boxes=boxes_of_each(image, boxes)
         )
-        seen = self._engine.read(images)
+        seen = self._engine.read(images, shape, given=boxes is not None)
         records, _ = self._engine.records(seen, given, max_boxes=shape.max_regions - 1)
         rows = self._engine.rows(
             shape,
@@ -258,7 +258,7 @@ class Predictor:
         allowed = [choices] * len(images) if single or choices is None else list(choices)
         if len(allowed) != len(images):
             raise ValueError(f"{len(allowed)} lists of choices for {len(images)} results")
-        seen = self._engine.read(images)
+        seen = self._engine.read(images, shape)
         first = shape.detected_slots
         records, regions = self._engine.records(seen, given, max_boxes=shape.max_regions - first)
         masks = [chosen_mask(x, len(r.boxes)) for x, r in zip(allowed, regions, strict=True)]
@@ -292,7 +292,7 @@ class Predictor:
         """
         shape = self._engine.task(task, "snli_ve", kind="verdict", rows_per_example=1)
         (images, texts), single = paired(image=image, hypothesis=hypothesis)
-        groups = [(one,) for one in self._engine.read(images)]
+        groups = [(one,) for one in self._engine.read(images, shape)]
         found = self._verdicts(shape, groups, texts, attention)
         return found[0] if single else found
 
@@ -316,7 +316,7 @@ class Predictor:
         """
         shape = self._engine.task(task, "nlvr2", kind="verdict", rows_per_example=2)
         (lefts, rights, texts), single = paired(left=left, right=right, sentence=sentence)
-        seen = self._engine.read([*lefts, *rights])
+        seen = self._engine.read([*lefts, *rights], shape)
         groups = list(zip(seen[: len(lefts)], seen[len(lefts) :], strict=True))
         found = self._verdicts(shape, groups, texts, attention)
         return found[0] if single else found
@@ -330,7 +330,7 @@ class Predictor:
     ) -> list[Verdict]:
         names = label_names(task, self.serving.answers)
         labels = (False, True) if task.head == "image_pair" else names
-        examples = _examples([make_loaded(group) for group in groups], texts)
+        examples = _examples([self._engine.record(group) for group in groups], texts)
         rows = self._engine.rows(task, examples, attention=attention)
         found = []
         for images, text, row in zip(groups, texts, rows, strict=True):

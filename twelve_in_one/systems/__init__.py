@@ -9,9 +9,11 @@ from twelve_in_one.systems.image_classifier import ImageClassifierSystem
 from twelve_in_one.systems.lit_decoder import LitDecoderSystem
 from twelve_in_one.systems.mammut import MammutSystem
 from twelve_in_one.systems.vilbert import Vilbert
+from twelve_in_one.systems.vilbert_grid import GridVilbert
 
 SYSTEMS: Mapping[str, type[System]] = {
     "vilbert": Vilbert,
+    "vilbert_grid": GridVilbert,
     "image_classifier": ImageClassifierSystem,
     "lit_decoder": LitDecoderSystem,
     "mammut": MammutSystem,

@@ -210,6 +210,8 @@ class System(abc.ABC):
     inputs: ClassVar[Inputs] = Inputs()
     # Whether batches are of pictures (`tasks/image_task.py`), and group -> kind of its tasks then.
     pixels: ClassVar[bool] = False
+    # Whether batches of regions also hold pictures, so that datasets are built with these.
+    reads_pictures: ClassVar[bool] = False
     image_kinds: ClassVar[Mapping[str, kinds.Name]] = {}
     # Whether the rows of a batch may be of several tasks.
     mixes: ClassVar[bool] = False

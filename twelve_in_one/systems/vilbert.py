@@ -6,7 +6,7 @@ Letters as in `tasks/task.py` and `models/two_stream/config.py`; k trunk rows pe
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from twelve_in_one.config.settings import ConfigError, OfficialOptions, Optimize
 from twelve_in_one.models.two_stream import trunk
 from twelve_in_one.models.two_stream.config import ALL_HEADS, SYSTEM, TwoStreamConfig, from_dict
 from twelve_in_one.models.two_stream.encoder import stack_layers, unstack_layers
+from twelve_in_one.models.two_stream.grid import PICTURE_KEYS
 from twelve_in_one.optim import param_groups
 from twelve_in_one.optim.param_groups import ParamGroup
 from twelve_in_one.parallel.sharding import constrain
@@ -36,7 +37,7 @@ from twelve_in_one.tasks.task import Task, task_count, task_loss
 
 CAPTION_KEYS = ("tokens", "token_mask")
 IMAGE_KEYS = ("regions", "boxes", "region_mask")
-TRUNK_KEYS = (*CAPTION_KEYS, *IMAGE_KEYS)
+TRUNK_KEYS = (*CAPTION_KEYS, *IMAGE_KEYS)  # of a batch without pictures
 
 # The released script of the tasks has 20 "epochs" of 10,112 rounds, and resets the controllers
 # after the sixth and the eighth.
@@ -57,9 +58,11 @@ _COLUMNS = {
 
 def trunk_inputs(task: Task, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The batch as rows of the trunk: [B, k, ...] unfolded to [B * k, ...], and the task id."""
-    inputs = {key: batch[key] for key in TRUNK_KEYS}
+    pictures = [key for key in PICTURE_KEYS if key in batch]
+    inputs = {key: batch[key] for key in (*TRUNK_KEYS, *pictures)}
     if task.rows_per_example > 1:
-        inputs = {key: x.reshape(-1, *x.shape[2:]) for key, x in inputs.items()}
+        # Features of no width leave a -1 undetermined.
+        inputs = {k: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for k, x in inputs.items()}
     return inputs | {"task_id": batch["task_id"]}
 
 
@@ -82,6 +85,7 @@ class Vilbert(System):
         answers="heads/{head}/",
     )
     optional = ("heads/",)
+    image_keys: ClassVar[tuple[str, ...]] = IMAGE_KEYS
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -228,7 +232,7 @@ class Vilbert(System):
         return judge
 
     def pair_scores(self, task: Task) -> Callable[[Params, Batch, Batch, jax.Array], jax.Array]:
-        """Scores captions, rows of `CAPTION_KEYS`, with images, rows of `IMAGE_KEYS`.
+        """Scores captions, rows of `CAPTION_KEYS`, with images, rows of `image_keys`.
 
         Layers before the first connection run once per caption and once per image.
         """
@@ -278,8 +282,10 @@ class Vilbert(System):
         used = {size for item in inputs.values() for size in item.shape}
         used |= set() if kind.ranked else {"b"}  # rows of the scores
         own_labels = task.head not in ALL_HEADS
+        encoder = ("encoder/",) if self.reads_pictures else ()
 
         def apply(params: Params, inputs: Batch, **options: Any) -> jax.Array:
+            inputs = self._completed(inputs)
             out, _ = model.apply({"params": params}, **inputs, heads=(task.head,), **options)
             return out[task.head].astype(jnp.float32)
 
@@ -287,16 +293,16 @@ class Vilbert(System):
             if not kind.ranked:
                 return apply(params, inputs)
             # [m * n] -> [m, n]
-            shape = inputs["tokens"].shape[0], inputs["regions"].shape[0]
+            shape = inputs["tokens"].shape[0], inputs["boxes"].shape[0]
             return apply(params, inputs, all_pairs=True).reshape(shape)
 
         def plain(params: Params, inputs: Batch) -> jax.Array:
             if not kind.ranked:
                 return apply(params, inputs)
-            m, n = len(inputs["tokens"]), len(inputs["regions"])
+            m, n = len(inputs["tokens"]), len(inputs["boxes"])
             captions, images = np.divmod(np.arange(m * n), n)
             rows = {name: inputs[name][captions] for name in CAPTION_KEYS}
-            rows |= {name: inputs[name][images] for name in IMAGE_KEYS}
+            rows |= {name: inputs[name][images] for name in self.image_keys if name in inputs}
             rest = {name: x for name, x in inputs.items() if name not in rows}
             return apply(params, rows | rest).reshape(m, n)
 
@@ -305,11 +311,15 @@ class Vilbert(System):
             letters={letter: text for letter, text in _LETTERS.items() if letter in used},
             meaning=KINDS["answer" if own_labels else task.kind].meaning.format(head=task.head),
             columns=_COLUMNS.get(task.head, ()),
-            params=("trunk/", f"heads/{task.head}/"),
+            params=("trunk/", f"heads/{task.head}/", *encoder),
             scores=scores,
             plain=plain,
             noise=functools.partial(self._noise, task, inputs),
         )
+
+    def _completed(self, inputs: Batch) -> Batch:
+        """The model's inputs from those of an exported function."""
+        return inputs
 
     def _exported_inputs(self, task: Task) -> dict[str, ExportedInput]:
         texts = images = "b" if task.rows_per_example == 1 else f"{task.rows_per_example}*b"
@@ -351,6 +361,8 @@ class Vilbert(System):
                 values = np.asarray(task.task_id)
             elif name == "tokens":
                 values = rng.integers(0, self.config.vocab_size, shape)
+            elif name == "picture_size":
+                values = rng.integers(1, self.config.grid.side + 1, shape)
             elif item.dtype == "bool":
                 values = np.ones(shape, bool)
                 values[::2, 1 + shape[1] // 2 :] = False

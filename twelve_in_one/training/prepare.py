@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.checkpoints import lock
-from twelve_in_one.config.check import task_runs
+from twelve_in_one.config.check import reads_pictures, task_runs
 from twelve_in_one.config.image_settings import ImageTaskOptions
 from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import build, own, own_inputs, own_spec
@@ -184,7 +184,8 @@ def _make(run: RunConfig) -> None:
         )
     elif missing and run.data.world_images:
         _make_world(run)
-        _command("data.build", "all", "--manual_dir", raw, "--data_dir", data)
+        keep = ("--images", "keep") if reads_pictures(run) else ()
+        _command("data.build", "all", "--manual_dir", raw, "--data_dir", data, *keep)
 
 
 def _command(module: str, *arguments: str) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from twelve_in_one.data.builders.answers import soft_targets
+from twelve_in_one.data.encode.pictures import PictureInput, empty_pictures, pixels_of
 from twelve_in_one.data.encode.text import Tokenizer
 from twelve_in_one.data.stored.image_rows import ImageRows, LoadedRecord
 from twelve_in_one.data.stored.records import Annotation, DataError
@@ -29,7 +30,7 @@ class Encoding:
     Attributes:
       task: shapes and kind of the batch.
       tokenizer: of the model.
-      feature_dim: region feature size F of the model.
+      feature_dim: region feature size F of the model; 0 if it reads only the boxes of regions.
       answers: answer -> label, for kinds "answer" and "verdict".
       num_labels: L for kinds "answer" and "verdict".
       training: targets of regions are cut at IoU 0.5, and annotated boxes follow the detected ones
@@ -39,6 +40,7 @@ class Encoding:
       feature_dtype: of `regions`; float16 halves the transfer to the device.
       official_pair_packing: put the rows of NLVR2's two images directly after each other before
         splitting them in the middle, as released, instead of padding each image.
+      picture: how the pictures themselves are read; None if they are not.
     """
 
     task: Task
@@ -50,6 +52,7 @@ class Encoding:
     candidates: Literal["detected", "annotated"] = "detected"
     feature_dtype: type[np.floating] = np.float32
     official_pair_packing: bool = False
+    picture: PictureInput | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +108,9 @@ def encode_inputs(
         ),
     }
     pixel_boxes = _put_regions(encoding, examples, batch)
+    batch |= _pictures(encoding, examples, num_rows)
     if task.rows_per_example > 1:
-        for key in ("tokens", "token_mask", "regions", "boxes", "region_mask"):
+        for key in batch.keys() - {"task_id", "_mask", "example_id"}:
             folded = (batch_size, task.rows_per_example, *batch[key].shape[1:])
             batch[key] = batch[key].reshape(folded)
     return batch, pixel_boxes
@@ -128,14 +132,16 @@ def encode_images(encoding: Encoding, examples: Sequence[Example]) -> Batch:
     """A row of regions, boxes and region_mask for the only image of every example.
 
     Raises:
-      DataError: region features do not have the model's size.
+      DataError: region features do not have the model's size, or a picture is missing.
     """
     batch = _empty_regions(encoding, len(examples))
     for row, example in enumerate(examples):
         (image,) = example.record.images
         _check_features(encoding, example, image)
         _put(list(batch.values()), row, image, 0)
-    return batch
+    # Without options, which name other images.
+    alone = [Example(example.record, example.annotation) for example in examples]
+    return batch | _pictures(encoding, alone, len(examples))
 
 
 def _empty_regions(encoding: Encoding, num_rows: int) -> Batch:
@@ -145,6 +151,27 @@ def _empty_regions(encoding: Encoding, num_rows: int) -> Batch:
         "boxes": np.zeros((*shape, 5), np.float32),
         "region_mask": np.zeros(shape, bool),
     }
+
+
+def _pictures(encoding: Encoding, examples: Sequence[Example], num_rows: int) -> Batch:
+    """The pixels of every row's image, for a model that reads them."""
+    if encoding.picture is None:
+        return {}
+    pictures = []
+    for example in examples:
+        records = [record for record, _ in example.options] or [example.record]
+        for record in records:
+            if len(record.pictures) != len(record.images):
+                raise _error(
+                    encoding,
+                    example,
+                    "no picture, which this model reads: build the dataset with --images keep",
+                )
+            pictures += record.pictures
+    batch = empty_pictures(encoding.picture, num_rows)
+    for row, (pixels, size) in enumerate(pixels_of(encoding.picture, pictures, encoding.task.name)):
+        batch["images"][row], batch["picture_size"][row] = pixels, size
+    return batch
 
 
 def _texts(task: Task, example: Example) -> list[str]:
@@ -201,7 +228,8 @@ def _put_annotated(
         target[0, end:] = 0
     boxes[:end] = detected.boxes[:end]
     _check_features(encoding, example, annotated)
-    if len(annotated) and annotated.features.shape[1] < detected.features.shape[1]:
+    widths = annotated.features.shape[1], detected.features.shape[1]
+    if encoding.feature_dim and len(annotated) and widths[0] < widths[1]:
         raise _error(encoding, example, "annotated boxes without region features")
     stop = _put(targets, 0, annotated, start)
     boxes[start:stop] = annotated.boxes[: stop - start]
@@ -222,7 +250,7 @@ def _put(targets: Sequence[np.ndarray], row: int, image: ImageRows, start: int) 
     count = stop - start
     boxes[start:stop] = image.locations[:count]
     mask[start:stop] = True
-    if image.features.shape[1]:
+    if image.features.shape[1] and regions.shape[1]:
         num_mean = min(len(image.mean_feature), count)
         regions[start : start + num_mean] = image.mean_feature[:num_mean]
         regions[start + num_mean : stop] = image.features[: count - num_mean]
@@ -320,7 +348,7 @@ _TARGETS = {
 
 def _check_features(encoding: Encoding, example: Example, image: ImageRows) -> None:
     size = image.features.shape[1]
-    if size not in (0, encoding.feature_dim):
+    if encoding.feature_dim and size not in (0, encoding.feature_dim):
         raise _error(
             encoding,
             example,

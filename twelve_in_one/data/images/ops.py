@@ -12,6 +12,7 @@ from typing import Literal
 import tensorflow as tf
 
 Method = Literal["bilinear", "area", "bicubic"]
+_GREY = 128
 
 
 def resize(
@@ -66,6 +67,25 @@ def resize_small(
     resized = tf.image.resize(image, size, method=method, antialias=antialias)
     # A mean of bytes needs no clipping, which takes a third of the time; cubic weights overshoot.
     return cast_back(resized, image.dtype) if method == "bicubic" else tf.cast(resized, image.dtype)
+
+
+def letterbox(image: tf.Tensor, side: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """A whole picture in a square, with its proportions.
+
+    Args:
+      image: uint8[Y, X, 3].
+      side: of the square in pixels; the longer side of the picture is resized to it.
+
+    Returns:
+      uint8[side, side, 3], the picture in the upper left corner and grey beside it; and int32[2],
+      the rows and columns of the picture, halves rounded up, one at least.
+    """
+    shape = tf.shape(image)[:2]
+    longest = tf.reduce_max(shape)
+    size = tf.maximum((2 * shape * side + longest) // (2 * longest), 1)
+    resized = tf.cast(tf.image.resize(image, size), image.dtype)
+    padding = [[0, side - size[0]], [0, side - size[1]], [0, 0]]
+    return tf.pad(resized, padding, constant_values=_GREY), size
 
 
 def central_crop(image: tf.Tensor, size: int | tuple[int, int] | None = None) -> tf.Tensor:

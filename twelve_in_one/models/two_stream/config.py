@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 # The heads of the released downstream model, which also holds the pretraining heads.
 TASK_HEADS = (
@@ -145,6 +145,9 @@ class TwoStreamConfig:
     dtype: str = "float32"
     scan_layers: bool = False
     remat: str = "none"
+
+    # No field: only `grid.GridTwoStreamConfig` reads pictures.
+    grid: ClassVar[Any] = None
 
     def __post_init__(self) -> None:
         errors = _config_errors(self)

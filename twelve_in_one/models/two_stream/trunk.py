@@ -1,7 +1,7 @@
 """The two-stream model of 12-in-1: embeddings, encoder, poolers (`TwoStreamTrunk`), and heads.
 
-Takes tokens, regions and boxes; returns logits of the requested heads, and every named intermediate
-in `aux`. The trunk can be used alone as a backbone.
+Takes tokens, regions and boxes, and pictures if it has a grid; returns logits of the requested
+heads, and every named intermediate in `aux`. The trunk can be used alone as a backbone.
 
 Shape letters: see `config.py`.
 """
@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from twelve_in_one.models.image_encoders import image_encoder
 from twelve_in_one.models.layers import (
     dense,
     dropout,
@@ -24,13 +25,14 @@ from twelve_in_one.models.layers import (
 )
 from twelve_in_one.models.two_stream.config import TwoStreamConfig
 from twelve_in_one.models.two_stream.encoder import Encoder
+from twelve_in_one.models.two_stream.grid import GridRows, feature_map, grid_rows
 from twelve_in_one.models.two_stream.heads import Heads, TrunkOutput
 from twelve_in_one.parallel.sharding import constrain
 
 Array = jax.Array
 Aux = dict[str, Array]
 
-_EMBEDDING_KEY, _ENCODER_KEY, _HEAD_KEY = range(3)
+_EMBEDDING_KEY, _ENCODER_KEY, _HEAD_KEY, _IMAGE_KEY = range(4)
 
 
 class TextEmbedding(nn.Module):
@@ -86,18 +88,29 @@ class TextEmbedding(nn.Module):
 
 
 class RegionEmbedding(nn.Module):
-    """LN(linear(feature) + linear(box)), without position or activation."""
+    """LN(linear(feature) + linear(box)), without position or activation.
+
+    With a grid, linear(LN(what the map shows there)) is a third term; `feature` then exists only if
+    stored features are read.
+    """
 
     config: TwoStreamConfig
 
     @nn.compact
-    def __call__(self, regions: Array, boxes: Array, key: Array | None) -> Array:
-        """Maps [B, R, F] features and [B, R, 5] boxes to [B, R, V]."""
+    def __call__(
+        self, regions: Array, boxes: Array, key: Array | None, shown: Array | None = None
+    ) -> Array:
+        """Maps [B, R, F] features, [B, R, 5] boxes and maybe [B, R, W] of a map to [B, R, V]."""
         config, numerics = self.config, self.config.numerics
-        dim = config.visual.hidden_dim
-        feature = dense(dim, ("region_feature", "visual_embed"), numerics, name="feature")(regions)
-        box = dense(dim, ("box", "visual_embed"), numerics, name="box")(boxes)
-        x = layer_norm("visual_embed", numerics, name="norm")(feature + box)
+        dim, axes = config.visual.hidden_dim, ("region_feature", "visual_embed")
+        terms = []
+        if config.grid is None or config.grid.region_features:
+            terms.append(dense(dim, axes, numerics, name="feature")(regions))
+        terms.append(dense(dim, ("box", "visual_embed"), numerics, name="box")(boxes))
+        if shown is not None:
+            shown = layer_norm("region_feature", numerics, name="pixel_norm")(shown)
+            terms.append(dense(dim, axes, numerics, name="pixels")(shown))
+        x = layer_norm("visual_embed", numerics, name="norm")(functools.reduce(jnp.add, terms))
         # The rate of the text stream, as in the released code.
         x = dropout(x, config.text.dropout_rate, key)
         return constrain(x, "act_batch", "act_length", "act_embed")
@@ -125,6 +138,7 @@ class TwoStreamTrunk(nn.Module):
         region_mask: Array,
         task_id: Array | None = None,
         *,
+        grid: GridRows | None = None,
         token_types: Array | None = None,
         dropout_key: Array | None = None,
         all_pairs: bool = False,
@@ -140,6 +154,8 @@ class TwoStreamTrunk(nn.Module):
           boxes: float[B, R, 5] x1/W, y1/H, x2/W, y2/H, area share.
           region_mask: bool[B, R], True for real regions.
           task_id: int32[] or int32[B], row of the task table; required iff the model has one.
+          grid: what pixels show, iff the model has a grid. Its cells are visual rows after the
+            regions, which only other rows see: the output is that of the regions.
           token_types: int32[B, T]; zeros if None.
           dropout_key: a `jax.random.key` turns dropout on; None means evaluation.
           all_pairs: the retrieval fast path. Text and images then have separate rows, M captions
@@ -150,19 +166,28 @@ class TwoStreamTrunk(nn.Module):
         Returns:
           A `TrunkOutput` and `aux`, the named intermediates: "text_embedding" [B, S, D],
           "visual_embedding" [B, R, V], "text_layer_i", "visual_layer_i", "connection_i_text",
-          "connection_i_visual", and the entries of `TrunkOutput`. With `return_attention`
-          (query, then key, after batch and head): "attention/text_layer_i" [B, N, S, S],
-          "attention/visual_layer_i" [B, N, R, R], "attention/connection_i_text_reads_visual"
-          [B, N, S, R], "attention/connection_i_visual_reads_text" [B, N, R, S].
+          "connection_i_visual", and the entries of `TrunkOutput`. With a grid, these but the last
+          have R + G rows where R is written. With `return_attention` (query, then key, after
+          batch and head): "attention/text_layer_i" [B, N, S, S], "attention/visual_layer_i"
+          [B, N, R, R], "attention/connection_i_text_reads_visual" [B, N, S, R],
+          "attention/connection_i_visual_reads_text" [B, N, R, S].
 
         Raises:
           ValueError: shapes that do not fit each other or the config.
         """
         self._check_shapes(tokens, token_mask, regions, boxes, region_mask, all_pairs)
+        if (grid is None) != (self.config.grid is None):
+            raise ValueError("grid: for models with one, and those need it")
         keys = split_key(fold_key(dropout_key, _EMBEDDING_KEY), 2)
-        dtype = jnp.dtype(self.config.dtype)
+        dtype, count = jnp.dtype(self.config.dtype), regions.shape[1]
         text = self.text_embedding(tokens, token_types, task_id, keys[0])
-        visual = self.visual_embedding(regions.astype(dtype), boxes.astype(dtype), keys[1])
+        shown = None
+        if grid is not None:
+            regions = jnp.pad(regions, ((0, 0), (0, grid.cells.shape[1]), (0, 0)))
+            boxes = jnp.concatenate([boxes, grid.boxes], axis=1)
+            region_mask = jnp.concatenate([region_mask.astype(bool), grid.mask], axis=1)
+            shown = jnp.concatenate([grid.regions, grid.cells], axis=1).astype(dtype)
+        visual = self.visual_embedding(regions.astype(dtype), boxes.astype(dtype), keys[1], shown)
         text_mask, region_mask = token_mask.astype(bool), region_mask.astype(bool)
         if self.config.num_tasks:
             text_mask = jnp.concatenate([jnp.ones_like(text_mask[:, :1]), text_mask], axis=1)
@@ -177,7 +202,7 @@ class TwoStreamTrunk(nn.Module):
             all_pairs=all_pairs,
             return_attention=return_attention,
         )
-        output = self.pool(text, visual)
+        output = self.pool(text, visual if grid is None else visual[:, :count])
         return output, aux | encoder_aux | output._asdict()
 
     def pool(self, text: Array, visual: Array) -> TrunkOutput:
@@ -237,6 +262,8 @@ class TwoStreamModel(nn.Module):
     def setup(self) -> None:
         self.trunk = TwoStreamTrunk(self.config)
         self.heads = Heads(self.config)
+        if self.config.grid is not None:
+            self.encoder = image_encoder(self.config.grid.encoder)
 
     def __call__(
         self,
@@ -248,6 +275,8 @@ class TwoStreamModel(nn.Module):
         task_id: Array | None = None,
         *,
         heads: Sequence[str],
+        images: Array | None = None,
+        picture_size: Array | None = None,
         token_types: Array | None = None,
         dropout_key: Array | None = None,
         all_pairs: bool = False,
@@ -257,12 +286,19 @@ class TwoStreamModel(nn.Module):
 
         Other arguments are those of `TwoStreamTrunk`; `heads.py` lists the heads' shapes.
 
+        Args:
+          heads: to compute.
+          images: float[B, S, S, 3] in the encoder's range of values, iff the model has a grid.
+          picture_size: int32[B, 2], see `grid.grid_rows`; with `images`.
+
         Returns:
           {head: logits} and `aux`, see `TwoStreamTrunk`.
 
         Raises:
-          ValueError: an unknown head, an odd number of rows for "image_pair", or bad shapes.
+          ValueError: an unknown head, an odd number of rows for "image_pair", bad shapes, or
+            pictures missing or given in vain.
         """
+        grid = self._grid(images, picture_size, boxes, fold_key(dropout_key, _IMAGE_KEY))
         output, aux = self.trunk(
             tokens,
             token_mask,
@@ -270,6 +306,7 @@ class TwoStreamModel(nn.Module):
             boxes,
             region_mask,
             task_id,
+            grid=grid,
             token_types=token_types,
             dropout_key=dropout_key,
             all_pairs=all_pairs,
@@ -277,6 +314,21 @@ class TwoStreamModel(nn.Module):
         )
         key = fold_key(dropout_key, _HEAD_KEY)
         return self.heads(output, tuple(heads), self.trunk.vocabulary_logits, key), aux
+
+    def _grid(
+        self, images: Array | None, sizes: Array | None, boxes: Array, key: Array | None
+    ) -> GridRows | None:
+        config = self.config.grid
+        if config is None:
+            if images is not None:
+                raise ValueError("this model reads regions only: leave out images")
+            return None
+        if images is None or sizes is None:
+            raise ValueError("this model reads pictures: pass images and picture_size")
+        if len(images) != len(boxes):
+            raise ValueError(f"{len(images)} images for {len(boxes)} rows of regions")
+        tokens, _ = self.encoder(images, key)
+        return grid_rows(config, feature_map(config.encoder, tokens), sizes, boxes)
 
     def pool(self, text: Array, visual: Array) -> TrunkOutput:
         """Pools given states; see `TwoStreamTrunk.pool`."""
@@ -287,6 +339,11 @@ def _init(config: TwoStreamConfig, key: Array) -> Any:
     """Parameters with their logical axis names, from the smallest batch that reaches every one."""
     rows = 2  # the image-pair head needs an even number
     regions = jnp.zeros((rows, 1, config.region_feature_dim), jnp.float32)
+    pictures = {}
+    if config.grid is not None:
+        side = config.grid.side
+        pictures["images"] = jnp.zeros((rows, side, side, 3), jnp.float32)
+        pictures["picture_size"] = jnp.full((rows, 2), side, jnp.int32)
     return TwoStreamModel(config).init(
         key,
         jnp.zeros((rows, 2), jnp.int32),
@@ -296,6 +353,7 @@ def _init(config: TwoStreamConfig, key: Array) -> Any:
         jnp.ones((rows, 1), bool),
         jnp.zeros((), jnp.int32),
         heads=config.all_heads,
+        **pictures,
     )["params"]
 
 
