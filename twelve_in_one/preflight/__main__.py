@@ -7,9 +7,9 @@
     python -m twelve_in_one.preflight --config=lit_decoder:full --topology=gpu:h100x8x4
 
 Every program of the run is compiled for the machines, by the compiler for TPUs (`pip install
-'twelve_in_one[preflight]'`), or for as many CPU devices in place of GPUs. No accelerator and no data
-are needed: sizes that the data would decide are assumed, and named. Figures are kept, so that the
-same call again is fast. Exits with 1 if the run does not fit.
+'twelve_in_one[preflight]'`), or for as many CPU devices in place of GPUs. No accelerator and no
+data are needed: sizes that the data would decide are assumed, and named. Figures are kept, so that
+the same call again is fast. Exits with 1 if the run does not fit.
 """
 
 import json

@@ -355,7 +355,7 @@ def _key(run: RunConfig, machines: Topology, examples_per_chip: int) -> str:
     """What figures depend on, beside the program's name: settings, machines, compiler and code."""
     return repr(
         (run, machines, examples_per_chip, topology.compiler(machines), _code(), jax.__version__)
-        + (jax.config.jax_disable_most_optimizations, os.environ.get("XLA_FLAGS", ""))
+        + (jax.config.values["jax_disable_most_optimizations"], os.environ.get("XLA_FLAGS", ""))
     )
 
 

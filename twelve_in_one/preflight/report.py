@@ -201,11 +201,12 @@ def _traffic(checked: Checked) -> str:
     for item in checked.figures:
         for collective in item.collectives[:_MOST_SHOWN]:
             near, far = roofline.sent(collective)
+            sends = format_bytes(int(near + far))
             where = " and ".join(collective.axes) or "none"
             crosses = f", {format_bytes(int(far))} of it between islands" if far else ""
             rows.append(
-                f"{format_bytes(collective.bytes):>10}  {collective.kind:18} of {collective.ways:,} "
-                f"along {where}: sends {format_bytes(int(near + far))}{crosses}; "
+                f"{format_bytes(collective.bytes):>10}  {collective.kind:18} of "
+                f"{collective.ways:,} along {where}: sends {sends}{crosses}; "
                 f"{_short(collective.source)}  [{item.name}]"
             )
         rest = item.collectives[_MOST_SHOWN:]
@@ -232,7 +233,8 @@ def _short(source: str) -> str:
 def _training(checked: Checked) -> str:
     times = stream_times(checked)
     rows = [
-        f"{'stream':12}  {'ms an update':>12}  {'examples/s':>10}  {'updates':>10}  {'at least':>12}"
+        f"{'stream':12}  {'ms an update':>12}  {'examples/s':>10}  {'updates':>10}  "
+        f"{'at least':>12}"
     ]
     for time in times:
         updates = "?" if time.updates is None else f"{time.updates:,}"
