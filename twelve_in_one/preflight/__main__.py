@@ -44,6 +44,13 @@ def define_flags() -> None:
         "instead of the config's; 0 takes those.",
         lower_bound=0,
     )
+    flags.DEFINE_enum(
+        "effort",
+        "low",
+        ("low", "full"),
+        "Of the compiler for TPUs. With low, temporaries and bytes moved are upper bounds; "
+        "with full they are a run's, and compilation takes some times as long.",
+    )
     flags.DEFINE_bool("training_only", False, "Leave out the programs of validations.")
     flags.DEFINE_string("output", None, "Also write all figures to this JSON file.")
     flags.DEFINE_string(
@@ -65,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         machines = topology.parse(options.topology, options.slices)
         run = check.check(options.config)
-        topology.prepare(machines)
+        topology.prepare(machines, quick=options.effort == "low")
         checked = figures.examine(
             run,
             machines,

@@ -53,7 +53,9 @@ class Figures:
       total: bytes, with outputs that do not replace inputs, and its code.
       beside: bytes of the run's state that it does not take, but that are there.
       flops: dtype -> FLOPs of products.
-      moved: bytes read from and written to memory.
+      moved: bytes read from and written to memory; of a program compiled with little effort more
+        than a run's.
+      touched: bytes of inputs and outputs, which no program can avoid.
       collectives: traffic between devices.
       unknown_loops: see `hlo.Costs`.
       seconds: wall time of its compilation.
@@ -70,6 +72,7 @@ class Figures:
     beside: int
     flops: Mapping[str, float]
     moved: int
+    touched: int
     collectives: tuple[Collective, ...]
     unknown_loops: int
     seconds: float
@@ -91,6 +94,7 @@ class Checked:
       system: with all its sizes.
       mesh_shape: axis -> devices.
       state: bytes of parameters, frozen ones, and moments that a device holds.
+      quick: whether programs were compiled with little effort.
       notes: what was assumed, or changed.
       figures: of every program.
     """
@@ -100,6 +104,7 @@ class Checked:
     system: System
     mesh_shape: Mapping[str, int]
     state: Mapping[str, int]
+    quick: bool
     notes: tuple[str, ...]
     figures: tuple[Figures, ...]
 
@@ -199,14 +204,21 @@ def examine(
         kind, users = of.get(program, ("sum of gradients" if program == "add" else "update", ()))
         size = (rows[("evaluation", n) if kind == "evaluation" else n] for n in users)
         return Figures(
-            label, kind, users, max(size, default=0), 0, 0, 0, beside[kind], {}, 0, (), 0, 0.0
+            label, kind, users, max(size, default=0), 0, 0, 0, beside[kind], {}, 0, 0, (), 0, 0.0
         )
 
     jobs = [(described(p, label), trace) for p, (label, trace) in planned.jobs.items()]
     measure = functools.partial(_measured, placement, machines)
     found = _all(jobs, measure, key, cache, workers or os.cpu_count() or 1)
     return Checked(
-        run, machines, system, dict(mesh.shape), held, tuple(dict.fromkeys(notes)), found
+        run,
+        machines,
+        system,
+        dict(mesh.shape),
+        held,
+        topology.is_quick(),
+        tuple(dict.fromkeys(notes)),
+        found,
     )
 
 
@@ -277,6 +289,7 @@ def _measured(
         total=memory["total"],
         flops=flops,
         moved=costs.moved,
+        touched=memory["arguments"] + memory["outputs"],
         collectives=summed(costs.collectives),
         unknown_loops=costs.unknown_loops,
         seconds=time.perf_counter() - begun,
@@ -353,9 +366,10 @@ def _read(file: Path | None) -> Figures | None:
 
 def _key(run: RunConfig, machines: Topology, examples_per_chip: int) -> str:
     """What figures depend on, beside the program's name: settings, machines, compiler and code."""
+    options = ("jax_disable_most_optimizations", "jax_exec_time_optimization_effort")
     return repr(
-        (run, machines, examples_per_chip, topology.compiler(machines), _code(), jax.__version__)
-        + (jax.config.values["jax_disable_most_optimizations"], os.environ.get("XLA_FLAGS", ""))
+        (run, machines, examples_per_chip, topology.compiler(machines), _code())
+        + (*(jax.config.values[name] for name in options), os.environ.get("XLA_FLAGS", ""))
     )
 
 

@@ -244,6 +244,10 @@ def _moved(program: Program, computation: Mapping[str, Instruction], line: Instr
     """Bytes that one instruction reads from and writes to the device's memory."""
     if line.opcode in _FREE or line.opcode.endswith("-done"):
         return 0
+    if line.opcode in ("copy-start", "slice-start"):  # its result names both ends, and counters
+        ends = [array for array in line.arrays if array.bytes > 4]
+        piece = min((array.bytes for array in ends), default=0)
+        return piece * sum(not array.on_chip for array in ends)
     inside = program.computations.get(line.called("calls"), {}) if line.opcode == "fusion" else {}
     read = 0
     for number, name in enumerate(line.operands):

@@ -46,7 +46,9 @@ def bounds(checked: Checked) -> dict[str, Bound]:
     """
     chip = checked.topology.chip
     return {
-        item.name: roofline.bound(chip, item.flops, item.moved, item.collectives)
+        item.name: roofline.bound(
+            chip, item.flops, item.touched if checked.quick else item.moved, item.collectives
+        )
         for item in checked.figures
         if not item.full
     }
@@ -138,6 +140,12 @@ def _machines(checked: Checked) -> str:
         rows.append(
             "traffic and products are those of the program that GPUs would run; temporaries and "
             "bytes moved are the CPU compiler's, which computes in float32, and only a hint"
+        )
+    if checked.quick:
+        rows.append(
+            "compiled with --effort=low: temporaries and bytes moved are more than a run's, and "
+            "the time of memory is that of inputs and outputs alone; --effort=full takes several "
+            "times as long"
         )
     return "\n".join((*rows, *checked.notes))
 

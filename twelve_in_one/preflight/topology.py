@@ -1,7 +1,7 @@
 """The machines that a run is checked for, by name: "v5e:16x16", or "gpu:h100x8x4"."""
 
 import dataclasses
-import importlib.util
+import importlib.metadata
 import math
 import os
 import re
@@ -13,6 +13,7 @@ from twelve_in_one.extras import require
 from twelve_in_one.preflight.chips import GPUS, TPUS, Chip
 
 _EXAMPLES = "v5e:16x16, v5p:4x4x4, v6e:8x8 or gpu:h100x8x4 (4 machines of 8)"
+_EFFORT = "jax_exec_time_optimization_effort"
 _DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
 _MOST_FLAT = 256  # chips of a pod whose network is a flat torus
 
@@ -112,8 +113,13 @@ def parse(name: str, slices: int = 1) -> Topology:
     return Topology(name, family, shape, slices)
 
 
-def prepare(topology: Topology) -> None:
+def prepare(topology: Topology, *, quick: bool = False) -> None:
     """Sets JAX up to compile for these machines; before it is used for anything else.
+
+    Args:
+      topology: the machines.
+      quick: spend little effort on fast TPU programs. Products and traffic between chips are the
+        same, temporaries and the bytes moved in a chip more.
 
     Raises:
       ImportError: the compiler for TPUs is not installed.
@@ -123,10 +129,16 @@ def prepare(topology: Topology) -> None:
         jax.config.update("jax_num_cpu_devices", topology.chips)
         return
     require("compiling for TPUs", "preflight")
+    jax.config.update(_EFFORT, -1.0 if quick else 0.0)
     # No TPU is here to be asked about itself.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{topology.kind}-1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+
+def is_quick() -> bool:
+    """Whether JAX was set up to spend little effort."""
+    return jax.config.values[_EFFORT] < 0
 
 
 def devices(topology: Topology) -> Sequence[jax.Device]:
@@ -161,14 +173,4 @@ def compiler(topology: Topology) -> str:
     """What compiles, and its version."""
     if topology.gpu:
         return f"jax {jax.__version__} for {topology.chips} CPU devices"
-    version = importlib.util.find_spec("libtpu") and _version("libtpu")
-    return f"jax {jax.__version__} and libtpu {version}"
-
-
-def _version(package: str) -> str:
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    return f"jax {jax.__version__} and libtpu {importlib.metadata.version('libtpu')}"
