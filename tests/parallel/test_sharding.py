@@ -1,7 +1,8 @@
-"""Where arrays go under the three layouts, and that it changes no number."""
+"""Where arrays go under the layouts, and that it changes no number."""
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -31,7 +32,47 @@ def test_mesh_axes():
             make_mesh(model=model)
 
 
+def test_make_mesh_over_slices():
+    mesh = make_mesh(model=2, slices=2)
+    assert dict(mesh.shape) == {"slice": 2, "data": 2, "model": 2}
+    assert list(mesh.devices.ravel()) == jax.devices()  # processes, and so slices, stay together
+    assert sharding.batch_axes(mesh) == ("slice", "data") and sharding.batch_ways(mesh) == 4
+    assert sharding.batch_ways(make_mesh(model=2)) == 4
+    with pytest.raises(ValueError, match="slices=3 does not divide the 8 devices"):
+        make_mesh(slices=3)
+    with pytest.raises(ValueError, match="model=8 does not divide the 4 devices of a slice"):
+        make_mesh(model=8, slices=2)
+
+
+class Tpu(NamedTuple):
+    slice_index: int
+    platform: str = "tpu"
+
+
+def test_tpus_know_their_slices():
+    devices = [Tpu(index) for index in (1, 0, 1, 0)]
+    first, second = sharding.slices_of(devices, 0)
+    assert first == [Tpu(0)] * 2 and second == [Tpu(1)] * 2
+    assert sharding.slices_of(devices, 2) == [first, second]
+    for slices in (1, 4):
+        with pytest.raises(ValueError, match=f"slices is {slices}: these TPUs are of 2 slices"):
+            sharding.slices_of(devices, slices)
+
+
 MESH_SHAPE = {"data": 4, "model": 2}
+SLICES = {"slice": 2, "data": 2, "model": 2}
+
+
+def test_partition_spec_over_slices():
+    def spec(layout, names, shape):
+        return partition_spec(names, shape, SLICES, layout_rules(layout))
+
+    both = ("slice", "data")
+    assert spec("dp", ("act_batch", None), (8, 3)) == PartitionSpec(both, None)
+    assert spec("fsdp", ("text_embed", "mlp"), (16, 28)) == PartitionSpec(both, None)
+    assert spec("hsdp", ("text_embed", "mlp"), (16, 28)) == PartitionSpec("data", "model")
+    assert spec("hsdp", ("act_batch", "act_mlp"), (8, 28)) == PartitionSpec(both, "model")
+    assert spec("fsdp", ("text_embed",), (18,)) == PartitionSpec(None)  # 4 do not divide it
 
 
 @pytest.mark.parametrize(
@@ -180,13 +221,13 @@ def compute(config, random_params, batch):
         return losses.answer_loss(out["gqa"], answers, mask).mean_loss() + regions.mean_loss()
 
     @functools.cache
-    def run(layout=None, model=1):
+    def run(layout=None, model=1, slices=1):
         # A function of its own, so that no compilation is shared between layouts.
         function = jax.jit(jax.value_and_grad(lambda *args: loss(*args)))
         params, key = random_params(config), jax.random.key(0)
         if layout is None:
             return params, *function(params, batch, key)
-        mesh = make_mesh(model=model)
+        mesh = make_mesh(model=model, slices=slices)
         where = sharding.param_shardings(abstract_params(config), mesh, layout)
         placed = jax.device_put(params, where)
         with sharding.use(mesh, layout):
@@ -195,14 +236,17 @@ def compute(config, random_params, batch):
     return run
 
 
-LAYOUTS = pytest.mark.parametrize(("layout", "model"), [("dp", 1), ("fsdp", 1), ("fsdp_tp", 2)])
+LAYOUTS = pytest.mark.parametrize(
+    ("layout", "model", "slices"),
+    [("dp", 1, 1), ("fsdp", 1, 1), ("fsdp_tp", 2, 1), ("fsdp", 1, 2), ("hsdp", 2, 2)],
+)
 
 
 @LAYOUTS
-def test_eight_devices_compute_what_one_does(compute, layout, model):
+def test_eight_devices_compute_what_one_does(compute, layout, model, slices):
     """Loss and all gradients of a training loss with dropout."""
     _, value, grads = compute()
-    _, ours_value, ours = compute(layout, model)
+    _, ours_value, ours = compute(layout, model, slices)
     assert len(value.devices()) == 1 and len(ours_value.devices()) == 8
     np.testing.assert_allclose(ours_value, value, rtol=1e-5)
     grads, ours = flatten(grads), flatten(ours)
@@ -215,9 +259,9 @@ def test_eight_devices_compute_what_one_does(compute, layout, model):
 
 
 @LAYOUTS
-def test_parameters_are_where_the_layout_says(compute, layout, model):
+def test_parameters_are_where_the_layout_says(compute, layout, model, slices):
     """Shard shapes by hand: widths 16 and 24, vocabulary 41, 2 and 3 heads, feed-forward 28."""
-    params = flatten(compute(layout, model)[0])
+    params = flatten(compute(layout, model, slices)[0])
     encoder = ("trunk", "encoder")
     paths = [
         ("trunk", "text_embedding", "word", "embedding"),  # [41, 16]
@@ -227,9 +271,11 @@ def test_parameters_are_where_the_layout_says(compute, layout, model):
         ("trunk", "visual_pooler", "bias"),  # [20]
     ]
     expected = {
-        ("dp", 1): [(41, 16), (16, 28), (16, 2, 8), (3, 8, 24), (20,)],
-        ("fsdp", 1): [(41, 2), (2, 28), (2, 2, 8), (3, 8, 3), (20,)],
-        ("fsdp_tp", 2): [(41, 4), (4, 14), (4, 1, 8), (3, 8, 6), (10,)],
+        ("dp", 1, 1): [(41, 16), (16, 28), (16, 2, 8), (3, 8, 24), (20,)],
+        ("fsdp", 1, 1): [(41, 2), (2, 28), (2, 2, 8), (3, 8, 3), (20,)],
+        ("fsdp", 1, 2): [(41, 2), (2, 28), (2, 2, 8), (3, 8, 3), (20,)],
+        ("hsdp", 2, 2): [(41, 8), (8, 14), (8, 1, 8), (3, 8, 12), (10,)],
+        ("fsdp_tp", 2, 1): [(41, 4), (4, 14), (4, 1, 8), (3, 8, 6), (10,)],
     }
     shapes = [{shard.data.shape for shard in params[path].addressable_shards} for path in paths]
-    assert shapes == [{shape} for shape in expected[layout, model]]
+    assert shapes == [{shape} for shape in expected[layout, model, slices]]

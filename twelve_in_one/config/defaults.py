@@ -202,7 +202,9 @@ def get_config(
             profile_rounds=0,
         )
     )
-    config.parallel = ConfigDict(dict(layout="dp", model=1, devices=0, transfer_guard="disallow"))
+    config.parallel = ConfigDict(
+        dict(layout="dp", model=1, devices=0, slices=0, transfer_guard="disallow")
+    )
     config.pretraining = ConfigDict(dataclasses.asdict(PretrainingOptions()))
     return config
 

@@ -347,16 +347,19 @@ class ParallelOptions:
     """Placement of parameters and batches.
 
     Attributes:
-      layout: "dp", "fsdp" or "fsdp_tp", see `sharding`.
+      layout: "dp", "fsdp", "fsdp_tp" or "hsdp", see `sharding`.
       model: devices along the `model` axis.
+      slices: groups of devices with a slow network between them; 0 takes those of TPUs, which know
+        theirs, and one group of all other devices.
       devices: number of devices to use, the first ones, in a run of one process; 0 uses all.
       transfer_guard: refuse implicit transfers between host and device in the training loop
         ("disallow"), or not ("allow").
     """
 
-    layout: str = one_of("dp", "fsdp", "fsdp_tp")
+    layout: str = one_of("dp", "fsdp", "fsdp_tp", "hsdp")
     model: int = at_least(1)
     devices: int = at_least(0, 0)
+    slices: int = at_least(0, 0)
     transfer_guard: str = dataclasses.field(
         default="disallow", metadata={"choices": ("disallow", "allow")}
     )

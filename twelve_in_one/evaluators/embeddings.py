@@ -93,7 +93,7 @@ def embed_texts(
     step: Step, params: Any, tokens: np.ndarray, mesh: Mesh, size: int = _BLOCK
 ) -> np.ndarray:
     """float32[M, E], unit vectors of texts int32[M, L], `size` at a time."""
-    count, multiple = len(tokens), mesh.shape[sharding.DATA]
+    count, multiple = len(tokens), sharding.batch_ways(mesh)
     found = []
     for _, block in retrieval.blocks(
         {"tokens": tokens}, count, -(-size // multiple) * multiple, mesh

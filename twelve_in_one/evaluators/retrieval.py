@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from twelve_in_one.data.encode.retrieval import RetrievalSet
-from twelve_in_one.parallel.sharding import DATA, max_in_flight
+from twelve_in_one.parallel.sharding import batch_sharding, batch_ways, max_in_flight
 from twelve_in_one.tasks.metrics import retrieval as metrics
 
 # Results on COCO's 5,000 test images are often reported as five sets of Flickr30k's size.
@@ -60,14 +60,14 @@ def rank(
       params: of the model, on the devices.
       candidates: the same on every process.
       mesh: of the parameters.
-      captions: most captions per block; rounded up to a multiple of the devices along the data
-        axis. Memory on the devices grows with captions times images.
+      captions: most captions per block; rounded up to a multiple of the devices that rows
+        are split over. Memory on the devices grows with captions times images.
       images: most images per block, rounded in the same way.
       progress: called with the number of scores done and the total.
     """
     num_captions, num_images = len(candidates.caption_ids), len(candidates.image_ids)
     sizes = ((captions, num_captions), (images, num_images))
-    rows_of, columns_of = (_block_size(size, total, mesh.shape[DATA]) for size, total in sizes)
+    rows_of, columns_of = (_block_size(size, total, batch_ways(mesh)) for size, total in sizes)
     scores = np.empty((num_captions, num_images), np.float32)
     task_id = jax.device_put(candidates.task_id, NamedSharding(mesh, PartitionSpec()))
     waiting: collections.deque[tuple[slice, slice, jax.Array]] = collections.deque()
@@ -164,10 +164,10 @@ def blocks(
     Args:
       arrays: [total, ...] each, the same on every process.
       total: number of rows.
-      size: rows of a block, a multiple of the devices along the mesh's data axis.
+      size: rows of a block, a multiple of the devices that the mesh splits rows over.
       mesh: to spread the rows of a block over.
     """
-    sharding = NamedSharding(mesh, PartitionSpec(DATA))
+    sharding = batch_sharding(mesh)
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))
         placed = {}

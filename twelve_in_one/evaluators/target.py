@@ -276,7 +276,7 @@ def open_stream(
 ) -> Stream:
     """This process's rows of a split, not for training; for `removed` see `data.streams`."""
     size = batch_size or subject.options.batch_size or task.batch_size
-    multiple = placement.mesh.shape[sharding.DATA]
+    multiple = sharding.batch_ways(placement.mesh)
     feature_dtype = {"feature_dtype": np.dtype(subject.feature_dtype).type}
     options: dict[str, object] = dict(feature_dtype)
     sizes = subject.system.sizes(task)

@@ -18,7 +18,7 @@ class Placement:
     """Devices of a run and the placement of arrays on them.
 
     Attributes:
-      mesh: with axes (data, model).
+      mesh: see `sharding.make_mesh`.
       layout: one of `sharding.LAYOUTS`.
       params: tree of the parameters' shardings.
     """
@@ -29,7 +29,13 @@ class Placement:
 
     @classmethod
     def make(
-        cls, abstract_params: Any, layout: str, model_axis: int, *, devices: int = 0
+        cls,
+        abstract_params: Any,
+        layout: str,
+        model_axis: int,
+        *,
+        devices: int = 0,
+        slices: int = 0,
     ) -> "Placement":
         """Over all devices, or the first `devices` of them.
 
@@ -38,16 +44,23 @@ class Placement:
           layout: one of `sharding.LAYOUTS`.
           model_axis: devices along the mesh's model axis.
           devices: their number; 0 takes all.
+          slices: of the devices, see `sharding.slices_of`.
 
         Raises:
-          ValueError: `model_axis` does not divide their number, or there are too few.
+          ValueError: `model_axis` or `slices` does not divide their number, or there are too few.
         """
         found = jax.devices()
         if devices and (devices > len(found) or jax.process_count() > 1):
             raise ValueError(
                 f"parallel.devices is {devices}: there are {len(found)}, and it is for one process"
             )
-        mesh = sharding.make_mesh(model=model_axis, devices=found[: devices or None])
+        found = found[: devices or None]
+        mesh = sharding.make_mesh(model=model_axis, devices=found, slices=slices)
+        return cls.on(mesh, abstract_params, layout)
+
+    @classmethod
+    def on(cls, mesh: Mesh, abstract_params: Any, layout: str) -> "Placement":
+        """Over the devices of a mesh, see `make`."""
         return cls(mesh, layout, sharding.param_shardings(abstract_params, mesh, layout))
 
     def place(self, batch: Batch) -> dict[str, jax.Array]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from twelve_in_one.parallel.sharding import DATA
+from twelve_in_one.parallel.sharding import batch_axes, batch_ways
 from twelve_in_one.tasks.losses import Sums
 
 Array = jax.Array
@@ -93,7 +93,7 @@ def contrastive_loss(
       keys: uint32[B, H] of the texts, see `text_keys`: pairs of different rows with equal keys take
         no part. None compares all.
       chunk: columns to compute at a time. 0 computes the matrix as it is; otherwise a mesh set by
-        `parallel.sharding.use`, whose `data` axis divides B, makes a ring.
+        `parallel.sharding.use`, whose axes of rows divide B, makes a ring.
     """
     if form not in ("focal", "softmax"):
         raise ValueError(f"form {form!r} is none of focal, softmax")
@@ -103,13 +103,18 @@ def contrastive_loss(
     image, text = (jnp.where(mask[:, None], x.astype(wide), 0.0) for x in (image, text))
     inputs = (image, text, scale.astype(wide), mask, places, keys)
     mesh = jax.sharding.get_abstract_mesh()
-    devices = 1 if mesh.empty else mesh.shape.get(DATA, 1)
+    devices = 1 if mesh.empty else batch_ways(mesh)
     ring = bool(chunk) and devices > 1 and len(mask) % devices == 0
     rows = functools.partial(
-        _row_losses, form=form, gamma=gamma, chunk=chunk, devices=devices if ring else 1
+        _row_losses,
+        form=form,
+        gamma=gamma,
+        chunk=chunk,
+        devices=devices if ring else 1,
+        axes=batch_axes(mesh),
     )
     if ring:
-        split = PartitionSpec(DATA)
+        split = PartitionSpec(batch_axes(mesh))
         specs = tuple(PartitionSpec() if x.ndim == 0 else split for x in inputs)
         rows = jax.shard_map(rows, in_specs=specs, out_specs=(split,) * 3, check_vma=False)
     loss, right, repeated = rows(*inputs)
@@ -133,6 +138,7 @@ def _row_losses(
     gamma: float,
     chunk: int,
     devices: int,
+    axes: tuple[str, ...],
 ) -> tuple[Array, Array, Array]:
     """Loss, score and whether the text is repeated, of a device's images; [b] each."""
     zeros, size = jnp.zeros(len(mask), image.dtype), min(chunk or len(mask), len(mask))
@@ -179,7 +185,7 @@ def _row_losses(
             rows, columns = jax.lax.scan(again, *state)
             if devices > 1:
                 following = [(i, (i + 1) % devices) for i in range(devices)]
-                columns = jax.tree.map(lambda x: jax.lax.ppermute(x, DATA, following), columns)
+                columns = jax.tree.map(lambda x: jax.lax.ppermute(x, axes, following), columns)
             return (rows, columns), None
 
         # After as many turns as there are devices, the columns are at home again.

@@ -20,7 +20,7 @@ from twelve_in_one.optim import param_groups
 from twelve_in_one.parallel.placement import HOST_ONLY, Placement
 from twelve_in_one.systems.base import System
 from twelve_in_one.training import programs
-from twelve_in_one.training.job import Job, optimizer_of, schedule_of
+from twelve_in_one.training.job import Job, optimizer_of, placement_of, schedule_of
 
 _PLANNED_ROUNDS, _REPEATS = 2000, 3
 
@@ -82,9 +82,7 @@ def describe_without_data(run: RunConfig, workdir: Path, why: Exception) -> str:
         sections.append(("mixture", "\n".join(_weights(names, weights, sizes.values()))))
     groups = system.groups(run.optimizer, run.system.official)
     _, optimizer = optimizer_of(run, groups)
-    placement = Placement.make(
-        system.abstract(), run.parallel.layout, run.parallel.model, devices=run.parallel.devices
-    )
+    placement = placement_of(run, system)
     patterns = (*system.frozen, *run.optimizer.frozen)
     abstract = programs.abstract_state(system, placement, optimizer, patterns)
     frozen = programs.abstract_frozen(system, placement, patterns, run.optimizer.frozen_dtype)

@@ -6,7 +6,7 @@ batches are mixed.
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +91,7 @@ class Job:
     @property
     def streams(self) -> tuple[programs.StreamRun, ...]:
         """What programs train on."""
-        if self.mixed:
-            tasks = tuple(task.task for task in self.learnt)
-            return (programs.StreamRun(MIXTURE, tasks, 1.0, self.run.mixture.accumulate),)
-        scales = check.loss_scales(self.tasks)
-        return tuple(
-            programs.StreamRun(
-                task.task.name,
-                (task.task,),
-                scales[task.task.name],
-                task.options.accumulate,
-            )
-            for task in self.tasks
-        )
+        return stream_runs(self.run, self.tasks)
 
 
 def open_job(run: RunConfig, workdir: Path) -> Job:
@@ -151,12 +139,7 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         inputs,
         inputs.serving(system),
         system,
-        Placement.make(
-            system.abstract(),
-            run.parallel.layout,
-            run.parallel.model,
-            devices=run.parallel.devices,
-        ),
+        placement_of(run, system),
         groups,
         optimizer,
         rate,
@@ -164,6 +147,36 @@ def open_job(run: RunConfig, workdir: Path) -> Job:
         controller,
         train_streams,
         val_streams,
+    )
+
+
+def stream_runs(run: RunConfig, tasks: Sequence[TaskRun]) -> tuple[programs.StreamRun, ...]:
+    """The training streams of a run, as programs see them."""
+    if run.mixture.weighting:
+        learnt = tuple(task.task for task in tasks if task.options.learns)
+        return (programs.StreamRun(MIXTURE, learnt, 1.0, run.mixture.accumulate),)
+    scales = check.loss_scales(tasks)
+    return tuple(
+        programs.StreamRun(
+            task.task.name, (task.task,), scales[task.task.name], task.options.accumulate
+        )
+        for task in tasks
+    )
+
+
+def placement_of(run: RunConfig, system: System) -> Placement:
+    """Where the settings put the parameters on the devices of all processes.
+
+    Raises:
+      ValueError: see `Placement.make`.
+    """
+    options = run.parallel
+    return Placement.make(
+        system.abstract(),
+        options.layout,
+        options.model,
+        devices=options.devices,
+        slices=options.slices,
     )
 
 
@@ -247,7 +260,7 @@ def compile_job(
     job: Job, state: Any, frozen: Any
 ) -> tuple[programs.Programs, tuple[programs.Program, ...]]:
     """Compiles all programs of the run, from its `abstract_of`; also returns the compile list."""
-    return programs.compile_all(
+    planned = programs.plan_all(
         job.system,
         job.placement,
         job.streams,
@@ -260,5 +273,5 @@ def compile_job(
         clip_norm=job.run.optimizer.clip_norm,
         fused=job.run.optimizer.update == "fused",
         official_schedule=advances_within_round(job.run),
-        log=_log.info,
     )
+    return programs.compile_all(planned, job.placement, _log.info)

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from twelve_in_one.checkpoints import trees
 from twelve_in_one.config.check import TaskRun
@@ -58,6 +57,19 @@ class StreamRun(NamedTuple):
     tasks: tuple[AnyTask, ...]
     loss_scale: float
     accumulate: int
+
+
+class Plan(NamedTuple):
+    """The programs that a run executes more than once, before they are compiled.
+
+    Attributes:
+      jobs: program -> its name, and a function that traces it.
+      programs: ("update" of a run of one stream, "gradient" or "evaluation", stream or task) -> the
+        program that it shares with others.
+    """
+
+    jobs: Mapping[Any, tuple[str, Callable[[], jax.stages.Traced]]]
+    programs: Mapping[tuple[str, str], Any]
 
 
 class Program(NamedTuple):
@@ -161,7 +173,7 @@ def random_state(
     return jax.jit(make, out_shardings=where)(jax.random.key(seed))
 
 
-def compile_all(
+def plan_all(
     system: System,
     placement: Placement,
     streams: Sequence[StreamRun],
@@ -175,9 +187,8 @@ def compile_all(
     clip_norm: float,
     fused: bool,
     official_schedule: bool,
-    log: Callable[[str], None],
-) -> tuple[Programs, tuple[Program, ...]]:
-    """Compiles every program that a run executes more than once.
+) -> Plan:
+    """Every program that a run executes more than once, to be traced within `sharding.use`.
 
     Args:
       system: the model to train.
@@ -187,12 +198,11 @@ def compile_all(
       optimizer: of the run.
       state: from `abstract_state`.
       frozen: from `abstract_frozen`.
-      batches: stream -> a training batch of this process, for its shapes.
+      batches: stream -> a training batch of this process, or its shapes.
       eval_streams: task name -> its validation, whose first batch has the shapes of all.
       clip_norm: see `steps.make_update_step`.
       fused: also compile the sum of gradients.
       official_schedule: see `steps.make_update_step`.
-      log: called with one line per program.
     """
     eval_batches = {name: stream.batch(0) for name, stream in eval_streams.items()}
     whole = sharding.replicated(placement.mesh)
@@ -209,11 +219,11 @@ def compile_all(
             optimizer, clip_norm=clip_norm, official_schedule=official_schedule
         )
         jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings_of(state))
-        return jitted.lower(state, gradient, flag, flag)
+        return jitted.trace(state, gradient, flag, flag)
 
     def add() -> Any:
         jitted = jax.jit(steps.add_gradients, donate_argnums=0, out_shardings=grads_out)
-        return jitted.lower(gradient, gradient)
+        return jitted.trace(gradient, gradient)
 
     def grad(run: StreamRun) -> Any:
         batch = _specs(placement, batches[run.name])
@@ -229,25 +239,25 @@ def compile_all(
             )
             where = (shardings_of(state), whole)
             jitted = jax.jit(both, donate_argnums=0, out_shardings=where)
-            return jitted.lower(state, batch, key, frozen)
+            return jitted.trace(state, batch, key, frozen)
         step = steps.make_grad_step(objective, **options)
         jitted = jax.jit(step, out_shardings=(grads_out, whole))
-        return jitted.lower(state.params, state.step, batch, key, frozen)
+        return jitted.trace(state.params, state.step, batch, key, frozen)
 
     def evaluate(run: TaskRun) -> Any:
         step = suite.make_step(system, eval_streams[run.task.name])
         jitted = jax.jit(step, out_shardings=whole)
-        return jitted.lower(everything, _specs(placement, eval_batches[run.task.name]))
+        return jitted.trace(everything, _specs(placement, eval_batches[run.task.name]))
 
     jobs: dict[Any, tuple[str, Callable[[], Any]]] = {} if alone else {"update": ("update", update)}
     if fused and not alone:
         jobs["add"] = ("sum of gradients", add)
     keys: dict[tuple[str, str], Any] = {}
 
-    def plan(kind: str, name: str, program: Any, lower: Callable[[], Any]) -> None:
+    def plan(kind: str, name: str, program: Any, trace: Callable[[], Any]) -> None:
         keys[kind, name] = program
         label = jobs[program][0] + f", {name}" if program in jobs else f"{kind} of {name}"
-        jobs[program] = (label, jobs[program][1] if program in jobs else lower)
+        jobs[program] = (label, jobs[program][1] if program in jobs else trace)
 
     for stream in streams:
         own = (stream.loss_scale, stream.accumulate, system.objective(stream.tasks).key)
@@ -258,16 +268,30 @@ def compile_all(
         own = (system.validation_key(run.task),)
         program = ("evaluation", *own, *_shapes(eval_batches[name]))
         plan("evaluation", name, program, functools.partial(evaluate, run))
-    compiled, table = _compile(placement, jobs, log)
-    return (
-        Programs(
-            {stream.name: compiled[keys[train, stream.name]] for stream in streams},
-            compiled.get("add"),
-            compiled.get("update"),
-            {run.task.name: compiled[keys["evaluation", run.task.name]] for run in tasks},
-        ),
-        table,
-    )
+    return Plan(jobs, keys)
+
+
+def compile_all(
+    planned: Plan, placement: Placement, log: Callable[[str], None]
+) -> tuple[Programs, tuple[Program, ...]]:
+    """Compiles a plan, several programs at a time; also returns the compile list.
+
+    Args:
+      planned: from `plan_all`.
+      placement: of the run.
+      log: called with one line per program.
+    """
+    compiled, table = _compile(placement, planned.jobs, log)
+
+    def of(*kinds: str) -> dict[str, Any]:
+        return {
+            name: compiled[program]
+            for (kind, name), program in planned.programs.items()
+            if kind in kinds
+        }
+
+    gradients = of("update", "gradient")
+    return Programs(gradients, compiled.get("add"), compiled.get("update"), of("evaluation")), table
 
 
 def compile_list(table: Sequence[Program]) -> str:
@@ -292,10 +316,10 @@ def _compile(
     start, done = time.perf_counter(), itertools.count(1)
 
     def one(job: tuple[str, Callable[[], Any]]) -> tuple[Any, Program]:
-        label, lower = job
+        label, trace = job
         begun = time.perf_counter()
         with sharding.use(placement.mesh, placement.layout):
-            compiled = lower().compile()
+            compiled = trace().lower().compile()
         now, number = time.perf_counter(), next(done)
         left = (now - start) / number * (len(jobs) - number)
         log(f"compiled {number}/{len(jobs)}  {label}  {now - begun:.1f} s  ETA {left:.0f} s")
@@ -308,17 +332,15 @@ def _compile(
 
 
 def _shapes(batch: Batch) -> list[tuple[Any, ...]]:
-    arrays = {name: np.asarray(x) for name, x in batch.items() if name != HOST_ONLY}
-    return sorted((name, x.shape, str(x.dtype)) for name, x in arrays.items())
+    return sorted((name, x.shape, str(x.dtype)) for name, x in batch.items() if name != HOST_ONLY)
 
 
 def _specs(placement: Placement, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
     """Global shapes of a batch, from this process's rows."""
-    split = NamedSharding(placement.mesh, PartitionSpec(sharding.DATA))
+    split = sharding.batch_sharding(placement.mesh)
     whole = sharding.replicated(placement.mesh)
 
     def one(value: Any) -> jax.ShapeDtypeStruct:
-        value = np.asarray(value)
         if value.ndim == 0:
             return jax.ShapeDtypeStruct((), value.dtype, sharding=whole)
         shape = (value.shape[0] * jax.process_count(), *value.shape[1:])

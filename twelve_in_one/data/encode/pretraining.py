@@ -76,13 +76,14 @@ class PretrainingStream:
           IndexError: beyond the end of an evaluation.
         """
         rows, count = self.selection.rows(number), self.selection.num_rows
-        batch = self._empty(count)
+        batch = self.empty(count)
         batch["_mask"][: len(rows)] = True
         for i, (epoch, example) in enumerate(rows):
             self._fill(batch, i, epoch, example)
         return batch
 
-    def _empty(self, count: int) -> Batch:
+    def empty(self, count: int) -> Batch:
+        """A batch of rows without examples."""
         tokens, regions = (count, self.task.max_tokens), (count, self.task.max_regions)
         shapes = {"region_classes": self.num_classes}
         if self.visual_target:

@@ -56,6 +56,18 @@ class NamedClasses:
         ).labels
 
 
+def empty_text(pad_id: int, max_tokens: int, max_question: int) -> Mapping[str, np.ndarray]:
+    """The arrays of `TextTargets` without an example."""
+    found = {
+        "tokens": np.full(max_tokens, pad_id, np.int32),
+        "prompt_length": np.int32(0),
+        "condition": np.int32(0),
+    }
+    if max_question:
+        found["question"] = np.full(max_question, pad_id, np.int32)
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class TextTargets:
     """Encodes one of an example's texts, drawn by its credit, behind its prompt.
@@ -86,15 +98,7 @@ class TextTargets:
     @functools.cached_property
     def empty(self) -> Mapping[str, np.ndarray]:
         """See `stream.Encode`."""
-        pad = self.tokenizer.pad_id
-        found = {
-            "tokens": np.full(self.max_tokens, pad, np.int32),
-            "prompt_length": np.int32(0),
-            "condition": np.int32(0),
-        }
-        if self.max_question:
-            found["question"] = np.full(self.max_question, pad, np.int32)
-        return found
+        return empty_text(self.tokenizer.pad_id, self.max_tokens, self.max_question)
 
     def texts(self, example: ImageExample) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """The texts that are right, and their credit.
