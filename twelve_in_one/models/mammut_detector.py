@@ -81,15 +81,11 @@ class MammutDetector(Mammut):
         self.temperature = self.param("temperature", nn.initializers.ones_init(), ())
 
     def __call__(self, images: Array, tokens: Array) -> Any:
-        """Runs everything once, to make parameters."""
+        """Runs all layers once, to make parameters."""
         cells, regions = self.cells(images)
-        size = jnp.full((len(images), 2), float(images.shape[1]))
-        found, maps = self.detector.detect(cells, size)
-        if self.config.detector.mask_samples:
-            self.detector.masks(maps, found.boxes[:, :1], size)
         bridge = self.config.decoder.encoder_dim
         texts = self.decoder(tokens, jnp.zeros((len(tokens), 1, bridge)))
-        return found, regions, texts, self.embed_text(tokens), self.scale()
+        return self.detector(cells), regions, texts, self.embed_text(tokens), self.scale()
 
     def cells(self, images: Array, dropout_key: Array | None = None) -> tuple[Array, Array]:
         """The encoder's map [B, Y, X, W], and it in the space of texts [B, Y, X, E].

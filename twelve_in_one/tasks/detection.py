@@ -66,7 +66,7 @@ def delta_loss(
         boxes says little.
       delta: error up to which the loss is quadratic.
     """
-    found = jnp.sum(optax.huber_loss(deltas, targets, delta), axis=-1)
+    found = jnp.sum(optax.huber_loss(deltas, targets, delta=delta), axis=-1)
     return _mean(found, positive, jnp.sum(counted, axis=1))
 
 

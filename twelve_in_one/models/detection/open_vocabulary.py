@@ -9,7 +9,7 @@ of the pyramid, E size of texts' vectors, C classes, M side of a mask.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -229,6 +229,16 @@ class Detector(nn.Module):
         )
         if config.mask_samples:
             self.mask_head = MaskHead(dim, config.mask_layers, dtype)
+
+    def __call__(self, cells: Array) -> Any:
+        """Runs all layers once, to make parameters."""
+        maps = self.pyramid(cells)
+        pooled = [
+            jnp.zeros((1, bins, bins, self.config.pyramid_dim), self.dtype)
+            for bins in (region_heads.BOX_BINS, region_heads.MASK_BINS)
+        ]
+        masks = self.mask_head(pooled[1]) if self.config.mask_samples else None
+        return self.proposal_head(maps), self.box_head(pooled[0]), masks
 
     @property
     def strides(self) -> tuple[int, ...]:
