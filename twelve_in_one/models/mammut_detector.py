@@ -107,7 +107,7 @@ class MammutDetector(Mammut):
             key = jax.random.key(0)
         real = (batch["classes"] >= 0) & batch["_mask"][:, None]
         objects = Objects(
-            batch["images"], batch["size"], batch["boxes"], batch["boxes"], batch["masks"], real
+            _only_photo(batch["images"], batch["size"]), batch["size"], batch["boxes"], batch["boxes"], batch["masks"], real
         )
         if config.jitter or config.flip:
             objects = jitter(objects, fold_key(key, 0), config.jitter or (1.0, 1.0), config.flip)
@@ -133,7 +133,7 @@ class MammutDetector(Mammut):
           classes: to look for; None for those of training.
         """
         model, config = self.config, self.config.detector
-        cells, regions = self.cells(images)
+        cells, regions = self.cells(_only_photo(images, size))
         found, _ = self.detector.detect(cells, size)
         learnt = config.classifier == "learned"
         if classes is None:
@@ -195,10 +195,26 @@ class MammutDetector(Mammut):
         return unit_vectors(jnp.mean(found.reshape(*tokens.shape[:2], -1), axis=1))
 
 
+def _only_photo(images: Array, size: Array) -> Array:
+    """Pictures [B, S, S, 3] with zeros where there is no photo."""
+    rows, columns = (jnp.arange(side) for side in images.shape[1:3])
+    there = (rows[None, :, None] < size[:, :1, None]) & (columns[None, None] < size[:, 1:, None])
+    return jnp.where(there[..., None], images, 0.0)
+
+
 def init_params(config: MammutDetectorConfig, key: Array) -> Any:
-    """Random parameters with their logical axis names."""
+    """Random parameters with their logical axis names; those of the detector have none, and are
+    whole on every device: they are a small part.
+    """
     images = jnp.zeros((1, *config.encoder.image_size, 3), config.encoder.dtype)
-    return MammutDetector(config).init(key, images, jnp.zeros((1, 2), jnp.int32))["params"]
+    made = MammutDetector(config).init(key, images, jnp.zeros((1, 2), jnp.int32))["params"]
+
+    def named(leaf: Any) -> nn.LogicallyPartitioned:
+        if isinstance(leaf, nn.LogicallyPartitioned):
+            return leaf
+        return nn.LogicallyPartitioned(leaf, (None,) * leaf.ndim)
+
+    return jax.tree.map(named, made, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
 
 @functools.lru_cache(maxsize=16)

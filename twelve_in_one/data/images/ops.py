@@ -16,7 +16,7 @@ Method = Literal["bilinear", "area", "bicubic"]
 
 def resize(
     image: tf.Tensor,
-    size: int | tuple[int, int],
+    size: int | tuple[int, int] | tf.Tensor,
     *,
     method: Method = "bilinear",
     antialias: bool = False,
@@ -66,6 +66,25 @@ def resize_small(
     resized = tf.image.resize(image, size, method=method, antialias=antialias)
     # A mean of bytes needs no clipping, which takes a third of the time; cubic weights overshoot.
     return cast_back(resized, image.dtype) if method == "bicubic" else tf.cast(resized, image.dtype)
+
+
+def letterbox(image: tf.Tensor, side: int, *, antialias: bool = False) -> tf.Tensor:
+    """Resizes the longer side to `side` pixels, and pads to a square below and to the right.
+
+    Args:
+      image: [Y, X, 3].
+      side: of the result.
+      antialias: average while shrinking.
+
+    Returns:
+      [side, side, 3] of the type of `image`; the shorter side is rounded to the nearest pixel,
+      halves to the even one.
+    """
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    factor = tf.cast(side, tf.float32) / tf.reduce_max(shape)
+    size = tf.maximum(tf.cast(tf.round(shape * factor), tf.int32), 1)
+    image = resize(image, size, antialias=antialias)
+    return tf.image.pad_to_bounding_box(image, 0, 0, side, side)
 
 
 def central_crop(image: tf.Tensor, size: int | tuple[int, int] | None = None) -> tf.Tensor:
