@@ -59,10 +59,17 @@ class MammutDetectorConfig(MammutConfig):
 
 
 class Classes(NamedTuple):
-    """What is looked for: unit vectors float32[C, E], and which were not learnt, bool[C]."""
+    """What is looked for.
+
+    Attributes:
+      vectors: unit vectors float32[C, E].
+      novel: bool[C], which were not learnt.
+      real: bool[C]; others are padding.
+    """
 
     vectors: Array
     novel: Array
+    real: Array
 
 
 class MammutDetector(Mammut):
@@ -139,9 +146,11 @@ class MammutDetector(Mammut):
         if classes is None:
             novel = jnp.zeros(model.num_classes, bool)
             novel = novel.at[jnp.array(model.novel, jnp.int32)].set(True)
-            classes = Classes(self.vocabulary, novel)
-        logits = self._logits(found.vectors, classes.vectors)
+            classes = Classes(self.vocabulary, novel, jnp.ones(model.num_classes, bool))
+        there = jnp.concatenate([jnp.ones(1, bool), classes.real])
+        logits = jnp.where(there, self._logits(found.vectors, classes.vectors), -1e9)
         own = self._region_logits(regions, found.boxes, size, classes.vectors)
+        own = jnp.where(classes.real, own, -1e9)
         exponents = dict(
             base_exponent=1.0 if learnt else config.base_exponent,
             novel_exponent=1.0 if learnt else config.novel_exponent,
@@ -151,6 +160,7 @@ class MammutDetector(Mammut):
         def one(boxes: Array, valid: Array, *of_boxes: Array) -> Found:
             logits, own, objectness = of_boxes
             combined = scores.combine(logits, own, classes.novel, objectness, **exponents)
+            combined = jnp.where(classes.real, combined, -1.0)
             return scores.best(
                 boxes,
                 combined,
