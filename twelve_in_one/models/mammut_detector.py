@@ -114,7 +114,12 @@ class MammutDetector(Mammut):
             key = jax.random.key(0)
         real = (batch["classes"] >= 0) & batch["_mask"][:, None]
         objects = Objects(
-            _only_photo(batch["images"], batch["size"]), batch["size"], batch["boxes"], batch["boxes"], batch["masks"], real
+            _only_photo(batch["images"], batch["size"]),
+            batch["size"],
+            batch["boxes"],
+            batch["boxes"],
+            batch["masks"],
+            real,
         )
         if config.jitter or config.flip:
             objects = jitter(objects, fold_key(key, 0), config.jitter or (1.0, 1.0), config.flip)

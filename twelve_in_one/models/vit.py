@@ -118,7 +118,9 @@ class ViTConfig(BlocksConfig):
         if self.position_grid and (len(self.position_grid) != 2 or min(self.position_grid) < 1):
             errors.append(f"position_grid {self.position_grid} should be rows and columns")
         if self.cropped_positions and self.position_grid:
-            errors.append("cropped_positions are for pretraining, position_grid for what follows it")
+            errors.append(
+                "cropped_positions are for pretraining, position_grid for what follows it"
+            )
         if self.cropped_positions and not self.grid[0] == self.grid[1] <= self.cropped_positions:
             errors.append(
                 f"cropped_positions {self.cropped_positions}: should be a larger side than that of "

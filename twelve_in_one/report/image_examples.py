@@ -79,13 +79,13 @@ def _retrieved(stream: ImageStream, ranking: Ranking, count: int) -> list[Exampl
     return made
 
 
-def _detected(
-    stream: ImageStream, outcome: DetectionOutcome, count: int
-) -> list[ExamplePicture]:
+def _detected(stream: ImageStream, outcome: DetectionOutcome, count: int) -> list[ExamplePicture]:
     """Pictures with what is annotated and as many of the best detections."""
     (part,) = stream.parts
     names, frequencies = part.images.labels, part.images.frequencies
-    at = {outcome.example_ids[(2 * i + 1) * len(outcome.found) // (2 * count)] for i in range(count)}
+    at = {
+        outcome.example_ids[(2 * i + 1) * len(outcome.found) // (2 * count)] for i in range(count)
+    }
     places, made = {name: row for row, name in enumerate(outcome.example_ids)}, []
     for example in examples(part.images):
         if example.example_id not in at:

@@ -52,7 +52,7 @@ VERSION = 1
 ABOUT = "detection.json"
 SPLITS = {"train": 0.7, "val": 0.1, "test": 0.2}
 MIN_IMAGES = 20
-_RARE_WEIGHT, _COMMON_WEIGHT = 0.02, 1 / 3  # of drawing, in training
+_WEIGHTS = {"r": 0.02, "c": 1 / 3, "f": 1.0}  # how often one is drawn in training
 _THINGS = (3, 7)
 _ABSENT = 20  # classes that an image is known not to show
 _MOST_PIXELS = 4096 * 4096
@@ -71,8 +71,8 @@ def shape_names() -> tuple[str, ...]:
 
 
 def frequencies(names: Sequence[str]) -> tuple[str, ...]:
-    """ "r", "c" or "f" of each name: a quarter is rare, of the world's things none with all of its
-    shape or of its colour.
+    """Of each name "r", "c" or "f". A quarter is rare; of the world's things no shape and no colour
+    is rare as a whole.
     """
     found = []
     for number, _ in enumerate(names):
@@ -173,9 +173,7 @@ def draw(
         own = looks[number]
         boxes.append(_paste(canvas, own[rng.integers(len(own))], thing))
     pixels = np.clip(canvas, 0, 255).astype(np.uint8)
-    outlines = [
-        [x, y, x + w, y, x + w, y + h, x, y + h] for x, y, w, h in boxes
-    ]
+    outlines = [[x, y, x + w, y, x + w, y + h, x, y + h] for x, y, w, h in boxes]
     return Drawn(pixels, classes, boxes, outlines)
 
 
@@ -241,7 +239,8 @@ def make(
     if is_made(out, arguments(images, seed, pictures, others)):
         raise ValueError(f"{out} is there already")
     looks = read_looks(Path(pictures)) if pictures else {}
-    tested = looks | {k: v for k, v in read_looks(Path(others)).items() if k in looks} if others else looks
+    other = read_looks(Path(others)) if others else {}
+    tested = {name: other.get(name, own) for name, own in looks.items()}
     names = tuple(looks) or shape_names()
     rarity = frequencies(names)
     temporary = out.with_name(f".{out.name}.making")
@@ -250,9 +249,7 @@ def make(
     progress, done, counts = Progress("detection"), 0, {}
     for number, (split, share) in enumerate(SPLITS.items()):
         training = split == "train"
-        weights = np.array(
-            [{"r": _RARE_WEIGHT, "c": _COMMON_WEIGHT, "f": 1.0}[x] if training else 1.0 for x in rarity]
-        )
+        weights = np.array([_WEIGHTS[how] if training else 1.0 for how in rarity])
         own = tuple((looks if training else tested).values())
         drawn = []
         count = round(images * share)

@@ -132,7 +132,9 @@ def test_the_limit_is_of_a_picture():
     found = [_found((BOX, 0.2, 0), (OTHER, 0.9, 1), (BOX, 0.8, 2))]  # one of a class not known
     one = detection.average_precision(Evaluation(truth, found, 3, most=2), "ffr")
     assert one["AP"] == pytest.approx(0.5)  # class 2 takes a place, though it does not count
-    assert detection.average_precision(Evaluation(truth, found, 3), "ffr")["AP_f"] == pytest.approx(1)
+    assert detection.average_precision(Evaluation(truth, found, 3), "ffr")["AP_f"] == pytest.approx(
+        1
+    )
 
 
 def test_intervals_are_of_pictures():

@@ -65,8 +65,9 @@ def open_images(source: str | Path, labels: Sequence[str] | None = None) -> Imag
       source: a folder of class folders or of one picture for each class, also as "folder:PATH",
         several as "folder:photos/{a,b}", a share of the pictures as "folder:PATH[:90%]";
         "jsonl:FILE,FOLDER[SPLIT]" of a user's records and "coco:FILES,FOLDERS[SPLIT]", see
-        `own_records`; "lvis:FILE,FOLDER" and "instances:FILE,FOLDER" of boxes; "tfds:NAME[SPLIT]" of the TFDS catalogue; "tar:FILES" of webdataset;
-        "tsv:FILE" or "tsv:FILE,FOLDER"; "tfrecord:FILES".
+        `own_records`; "lvis:FILE,FOLDER" and "instances:FILE,FOLDER" of boxes; "tfds:NAME[SPLIT]"
+        of the TFDS catalogue; "tar:FILES" of webdataset; "tsv:FILE" or "tsv:FILE,FOLDER";
+        "tfrecord:FILES".
       labels: names of the classes in the order of their numbers; None for those of the source.
 
     Raises:

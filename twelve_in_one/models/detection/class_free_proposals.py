@@ -66,16 +66,14 @@ class ProposalHead(nn.Module):
 
 
 class Anchors(NamedTuple):
-    """Anchors of all levels: float32[N, 4], their centres float32[N, 2], and int[levels] numbers."""
+    """Anchors float32[N, 4] of all levels, their centres float32[N, 2], and how many each has."""
 
     boxes: np.ndarray
     centers: np.ndarray
     counts: tuple[int, ...]
 
 
-def anchors(
-    kind: Kind, canvas: tuple[int, int], strides: Sequence[int], scale: float
-) -> Anchors:
+def anchors(kind: Kind, canvas: tuple[int, int], strides: Sequence[int], scale: float) -> Anchors:
     """Anchors `scale` cells wide on a canvas of rows and columns."""
     found = []
     for stride in strides:
@@ -88,7 +86,7 @@ def anchors(
 
 
 def boxes_of(kind: Kind, found: Anchors, outputs: Array) -> Array:
-    """Boxes [..., N, 4] of outputs: distances left, right, top, bottom in anchor sizes, or deltas."""
+    """Boxes [..., N, 4] of outputs: deltas, or left, right, top, bottom in anchor sizes."""
     if kind == "plain":
         return box_ops.decode(
             jnp.broadcast_to(jnp.asarray(found.boxes), outputs.shape),

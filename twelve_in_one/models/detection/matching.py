@@ -78,7 +78,7 @@ def sample(key: Array, found: Match, count: int, share: float) -> tuple[Array, A
 
 
 def centerness(points: Array, boxes: Array) -> Array:
-    """How central points float32[..., 2] are in boxes float32[..., 4], 0 outside (Tian et al. 2019).
+    """How central points float32[..., 2] are in boxes float32[..., 4], 0 outside (FCOS).
 
     sqrt(min(left, right) / max(left, right) * min(top, bottom) / max(top, bottom)).
     """

@@ -131,7 +131,9 @@ class DetectorConfig:
             if values and not (len(values) == count and 0 < values[0] <= values[1]):
                 errors.append(f"{name} {values} should be two ascending positive numbers, or ()")
         if len(self.delta) != 2 or len(self.loss_weights) != 5 or min(self.loss_weights) < 0:
-            errors.append("delta should be two numbers, and loss_weights five that are not negative")
+            errors.append(
+                "delta should be two numbers, and loss_weights five that are not negative"
+            )
         for name in ("anchor_share", "box_share", "base_exponent", "novel_exponent"):
             if not 0 <= getattr(self, name) <= 1:
                 errors.append(f"{name} {getattr(self, name)} should be from 0 to 1")
@@ -143,7 +145,9 @@ class DetectorConfig:
     @property
     def overlaps(self) -> tuple[float, ...]:
         """Of anchors: below which they are negative, and from which on they are positive."""
-        return self.anchor_overlaps or {"centerness": (0.1, 0.3), "plain": (0.3, 0.7)}[self.proposals]
+        return (
+            self.anchor_overlaps or {"centerness": (0.1, 0.3), "plain": (0.3, 0.7)}[self.proposals]
+        )
 
 
 class Learnt(NamedTuple):
@@ -308,7 +312,9 @@ class Detector(nn.Module):
             own = truth[matched.truth]
             target = positive.astype(jnp.float32)
             if config.proposals == "centerness":
-                target = jnp.where(positive, matching.centerness(jnp.asarray(found.centers), own), 0.0)
+                target = jnp.where(
+                    positive, matching.centerness(jnp.asarray(found.centers), own), 0.0
+                )
             else:
                 own = class_free_proposals.deltas_of(found, own)
             return target, positive | negative, own, positive

@@ -46,7 +46,9 @@ class BoxHead(nn.Module):
         """Deltas float32[R, 4] and vectors float32[R, E] from [R, P, P, D]."""
         x = pooled
         for i in range(self.layers):
-            x = nn.relu(norm(self.dtype, f"norm_{i}")(conv(self.dim, 3, self.dtype, f"conv_{i}")(x)))
+            x = nn.relu(
+                norm(self.dtype, f"norm_{i}")(conv(self.dim, 3, self.dtype, f"conv_{i}")(x))
+            )
         x = x.reshape(len(x), -1)
         x = nn.Dense(self.hidden_dim, use_bias=False, dtype=self.dtype, name="hidden")(x)
         x = nn.relu(norm(self.dtype, "hidden_norm")(x)).astype(jnp.float32)
@@ -79,7 +81,9 @@ class MaskHead(nn.Module):
         """Logits float32[R, M, M] from [R, M / 2, M / 2, D]."""
         x = pooled
         for i in range(self.layers):
-            x = nn.relu(norm(self.dtype, f"norm_{i}")(conv(self.dim, 3, self.dtype, f"conv_{i}")(x)))
+            x = nn.relu(
+                norm(self.dtype, f"norm_{i}")(conv(self.dim, 3, self.dtype, f"conv_{i}")(x))
+            )
         x = nn.relu(nn.ConvTranspose(self.dim, (2, 2), (2, 2), dtype=self.dtype, name="up")(x))
         return nn.Conv(1, (1, 1), name="mask")(x.astype(jnp.float32))[..., 0]
 

@@ -85,9 +85,7 @@ def best(
     most, places = jax.lax.top_k(pairs, min(before, len(pairs)))
     rows, classes = jnp.divmod(places, scores.shape[1])
     kept = boxes[rows]
-    stay = nms.keep(
-        kept, most >= 0, threshold, inclusive=False, groups=classes.astype(jnp.int32)
-    )
+    stay = nms.keep(kept, most >= 0, threshold, inclusive=False, groups=classes.astype(jnp.int32))
     chosen, filled = nms.first_true(stay, count)
     missing = count - len(chosen)
     found = Found(kept[chosen], most[chosen], classes[chosen].astype(jnp.int32), filled)

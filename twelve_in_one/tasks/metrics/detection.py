@@ -189,7 +189,7 @@ class Evaluation:
     def precision(
         self, area: str = "all", pictures: np.ndarray | None = None, most: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Precision float64[T, R, C] and highest recall float64[T, C]; -1 for classes without truth.
+        """Precision float64[T, R, C] and highest recall float64[T, C]; -1 for classes without it.
 
         Args:
           area: one that was matched.
@@ -235,7 +235,7 @@ def mean(values: np.ndarray) -> float:
 def average_precision(
     evaluation: Evaluation, frequencies: Sequence[str] = (), pictures: np.ndarray | None = None
 ) -> dict[str, float]:
-    """"AP", "AP50", "AP75", and "AP_r", "AP_c", "AP_f" of classes by their frequency.
+    """Measures "AP", "AP50", "AP75", and "AP_r", "AP_c", "AP_f" of classes by their frequency.
 
     Args:
       evaluation: of a split.
