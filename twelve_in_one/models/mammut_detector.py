@@ -130,7 +130,7 @@ class MammutDetector(Mammut):
         def classify(vectors: Array) -> Array:
             # Classes that are not learnt must not be learnt not to be there either.
             hidden = jnp.concatenate([jnp.zeros(1, bool), novel])
-            return jnp.where(hidden, -1e9, self._logits(vectors, self.vocabulary))
+            return jnp.where(hidden[None, None], -1e9, self._logits(vectors, self.vocabulary))
 
         labels = jnp.maximum(batch["classes"], 0)
         keys = jax.random.split(fold_key(key, 2), len(labels))
@@ -153,9 +153,9 @@ class MammutDetector(Mammut):
             novel = novel.at[jnp.array(model.novel, jnp.int32)].set(True)
             classes = Classes(self.vocabulary, novel, jnp.ones(model.num_classes, bool))
         there = jnp.concatenate([jnp.ones(1, bool), classes.real])
-        logits = jnp.where(there, self._logits(found.vectors, classes.vectors), -1e9)
+        logits = jnp.where(there[None, None], self._logits(found.vectors, classes.vectors), -1e9)
         own = self._region_logits(regions, found.boxes, size, classes.vectors)
-        own = jnp.where(classes.real, own, -1e9)
+        own = jnp.where(classes.real[None, None], own, -1e9)
         exponents = dict(
             base_exponent=1.0 if learnt else config.base_exponent,
             novel_exponent=1.0 if learnt else config.novel_exponent,
@@ -165,7 +165,7 @@ class MammutDetector(Mammut):
         def one(boxes: Array, valid: Array, *of_boxes: Array) -> Found:
             logits, own, objectness = of_boxes
             combined = scores.combine(logits, own, classes.novel, objectness, **exponents)
-            combined = jnp.where(classes.real, combined, -1.0)
+            combined = jnp.where(classes.real[None], combined, -1.0)
             return scores.best(
                 boxes,
                 combined,

@@ -167,7 +167,7 @@ class MammutDetectorSystem(System):
         def loss(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Sums:
             found = self._apply(params, batch, dropout_key, method="learn")
             rows = jnp.stack([jnp.stack(pair) for pair in self._losses(found)][: len(parts)])
-            rows = jnp.where(batch["_mask"], rows, 0.0)
+            rows = jnp.where(batch["_mask"][None, None], rows, 0.0)
             return Sums(rows[:, 0].sum(-1), rows[:, 1].sum(-1), count(batch))
 
         def count(batch: Batch) -> jax.Array:

@@ -94,9 +94,10 @@ def boxes_of(kind: Kind, found: Anchors, outputs: Array) -> Array:
             _NO_WEIGHTS,
             inclusive=False,
         )
-    sizes = found.boxes[:, 2:] - found.boxes[:, :2]
-    low = found.centers - outputs[..., 0::2] * sizes
-    high = found.centers + outputs[..., 1::2] * sizes
+    ones = (1,) * (outputs.ndim - 2)
+    centers = found.centers.reshape(*ones, -1, 2)
+    sizes = (found.boxes[:, 2:] - found.boxes[:, :2]).reshape(*ones, -1, 2)
+    low, high = centers - outputs[..., 0::2] * sizes, centers + outputs[..., 1::2] * sizes
     return jnp.concatenate([low, high], axis=-1)
 
 
@@ -137,7 +138,7 @@ def propose(
       threshold: of intersection over union; 1 suppresses nothing.
     """
     boxes = box_ops.clip(boxes, size, inclusive=False)
-    inside = jnp.all(found.centers < size[::-1], axis=1)
+    inside = jnp.all(found.centers < size[None, ::-1], axis=1)
     there = inside & jnp.all(boxes[:, 2:] > boxes[:, :2], axis=1)
     logits = jnp.where(there, logits, -jnp.inf)
     parts, start = [], 0

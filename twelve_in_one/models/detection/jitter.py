@@ -72,13 +72,13 @@ def _moved(objects: Objects, factor: Array, place: Array, mirrored: Array) -> Ob
     rows, columns = (jnp.arange(side) for side in images.shape[:2])
     covered = (rows[:, None] < new_size[0]) & (columns[None] < new_size[1])
     images = jnp.where(covered[..., None], images, 0.0)
-    shift = jnp.tile(offset[::-1], 2)
+    shift = jnp.tile(offset[::-1], 2)[None]
 
     def placed(x: Array) -> Array:
         other = jnp.stack([size[1] - x[:, 2], x[:, 1], size[1] - x[:, 0], x[:, 3]], axis=1)
         return jnp.where(mirrored, other, x) * factor - shift
 
-    limits = jnp.tile(new_size[::-1], 2)
+    limits = jnp.tile(new_size[::-1], 2)[None]
     boxes = jnp.clip(placed(boxes), 0.0, limits)
     real &= jnp.all(boxes[:, 2:] - boxes[:, :2] >= _LEAST_SIDE, axis=1)
     masks = jnp.where(mirrored, masks[..., ::-1], masks)
@@ -103,7 +103,7 @@ def mask_targets(masks: Array, frames: Array, boxes: Array, truth: Array, side: 
         """[R, side, M], the share of each of the mask's cells in each point."""
         low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
         start, end = frame[:, axis, None], frame[:, axis + 2, None]
-        at = (low + steps * (high - low) - start) / jnp.maximum(end - start, 1e-6) * cells - 0.5
-        return jnp.maximum(1 - jnp.abs(at[..., None] - jnp.arange(cells)), 0.0)
+        at = (low + steps[None] * (high - low) - start) / jnp.maximum(end - start, 1e-6) * cells - 0.5
+        return jnp.maximum(1 - jnp.abs(at[..., None] - jnp.arange(cells)[None, None]), 0.0)
 
     return jnp.einsum("rim,rmn,rjn->rij", along(1), own, along(0)) > 0.5

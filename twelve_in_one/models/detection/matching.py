@@ -43,13 +43,13 @@ def match(
       below: negative below this one; what lies between learns nothing.
       best: also positive are the boxes that no other overlaps a true box more than (Ren et al.).
     """
-    overlaps = jnp.where(real, iou(boxes, truth, inclusive=False), 0.0)
+    overlaps = jnp.where(real[None], iou(boxes, truth, inclusive=False), 0.0)
     found, overlap = jnp.argmax(overlaps, axis=1).astype(jnp.int32), jnp.max(overlaps, axis=1)
     positive = overlap >= above
     if best:
         # Of several with the same overlap all count, as long as it is one.
         most = jnp.max(overlaps, axis=0)
-        own = (overlaps == most) & (most > 0) & real
+        own = (overlaps == most[None]) & ((most > 0) & real)[None]
         positive |= jnp.any(own, axis=1)
         found = jnp.where(jnp.any(own, axis=1), jnp.argmax(own, axis=1), found).astype(jnp.int32)
     return Match(found, overlap, positive, (overlap < below) & ~positive)

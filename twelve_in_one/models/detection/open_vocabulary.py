@@ -302,7 +302,7 @@ class Detector(nn.Module):
         def of_anchors(key: Array, truth: Array, real: Array, size: Array) -> tuple[Array, ...]:
             boxes = jnp.asarray(found.boxes)
             matched = matching.match(boxes, truth, real, above=above, below=below, best=True)
-            inside = jnp.all(found.centers < size[::-1], axis=1)
+            inside = jnp.all(found.centers < size[None, ::-1], axis=1)
             matched = matched._replace(
                 positive=matched.positive & inside, negative=matched.negative & inside
             )
@@ -399,7 +399,7 @@ class Detector(nn.Module):
         rank = jnp.where(positive, 0, jnp.where(negative, 1, 2))
         order = jnp.argsort(rank, stable=True)[: config.box_samples]
         overlaps = box_ops.iou(truth, proposals.boxes, inclusive=False) >= 0.5
-        hit = jnp.any(overlaps & proposals.valid, axis=1) & real
+        hit = jnp.any(overlaps & proposals.valid[None], axis=1) & real
         recall = jnp.sum(hit) / jnp.maximum(jnp.sum(real), 1)
         chosen = (positive | negative)[order]
         return boxes[order], positive[order], chosen, matched.truth[order], recall

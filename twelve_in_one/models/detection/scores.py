@@ -46,7 +46,7 @@ def combine(
       float32[R, C].
     """
     log_p, log_z = jax.nn.log_softmax(detector), jax.nn.log_softmax(regions)
-    share = jnp.where(novel, novel_exponent, base_exponent)
+    share = jnp.where(novel, novel_exponent, base_exponent)[None]
     classes = share * log_p[:, 1:] + (1 - share) * log_z
     combined = jax.nn.softmax(jnp.concatenate([log_p[:, :1], classes], axis=1))[:, 1:]
     return combined * (objectness**objectness_exponent)[:, None]
