@@ -34,9 +34,9 @@ def test_suppression_is_within_a_class():
     valid = np.array([True, True, True, False])
     options = dict(before=8, count=7, threshold=0.5)
     found = jax.jit(lambda *x: scores.best(*x, **options))(boxes, marks, valid)
-    kept = [
-        (round(float(s), 3), int(c)) for s, c in zip(found.scores, found.classes, strict=True)
-    ][:4]
+    kept = [(round(float(s), 3), int(c)) for s, c in zip(found.scores, found.classes, strict=True)][
+        :4
+    ]
     # Of the first two boxes class 0 keeps the first, and class 1 the second.
     assert kept == [(0.9, 0), (0.7, 1), (0.3, 1), (0.2, 0)]
     assert found.valid.tolist() == [True] * 4 + [False] * 3

@@ -103,7 +103,8 @@ def mask_targets(masks: Array, frames: Array, boxes: Array, truth: Array, side: 
         """[R, side, M], the share of each of the mask's cells in each point."""
         low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
         start, end = frame[:, axis, None], frame[:, axis + 2, None]
-        at = (low + steps[None] * (high - low) - start) / jnp.maximum(end - start, 1e-6) * cells - 0.5
+        share = (low + steps[None] * (high - low) - start) / jnp.maximum(end - start, 1e-6)
+        at = share * cells - 0.5
         return jnp.maximum(1 - jnp.abs(at[..., None] - jnp.arange(cells)[None, None]), 0.0)
 
     return jnp.einsum("rim,rmn,rjn->rij", along(1), own, along(0)) > 0.5
