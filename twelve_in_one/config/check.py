@@ -149,7 +149,7 @@ def _image_task(
         system.image_kinds[options.group],
         options.batch_size,
         options.prompt,
-        options.templates if options.group == "zero_shot" else (),
+        options.templates if options.group in ("zero_shot", "detect") else (),
     )
 
 

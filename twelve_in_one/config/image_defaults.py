@@ -46,8 +46,9 @@ def get_config(system: str, model: Any, tasks: Mapping[str, Mapping[str, Any]]) 
         ("text", TextOptions),
     ):
         config[name] = ConfigDict(dataclasses.asdict(options()))
-    for name in ("world_class_pictures", "world_covers"):
+    for name in ("world_class_pictures", "world_covers", "world_detection"):
         config.data[name] = 0
+    config.data.world_pictures = config.data.world_other_pictures = ""
     config.data.world_cover_side, config.data.world_cover_words = 64, 16
     config.data.regions = "none"
     config.mixture.weighting = "pairs"

@@ -14,7 +14,8 @@ class ImageTaskOptions:
       group: what is asked: "classify" (which class), "caption", "vqa" (any answer of people, with
         its credit) or "ocr" (the one right answer); of models with vectors of both also "pairs"
         (captions, which are retrieved by picture and pictures by caption) and "zero_shot" (which
-        class, by the vectors of the classes' names; never trained).
+        class, by the vectors of the classes' names; never trained). Of detectors "detect" (which
+        things are where).
       source: of pictures and texts, as for `data.images.sources`, where {split} stands for the
         split, {raw_dir} for `data.raw_dir` and {samples_dir} for `data.samples_dir`; or
         "questions:NAME/{split}" and "captions:NAME/{split}" for a dataset built in `data.dir` with
@@ -22,7 +23,10 @@ class ImageTaskOptions:
       obtain: how to get the source, for the error if it is not there.
       prompt: words that name the task to a decoder; "" takes its name with a colon.
       train: learn from the training split; False only scores the task.
-      templates: sentences that name a class of a zero-shot task, with {} for its name.
+      templates: sentences that name a class of a zero-shot task or of a detector, with {} for its
+        name.
+      novel: names of a detector's classes whose boxes are not learnt; () takes those that LVIS
+        calls rare.
       flip: mirror half of the training pictures; not where left and right or letters matter.
       random_crop: train on a random box of the picture, see `images`.
       class_names: file with the names of the classes, see `data.images.class_names`; "" takes those
@@ -41,13 +45,21 @@ class ImageTaskOptions:
 
     title: str = ""
     group: str = one_of(
-        "classify", "caption", "vqa", "ocr", "pairs", "zero_shot", default="classify"
+        "classify",
+        "caption",
+        "vqa",
+        "ocr",
+        "pairs",
+        "zero_shot",
+        "detect",
+        default="classify",
     )
     source: str = ""
     obtain: str = ""
     prompt: str = ""
     train: bool = True
     templates: tuple[str, ...] = ("a photo of a {}.",)
+    novel: tuple[str, ...] = ()
     flip: bool = False
     random_crop: bool = True
     class_names: str = path("")

@@ -50,6 +50,10 @@ class DataOptions:
       world_covers: its book covers, which have questions about their text; 0 makes none.
       world_cover_side: of a cover, in pixels.
       world_cover_words: different words at each place of titles and names.
+      world_detection: pictures of things with names and boxes to make in `raw_dir`, see
+        `world/detection.py`; 0 makes none.
+      world_pictures: folder of named pictures to make them of; "" takes the world's shapes.
+      world_other_pictures: the same names in the style of the tests; "" for the same pictures.
       own_dir: folder to build the user's own datasets in; "" takes `data` in the workdir. Runs
         that share it must read the same files with the same settings.
       vocab: WordPiece vocabulary, one token per line, for runs with the user's own datasets; ""
@@ -79,6 +83,9 @@ class DataOptions:
     world_covers: int = at_least(0, 0)
     world_cover_side: int = at_least(1, 64)
     world_cover_words: int = at_least(1, 16)
+    world_detection: int = at_least(0, 0)
+    world_pictures: str = path("")
+    world_other_pictures: str = path("")
     own_dir: str = ""
     vocab: str = ""
 

@@ -21,6 +21,7 @@ from twelve_in_one.data.builders.sources import ALL_SOURCES
 from twelve_in_one.data.cut_texts import CutTexts
 from twelve_in_one.data.image_serving import ImageServing
 from twelve_in_one.data.images import text_checks
+from twelve_in_one.data.images.boxes import BoxTargets
 from twelve_in_one.data.images.built import captions_of, questions_of
 from twelve_in_one.data.images.class_names import class_texts
 from twelve_in_one.data.images.features import ImageFeatures, frozen_encoder, open_features
@@ -48,7 +49,7 @@ from twelve_in_one.systems import SYSTEMS
 from twelve_in_one.systems.base import Facts, System
 
 _BUILT = {"questions": questions_of, "captions": captions_of}
-_CLASSES = ("classify", "zero_shot")  # groups whose tasks have a list of classes
+_CLASSES = ("classify", "zero_shot", "detect")  # groups whose tasks have a list of classes
 _IMAGE_SHARD = 1024
 _VOCABULARY_EXAMPLES = 50_000  # of each task, read to make a vocabulary
 
@@ -67,7 +68,8 @@ class ImageInputs:
           workdir: of the run; a resumed one has its tokenizer there.
         """
         self.run, self.workdir = run, workdir
-        self.writes = "text" in SYSTEMS[run.system.name].image_kinds.values()
+        kinds = SYSTEMS[run.system.name].image_kinds.values()
+        self.reads_texts = bool({"text", "boxes"} & set(kinds))
         self.tasks = tuple(tasks)
         self.path = Path(run.data.raw_dir or run.data.dir)
         self._trained_on: TrainedOn | None = None
@@ -92,7 +94,13 @@ class ImageInputs:
           DataError: a source cannot be opened.
         """
         heads = tuple((name, len(labels), 1) for name, labels in self.labels.items())
-        facts = Facts(vocab_size=0, answers={}, own_heads=heads, num_tasks=len(self.tasks))
+        facts = Facts(
+            vocab_size=0,
+            answers={},
+            own_heads=heads,
+            num_tasks=len(self.tasks),
+            novel=tuple(sorted(n for task in self.tasks for n in self.novel(task))),
+        )
         if self.tokenizer:
             words = self.tokenizer
             for name, labels in self.labels.items():
@@ -154,7 +162,7 @@ class ImageInputs:
         Raises:
           DataError: it cannot be read or made.
         """
-        if not self.writes:
+        if not self.reads_texts:
             return None
         text, before = self.run.text, self.workdir / "inputs"
         if text.tokenizer:
@@ -336,10 +344,12 @@ class ImageInputs:
 
     def cut_texts(self, streams: Mapping[str, Any]) -> list[CutTexts]:
         """Lengths of some of the texts of each task."""
-        if not self.writes:
+        if not self.reads_texts:
             return []
         system, found = self.system(), []
         for task in self.learnt:
+            if task.task.kind == "boxes":
+                continue
             split = task.options.train_split
             name, images = f"{task.task.name}/{split}", self.images(task, split)
             found.append(text_checks.cut_texts(name, images, self._encode(task, system)))
@@ -353,6 +363,8 @@ class ImageInputs:
 
     def _part(self, task: TaskRun, split: str, system: System, training: bool) -> Part:
         images, encode = self.images(task, split), self._encode(task, system)
+        if training and isinstance(encode, BoxTargets):
+            encode = dataclasses.replace(encode, hidden=self.novel(task))
         if training:
             images = first_examples(images, task.options.max_train_examples)
         if isinstance(encode, TextTargets):
@@ -391,6 +403,9 @@ class ImageInputs:
     def _encode(self, task: TaskRun, system: System) -> Encode:
         if task.task.kind == "class":
             return ClassLabels()
+        if task.task.kind == "boxes":
+            sizes = system.sizes(task.task)
+            return BoxTargets(system.image_size, sizes["max_boxes"], sizes["mask_side"])
         if task.task.kind == "names":
             return NamedClasses(
                 self.tokenizer,
@@ -406,6 +421,40 @@ class ImageInputs:
             sticky=self.run.text.cut == "sticky",
             **system.sizes(task.task),
         )
+
+    def novel(self, task: TaskRun) -> frozenset[int]:
+        """Numbers of the classes of a detector whose boxes are not learnt.
+
+        Raises:
+          DataError: a name that is none of the classes.
+        """
+        if task.options.group != "detect":
+            return frozenset()
+        images = self.images(task, task.options.first_split)
+        if not task.options.novel:
+            return frozenset(i for i, how in enumerate(images.frequencies) if how == "r")
+        labels = {name: number for number, name in enumerate(self.labels[task.task.name])}
+        unknown = [name for name in task.options.novel if name not in labels]
+        if unknown:
+            raise DataError(
+                f"task {task.task.name}: novel names {unknown[0]!r}, which is none of its "
+                f"{len(labels)} classes, the first of which is {next(iter(labels))!r}"
+            )
+        return frozenset(labels[name] for name in task.options.novel)
+
+    def sentences(self, system: System) -> np.ndarray | None:
+        """See `RunInputs`."""
+        for task in self.tasks:
+            if task.task.kind == "boxes":
+                named = NamedClasses(
+                    self.tokenizer,
+                    self.labels[task.task.name],
+                    task.task.templates,
+                    system.sizes(task.task)["max_tokens"],
+                    self.run.text.cut == "sticky",
+                )
+                return named.tokens.reshape(len(named.labels), len(named.templates), -1)
+        return None
 
     def _selection(
         self, task: TaskRun, part: Part, batch_size: int, *, alone: bool = True
@@ -432,6 +481,8 @@ class ImageInputs:
         options, images, size = task.options, self.run.images, system.image_size
         low, high = system.pixel_range
         make = functools.partial(Preprocess, size, low=low, high=high)
+        if task.task.kind == "boxes":  # random sizes and places are the model's
+            return make(letterbox=True, antialias=images.antialias)
         if training:
             return make(
                 random_crop=options.random_crop,

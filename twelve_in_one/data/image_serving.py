@@ -91,7 +91,7 @@ def load(folder: Path) -> ImageServing:
             if not all(isinstance(label, str) for label in labels):
                 raise ValueError(f"{path}: should be a list of names")
             answers[task.name] = tuple(labels)
-        elif task.kind in ("class", "names"):
+        elif task.kind in ("class", "names", "boxes"):
             raise ValueError(f"{path} is missing: the classes of {task.name}")
     has_texts = (folder / SETTINGS_FILE).is_file()
     if text and not has_texts:

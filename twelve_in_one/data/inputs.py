@@ -62,6 +62,12 @@ class RunInputs(Protocol):
         """Lengths of the texts of training streams."""
         ...
 
+    def sentences(self, system: System) -> Any:
+        """int32[C, T, L], tokens of the sentences that name each class, see `System.derived`; None
+        for systems that need none.
+        """
+        ...
+
     def for_tests(self, seen: TrainedOn | None, keep: bool) -> Self:
         """The same inputs, whose evaluation leaves out examples that were trained on.
 
@@ -118,6 +124,9 @@ class RegionInputs:
     def cut_texts(self, streams: Mapping[str, Any]) -> list[CutTexts]:
         """See `RunInputs`."""
         return [count_cut(stream) for stream in streams.values()]
+
+    def sentences(self, system: System) -> None:
+        """See `RunInputs`."""
 
     def for_tests(self, seen: TrainedOn | None, keep: bool) -> Self:
         """See `RunInputs`."""

@@ -32,6 +32,7 @@ from twelve_in_one.data.encode.examples import Encoding, Example, encode_inputs
 from twelve_in_one.data.pipeline import Selection, TaskStream
 from twelve_in_one.data.stored.image_rows import LoadedRecord
 from twelve_in_one.data.stored.records import Annotation
+from twelve_in_one.evaluators.detections import DetectionOutcome
 from twelve_in_one.evaluators.embeddings import nearest_captions
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import Outcome
@@ -210,9 +211,13 @@ def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def write_texts(
-    folder: Path, stream: Any, split: str, outcome: TextOutcome | Outcome | Ranking
+    folder: Path,
+    stream: Any,
+    split: str,
+    outcome: TextOutcome | Outcome | Ranking | DetectionOutcome,
 ) -> Path:
-    """Writes what a decoder wrote, the classes of a classifier, or the captions nearest to images.
+    """Writes what a decoder wrote, the classes of a classifier, the captions nearest to images, or
+    boxes in COCO's form, with the numbers of classes in the order of their ids, from 1 on.
 
     For the caption server and the VQA server in their formats; {example id: text} for other tasks,
     and for examples without official numbers.
@@ -221,16 +226,20 @@ def write_texts(
       OSError: the file cannot be written.
     """
     (part,) = stream.parts
+    pairs: list[tuple[str, str]] = []
     if isinstance(outcome, Ranking):
         found = nearest_captions(part.images, outcome)
         pairs = [(image, text) for image, (text, _) in found.items()]
-    else:
+    elif not isinstance(outcome, DetectionOutcome):
         if isinstance(outcome, TextOutcome):
             texts = outcome.texts
         else:
             texts = tuple(part.images.labels[label] for label in outcome.prediction)
         pairs = list(zip(outcome.example_ids, texts, strict=True))
-    name, content = f"{stream.task.name}-{split}.json", dict(pairs)
+    name = f"{stream.task.name}-{split}.json"
+    content: Any = dict(pairs)
+    if isinstance(outcome, DetectionOutcome):
+        content = outcome.results()
     official = all(example_id.isdecimal() for example_id, _ in pairs)
     if official and stream.task.group == "caption":
         name = result_files.caption_file_name(split, stream.task.name.replace("_", "-"))

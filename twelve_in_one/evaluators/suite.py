@@ -20,7 +20,7 @@ from twelve_in_one.data.builders.sources import SOURCES
 from twelve_in_one.data.cut_texts import count_cut
 from twelve_in_one.data.encode.retrieval import read_retrieval_set
 from twelve_in_one.data.pipeline import AllTrainedOn, Stream, as_dataset
-from twelve_in_one.evaluators import embeddings, official, retrieval, rows, texts
+from twelve_in_one.evaluators import detections, embeddings, official, retrieval, rows, texts
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.evaluators.rows import EvalStep, Outcome
 from twelve_in_one.parallel import sharding
@@ -110,6 +110,19 @@ def evaluate_task(
                 progress=functools.partial(report, name),
             )
             return summary | {"official": official.figures(task, predictions, summary)}, predictions
+        if kind.detected:
+            summary, predictions = score_detected(
+                system,
+                placement,
+                params,
+                stream,
+                thorough=True,
+                compiled=compiled,
+                max_examples=max_examples,
+                prefetch=prefetch,
+                progress=functools.partial(report, name),
+            )
+            return summary, predictions
         if kind.generated:  # tests ask for more than validations do
             encode = stream.parts[0].encode
             table = encode.candidates if encode.labels else None
@@ -205,6 +218,35 @@ def score_embedded(
         )
 
 
+def score_detected(
+    system: System,
+    placement: Placement,
+    params: Any,
+    stream: Any,
+    *,
+    thorough: bool,
+    compiled: Any = None,
+    max_examples: int = 0,
+    prefetch: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Any], detections.DetectionOutcome]:
+    """`score_stream` for tasks whose kind is `detected`; `thorough` adds chance and intervals."""
+    selection = stream.selection
+    total = min(selection.num_examples, max_examples or selection.num_examples)
+    batches = as_dataset(stream, stop=-(-total // selection.batch_size), prefetch=prefetch)
+    with sharding.use(placement.mesh, placement.layout):
+        return detections.evaluate_stream(
+            compiled or _detect_step(system, placement.mesh, placement.layout),
+            params,
+            batches.as_numpy_iterator(),
+            stream,
+            placement.place,
+            thorough=thorough,
+            max_examples=max_examples,
+            progress=lambda done: progress and progress(min(done, total), total),
+        )
+
+
 def _official(stream: Stream, outcome: Outcome, summary: Mapping[str, Any]) -> Any:
     """See `official.figures`; looks up answers if there are any."""
     task = stream.task
@@ -242,6 +284,8 @@ def make_step(system: System, stream: Any) -> Any:
     kind = KINDS[stream.task.kind]
     if kind.embedded:
         return system.embed
+    if kind.detected:
+        return system.detect
     if kind.generated:
         return system.writer(stream.task, None, thorough=False)
     return rows.make_eval_step(system, stream.task)
@@ -405,6 +449,12 @@ def _text_step(system: System, task: AnyTask, table: Any, mesh: Mesh, layout: st
 def _embed_step(system: System, mesh: Mesh, layout: str) -> Any:
     del layout
     return jax.jit(system.embed, out_shardings=sharding.replicated(mesh))
+
+
+@functools.lru_cache(maxsize=32)
+def _detect_step(system: System, mesh: Mesh, layout: str) -> Any:
+    del layout
+    return jax.jit(system.detect, out_shardings=sharding.replicated(mesh))
 
 
 @functools.lru_cache(maxsize=32)

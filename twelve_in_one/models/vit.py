@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twelve_in_one.models import conv_stem
+from twelve_in_one.models import conv_stem, positions
 from twelve_in_one.models.conv_stem import ConvStem
 from twelve_in_one.models.layers import dense, dropout, fold_key, layer_norm
 from twelve_in_one.models.pre_norm import AttentionPool, BlocksConfig, run_blocks
@@ -55,6 +55,10 @@ class ViTConfig(BlocksConfig):
       window: side in patches of the attention windows; 0 for none. With windows there are neither
         class token nor registers.
       global_layers: blocks that attend to everything despite windows.
+      position_grid: rows and columns of the table of positions, which is enlarged to the grid of
+        patches (a detector's pictures are larger than those of pretraining); () for the same.
+      cropped_positions: side in patches of the larger picture of which every training picture is
+        taken for a random crop (`positions.py`); 0 for none.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -71,6 +75,8 @@ class ViTConfig(BlocksConfig):
     norm_pooled: bool = False
     window: int = 0
     global_layers: tuple[int, ...] = ()
+    position_grid: tuple[int, ...] = ()
+    cropped_positions: int = 0
 
     width_axis: ClassVar[str] = "visual_embed"
 
@@ -109,6 +115,17 @@ class ViTConfig(BlocksConfig):
             errors.append("scan_layers needs blocks that are all alike: not with windows")
         if any(not 0 <= layer < self.num_layers for layer in self.global_layers):
             errors.append(f"global_layers {self.global_layers}: there are {self.num_layers} layers")
+        if self.position_grid and (len(self.position_grid) != 2 or min(self.position_grid) < 1):
+            errors.append(f"position_grid {self.position_grid} should be rows and columns")
+        if self.cropped_positions and self.position_grid:
+            errors.append(
+                "cropped_positions are for pretraining, position_grid for what follows it"
+            )
+        if self.cropped_positions and not self.grid[0] == self.grid[1] <= self.cropped_positions:
+            errors.append(
+                f"cropped_positions {self.cropped_positions}: should be a larger side than that of "
+                f"the grid {self.grid}, which should be square"
+            )
         return errors
 
 
@@ -201,8 +218,7 @@ class ViT(nn.Module):
             bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[-1:]),
             name="patch_embedding",
         )(images.astype(numerics.dtype))
-        positions = self._table("position", config.grid[0] * config.grid[1], width**-0.5)
-        x = patches.reshape(patches.shape[0], -1, width) + positions[None]
+        x = patches.reshape(patches.shape[0], -1, width) + self._positions(len(images), key)
         aux = {"patches": patches, "embedded": x}
         special = []
         if config.class_token:
@@ -216,6 +232,16 @@ class ViT(nn.Module):
         if config.pre_norm:
             x = layer_norm("visual_embed", numerics, name="embedding_norm")(x)
         return dropout(x, config.dropout_rate, fold_key(key, 0)), aux
+
+    def _positions(self, count: int, key: Array | None) -> Array:
+        """[1, P, D], or [B, P, D] if each of `count` pictures has its own."""
+        config = self.config
+        grid = config.position_grid or config.grid
+        table = self._table("position", grid[0] * grid[1], config.hidden_dim**-0.5)
+        if config.cropped_positions and key is not None:
+            boxes = positions.random_boxes(fold_key(key, 2), count, config.cropped_positions)
+            return positions.cropped(table, grid, config.cropped_positions, boxes)
+        return positions.resized(table, grid, config.grid)[None]
 
     def _table(self, name: str, rows: int, stddev: float) -> Array:
         init = nn.initializers.normal(stddev)

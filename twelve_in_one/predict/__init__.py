@@ -22,12 +22,17 @@ One that also makes vectors of both (MaMMUT) is an `Embedder`:
     model.retrieve("index.npz", "a dog on a sofa").found
     model.embed_image("a.jpg") @ model.embed_text("a dog on a sofa")
 
+One that finds things by any names (MaMMUT's detector) is a `Finder`:
+
+    model.detect("street.jpg", ["bicycle", "yellow umbrella"]).boxes
+
 Every image or text may also be a list; `attention=True` adds attention maps, and
 `picture(result)` draws the result. On the command line: `python -m twelve_in_one.predict
 --help`. Needs no TensorFlow; texts and pictures need `pip install 'twelve_in_one[data]'`.
 """
 
 from twelve_in_one.predict.embedder import Embedder, Index
+from twelve_in_one.predict.finder import Finder
 from twelve_in_one.predict.loading import load
 from twelve_in_one.predict.pictures import picture
 from twelve_in_one.predict.predictor import Predictor
@@ -39,6 +44,7 @@ from twelve_in_one.predict.results import (
     Ranking,
     Retrieval,
     Text,
+    Things,
     Verdict,
     to_json,
 )
@@ -48,6 +54,7 @@ __all__ = [
     "Answer",
     "Attention",
     "Embedder",
+    "Finder",
     "Grounding",
     "Index",
     "Pointing",
@@ -55,6 +62,7 @@ __all__ = [
     "Ranking",
     "Retrieval",
     "Text",
+    "Things",
     "Verdict",
     "Writer",
     "load",

@@ -131,6 +131,16 @@ prints the --top best. Tasks: those of group classify.
   a request: {"image": "a.jpg", "text": "Who wrote this book?"}, and perhaps "id", "task"
 """,
     ),
+    "detect": (
+        "finds things by their names, with a model that finds boxes",
+        """
+Looks for --names, of any number, or for those of training, and prints the --top best boxes,
+x1,y1,x2,y2 in pixels, with their scores. --picture draws them.
+
+  python -m twelve_in_one.predict detect --model run --image a.jpg --names bicycle "yellow umbrella"
+  a request: {"image": "a.jpg", "names": ["bicycle"]}, and perhaps "id", "top", "least"
+""",
+    ),
     "index": (
         "makes an index of images, with a model that makes vectors of images and texts",
         """
@@ -165,8 +175,8 @@ Prints a JSON object for each text: itself, and its vector of length 1.
 """,
     ),
 }
-_OPTIONS = ("task", "attention", "labels", "answers")
-_WITHOUT_TEXT = ("caption", "classify", "index", "embed_image")
+_OPTIONS = ("task", "attention", "labels", "answers", "names", "least")
+_WITHOUT_TEXT = ("caption", "classify", "index", "embed_image", "detect")
 _WITHOUT_IMAGE = ("retrieve", "embed_text")
 _WITHOUT_REQUESTS = ("index", "embed_image", "embed_text")
 
@@ -208,6 +218,9 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         )
     if command == "classify":
         parser.add_argument("--labels", metavar="LABEL", help="names to choose from", **many)
+    if command == "detect":
+        parser.add_argument("--names", metavar="NAME", help="of what to look for", **many)
+        parser.add_argument("--least", type=float, default=0.0, help="score; default %(default)s")
     if command == "answer":
         parser.add_argument(
             "--answers", metavar="ANSWER", help="write one of these; of models that write", **many

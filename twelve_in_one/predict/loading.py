@@ -13,10 +13,12 @@ from twelve_in_one.convert import detectors
 from twelve_in_one.parallel.sharding import make_mesh, param_shardings
 from twelve_in_one.predict.embedder import Embedder
 from twelve_in_one.predict.engine import Progress, silent
+from twelve_in_one.predict.finder import Finder
 from twelve_in_one.predict.predictor import Predictor
 from twelve_in_one.predict.writer import Writer
 from twelve_in_one.systems.lit_decoder import LitDecoderSystem
 from twelve_in_one.systems.mammut import MammutSystem
+from twelve_in_one.systems.mammut_detector import MammutDetectorSystem
 from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.systems.vilbert_grid import GridVilbert
 
@@ -27,13 +29,16 @@ def _predictor(
     return Predictor(params, system.config, serving, **options, **rest)
 
 
-_PREDICTORS: Mapping[str, Callable[..., Predictor | Writer]] = {
+_PREDICTORS: Mapping[str, Callable[..., Predictor | Writer | Finder]] = {
     Vilbert.name: _predictor,
     GridVilbert.name: _predictor,
     LitDecoderSystem.name: lambda params, system, serving, options, **rest: Writer(
         params, system, serving, **rest
     ),
     MammutSystem.name: lambda params, system, serving, options, **rest: Embedder(
+        params, system, serving, **rest
+    ),
+    MammutDetectorSystem.name: lambda params, system, serving, options, **rest: Finder(
         params, system, serving, **rest
     ),
 }
@@ -49,9 +54,9 @@ def load(
     devices: Sequence[jax.Device] | None = None,
     max_batch: int = 64,
     progress: Progress = silent,
-) -> Predictor | Writer:
+) -> Predictor | Writer | Finder:
     """Loads a trained model: a `Predictor`, or a `Writer` of one that writes texts, which is an
-    `Embedder` if it also makes vectors of images and texts.
+    `Embedder` if it also makes vectors of images and texts, or a `Finder` of one that finds things.
 
     Args:
       path: a model folder (see `model_folder`), or the workdir of a run that has ended; if its

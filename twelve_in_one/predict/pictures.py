@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twelve_in_one.predict.inputs import SeenImage
-from twelve_in_one.predict.results import Attention, Grounding, Pointing, Ranking, Result
+from twelve_in_one.predict.results import (
+    Attention,
+    Grounding,
+    Pointing,
+    Ranking,
+    Result,
+    Things,
+)
 from twelve_in_one.predict.wording import describe
 
 if TYPE_CHECKING:
@@ -68,6 +75,8 @@ def picture(result: Result) -> "Image.Image":
 
 
 def _boxes(result: Result) -> list[tuple[float, float, float, float, str]]:
+    if isinstance(result, Things):
+        return [(*map(float, box), "predicted") for box in result.boxes]
     if not isinstance(result, Grounding | Pointing):
         return []
     other = "choice" if isinstance(result, Pointing) else "region"

@@ -29,6 +29,7 @@ KEYS = {
     "classify": {"image": True, "labels": False, "top": False},
     "read": {"image": True, "text": True},
     "retrieve": {"text": True, "top": False},
+    "detect": {"image": True, "names": False, "top": False, "least": False},
 }
 TEXT_ARGUMENT = {
     "answer": "question",

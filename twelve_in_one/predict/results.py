@@ -160,6 +160,21 @@ class Pointing(Result):
 
 
 @dataclasses.dataclass(frozen=True)
+class Things(Result):
+    """What was found in an image by its names, best first.
+
+    Attributes:
+      names: of K boxes.
+      scores: float32[K], 0 to 1.
+      boxes: float32[K, 4].
+    """
+
+    names: tuple[str, ...]
+    scores: np.ndarray
+    boxes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Verdict(Result):
     """Whether a sentence holds.
 

@@ -12,6 +12,7 @@ from twelve_in_one.predict.results import (
     Ranking,
     Result,
     Retrieval,
+    Things,
     Verdict,
 )
 
@@ -28,6 +29,9 @@ def describe(result: Result) -> str:
     if isinstance(result, Grounding | Pointing):
         corners = f"[{_corners(result.box, ', ')}]{_whole(result, result.best)}"
         return f"box {result.best} {corners} ({result.score:.2f})"
+    if isinstance(result, Things):
+        pairs = zip(result.names, result.scores, strict=True)
+        return ", ".join(f"{name} ({score:.2f})" for name, score in pairs) or "nothing"
     if isinstance(result, Verdict):
         return f"{result.label} ({result.probability:.2f})"
     raise ValueError(f"no prediction: {type(result).__name__}")
@@ -58,6 +62,9 @@ def _scored(result: Result, top: int) -> list[tuple[str, float]]:
         return [
             (f"box {i}: {_corners(boxes[i])}{_whole(result, i)}", scores[i]) for i in order[:top]
         ]
+    if isinstance(result, Things):
+        columns = zip(result.names, result.boxes, result.scores, strict=True)
+        return [(f"{name}: {_corners(box)}", score) for name, box, score in columns][:top]
     if isinstance(result, Verdict):
         return sorted(result.probabilities.items(), key=lambda item: -item[1])
     raise ValueError(f"no prediction: {type(result).__name__}")

@@ -16,6 +16,7 @@ from twelve_in_one.models import generate, text_list
 from twelve_in_one.predict.arguments import Once, paired
 from twelve_in_one.predict.engine import Progress, silent
 from twelve_in_one.predict.inputs import Image, SeenImage, name_of, no_regions, read_pixels
+from twelve_in_one.predict.pixels import preparer
 from twelve_in_one.predict.results import Text
 from twelve_in_one.systems.text_system import TextSystem
 from twelve_in_one.tasks.image_task import ImageTask
@@ -229,23 +230,7 @@ class Writer:
     @functools.cached_property
     def _prepare(self) -> Callable[[str], Callable[[np.ndarray], np.ndarray]]:
         """Task -> pixels uint8[H, W, 3] -> float32[S, S, 3], as in evaluation."""
-        try:
-            import tensorflow as tf
-        except ImportError as error:
-            raise ImportError(
-                "pictures are prepared with TensorFlow: pip install 'twelve_in_one[data]'"
-            ) from error
-
-        from twelve_in_one.data.images import pipeline
-
-        seed = tf.constant([0, 0])
-
-        @functools.cache
-        def prepare(task: str) -> Callable[[np.ndarray], np.ndarray]:
-            options = pipeline.Preprocess(**self.serving.images[task])
-            return lambda pixels: pipeline.preprocess(tf.constant(pixels), seed, options).numpy()
-
-        return prepare
+        return preparer(self.serving.images)
 
     def _written(self, params: Any, batch: Any, allowed: Any, *, beams: int) -> generate.Texts:
         tokens = self._system.encode(params, batch)

@@ -6,6 +6,7 @@ from twelve_in_one.data.images.image_set import examples
 from twelve_in_one.data.images.load import load_bytes
 from twelve_in_one.data.images.stream import MIN_SIDE, ImageStream
 from twelve_in_one.data.stored.records import DataError
+from twelve_in_one.evaluators.detections import DetectionOutcome
 from twelve_in_one.evaluators.embeddings import nearest_captions
 from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.report.pictures import ExamplePicture
@@ -27,6 +28,8 @@ def image_examples(stream: ImageStream, outcome: Any, count: int) -> list[Exampl
     (part,) = stream.parts
     if isinstance(outcome, Ranking):
         return _retrieved(stream, outcome, count)
+    if isinstance(outcome, DetectionOutcome):
+        return _detected(stream, outcome, count)
     count = min(count, len(outcome.example_ids))
     made = []
     for i in range(count):
@@ -74,6 +77,46 @@ def _retrieved(stream: ImageStream, ranking: Ranking, count: int) -> list[Exampl
         title = stream.task.title
         made.append(ExamplePicture(title, title, text, " / ".join(example.texts), right, [picture]))
     return made
+
+
+def _detected(stream: ImageStream, outcome: DetectionOutcome, count: int) -> list[ExamplePicture]:
+    """Pictures with what is annotated and as many of the best detections."""
+    (part,) = stream.parts
+    names, frequencies = part.images.labels, part.images.frequencies
+    at = {
+        outcome.example_ids[(2 * i + 1) * len(outcome.found) // (2 * count)] for i in range(count)
+    }
+    places, made = {name: row for row, name in enumerate(outcome.example_ids)}, []
+    for example in examples(part.images):
+        if example.example_id not in at:
+            continue
+        at.discard(example.example_id)
+        row = places[example.example_id]
+        found, truth = outcome.found[row], outcome.truth[row]
+        best = range(min(len(found.scores), max(len(truth.classes), 1)))
+        novel = {number for number, how in enumerate(frequencies) if how == "r"}
+        boxes = [(*map(float, box), "truth") for box in truth.boxes]
+        boxes += [(*map(float, found.boxes[i]), "predicted") for i in best]
+        where = f"{part.images.name}: {example.example_id}"
+        made.append(
+            ExamplePicture(
+                stream.task.title,
+                "Novel names have a star.",
+                ", ".join(
+                    f"{_starred(names, novel, found.classes[i])} {found.scores[i]:.2f}"
+                    for i in best
+                ),
+                ", ".join(_starred(names, novel, number) for number in truth.classes),
+                None,
+                [load_bytes(example.data, where, min_side=MIN_SIDE)],
+                boxes=boxes,
+            )
+        )
+    return made
+
+
+def _starred(names: tuple[str, ...], novel: set[int], number: int) -> str:
+    return f"{names[number]}*" if int(number) in novel else names[number]
 
 
 def _texts(labels: tuple[str, ...], example: Any, outcome: Any, at: int) -> tuple[str, str]:

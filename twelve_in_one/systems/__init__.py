@@ -8,6 +8,7 @@ from twelve_in_one.systems.base import System
 from twelve_in_one.systems.image_classifier import ImageClassifierSystem
 from twelve_in_one.systems.lit_decoder import LitDecoderSystem
 from twelve_in_one.systems.mammut import MammutSystem
+from twelve_in_one.systems.mammut_detector import MammutDetectorSystem
 from twelve_in_one.systems.vilbert import Vilbert
 from twelve_in_one.systems.vilbert_grid import GridVilbert
 
@@ -17,6 +18,7 @@ SYSTEMS: Mapping[str, type[System]] = {
     "image_classifier": ImageClassifierSystem,
     "lit_decoder": LitDecoderSystem,
     "mammut": MammutSystem,
+    "mammut_detector": MammutDetectorSystem,
 }
 
 

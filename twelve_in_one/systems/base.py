@@ -89,6 +89,7 @@ class Facts:
       feature_dim: F of the regions; 0 if there are none.
       special_ids: of a tokenizer of texts: padding, end and start of a text.
       num_tasks: that the model learns.
+      novel: numbers of the classes of a detector that training has no boxes of.
       own_heads: (name, labels, rows per example) of heads for the user's own datasets, or of the
         lists of classes of tasks on pictures.
     """
@@ -99,6 +100,7 @@ class Facts:
     own_heads: tuple[tuple[str, int, int], ...] = ()
     special_ids: tuple[int, int, int] = (0, 1, 0)
     num_tasks: int = 1
+    novel: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +130,26 @@ class Embedded(NamedTuple):
     images: jax.Array
     texts: jax.Array
     scale: jax.Array
+
+
+class Detected(NamedTuple):
+    """Detections in a batch of pictures, best first, then padding.
+
+    Attributes:
+      sums: zeros, and how many pictures there are.
+      boxes: float32[B, K, 4], corners in pixels of the model's canvas.
+      scores: float32[B, K].
+      classes: int32[B, K], numbers in the list of classes.
+      valid: bool[B, K], which of them there are.
+      proposals: float32[B, R, 4], what they were chosen from; boxes of no size are padding.
+    """
+
+    sums: Sums
+    boxes: jax.Array
+    scores: jax.Array
+    classes: jax.Array
+    valid: jax.Array
+    proposals: jax.Array
 
 
 class Written(NamedTuple):
@@ -292,6 +314,17 @@ class System(abc.ABC):
     ) -> tuple[ParamGroup, ...]:
         """Rates and decay by parameter."""
 
+    def derived(self, params: Params, sentences: jax.Array) -> Mapping[str, jax.Array]:
+        """Parameters, by name, that follow from others and from the names of classes.
+
+        They are computed as training begins.
+
+        Args:
+          params: of the model.
+          sentences: int32[C, T, L], tokens of those that name each class.
+        """
+        return {}
+
     # Layouts: all models on disk are unrolled.
 
     @property
@@ -357,6 +390,14 @@ class System(abc.ABC):
           ValueError: the system makes none.
         """
         raise ValueError(f"{self.name} makes no vectors of pictures and texts")
+
+    def detect(self, params: Params, batch: Batch) -> Detected:
+        """What is where in the "images" of a batch, for tasks that are `detected`.
+
+        Raises:
+          ValueError: the system finds no boxes.
+        """
+        raise ValueError(f"{self.name} finds no boxes")
 
     def prompt(self, task: ImageTask) -> str:
         """The words before every text of a task, and before its question.

@@ -7,7 +7,8 @@ A batch is a dict (B rows, S side of a picture in pixels, L tokens):
 * _mask bool[B], False for rows that only fill the batch, or whose picture cannot be read
 * targets, by kind: "class" and "names" targets int32[B], the number of the class; "text" and
   "pairs" tokens int32[B, L], prompt, answer and end of text, then padding, and prompt_length
-  int32[B].
+  int32[B]; "boxes" boxes float32[B, G, 4], classes int32[B, G], size float32[B, 2] and masks
+  uint8[B, G, M, M], see `data.images.boxes.BoxTargets`.
 
 Batches also carry example_id str[B], for the host only.
 """
@@ -17,7 +18,7 @@ from typing import Literal
 
 from twelve_in_one.tasks import kinds
 
-Group = Literal["classify", "caption", "vqa", "ocr", "pairs", "zero_shot"]
+Group = Literal["classify", "caption", "vqa", "ocr", "pairs", "zero_shot", "detect"]
 # Those whose texts a decoder writes; their order is that of rows in models' tables.
 GROUPS: tuple[Group, ...] = ("classify", "caption", "vqa", "ocr")
 
@@ -31,7 +32,7 @@ class ImageTask:
       title: name for people.
       group: what is asked.
       task_id: its number among the tasks of the run.
-      kind: of its targets, "class", "text", "pairs" or "names".
+      kind: of its targets, "class", "text", "pairs", "names" or "boxes".
       batch_size: examples per batch of its own.
       prompt: words that name it to a decoder.
       templates: sentences that name a class of it to a text encoder, with {} for the name.

@@ -29,6 +29,7 @@ Name = Literal[
     "text",
     "pairs",
     "names",
+    "boxes",
 ]
 Batch = Mapping[str, Any]
 Outputs = Mapping[str, jax.Array]
@@ -92,6 +93,7 @@ class Kind:
       generated: predictions are texts, and `evaluators.texts` scores them.
       embedded: predictions come from vectors of pictures and of texts, and
         `evaluators.embeddings` scores them.
+      detected: predictions are boxes with classes, and `evaluators.detections` scores them.
     """
 
     loss: Callable[[_Task, Outputs, Batch], Sums] | None
@@ -112,6 +114,7 @@ class Kind:
     blind: bool = True
     generated: bool = False
     embedded: bool = False
+    detected: bool = False
 
 
 def _mean(values: np.ndarray) -> float:
@@ -282,6 +285,14 @@ KINDS: Mapping[str, Kind] = {
         metric=lambda task, candidates: "R@1",
         blind=False,  # without the picture all are equal
         embedded=True,
+    ),
+    "boxes": Kind(
+        None,
+        None,
+        "boxes of classes with scores",
+        metric=lambda task, candidates: "AP",
+        blind=False,  # without the picture there are no boxes
+        detected=True,
     ),
     "names": Kind(
         None,

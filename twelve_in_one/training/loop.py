@@ -107,6 +107,16 @@ def begin(
             _log.warning(
                 "parameters that are never trained are random, too, as init_from.path is empty"
             )
+    sentences = job.inputs.sentences(job.system)
+    if sentences is not None:
+        params = trees.merge(train_state.params, rest)
+        found = jax.jit(job.system.derived)(params, sentences)
+        params |= {
+            name: jax.device_put(value, params[name].sharding) for name, value in found.items()
+        }
+        trained, rest = trees.split(params, job.frozen)
+        train_state = train_state._replace(params=trees.as_dtypes_of(trained, abstract.params))
+        rest = trees.as_dtypes_of(rest, abstract_frozen)
     position = Position(0, stop_and_go.init(job.names), {}, _window(job), 0.0)
     if job.frozen:
         position.frozen = frozen.write(job.workdir, rest)
@@ -126,6 +136,18 @@ def validate(job: Job, compiled: programs.Programs, params: Any, name: str) -> d
             job.placement,
             params,
             stream,
+            compiled=compiled.evaluate[name],
+            max_examples=job.run.evaluation.max_validation_examples,
+            prefetch=job.run.data.prefetch,
+        )
+        return summary
+    if KINDS[stream.task.kind].detected:
+        summary, _ = suite.score_detected(
+            job.system,
+            job.placement,
+            params,
+            stream,
+            thorough=False,
             compiled=compiled.evaluate[name],
             max_examples=job.run.evaluation.max_validation_examples,
             prefetch=job.run.data.prefetch,

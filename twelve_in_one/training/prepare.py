@@ -14,7 +14,7 @@ from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import build, own, own_inputs, own_spec
 from twelve_in_one.data.image_inputs import built_dataset
 from twelve_in_one.data.stored.records import DataError
-from twelve_in_one.world import make
+from twelve_in_one.world import detection, make
 
 _FEW_PICTURES = 64  # up to here, starting further processes costs more time than it saves
 
@@ -92,6 +92,8 @@ def _prepare_pictures(run: RunConfig) -> None:
     names = sorted(
         {name for task in task_runs(run) if (name := built_dataset(task.options.source))}
     )
+    if run.data.world_detection:
+        _make_detection(run)
     folder = Path(run.data.dir).absolute()
     missing = [name for name in names if not build.is_built(folder, name, run.data.regions)]
     raw = Path(run.data.raw_dir)
@@ -111,6 +113,19 @@ def _prepare_pictures(run: RunConfig) -> None:
             f"{run.data.regions} --images keep` for each (data.own for data sets of your own), or "
             "say with data.world_images how large a generated world to make"
         )
+
+
+def _make_detection(run: RunConfig) -> None:
+    """Makes the set of named things, unless it is there."""
+    data, raw = run.data, Path(run.data.raw_dir)
+    sources = data.world_pictures, data.world_other_pictures
+    options = {"--images": data.world_detection, "--seed": data.world_seed}
+    options |= {k: v for k, v in zip(("--pictures", "--others"), sources, strict=True) if v}
+    with lock.awaited(raw.absolute().with_name(f".{raw.name}.lock")):
+        wanted = detection.arguments(data.world_detection, data.world_seed, *sources)
+        if not detection.is_made(raw, wanted):
+            given = [str(x) for pair in options.items() for x in pair]
+            _command("world.detection", "--out", data.raw_dir, *given)
 
 
 def _world_arguments(run: RunConfig) -> tuple[Any, ...]:

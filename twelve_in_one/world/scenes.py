@@ -45,7 +45,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     count = int(rng.integers(MIN_THINGS, MAX_THINGS + 1))
     things: list[Thing] = []
     while len(things) < count:
-        thing = _placed(_looks(things, rng), things, curtain, rng)
+        thing = placed(_looks(things, rng), things, curtain, rng)
         if thing is not None:
             things.append(thing)
         elif len(things) >= MIN_THINGS and rng.random() < 0.2:
@@ -71,7 +71,7 @@ def _looks(things: list[Thing], rng: np.random.Generator) -> tuple[str, str, str
             return looks
 
 
-def _placed(
+def placed(
     looks: tuple[str, str, str, str],
     things: list[Thing],
     curtain: str | None,

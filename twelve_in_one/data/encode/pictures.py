@@ -51,7 +51,7 @@ def pixels_of(
     """
     import tensorflow as tf
 
-    from twelve_in_one.data.images import ops, pipeline
+    from twelve_in_one.data.images import boxes, ops, pipeline
 
     made: dict[int, tuple[np.ndarray, tuple[int, int]]] = {}
     for picture in pictures:
@@ -64,8 +64,9 @@ def pixels_of(
                 f"{where}: its picture cannot be decoded ({error}); build the dataset again"
             ) from error
         if options.letterbox:
-            image, size = ops.letterbox(image, options.size)
-            size = int(size[0]), int(size[1])
+            rows, columns, _ = image.shape
+            columns, rows = boxes.covered((columns, rows), options.size)
+            image, size = ops.letterbox(image, options.size), (rows, columns)
         else:
             image, size = ops.resize(image, options.size), (options.size, options.size)
         made[id(picture)] = ops.value_range(image, options.low, options.high).numpy(), size

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from twelve_in_one.data.annotations.instances import Objects
 from twelve_in_one.data.stored.records import DataError, Skipped
 from twelve_in_one.mixing.mixed import Size
 
@@ -26,6 +27,7 @@ class ImageExample:
       texts: captions of the picture, or answers to the question.
       scores: credit of each answer, in (0, 1]; () if all are right.
       image_id: the same for all examples with one picture; "" for `example_id`.
+      objects: the boxes of a picture to find things in; None for others.
     """
 
     data: bytes
@@ -35,6 +37,7 @@ class ImageExample:
     texts: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
     image_id: str = ""
+    objects: Objects | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,7 @@ class ImageSet:
         consecutive examples share images; None if every example has its own.
       skipped: examples that the set names but that cannot be used.
       pairs: of picture and text, where an example has several texts; 0 for one each.
+      frequencies: "r", "c" or "f" of each class, for sets of boxes that state them.
     """
 
     name: str
@@ -63,6 +67,7 @@ class ImageSet:
     first_of_image: np.ndarray | None = dataclasses.field(default=None, compare=False)
     skipped: tuple[Skipped, ...] = ()
     pairs: int = 0
+    frequencies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.num_examples:

@@ -17,7 +17,7 @@ _GREY = 128
 
 def resize(
     image: tf.Tensor,
-    size: int | tuple[int, int],
+    size: int | tuple[int, int] | tf.Tensor,
     *,
     method: Method = "bilinear",
     antialias: bool = False,
@@ -69,23 +69,24 @@ def resize_small(
     return cast_back(resized, image.dtype) if method == "bicubic" else tf.cast(resized, image.dtype)
 
 
-def letterbox(image: tf.Tensor, side: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """A whole picture in a square, with its proportions.
+def letterbox(image: tf.Tensor, side: int, *, antialias: bool = False) -> tf.Tensor:
+    """Resizes the longer side to `side` pixels, with grey below or to the right up to a square.
 
     Args:
-      image: uint8[Y, X, 3].
-      side: of the square in pixels; the longer side of the picture is resized to it.
+      image: [Y, X, 3].
+      side: of the result.
+      antialias: average while shrinking.
 
     Returns:
-      uint8[side, side, 3], the picture in the upper left corner and grey beside it; and int32[2],
-      the rows and columns of the picture, halves rounded up, one at least.
+      [side, side, 3] of the type of `image`; the shorter side is rounded to the nearest pixel,
+      halves to the even one.
     """
-    shape = tf.shape(image)[:2]
-    longest = tf.reduce_max(shape)
-    size = tf.maximum((2 * shape * side + longest) // (2 * longest), 1)
-    resized = tf.cast(tf.image.resize(image, size), image.dtype)
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    factor = tf.cast(side, tf.float32) / tf.reduce_max(shape)
+    size = tf.maximum(tf.cast(tf.round(shape * factor), tf.int32), 1)
+    image = resize(image, size, antialias=antialias)
     padding = [[0, side - size[0]], [0, side - size[1]], [0, 0]]
-    return tf.pad(resized, padding, constant_values=_GREY), size
+    return tf.pad(image, padding, constant_values=tf.constant(_GREY, image.dtype))
 
 
 def central_crop(image: tf.Tensor, size: int | tuple[int, int] | None = None) -> tf.Tensor:

@@ -35,6 +35,7 @@ class Preprocess:
       size: S, side of the result in pixels.
       short_side: resize the shorter side to this and take the middle; None resizes the whole
         picture to a square, ignoring its aspect ratio.
+      letterbox: keep the aspect ratio, fit the longer side, and pad below and to the right.
       random_crop: take a random box instead (Szegedy et al. 2015).
       crop_area: of that box, smallest and largest share of the picture's area.
       enlarged: resize to a square of this side first, and take a random square of `size`; 0 does
@@ -51,6 +52,7 @@ class Preprocess:
 
     size: int = 224
     short_side: int | None = None
+    letterbox: bool = False
     random_crop: bool = False
     crop_area: tuple[float, float] = (0.05, 1.0)
     enlarged: int = 0
@@ -74,6 +76,8 @@ class Preprocess:
             raise ValueError("random_crop takes a box of the whole picture: leave out short_side")
         if self.enlarged and (self.random_crop or self.short_side is not None):
             raise ValueError("enlarged takes a square of its own: leave out the other crops")
+        if self.letterbox and (self.enlarged or self.random_crop or self.short_side is not None):
+            raise ValueError("letterbox takes the whole picture: leave out all crops")
         if 0 < self.enlarged < self.size:
             raise ValueError(f"enlarged {self.enlarged} must be at least size {self.size}")
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
@@ -206,6 +210,8 @@ def _after_crop(image: tf.Tensor, seed: tf.Tensor, options: Preprocess) -> tf.Te
     if options.short_side is not None:
         image = ops.resize_small(image, options.short_side)
         image = ops.central_crop(image, options.size)
+    elif options.letterbox:
+        image = ops.letterbox(image, options.size, antialias=options.antialias)
     else:
         image = ops.resize(image, options.size, antialias=options.antialias)
     flip_seed, seed = _seeds(seed)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from twelve_in_one.data.images.boxes import open_boxes
 from twelve_in_one.data.images.catalogue import open_catalogue
 from twelve_in_one.data.images.class_folders import open_class_folders
 from twelve_in_one.data.images.image_set import ImageSet, share_of
@@ -48,6 +49,8 @@ _KINDS: dict[str, Open] = {
     "folder": _open_folders,
     "jsonl": open_jsonl,
     "coco": open_coco,
+    "lvis": open_boxes,
+    "instances": open_boxes,
     "tfds": open_catalogue,
     "tar": open_tar,
     "tsv": open_tsv,
@@ -62,8 +65,9 @@ def open_images(source: str | Path, labels: Sequence[str] | None = None) -> Imag
       source: a folder of class folders or of one picture for each class, also as "folder:PATH",
         several as "folder:photos/{a,b}", a share of the pictures as "folder:PATH[:90%]";
         "jsonl:FILE,FOLDER[SPLIT]" of a user's records and "coco:FILES,FOLDERS[SPLIT]", see
-        `own_records`; "tfds:NAME[SPLIT]" of the TFDS catalogue; "tar:FILES" of webdataset;
-        "tsv:FILE" or "tsv:FILE,FOLDER"; "tfrecord:FILES".
+        `own_records`; "lvis:FILE,FOLDER" and "instances:FILE,FOLDER" of boxes; "tfds:NAME[SPLIT]"
+        of the TFDS catalogue; "tar:FILES" of webdataset; "tsv:FILE" or "tsv:FILE,FOLDER";
+        "tfrecord:FILES".
       labels: names of the classes in the order of their numbers; None for those of the source.
 
     Raises:

@@ -24,6 +24,7 @@ def keep(
     *,
     inclusive: bool,
     strict: bool = True,
+    groups: Array | None = None,
 ) -> Array:
     """Which boxes stay when each that stays removes later ones that overlap it too much.
 
@@ -33,11 +34,13 @@ def keep(
       threshold: of intersection over union.
       inclusive: the convention of the boxes.
       strict: remove above the threshold only, or at it, too.
+      groups: int32[N]; boxes of one group alone remove each other. None for one group of all.
 
     Returns:
       bool[N].
     """
     operands = (boxes, valid, jnp.asarray(threshold, jnp.float32))
+    operands += () if groups is None else (groups,)
     options = dict(inclusive=inclusive, strict=strict)
     # One box after another is fastest on a CPU and slowest everywhere else.
     return jax.lax.platform_dependent(
@@ -54,7 +57,13 @@ def _overlap(a: Array, b: Array, threshold: Array, *, inclusive: bool, strict: b
 
 
 def keep_one_by_one(
-    boxes: Array, valid: Array, threshold: Array, *, inclusive: bool, strict: bool = True
+    boxes: Array,
+    valid: Array,
+    threshold: Array,
+    groups: Array | None = None,
+    *,
+    inclusive: bool,
+    strict: bool = True,
 ) -> Array:
     """`keep`, in N steps of N comparisons."""
     overlap = functools.partial(_overlap, inclusive=inclusive, strict=strict)
@@ -62,13 +71,21 @@ def keep_one_by_one(
 
     def step(i: Array, alive: Array) -> Array:
         row = overlap(boxes[i][None], boxes, threshold)[0]
+        if groups is not None:
+            row &= groups == groups[i]
         return alive & ~(alive[i] & row & (places > i))
 
     return jax.lax.fori_loop(0, len(boxes), step, valid)
 
 
 def keep_by_tiles(
-    boxes: Array, valid: Array, threshold: Array, *, inclusive: bool, strict: bool = True
+    boxes: Array,
+    valid: Array,
+    threshold: Array,
+    groups: Array | None = None,
+    *,
+    inclusive: bool,
+    strict: bool = True,
 ) -> Array:
     """`keep`: decides a tile's boxes among themselves, then removes later ones, tile by tile."""
     overlap = functools.partial(_overlap, inclusive=inclusive, strict=strict)
@@ -77,12 +94,17 @@ def keep_by_tiles(
     missing = -count % tile
     boxes = jnp.pad(boxes, ((0, missing), (0, 0)))
     alive = jnp.pad(valid, (0, missing))
+    if groups is not None:
+        groups = jnp.pad(groups, (0, missing))
     places = jnp.arange(len(boxes))
 
     def step(i: Array, alive: Array) -> Array:
         start = i * tile
         ours = jax.lax.dynamic_slice_in_dim(boxes, start, tile)
         pairs = overlap(ours, boxes, threshold)
+        if groups is not None:
+            own = jax.lax.dynamic_slice_in_dim(groups, start, tile)
+            pairs &= own[:, None] == groups[None]
         within = jax.lax.dynamic_slice_in_dim(pairs, start, tile, axis=1)
         stay = _settle(within, jax.lax.dynamic_slice_in_dim(alive, start, tile))
         removed = jnp.any(pairs & stay[:, None], axis=0) & (places >= start + tile)
