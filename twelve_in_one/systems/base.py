@@ -386,6 +386,11 @@ class System(abc.ABC):
         raise ValueError(f"{self.name} takes no pictures")
 
     @property
+    def frames(self) -> int:
+        """Frames of the clips that it takes; 0 if it takes pictures."""
+        return 0
+
+    @property
     def pixel_range(self) -> tuple[float, float]:
         """Values of black and white in the pictures that it takes."""
         return -1.0, 1.0

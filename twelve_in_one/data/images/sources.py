@@ -1,10 +1,12 @@
 """Opens pictures from any source, as a set and as a stream of batches."""
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from twelve_in_one.data.images.catalogue import open_catalogue
+from twelve_in_one.data.images import clip_sets
 from twelve_in_one.data.images.class_folders import open_class_folders
 from twelve_in_one.data.images.image_set import ImageSet, share_of
 from twelve_in_one.data.images.own_records import open_coco, open_jsonl
@@ -52,6 +54,7 @@ _KINDS: dict[str, Open] = {
     "tar": open_tar,
     "tsv": open_tsv,
     "tfrecord": open_tfrecord,
+    **{kind: functools.partial(clip_sets.open_clips, kind) for kind in clip_sets.KINDS},
 }
 
 
@@ -63,7 +66,8 @@ def open_images(source: str | Path, labels: Sequence[str] | None = None) -> Imag
         several as "folder:photos/{a,b}", a share of the pictures as "folder:PATH[:90%]";
         "jsonl:FILE,FOLDER[SPLIT]" of a user's records and "coco:FILES,FOLDERS[SPLIT]", see
         `own_records`; "tfds:NAME[SPLIT]" of the TFDS catalogue; "tar:FILES" of webdataset;
-        "tsv:FILE" or "tsv:FILE,FOLDER"; "tfrecord:FILES".
+        "tsv:FILE" or "tsv:FILE,FOLDER"; "tfrecord:FILES"; "msrvtt_qa:FOLDER[SPLIT]" and the like
+        of clips, see `clip_sets`.
       labels: names of the classes in the order of their numbers; None for those of the source.
 
     Raises:
