@@ -27,8 +27,8 @@ from twelve_in_one.tasks.mammut import VIDEO_TASKS
 
 # Kernel, stride and offset, each in frames, rows and columns.
 _TUBES = (
-    (4, 8, 8, 4, 8, 8, 0, 0, 0),
-    (8, 8, 8, 8, 16, 16, 0, 4, 4),
+    (8, 8, 8, 8, 8, 8, 0, 0, 0),
+    (4, 16, 16, 4, 16, 16, 0, 0, 0),
     (2, 16, 16, 2, 16, 16, 0, 0, 0),
 )
 
@@ -52,7 +52,7 @@ def _world() -> ml_collections.ConfigDict:
         image_size=(64, 64),
         patch_size=8,
         stem="convolutions",
-        clip=ClipConfig(frames=8, every=4, tubes=_TUBES),
+        clip=ClipConfig(frames=8, every=8, tubes=_TUBES),
     )
     model = paper_form(
         encoder,

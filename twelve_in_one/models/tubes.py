@@ -48,7 +48,7 @@ class ClipConfig:
 
     frames: int = 0
     every: int = 32
-    tubes: tuple[Tube, ...] = PAPER_TUBES
+    tubes: tuple[tuple, ...] = PAPER_TUBES
     fixed: bool = True
     gate: bool = True
 
@@ -97,8 +97,8 @@ def centres(grid: tuple[int, int, int], tube: Tube) -> np.ndarray:
 def fixed_embedding(places: np.ndarray, width: int) -> np.ndarray:
     """float32[L, D] of places float[L, 3]: frame, row, column.
 
-    Sines of t, cosines of t, then those of x, then of y, of D // 6 frequencies 10000^(-j / (D // 6))
-    each; what is left of D is zeros.
+    Sines of t, cosines of t, then those of x, then of y, each of n = D // 6 frequencies
+    10000^(-j / n); what is left of D is zeros.
     """
     count = width // 6
     frequencies = _PERIOD ** (-np.arange(count) / max(count, 1))

@@ -4,8 +4,8 @@ Pre-norm blocks on the embeddings of patches. The published families (big_vision
 CLIP, DINOv2) differ only in config: the pooling, a class token, registers, a norm
 before the blocks, the activation, the epsilon. With `clip` it reads clips, as more tokens.
 
-Shape letters: B batch, Y and X pixels, T frames, P patches (a grid of rows x columns), L tokens (class token,
-registers, then patches), D width, N heads, C classes.
+Shape letters: B batch, T frames, Y and X pixels, P patches (a grid of rows x columns), L tokens
+(class token, registers, patches, then tubes), D width, N heads, C classes.
 """
 
 import dataclasses

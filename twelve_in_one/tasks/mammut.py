@@ -66,9 +66,7 @@ MAMMUT_TASKS: Mapping[str, Mapping[str, Any]] = {
 # Questions about clips have one right answer, so they are of the group that is scored by
 # exact matches. MSRVTT's and MSVD's pictures are not flipped: answers may name left and right.
 VIDEO_TASKS: Mapping[str, Mapping[str, Any]] = {
-    "msrvtt_qa": dict(
-        title="MSRVTT-QA", group="ocr", source="msrvtt_qa:{raw_dir}/msrvtt[{split}]"
-    ),
+    "msrvtt_qa": dict(title="MSRVTT-QA", group="ocr", source="msrvtt_qa:{raw_dir}/msrvtt[{split}]"),
     "msvd_qa": dict(title="MSVD-QA", group="ocr", source="msvd_qa:{raw_dir}/msvd[{split}]"),
     "msrvtt_captions": dict(
         title="MSRVTT captions", group="caption", source="msrvtt_captions:{raw_dir}/msrvtt[{split}]"

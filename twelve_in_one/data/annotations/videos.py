@@ -1,12 +1,12 @@
-"""Questions and captions about videos, from their official files: MSRVTT-QA, MSVD-QA, MSRVTT, MSVD.
+"""Questions and captions about videos, from the official files of MSRVTT and MSVD.
 
 MSRVTT-QA and MSVD-QA (Xu et al. 2017; 158,581, 12,278 and 72,821 questions; 30,933, 6,415 and
 13,157): {train,val,test}_qa.json, lists of {"answer", "id", "question", "video_id": 7}. Videos are
 called "video7" and "vid7"; if `youtube_mapping.txt` is there (lines "-4wsuPCjDBc_5_15 vid7"), also
 by the name of its first column.
 
-MSRVTT (Xu et al. 2016): *videodatainfo*.json, {"videos": [{"video_id": "video7", "split": "train"}],
-"sentences": [{"caption", "video_id", "sen_id"}]}, with splits "train", "validate" and "test".
+MSRVTT (Xu et al. 2016): *videodatainfo*.json,
+{"videos": [{"video_id": "video7", "split": "train"}], "sentences": [{"caption", "video_id", "sen_id"}]}, with splits "train", "validate" and "test".
 
 MSVD (Chen and Dolan 2011): a table *.csv with columns VideoID, Start, End, Language and
 Description, of which the English rows count, or AllVideoDescriptions.txt with lines

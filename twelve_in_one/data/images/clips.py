@@ -1,4 +1,4 @@
-"""The frames of clips: video files, or folders of pictures, one a frame, in the order of their names.
+"""The frames of clips: video files, or folders with a picture a frame, in the order of their names.
 
 A clip that holds fewer frames than are wanted repeats some; one that ends early, as a file that was
 cut off does, repeats its last one, and is named in the log. Of long files only the parts around the
@@ -27,6 +27,11 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".m
 # Frames; a longer file is not decoded from its beginning, but from before each wanted frame.
 LONG = 3000
 _log = logging.getLogger(__name__)
+
+
+def is_clip(path: Path) -> bool:
+    """Whether a path is that of a clip rather than of a picture."""
+    return path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def pick(total: int, count: int, stride: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -89,7 +94,9 @@ def _of_folder(
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:
     """Sorts frame2 before frame10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
 
 
 def _of_file(
@@ -164,7 +171,9 @@ def _pixels(frame: Any) -> np.ndarray:
 
 def _note_short(path: Path, total: int, count: int) -> None:
     if total < count:
-        _note(path, f"has {total} frame{'s' * (total > 1)}, of which {count} are made by repetition")
+        _note(
+            path, f"has {total} frame{'s' * (total > 1)}, of which {count} are made by repetition"
+        )
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -5,7 +5,8 @@ one; both return bytes, which `ops.value_range` turns into a model's input. Ever
 function of a seed int32[2], which `example_seed` makes from (seed, epoch, example), so any worker,
 host or resumed run makes the same example.
 
-Shape letters: S side of the result in pixels, T frames of a clip, Y rows and X columns of a picture.
+Shape letters: S side of the result in pixels, Y rows and X columns of a picture, T frames of a
+clip.
 """
 
 import dataclasses

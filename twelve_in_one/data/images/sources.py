@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from twelve_in_one.data.images.catalogue import open_catalogue
 from twelve_in_one.data.images import clip_sets
+from twelve_in_one.data.images.catalogue import open_catalogue
 from twelve_in_one.data.images.class_folders import open_class_folders
 from twelve_in_one.data.images.image_set import ImageSet, share_of
 from twelve_in_one.data.images.own_records import open_coco, open_jsonl

@@ -5,8 +5,8 @@ all cores. A picture that cannot be read, or a text that does not fit, leaves it
 (`_mask`), is named once and counted; every epoch, host and evaluation omits the same ones.
 
 A stream has one part for each dataset; the rows of a batch may be of several. Instead of pictures
-a batch may hold their tokens by a frozen encoder, which are on disk. Or it holds clips, whose frames
-are read in parallel and then treated like one picture, with the same random operations.
+a batch may hold their tokens by a frozen encoder, which are on disk. Or it holds clips, whose
+frames are read in parallel and then treated like one picture, with the same random operations.
 
 Letters: B rows that this host fills, S side of a picture in pixels, T frames of a clip.
 """
@@ -185,7 +185,8 @@ class ImageStream:
         """This host's rows of batch `number`, counted from 0 over all epochs.
 
         Returns:
-          images: float32[B, S, S, 3], of clips [B, T, S, S, 3]; or image_tokens: float16[B, K, W], if these are stored.
+          images: float32[B, S, S, 3], of clips [B, T, S, S, 3]; or image_tokens: float16[B, K, W],
+            if these are stored.
           _mask: bool[B], rows with a picture.
           example_id: bytes[B]; b"" where there is no example.
           task_id: int32[B].
@@ -296,9 +297,7 @@ class ImageStream:
         }
         for row, place in enumerate(parts):
             part = self.parts[place]
-            drawn, example, _, state, arrays = self._read(
-                part, int(epochs[row]), int(numbers[row])
-            )
+            drawn, example, _, state, arrays = self._read(part, int(epochs[row]), int(numbers[row]))
             batch["example_id"][row] = example.example_id.encode()
             batch["task_id"][row] = part.task_id
             if state == _EMPTY or not part.tokens.has(drawn):

@@ -1,4 +1,4 @@
-"""Questions about clips with their answers, and captions: what happens, where to, in which order."""
+"""Questions about clips with their answers, and captions: what moves, where to, in what order."""
 
 from typing import NamedTuple
 
@@ -40,7 +40,10 @@ _QUESTIONS: dict[str, dict[str, str]] = {
 }
 _CAPTIONS: dict[str, tuple[str, ...]] = {
     "moves": ("{a:first} [moves|goes] {to_way}", "{the:first} is moving {to_way}"),
-    "count": ("{number} of three things [move|are moving]", "{rest} of three things [stay|do not move]"),
+    "count": (
+        "{number} of three things [move|are moving]",
+        "{rest} of three things [stay|do not move]",
+    ),
     "turns": (
         "{a:first} moves, then {a:last}",
         "first {the:first} moves {to_way}, then {the:last} {last_to_way}",

@@ -57,9 +57,7 @@ def write(folder: Path, count: int, run: Run) -> Counts:
     return counts
 
 
-def _clip(
-    item: tuple[str, Path], rng: np.random.Generator
-) -> tuple[list[Question], list[str]]:
+def _clip(item: tuple[str, Path], rng: np.random.Generator) -> tuple[list[Question], list[str]]:
     kind, folder = item
     scene = clips.sample(kind, rng)
     folder.mkdir(parents=True)
