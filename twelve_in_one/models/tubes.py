@@ -138,7 +138,7 @@ class ClipTokens(nn.Module):
             if config.gate:
                 init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ())
                 weight = jnp.tanh(self.param("gate", init, ()))
-            found[0] = found[0] + (weight * fixed).astype(dtype)
+            found[0] = found[0] + (weight * fixed[None]).astype(dtype)
         for number, tube in enumerate(config.tubes):
             found.append(self._tube(number, tube, clips))
         return jnp.concatenate(found, axis=1)
@@ -160,9 +160,9 @@ class ClipTokens(nn.Module):
         grid = tokens.shape[1:4]
         tokens = tokens.reshape(len(clips), -1, width)
         if config.fixed:
-            return tokens + jnp.asarray(fixed_embedding(centres(grid, tube), width), dtype)
+            return tokens + jnp.asarray(fixed_embedding(centres(grid, tube), width), dtype)[None]
         init = nn.with_logical_partitioning(
             nn.initializers.normal(width**-0.5), (None, "visual_embed")
         )
         shape = (tokens.shape[1], width)
-        return tokens + self.param(f"position_{number}", init, shape).astype(dtype)
+        return tokens + self.param(f"position_{number}", init, shape).astype(dtype)[None]

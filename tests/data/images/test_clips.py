@@ -110,8 +110,9 @@ def test_long_files_are_not_decoded_from_their_beginning(tmp_path, monkeypatch):
 
 def test_damaged_files(tmp_path, caplog):
     whole = _video(tmp_path / "whole.avi", 20).read_bytes()
+    begin = whole.index(b"movi")  # after the headers, which state 20 frames
     short = tmp_path / "short.avi"
-    short.write_bytes(whole[: len(whole) // 2])
+    short.write_bytes(whole[: begin + (len(whole) - begin) // 2])
     with caplog.at_level(logging.WARNING):
         found = _numbers(short, 4)
     assert len(found) == 4 and found[0] == 2 and found == sorted(found) and found[-1] < 17

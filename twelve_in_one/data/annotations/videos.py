@@ -5,8 +5,9 @@ MSRVTT-QA and MSVD-QA (Xu et al. 2017; 158,581, 12,278 and 72,821 questions; 30,
 called "video7" and "vid7"; if `youtube_mapping.txt` is there (lines "-4wsuPCjDBc_5_15 vid7"), also
 by the name of its first column.
 
-MSRVTT (Xu et al. 2016): *videodatainfo*.json,
-{"videos": [{"video_id": "video7", "split": "train"}], "sentences": [{"caption", "video_id", "sen_id"}]}, with splits "train", "validate" and "test".
+MSRVTT (Xu et al. 2016): *videodatainfo*.json, with {"video_id": "video7", "split": "train"} in the
+list "videos" and {"caption", "video_id", "sen_id"} in "sentences", and splits "train", "validate"
+and "test".
 
 MSVD (Chen and Dolan 2011): a table *.csv with columns VideoID, Start, End, Language and
 Description, of which the English rows count, or AllVideoDescriptions.txt with lines
