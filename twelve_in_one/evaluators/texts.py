@@ -9,8 +9,10 @@
 
 All also have the loss per text (perplexity is its exponential), the share of texts that do not end,
 the loss and the score with another picture ("shuffled"), and the score without the picture
-("words"): a model whose score is no better has not learnt to look. If the tokens of the pictures
-are stored, "neighbour" and "probe" are the scores of `feature_baselines` on them.
+("words"): a model whose score is no better has not learnt to look. Of clips there is also the
+score with the middle frame alone, repeated ("frame"), and how much better whole clips are. If the
+tokens of the pictures are stored, "neighbour" and "probe" are the scores of `feature_baselines` on
+them.
 Letters: E examples, L tokens.
 """
 
@@ -53,6 +55,7 @@ class TextOutcome:
       further: further measures.
       words: score of what it writes without the picture; None if that was not asked for.
       shuffled: score of what it writes with the picture of another example; None likewise.
+      frame: score of what it writes with one frame of the clip; None likewise, and of pictures.
     """
 
     example_ids: tuple[str, ...]
@@ -65,6 +68,7 @@ class TextOutcome:
     further: Mapping[str, float]
     words: float | None
     shuffled: float | None
+    frame: float | None = None
 
     @property
     def examples(self) -> int:
@@ -118,11 +122,13 @@ def evaluate_stream(
         labels = np.array([example.label for example in scored])
         further["ranked"] = float(np.mean(found.columns["ranked"] == labels))
     unseen: dict[str, float | None] = {}
-    for column in ("blind", "other"):
+    for column in ("blind", "other", "still"):
         tokens = found.columns[column]
         if tokens.shape[1]:
             wrong, _ = score_texts(stream.task, encode, scored, written(tokens))
             unseen[column] = float(np.mean(wrong, dtype=np.float64))
+            if column == "still" and len(wrong) > 1:
+                further |= _gain(score, wrong)
     return TextOutcome(
         found.example_ids,
         tuple(texts),
@@ -134,7 +140,15 @@ def evaluate_stream(
         further,
         unseen.get("blind"),
         unseen.get("other"),
+        unseen.get("still"),
     )
+
+
+def _gain(score: np.ndarray, frame: np.ndarray) -> dict[str, float]:
+    """How much better whole clips are than one frame, with half of a 95 % interval."""
+    gain = score.astype(np.float64) - frame
+    half = 1.96 * np.std(gain, ddof=1) / len(gain) ** 0.5
+    return {"above_frame": float(np.mean(gain)), "above_frame_95": float(half)}
 
 
 def examples_of(images: ImageSet, ids: Sequence[str]) -> list[ImageExample]:
@@ -213,7 +227,7 @@ def metric_of(task: ImageTask) -> str:
 
 
 def summarise(task: ImageTask, outcome: TextOutcome) -> dict[str, Any]:
-    """See `rows.summarise`; with "words" and "shuffled" if they were asked for."""
+    """See `rows.summarise`; with "words", "shuffled" and "frame" if they were asked for."""
     score = float(np.mean(outcome.score, dtype=np.float64))
     gap = outcome.other_loss - outcome.loss
     if gap < _SEES_NOTHING:
@@ -238,7 +252,8 @@ def summarise(task: ImageTask, outcome: TextOutcome) -> dict[str, Any]:
     }
     if outcome.words is None:
         return found
-    return found | {"words": outcome.words, "shuffled": outcome.shuffled}
+    frame = {} if outcome.frame is None else {"frame": outcome.frame}
+    return found | {"words": outcome.words, "shuffled": outcome.shuffled} | frame
 
 
 def baselines_of(inputs: Any, limit: int) -> Callable[[ImageTask, str], dict[str, float]]:

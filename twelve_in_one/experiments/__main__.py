@@ -21,6 +21,8 @@ lit: LiT-decoder instead of 12-in-1: its frozen encoder against trained and rand
   against tuned single-task ones, mixtures, conditioning, depth, transfer to a task held out.
   --config=lit_decoder by default. --models: frozen, single, finetuned, scratch, random, pairs,
   images, equal, no-condition, group-prompt, embedding, token, depth-1, depth-4, depth-6, transfer.
+video: MaMMUT on clips: without gate, without fixed embedding, without tubes, with one frame alone.
+  --config=mammut_video by default. --models: full, no-gate, no-fixed, no-tubes, single-frame.
 
 Trainings lie in folders of their own under the workdir, NAME/seed-S; experiments in one workdir
 share those that are the same. The same command again goes on where it was cut short, and makes
@@ -51,6 +53,7 @@ from twelve_in_one.experiments import (
     main,
     pairs,
     pretraining,
+    video,
 )
 from twelve_in_one.experiments.runner import Runner, Stopped
 from twelve_in_one.parallel import processes
@@ -67,6 +70,7 @@ EXPERIMENTS: dict[str, Any] = {
     "clean": clean,
     "consistency": consistency,
     "lit": lit,
+    "video": video,
 }
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")

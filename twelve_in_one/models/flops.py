@@ -9,6 +9,7 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from twelve_in_one.models import conv_stem
 from twelve_in_one.models.text_decoder import TextDecoderConfig
+from twelve_in_one.models.tubes import tube_grid
 from twelve_in_one.models.two_stream.config import StreamConfig, TwoStreamConfig
 from twelve_in_one.models.vit import ViTConfig
 
@@ -75,12 +76,17 @@ def forward_flops(
 
 
 def vit_forward_flops(config: ViTConfig) -> int:
-    """FLOPs of the products of one image's forward through a ViT, including patch embedding."""
+    """FLOPs of the products of the forward of one image, or clip, through a ViT, with embedding."""
     width, patches = config.hidden_dim, config.grid[0] * config.grid[1]
-    length = patches + config.class_token + config.num_registers
+    length, clip = config.num_tokens, config.clip
     macs = patches * 3 * config.patch_size**2 * width
     if config.stem == "convolutions":
         macs = patches * width**2 + conv_stem.macs(width, config.image_size, config.patch_size)
+    if clip.frames:
+        macs *= clip.patch_frames
+        for tube in clip.tubes:
+            places = math.prod(tube_grid(tube, (clip.frames, *config.image_size)))
+            macs += places * math.prod(tube[:3]) * 3 * width
     for layer in range(config.num_layers):
         windowed = config.window and layer not in config.global_layers
         read = config.window**2 if windowed else length

@@ -193,7 +193,7 @@ class Mammut(nn.Module):
         return Passes(encoded.embedding, text, self.scale(), logits)
 
     def encode(self, images: Array, dropout_key: Array | None = None) -> Encoded:
-        """Tokens and vectors of images float[B, S, S, 3] in [-1, 1]."""
+        """Tokens and vectors of images float[B, S, S, 3], or clips, in [-1, 1]."""
         config = self.config
         tokens, aux = self.encoder(self._pixels(images), dropout_key)
         embed = self.image_map if config.image_projection else self.bridge
@@ -261,7 +261,7 @@ class Mammut(nn.Module):
         if mean == std == (0.5, 0.5, 0.5):
             return images
         # With x in [-1, 1]: ((x + 1) / 2 - mean) / std
-        mean, std = (jnp.asarray(x, images.dtype)[None, None, None] for x in (mean, std))
+        mean, std = (jnp.asarray(x, images.dtype) for x in (mean, std))
         return (images - (2 * mean - 1)) / (2 * std)
 
 
@@ -298,7 +298,7 @@ held_between.defvjp(_held_forward, _held_backward)
 def init_params(config: MammutConfig, key: Array) -> Any:
     """Random parameters with their logical axis names."""
     batch = {
-        "images": jnp.zeros((1, *config.encoder.image_size, 3), config.encoder.dtype),
+        "images": jnp.zeros((1, *config.encoder.input_shape), config.encoder.dtype),
         "tokens": jnp.zeros((1, 1), jnp.int32),
         "prompt_length": jnp.zeros(1, jnp.int32),
     }

@@ -2,10 +2,10 @@
 
 Pre-norm blocks on the embeddings of patches. The published families (big_vision's ViT and SigLIP,
 CLIP, DINOv2) differ only in config: the pooling, a class token, registers, a norm
-before the blocks, the activation, the epsilon.
+before the blocks, the activation, the epsilon. With `clip` it reads clips, as more tokens.
 
-Shape letters: B batch, Y and X pixels, P patches (a grid of rows x columns), L tokens (class token,
-registers, then patches), D width, N heads, C classes.
+Shape letters: B batch, T frames, Y and X pixels, P patches (a grid of rows x columns), L tokens
+(class token, registers, patches, then tubes), D width, N heads, C classes.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from twelve_in_one.models import conv_stem, positions
 from twelve_in_one.models.conv_stem import ConvStem
 from twelve_in_one.models.layers import dense, dropout, fold_key, layer_norm
 from twelve_in_one.models.pre_norm import AttentionPool, BlocksConfig, run_blocks
+from twelve_in_one.models.tubes import ClipConfig, ClipTokens, num_tokens
 from twelve_in_one.parallel.sharding import constrain
 
 Array = jax.Array
@@ -59,6 +60,7 @@ class ViTConfig(BlocksConfig):
         patches (a detector's pictures are larger than those of pretraining); () for the same.
       cropped_positions: side in patches of the larger picture of which every training picture is
         taken for a random crop (`positions.py`); 0 for none.
+      clip: how clips are read, if it reads any.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -77,6 +79,7 @@ class ViTConfig(BlocksConfig):
     global_layers: tuple[int, ...] = ()
     position_grid: tuple[int, ...] = ()
     cropped_positions: int = 0
+    clip: ClipConfig = ClipConfig()
 
     width_axis: ClassVar[str] = "visual_embed"
 
@@ -84,6 +87,19 @@ class ViTConfig(BlocksConfig):
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Y, X and 3 of a picture, or T, Y, X and 3 of a clip."""
+        return (*([self.clip.frames] if self.clip.frames else ()), *self.image_size, 3)
+
+    @property
+    def num_tokens(self) -> int:
+        """L."""
+        count = self.grid[0] * self.grid[1]
+        if self.clip.frames:
+            count = num_tokens(self.clip, self.image_size, count)
+        return count + self.class_token + self.num_registers
 
     def _size_errors(self) -> list[str]:
         errors = super()._size_errors()
@@ -113,6 +129,10 @@ class ViTConfig(BlocksConfig):
             errors.append(f"window {self.window} does not divide the grid {self.grid}")
         if self.window and self.scan_layers:
             errors.append("scan_layers needs blocks that are all alike: not with windows")
+        if self.clip.frames:
+            errors += self.clip.misfits(self.image_size)
+        if self.clip.frames and self.window:
+            errors.append("windows are of one grid of patches: not with clips")
         if any(not 0 <= layer < self.num_layers for layer in self.global_layers):
             errors.append(f"global_layers {self.global_layers}: there are {self.num_layers} layers")
         if self.position_grid and (len(self.position_grid) != 2 or min(self.position_grid) < 1):
@@ -167,13 +187,14 @@ class ViT(nn.Module):
         """Encodes images.
 
         Args:
-          images: float[B, Y, X, 3] of `config.image_size`, in the value range used to train the
-            weights (big_vision: -1 to 1).
+          images: float[B, Y, X, 3] of `config.image_size`, or clips float[B, T, Y, X, 3], in the
+            value range used to train the weights (big_vision: -1 to 1).
           dropout_key: key of dropout and drop path, or None.
 
         Returns:
           The tokens after the last norm (before it with `norm_pooled`), [B, L, D], and the named
-          intermediates: "patches" [B, rows, columns, D], "embedded" [B, P, D] (with positions),
+          intermediates: "patches" [B, rows, columns, D], "embedded" [B, P, D] (with positions; of
+          clips, whose frames with patches are rows of "patches", with those of tubes),
           "block_i/NAME" of every block (not scanned), "pooled" [B, D], "representation" [B, D],
           "logits" [B, C], or [B, L, C] with pool "none".
 
@@ -181,9 +202,9 @@ class ViT(nn.Module):
           ValueError: images of another size.
         """
         config, numerics = self.config, self.config.numerics
-        if images.shape[1:] != (*config.image_size, 3):
+        if images.shape[1:] != config.input_shape:
             raise ValueError(
-                f"images of shape {images.shape[1:]}, the model is for {(*config.image_size, 3)}"
+                f"images of shape {images.shape[1:]}, the model is for {config.input_shape}"
             )
         x, aux = self._embed(images, dropout_key)
         windows = {
@@ -202,6 +223,10 @@ class ViT(nn.Module):
         config, numerics, width = self.config, self.config.numerics, self.config.hidden_dim
         size = (config.patch_size,) * 2
         axes = (None, None, None, "visual_embed")
+        clips = images
+        if config.clip.frames:
+            # [B, T, Y, X, 3] -> [B * N, Y, X, 3], the frames with patches
+            images = clips[:, :: config.clip.every].reshape(-1, *config.image_size, 3)
         if config.stem == "convolutions":
             halvings = config.patch_size.bit_length() - 1
             images = ConvStem(width, halvings, "visual_embed", numerics, name="stem")(images)
@@ -219,6 +244,9 @@ class ViT(nn.Module):
             name="patch_embedding",
         )(images.astype(numerics.dtype))
         x = patches.reshape(patches.shape[0], -1, width) + self._positions(len(images), key)
+        if config.clip.frames:
+            embed = ClipTokens(config.clip, width, config.patch_size, numerics, name="clip")
+            x = embed(clips, x, config.grid)
         aux = {"patches": patches, "embedded": x}
         special = []
         if config.class_token:
@@ -292,7 +320,7 @@ class ViT(nn.Module):
 
 def init_params(config: ViTConfig, key: Array) -> Any:
     """Random parameters with their logical axis names, as big_vision draws them."""
-    images = jnp.zeros((1, *config.image_size, 3), config.dtype)
+    images = jnp.zeros((1, *config.input_shape), config.dtype)
     return ViT(config).init(key, images)["params"]
 
 

@@ -131,6 +131,25 @@ prints the --top best. Tasks: those of group classify.
   a request: {"image": "a.jpg", "text": "Who wrote this book?"}, and perhaps "id", "task"
 """,
     ),
+    "answer_video": (
+        "answers a question about a video, with a model that reads clips",
+        """
+--text is a question, --video a video file (with the extra "video") or a folder of frames. Tasks:
+those of groups vqa and ocr.
+
+  python -m twelve_in_one.predict answer_video --model run --video a.mp4 --text "What moves first?"
+  a request: {"video": "a.mp4", "text": "What moves first?"}, and perhaps "id", "task", "answers"
+""",
+    ),
+    "caption_video": (
+        "describes videos, with a model that reads clips",
+        """
+Prints a caption for each --video, a file or a folder of frames. Tasks: those of group caption.
+
+  python -m twelve_in_one.predict caption_video --model run --video a.mp4
+  a request: {"video": "a.mp4"}, and perhaps "id", "task"
+""",
+    ),
     "detect": (
         "finds things by their names, with a model that finds boxes",
         """
@@ -176,7 +195,8 @@ Prints a JSON object for each text: itself, and its vector of length 1.
     ),
 }
 _OPTIONS = ("task", "attention", "labels", "answers", "names", "least")
-_WITHOUT_TEXT = ("caption", "classify", "index", "embed_image", "detect")
+_WITHOUT_TEXT = ("caption", "caption_video", "classify", "index", "embed_image", "detect")
+_OF_VIDEOS = ("answer_video", "caption_video")
 _WITHOUT_IMAGE = ("retrieve", "embed_text")
 _WITHOUT_REQUESTS = ("index", "embed_image", "embed_text")
 
@@ -208,9 +228,14 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "--model", type=local_path, required=True, metavar="PATH", help="model folder or workdir"
     )
-    parser.add_argument(
-        "--image", type=expand, metavar="IMAGE", help='picture, id, or "none"', **many
-    )
+    if command in _OF_VIDEOS:
+        about = "video file, or folder of frames"
+        parser.add_argument(
+            "--video", dest="image", type=expand, metavar="VIDEO", help=about, **many
+        )
+    else:
+        about = 'picture, id, or "none"'
+        parser.add_argument("--image", type=expand, metavar="IMAGE", help=about, **many)
     parser.add_argument("--text", metavar="TEXT", help="question, caption, ...", **many)
     if command in ("index", "retrieve"):
         parser.add_argument(
@@ -221,7 +246,7 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     if command == "detect":
         parser.add_argument("--names", metavar="NAME", help="of what to look for", **many)
         parser.add_argument("--least", type=float, default=0.0, help="score; default %(default)s")
-    if command == "answer":
+    if command in ("answer", "answer_video"):
         parser.add_argument(
             "--answers", metavar="ANSWER", help="write one of these; of models that write", **many
         )
@@ -282,7 +307,8 @@ def _problem(args: argparse.Namespace) -> str:
             return ""
         return f"{args.command} takes --text, and no --image"
     if not args.image or not (args.text or args.command in _WITHOUT_TEXT):
-        needed = "--image" if args.command in _WITHOUT_TEXT else "--image and --text"
+        needed = "--video" if args.command in _OF_VIDEOS else "--image"
+        needed += "" if args.command in _WITHOUT_TEXT else " and --text"
         return f"pass {needed}, or --requests"
     if args.text and args.command in _WITHOUT_TEXT:
         return f"{args.command} takes no --text"
@@ -398,6 +424,8 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         return values
     if args.command == "compare":
         return values | {"left": images[0], "right": images[1]}
+    if args.command in _OF_VIDEOS:
+        return values | {"video": images if len(images) > 1 else images[0]}
     if getattr(args, "boxes", []):
         values["boxes"] = args.boxes
     return values | {"image": images if len(images) > 1 else images[0]}

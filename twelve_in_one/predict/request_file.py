@@ -28,6 +28,8 @@ KEYS = {
     "caption": {"image": True},
     "classify": {"image": True, "labels": False, "top": False},
     "read": {"image": True, "text": True},
+    "answer_video": {"video": True, "text": True, "answers": False},
+    "caption_video": {"video": True},
     "retrieve": {"text": True, "top": False},
     "detect": {"image": True, "names": False, "top": False, "least": False},
 }
@@ -39,9 +41,10 @@ TEXT_ARGUMENT = {
     "entails": "hypothesis",
     "compare": "sentence",
     "read": "question",
+    "answer_video": "question",
     "retrieve": "text",
 }
-_OWN = ("image", "left", "right", "boxes", "choices")
+_OWN = ("image", "video", "left", "right", "boxes", "choices")
 _MAX_SHOWN = 20  # wrong lines
 
 

@@ -1,10 +1,11 @@
 """Asks a text decoder about images: captions, answers, classes, and what is written there.
 
-Letters: B images, S side of a picture, L tokens, C texts of a list.
+Letters: B images, S side of a picture, T frames of a clip, L tokens, C texts of a list.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,12 +22,16 @@ from twelve_in_one.predict.results import Text
 from twelve_in_one.systems.text_system import TextSystem
 from twelve_in_one.tasks.image_task import ImageTask
 
+# A video file, a folder of frames, or uint8[N, H, W, 3].
+Video = str | Path | np.ndarray
+
 
 class Writer:
     """A trained text decoder that writes about images.
 
     Every method takes one image and returns one result; given a list of images, or of questions,
-    it returns a list, one result per element. An image is a path, a PIL image or uint8[H, W, 3].
+    it returns a list, one result per element. An image is a path, a PIL image or uint8[H, W, 3]. A
+    model of clips takes one for a clip in which nothing happens.
     Rows do not depend on each other: one image and a thousand give the same texts.
 
     All methods raise ValueError if the model was not trained on such a task, an image cannot be
@@ -92,6 +97,35 @@ class Writer:
         found = self._task(task, "vqa", "ocr")
         (images, questions), single = paired(image=image, question=question)
         return self._texts(found, images, questions, single, allowed=answers)
+
+    def caption_video(
+        self, video: Video | Sequence[Video], task: str | None = None, *, beams: int | None = None
+    ) -> Text | list[Text]:
+        """Describes clips; see `caption`.
+
+        Args:
+          video: one or several: a video file, a folder of frames, or uint8[N, H, W, 3].
+          task: one of group "caption".
+          beams: of the search.
+        """
+        self._check_clips()
+        return self.caption(video, task, beams=beams)
+
+    def answer_video(
+        self,
+        video: Video | Sequence[Video],
+        question: str | Sequence[str],
+        task: str | None = None,
+        *,
+        answers: Sequence[str] | None = None,
+    ) -> Text | list[Text]:
+        """Answers questions about clips; see `answer` and `caption_video`."""
+        self._check_clips()
+        return self.answer(video, question, task, answers=answers)
+
+    def _check_clips(self) -> None:
+        if not self._system.frames:
+            raise ValueError("the model reads single pictures: it was not trained on clips")
 
     def read(
         self, image: Image | Sequence[Image], question: str | Sequence[str], task: str | None = None
@@ -195,21 +229,26 @@ class Writer:
             asked = questions[start : start + self._max_batch]
             seen, rows = [], []
             for image, question in zip(part, asked, strict=True):
-                pixels = read_pixels(image)
-                seen.append(seen_image(image, pixels))
-                rows.append(self._row(task, pixels, question, seen[-1].name))
+                frames = self._frames(task, image)
+                # Shown as a strip of its frames, if it is a clip.
+                clip = len(frames) > 1
+                source = np.concatenate(frames, axis=1) if clip else image
+                size = frames[0].shape[1] * len(frames), frames[0].shape[0]
+                seen.append(SeenImage(name_of(image), source, no_regions(*size)))
+                rows.append(self._row(task, frames, question, seen[-1].name))
             # Few sizes of batches, so that few programs are compiled.
             count = min(1 << (len(rows) - 1).bit_length(), self._max_batch)
             rows += [rows[0]] * (count - len(rows))
             yield start, {key: np.stack([row[key] for row in rows]) for key in rows[0]}, seen
 
     def _row(
-        self, task: ImageTask, pixels: np.ndarray, question: str, name: str
+        self, task: ImageTask, frames: Sequence[np.ndarray], question: str, name: str
     ) -> dict[str, np.ndarray]:
         words, sizes = self.serving.tokenizer, self._system.sizes(task)
         limit = sizes["max_question"]  # 0 if questions are part of the prompt
         prompt = " ".join(x for x in (self._system.prompt(task), not limit and question) if x)
-        row = {"images": self._prepare(task.name)(pixels)}
+        prepared = [self._prepare(task.name)(pixels) for pixels in frames]
+        row = {"images": np.stack(prepared) if self._system.frames else prepared[0]}
         row["tokens"] = np.full(sizes["max_tokens"], words.pad_id, np.int32)
         ids = self._ids(prompt, sizes["max_prompt"], name)
         row["tokens"][: len(ids)] = ids
@@ -220,6 +259,25 @@ class Writer:
             ids = self._ids(question, limit, name)
             row["question"][: len(ids)] = ids
         return row
+
+    def _frames(self, task: ImageTask, image: Any) -> list[np.ndarray]:
+        """uint8[H, W, 3] of a picture, or of T frames of a clip, as in evaluation."""
+        count = self._system.frames
+        if not count:
+            return [read_pixels(image)]
+
+        from twelve_in_one.data.images import clips
+        from twelve_in_one.data.images.image_set import ImageExample
+        from twelve_in_one.data.images.load import load_bytes
+
+        stride = self.serving.images[task.name]["frame_stride"]
+        if isinstance(image, np.ndarray) and image.ndim == 4:
+            return [image[i] for i in clips.pick(len(image), count, stride, None)]
+        if isinstance(image, str | Path) and clips.is_clip(Path(image)):
+            example = ImageExample(b"", str(image), clip=Path(image))
+            encoded = clips.frames_of(example, count, stride)
+            return [load_bytes(data, str(image)) for data in encoded]
+        return [read_pixels(image)] * count
 
     def _ids(self, text: str, limit: int, name: str) -> list[int]:
         ids = self.serving.tokenizer.encode(text)

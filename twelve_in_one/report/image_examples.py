@@ -2,8 +2,12 @@
 
 from typing import Any
 
-from twelve_in_one.data.images.image_set import examples
+import numpy as np
+
+from twelve_in_one.data.images import clips
+from twelve_in_one.data.images.image_set import ImageExample, examples
 from twelve_in_one.data.images.load import load_bytes
+from twelve_in_one.data.images.pipeline import Preprocess
 from twelve_in_one.data.images.stream import MIN_SIDE, ImageStream
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.evaluators.detections import DetectionOutcome
@@ -12,6 +16,7 @@ from twelve_in_one.evaluators.retrieval import Ranking
 from twelve_in_one.report.pictures import ExamplePicture
 
 _RIGHT = 0.5  # scores above it count as right
+_STRIP_EDGE = 2  # pixels between the frames of a clip
 
 
 def image_examples(stream: ImageStream, outcome: Any, count: int) -> list[ExamplePicture]:
@@ -43,7 +48,7 @@ def image_examples(stream: ImageStream, outcome: Any, count: int) -> list[Exampl
         else:
             raise DataError(f"{part.images.name}: no example {wanted}, which has a prediction")
         where = f"{part.images.name}: {wanted}"
-        picture = load_bytes(known.data, where, min_side=MIN_SIDE)
+        picture = _shown(known, part.preprocess, where)
         answer, expected = _texts(part.images.labels, known, outcome, at)
         made.append(
             ExamplePicture(
@@ -73,7 +78,7 @@ def _retrieved(stream: ImageStream, ranking: Ranking, count: int) -> list[Exampl
         wanted.discard(name)
         where = f"{part.images.name}: {example.example_id}"
         text, right = nearest[name]
-        picture = load_bytes(example.data, where, min_side=MIN_SIDE)
+        picture = _shown(example, part.preprocess, where)
         title = stream.task.title
         made.append(ExamplePicture(title, title, text, " / ".join(example.texts), right, [picture]))
     return made
@@ -117,6 +122,16 @@ def _detected(stream: ImageStream, outcome: DetectionOutcome, count: int) -> lis
 
 def _starred(names: tuple[str, ...], novel: set[int], number: int) -> str:
     return f"{names[number]}*" if int(number) in novel else names[number]
+
+
+def _shown(example: ImageExample, recipe: Preprocess, where: str) -> np.ndarray:
+    """uint8[Y, X, 3] of its picture, or of the frames that the model reads, side by side."""
+    pictures = clips.frames_of(example, recipe.frames or 1, recipe.frame_stride)
+    frames = [load_bytes(data, where, min_side=MIN_SIDE) for data in pictures]
+    rows = min(len(frame) for frame in frames)
+    edge = np.full((rows, _STRIP_EDGE, 3), 255, np.uint8)
+    parts = [part for frame in frames for part in (edge, frame[:rows])]
+    return np.concatenate(parts[1:], axis=1)
 
 
 def _texts(labels: tuple[str, ...], example: Any, outcome: Any, at: int) -> tuple[str, str]:

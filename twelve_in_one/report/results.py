@@ -18,8 +18,9 @@ FOOTNOTE = (
     "no picture"
 )
 OFFICIAL = "official figures: by the rules of each benchmark's own program, in percent"
-# With another example's picture, and by the encoder's tokens alone; only of texts about pictures.
-SOME = ("shuffled", "neighbour", "probe")
+# With another example's picture, with one frame of a clip, and by the encoder's tokens alone; only
+# of texts about pictures.
+SOME = ("shuffled", "frame", "neighbour", "probe")
 _BASELINES = ("chance", "words", "majority", *SOME)
 _TEXTS = frozenset(("group", "task", "metric"))
 
@@ -55,6 +56,7 @@ class TaskResult:
       words: of a model that sees only the text.
       majority: of the best constant answer.
       shuffled: of the model with the pictures of other examples.
+      frame: of the model with one frame of each clip.
       neighbour: of the text of the training example with the most similar tokens.
       probe: of a linear classifier on the tokens.
       examples: number scored.
@@ -73,6 +75,7 @@ class TaskResult:
     words: float | None = None
     majority: float | None = None
     shuffled: float | None = None
+    frame: float | None = None
     neighbour: float | None = None
     probe: float | None = None
     examples: int | None = None

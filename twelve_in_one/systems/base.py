@@ -163,6 +163,8 @@ class Written(NamedTuple):
       ranked: int32[B], the most probable of a list of texts; -1 without a list.
       blind: int32[B, L], what it writes without the picture; [B, 0] if that was not asked for.
       other: int32[B, L], what it writes with the picture of another row, in the same way.
+      still: int32[B, L], what it writes about clips of their middle frame, repeated; [B, 0] of
+        pictures.
     """
 
     sums: Sums
@@ -172,6 +174,7 @@ class Written(NamedTuple):
     ranked: jax.Array
     blind: jax.Array
     other: jax.Array
+    still: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -427,6 +430,11 @@ class System(abc.ABC):
           ValueError: it does not.
         """
         raise ValueError(f"{self.name} takes no pictures")
+
+    @property
+    def frames(self) -> int:
+        """Frames of the clips that it takes; 0 if it takes pictures."""
+        return 0
 
     @property
     def pixel_range(self) -> tuple[float, float]:

@@ -76,6 +76,7 @@ class MammutSystem(TextSystem):
         "num_registers",
         "num_classes",
         "window",
+        "frames",
         "contrast_chunk",
         "pad_id",
         "eos_id",
@@ -236,6 +237,10 @@ class MammutSystem(TextSystem):
 
     def validation_key(self, task: AnyTask) -> Hashable:
         return (self, task.kind)
+
+    @property
+    def frames(self) -> int:
+        return self.config.encoder.clip.frames
 
     def sizes(self, task: AnyTask) -> dict[str, Any]:
         return {

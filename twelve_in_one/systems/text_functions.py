@@ -45,13 +45,14 @@ def of_texts(
       write: (params, tokens, batch) -> texts.
     """
     sizes, side = system.sizes(tasks[0]), system.image_size
+    shape = (*([system.frames] if system.frames else ()), side, side, 3)
     parts = tuple(sorted(system.abstract()))
     images = {
         "images": ExportedInput(
-            ("b", side, side, 3), "float32", "pixels as preprocessing.json says, in [-1, 1]"
+            ("b", *shape), "float32", "pixels as preprocessing.json says, in [-1, 1]"
         )
     }
-    picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    picture = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     seen = jax.eval_shape(encode, nn.unbox(system.abstract()), picture)
 
     def encoded(params: Params, inputs: Batch) -> jax.Array:

@@ -164,19 +164,24 @@ class TextSystem(System):
             ranked = jnp.full(rows, -1, jnp.int32)
             if not thorough:
                 texts = self.write(params, tokens, batch, beams=beams)
-                blind = other = jnp.zeros((rows, 0), jnp.int32)
+                blind = other = still = jnp.zeros((rows, 0), jnp.int32)
             else:
                 # One after the other, in one program.
-                views = jnp.stack([tokens, jnp.zeros_like(tokens), others])
+                views = [tokens, jnp.zeros_like(tokens), others]
+                if self.frames:
+                    views.append(self.encode(params, {**batch, "images": _still(batch["images"])}))
                 written = jax.lax.map(
-                    lambda seen: self.write(params, seen, batch, beams=beams), views
+                    lambda seen: self.write(params, seen, batch, beams=beams), jnp.stack(views)
                 )
-                texts, blind, other = (jax.tree.map(lambda x, i=i: x[i], written) for i in range(3))
-                blind, other = blind.tokens, other.tokens
+                texts = jax.tree.map(lambda x: x[0], written)
+                blind, other = written.tokens[1:3]
+                still = written.tokens[3] if self.frames else jnp.zeros((rows, 0), jnp.int32)
                 if candidates is not None:
                     scores = self.rank(params, tokens, batch, candidates)
                     ranked = jnp.argmax(scores, axis=1).astype(jnp.int32)
-            return Written(sums, texts.tokens, texts.score, texts.finished, ranked, blind, other)
+            return Written(
+                *(sums, texts.tokens, texts.score, texts.finished, ranked, blind, other, still)
+            )
 
         return writer
 
@@ -196,6 +201,12 @@ def hide_some(tokens: jax.Array, share: float, key: jax.Array | None) -> jax.Arr
         return tokens
     hidden = jax.random.bernoulli(key, share, tokens.shape[:1])
     return jnp.where(hidden[:, None, None], 0, tokens)
+
+
+def _still(clips: jax.Array) -> jax.Array:
+    """Clips [B, T, ...] of their middle frame, repeated."""
+    frames = clips.shape[1]
+    return jnp.repeat(clips[:, frames // 2, None], frames, axis=1)
 
 
 def _others(mask: jax.Array) -> jax.Array:

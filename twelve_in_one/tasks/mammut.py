@@ -2,7 +2,7 @@
 
 It learns pairs of pictures and alt texts, and is then scored without further training on retrieval
 and on classes by their names. Questions and captions are fine-tuned in the generative pass alone;
-its texts have no prompts but questions.
+its texts have no prompts but questions. `VIDEO_TASKS` are those of clips.
 """
 
 from collections.abc import Mapping
@@ -59,5 +59,19 @@ MAMMUT_TASKS: Mapping[str, Mapping[str, Any]] = {
         # Only its server knows VQAv2's test answers.
         val_split="val",
         test_splits=("val",),
+    ),
+}
+
+
+# Questions about clips have one right answer, so they are of the group that is scored by
+# exact matches. MSRVTT's and MSVD's pictures are not flipped: answers may name left and right.
+VIDEO_TASKS: Mapping[str, Mapping[str, Any]] = {
+    "msrvtt_qa": dict(title="MSRVTT-QA", group="ocr", source="msrvtt_qa:{raw_dir}/msrvtt[{split}]"),
+    "msvd_qa": dict(title="MSVD-QA", group="ocr", source="msvd_qa:{raw_dir}/msvd[{split}]"),
+    "msrvtt_captions": dict(
+        title="MSRVTT captions", group="caption", source="msrvtt_captions:{raw_dir}/msrvtt[{split}]"
+    ),
+    "msvd_captions": dict(
+        title="MSVD captions", group="caption", source="msvd_captions:{raw_dir}/msvd[{split}]"
     ),
 }

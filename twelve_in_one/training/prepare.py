@@ -132,7 +132,9 @@ def _world_arguments(run: RunConfig) -> tuple[Any, ...]:
     """Arguments of `make.is_made` after the folder."""
     data = run.data
     covers = (data.world_covers, data.world_cover_side, data.world_cover_words)
-    sets = make.DecoderSets(data.world_class_pictures, *(covers if data.world_covers else ()))
+    sets = make.DecoderSets(
+        data.world_class_pictures, *(covers if data.world_covers else ()), clips=data.world_clips
+    )
     return data.world_images, data.world_seed, data.world_more_captions, sets
 
 
@@ -143,6 +145,7 @@ def _make_world(run: RunConfig) -> None:
         "--more_captions": data.world_more_captions,
         "--seed": data.world_seed,
         "--class_pictures": data.world_class_pictures,
+        "--clips": data.world_clips,
     }
     if data.world_covers:
         sizes |= {

@@ -8,8 +8,9 @@ dataset, `images/` with a folder a collection of pictures, `contact_sheet.png` t
 jobs.
 
 For text decoders there are further sets, which leave the others as they are: with --class_pictures,
-`classes/`, whose folders a set of pictures is opened from ("folder:RAW/classes/things/train"), and
-with --covers, `ocr_vqa/`, for `python -m twelve_in_one.data.build ocr_vqa`.
+`classes/`, whose folders a set of pictures is opened from ("folder:RAW/classes/things/train"),
+with --covers, `ocr_vqa/`, for `python -m twelve_in_one.data.build ocr_vqa`, and with --clips,
+`msrvtt/`, short videos with questions and captions ("msrvtt_qa:RAW/msrvtt[train]").
 """
 
 import argparse
@@ -77,6 +78,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="different words at each place of titles and names: fewer are learnt sooner; default "
         "%(default)s",
     )
+    parser.add_argument(
+        "--clips",
+        type=int,
+        default=sets.clips,
+        help="short videos with questions about what happens; default %(default)s",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument(
         "--jobs", type=int, default=_num_cores(), help="processes; default all cores"
@@ -101,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     start = time.perf_counter()
     try:
-        sets = make.DecoderSets(args.class_pictures, args.covers, args.cover_side, args.cover_words)
+        sets = make.DecoderSets(
+            args.class_pictures, args.covers, args.cover_side, args.cover_words, args.clips
+        )
         if make.is_made(args.out, args.images, args.seed, args.more_captions, sets):
             print(f"{args.out} holds this world already: nothing to do")
             return 0

@@ -23,6 +23,7 @@ from twelve_in_one.world.splits import Splits, make_splits
 from twelve_in_one.world.writers import (
     captions,
     classes,
+    clips,
     guesswhat,
     nlvr2,
     ocr_vqa,
@@ -54,17 +55,20 @@ class DecoderSets:
       cover_side: of a cover, pixels.
       cover_words: of each list of words that titles and names are made of: with more of them,
         reading is harder to learn.
+      clips: short videos with questions and captions, as MSRVTT; 0 for none.
     """
 
     class_pictures: int = 0
     covers: int = 0
     cover_side: int = 64
     cover_words: int = 16
+    clips: int = 0
 
     def __post_init__(self) -> None:
         for name, least, most, zero in (
             ("class_pictures", classes.MIN_PICTURES, MAX_IMAGES, True),
             ("covers", ocr_vqa.MIN_COVERS, MAX_IMAGES, True),
+            ("clips", clips.MIN_CLIPS, MAX_IMAGES, True),
             ("cover_side", 48, 1024, False),
             ("cover_words", 4, covers.MAX_WORDS, False),
         ):
@@ -82,6 +86,8 @@ class DecoderSets:
         made = {"class_pictures": self.class_pictures} if self.class_pictures else {}
         if self.covers:
             made |= {n: getattr(self, n) for n in ("covers", "cover_side", "cover_words")}
+        if self.clips:
+            made["clips"] = self.clips
         return made
 
 
@@ -280,6 +286,8 @@ def _write_decoder_sets(folder: Path, seed: int, sets: DecoderSets, run: Run) ->
             _rng(seed, "books"),
             run,
         )
+    if sets.clips:
+        counts["msrvtt"] = clips.write(folder / "msrvtt", sets.clips, run)
     return counts
 
 

@@ -20,7 +20,7 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     border = (_BORDER, _BORDER)
     canvas = np.pad(ground(scene.ground, rng), (border, border, (0, 0)), mode="edge")
     for thing in scene.things:
-        _draw_thing(canvas, thing, rng)
+        draw_thing(canvas, thing, rng)
     picture = canvas[_BORDER:-_BORDER, _BORDER:-_BORDER]
     if scene.curtain is not None:
         draw_curtain(picture, scene.curtain, rng)
@@ -31,7 +31,9 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(image.filter(ImageFilter.BoxBlur(rng.uniform(0, 0.35))))
 
 
-def _draw_thing(canvas: np.ndarray, thing: Thing, rng: np.random.Generator) -> None:
+def draw_thing(
+    canvas: np.ndarray, thing: Thing, rng: np.random.Generator, border: int = _BORDER
+) -> None:
     """Lays one thing and its shadow on `canvas`, float32[H + 2 borders, W + 2 borders, 3]."""
     left, top = int(thing.x - thing.radius) - _BORDER, int(thing.y - thing.radius) - _BORDER
     size = int(2 * thing.radius) + 2 * _BORDER + 2
@@ -42,7 +44,7 @@ def _draw_thing(canvas: np.ndarray, thing: Thing, rng: np.random.Generator) -> N
         surface = cover * (_SILHOUETTE + np.float32(rng.normal(0, 3)))
     else:
         surface = _surface(thing, mask, cover, rng)
-    part = canvas[top + _BORDER :, left + _BORDER :][:size, :size]
+    part = canvas[top + border :, left + border :][:size, :size]
     part *= 1 - np.float32(0.4) * np.roll(shadow, (2, 1), (0, 1))[..., None]
     part *= 1 - cover
     part += surface

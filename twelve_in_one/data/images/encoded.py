@@ -47,10 +47,10 @@ def picture_of(
     return Picture(png_of(pixels), _kind(data, decoded is not None)), size
 
 
-def png_of(pixels: np.ndarray) -> bytes:
-    """uint8[H, W, 3] as a PNG file."""
+def png_of(pixels: np.ndarray, level: int = 3) -> bytes:
+    """uint8[H, W, 3] as a PNG file, compressed by `level`, 0 to 9."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=3)
+    Image.fromarray(pixels).save(file, "PNG", compress_level=level)
     return file.getvalue()
 
 

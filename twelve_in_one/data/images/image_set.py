@@ -1,8 +1,9 @@
-"""A set of encoded pictures with labels or texts, from any source."""
+"""A set of encoded pictures, or clips, with labels or texts, from any source."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -17,10 +18,10 @@ class TextMisfit(DataError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageExample:
-    """One picture, not decoded.
+    """One picture, not decoded, or one clip.
 
     Attributes:
-      data: bytes of an image file.
+      data: bytes of an image file; empty for a clip.
       example_id: unique within the set; errors name the example by it.
       label: number of its class, -1 if there is none.
       question: to answer by `texts`, "" if there is none.
@@ -28,6 +29,7 @@ class ImageExample:
       scores: credit of each answer, in (0, 1]; () if all are right.
       image_id: the same for all examples with one picture; "" for `example_id`.
       objects: the boxes of a picture to find things in; None for others.
+      clip: a video file, or a folder of frames; see `clips`.
     """
 
     data: bytes
@@ -38,6 +40,7 @@ class ImageExample:
     scores: tuple[float, ...] = ()
     image_id: str = ""
     objects: Objects | None = None
+    clip: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)

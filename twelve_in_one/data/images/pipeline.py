@@ -5,7 +5,8 @@ one; both return bytes, which `ops.value_range` turns into a model's input. Ever
 function of a seed int32[2], which `example_seed` makes from (seed, epoch, example), so any worker,
 host or resumed run makes the same example.
 
-Shape letters: S side of the result in pixels, Y rows and X columns of a picture.
+Shape letters: S side of the result in pixels, Y rows and X columns of a picture, T frames of a
+clip.
 """
 
 import dataclasses
@@ -48,6 +49,9 @@ class Preprocess:
       high: value of white.
       shrink_while_decoding: let JPEG decode at a half, a quarter or an eighth if the result is
         still smaller. That is faster, but changes values: the decoder averages differently.
+      frames: T, to take of a clip and to treat alike; 0 takes one picture.
+      frame_stride: which ones, see `clips.pick`.
+      random_frames: draw them.
     """
 
     size: int = 224
@@ -63,6 +67,9 @@ class Preprocess:
     low: float = -1.0
     high: float = 1.0
     shrink_while_decoding: bool = False
+    frames: int = 0
+    frame_stride: int = 0
+    random_frames: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -88,6 +95,15 @@ class Preprocess:
             raise ValueError(f"randaugment_magnitude is {self.randaugment_magnitude}, not 0 to 10")
         if not self.low < self.high:
             raise ValueError(f"low {self.low} must be below high {self.high}")
+        if min(self.frames, self.frame_stride) < 0:
+            raise ValueError(
+                f"frames {self.frames} and frame_stride {self.frame_stride} must not be negative"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """S, S and 3, for clips behind T."""
+        return (*([self.frames] if self.frames else ()), self.size, self.size, 3)
 
     @property
     def is_random(self) -> bool:

@@ -1,9 +1,11 @@
 """Opens pictures from any source, as a set and as a stream of batches."""
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from twelve_in_one.data.images import clip_sets
 from twelve_in_one.data.images.boxes import open_boxes
 from twelve_in_one.data.images.catalogue import open_catalogue
 from twelve_in_one.data.images.class_folders import open_class_folders
@@ -55,6 +57,7 @@ _KINDS: dict[str, Open] = {
     "tar": open_tar,
     "tsv": open_tsv,
     "tfrecord": open_tfrecord,
+    **{kind: functools.partial(clip_sets.open_clips, kind) for kind in clip_sets.KINDS},
 }
 
 
@@ -67,7 +70,7 @@ def open_images(source: str | Path, labels: Sequence[str] | None = None) -> Imag
         "jsonl:FILE,FOLDER[SPLIT]" of a user's records and "coco:FILES,FOLDERS[SPLIT]", see
         `own_records`; "lvis:FILE,FOLDER" and "instances:FILE,FOLDER" of boxes; "tfds:NAME[SPLIT]"
         of the TFDS catalogue; "tar:FILES" of webdataset; "tsv:FILE" or "tsv:FILE,FOLDER";
-        "tfrecord:FILES".
+        "tfrecord:FILES"; "msrvtt_qa:FOLDER[SPLIT]" and the like of clips, see `clip_sets`.
       labels: names of the classes in the order of their numbers; None for those of the source.
 
     Raises:

@@ -5,9 +5,10 @@ all cores. A picture that cannot be read, or a text that does not fit, leaves it
 (`_mask`), is named once and counted; every epoch, host and evaluation omits the same ones.
 
 A stream has one part for each dataset; the rows of a batch may be of several. Instead of pictures
-a batch may hold their tokens by a frozen encoder, which are on disk.
+a batch may hold their tokens by a frozen encoder, which are on disk. Or it holds clips, whose
+frames are read in parallel and then treated like one picture, with the same random operations.
 
-Letters: B rows that this host fills, S side of a picture in pixels.
+Letters: B rows that this host fills, S side of a picture in pixels, T frames of a clip.
 """
 
 import dataclasses
@@ -16,12 +17,13 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from twelve_in_one.data.images import encoded, ops, pipeline
+from twelve_in_one.data.images import clips, encoded, ops, pipeline
 from twelve_in_one.data.images.image_set import ImageExample, ImageSet, TextMisfit
 from twelve_in_one.data.images.load import load_bytes
 from twelve_in_one.data.images.pipeline import Preprocess
@@ -183,7 +185,8 @@ class ImageStream:
         """This host's rows of batch `number`, counted from 0 over all epochs.
 
         Returns:
-          images: float32[B, S, S, 3]; or image_tokens: float16[B, K, W], if these are stored.
+          images: float32[B, S, S, 3], of clips [B, T, S, S, 3]; or image_tokens: float16[B, K, W],
+            if these are stored.
           _mask: bool[B], rows with a picture.
           example_id: bytes[B]; b"" where there is no example.
           task_id: int32[B].
@@ -242,18 +245,24 @@ class ImageStream:
         return tuple(sorted(self.parts[0].encode.empty))
 
     def _fetch(self, number: int) -> list[np.ndarray]:
-        """Bytes, states, parts, epochs, numbers and ids of a batch's rows, [B] each; then the
-        encoded arrays, [B, ...].
+        """Bytes, states, parts, epochs, numbers and ids of a batch's rows, [B] each, bytes of clips
+        [B, T]; then the encoded arrays, [B, ...].
         """
         parts, epochs, numbers = self.selection.parts_and_rows(int(number))
-        count, rows = len(parts), self.selection.num_rows
-        data, ids = np.full(rows, b"", object), np.full(rows, b"", object)
+        count, rows, frames = len(parts), self.selection.num_rows, self._recipes[0].frames
+        data = np.full((rows, frames) if frames else rows, b"", object)
+        ids = np.full(rows, b"", object)
         states, arrays = np.full(rows, _EMPTY, np.int32), self._empty_arrays(rows)
-        for row in range(count):
-            _, example, states[row], encoded_row = self._read(
-                self.parts[parts[row]], int(epochs[row]), int(numbers[row])
-            )
-            data[row], ids[row] = example.data, example.example_id.encode()
+
+        def read(row: int) -> tuple[ImageExample, tuple[bytes, ...], int, Mapping[str, np.ndarray]]:
+            part = self.parts[parts[row]]
+            return self._read(part, int(epochs[row]), int(numbers[row]))[1:]
+
+        found = _readers().map(read, range(count)) if frames else map(read, range(count))
+        for row, (example, pictures, state, encoded_row) in enumerate(found):
+            states[row], ids[row] = state, example.example_id.encode()
+            if pictures:
+                data[row] = pictures if frames else pictures[0]
             for name, value in encoded_row.items():
                 arrays[name][row] = value
 
@@ -288,7 +297,7 @@ class ImageStream:
         }
         for row, place in enumerate(parts):
             part = self.parts[place]
-            drawn, example, state, arrays = self._read(part, int(epochs[row]), int(numbers[row]))
+            drawn, example, _, state, arrays = self._read(part, int(epochs[row]), int(numbers[row]))
             batch["example_id"][row] = example.example_id.encode()
             batch["task_id"][row] = part.task_id
             if state == _EMPTY or not part.tokens.has(drawn):
@@ -301,8 +310,10 @@ class ImageStream:
 
     def _read(
         self, part: Part, epoch: int, number: int
-    ) -> tuple[int, ImageExample, int, Mapping[str, np.ndarray]]:
-        """Number of the example that is drawn, the example, its state and its encoded arrays."""
+    ) -> tuple[int, ImageExample, tuple[bytes, ...], int, Mapping[str, np.ndarray]]:
+        """Number of the example that is drawn, the example, its encoded picture or those of its
+        frames, its state and its encoded arrays.
+        """
         images = part.images
         rng = np.random.default_rng((_ENCODE, *part.seed, epoch, number))
         if part.by_image and images.first_of_image is not None:
@@ -311,18 +322,29 @@ class ImageStream:
             example = images.read(number)
         except DataError as error:
             self.unreadable.add(images.name, str(number), error)
-            return number, ImageExample(b"", str(number)), _EMPTY, {}
+            return number, ImageExample(b"", str(number)), (), _EMPTY, {}
         try:
             arrays = part.encode(example, rng)
         except TextMisfit as error:
             self.unreadable.add(images.name, example.example_id, error)
-            return number, ImageExample(b"", example.example_id), _EMPTY, {}
+            return number, ImageExample(b"", example.example_id), (), _EMPTY, {}
         except DataError as error:
             raise DataError(f"{images.name}: {error}") from error
+        recipe = part.preprocess
+        try:
+            pictures = clips.frames_of(
+                example,
+                recipe.frames or 1,
+                recipe.frame_stride,
+                rng if recipe.random_frames else None,
+            )
+        except DataError as error:
+            self.unreadable.add(images.name, example.example_id, error)
+            return number, example, (), _EMPTY, {}
         if images.is_checked:
-            return number, example, _CHECKED, arrays
-        plain = encoded.is_plain(example.data, MIN_SIDE)
-        return number, example, _PLAIN if plain else _ODD, arrays
+            return number, example, pictures, _CHECKED, arrays
+        plain = all(encoded.is_plain(data, MIN_SIDE) for data in pictures)
+        return number, example, pictures, _PLAIN if plain else _ODD, arrays
 
     def _load(self, data: bytes, part: int, example_id: bytes) -> tuple[np.ndarray, bool]:
         """The pixels of a picture that graph operations cannot handle."""
@@ -371,7 +393,7 @@ class ImageStream:
         )
         first = self._recipes[0]
         images = ops.value_range(images, first.low, first.high)
-        filled = tf.cast(usable, tf.float32)[:, None, None, None]
+        filled = _along(tf.cast(usable, tf.float32), images)
         task_ids = tf.constant([part.task_id for part in self.parts], tf.int32)
         return dict(zip(self._names, arrays, strict=True)) | {
             "images": tf.cond(tf.reduce_all(usable), lambda: images, lambda: images * filled),
@@ -385,7 +407,7 @@ class ImageStream:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         states = tf.where(broken, _ODD, _EMPTY)
         again, repaired = self._pictures(states, *columns)
-        return tf.where(repaired[:, None, None, None], again, images), usable | repaired
+        return tf.where(_along(repaired, images), again, images), usable | repaired
 
     def _pictures(
         self,
@@ -396,12 +418,12 @@ class ImageStream:
         numbers: tf.Tensor,
         ids: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """uint8[B, S, S, 3] and whether each could be read, bool[B].
+        """uint8[B, S, S, 3], or of clips, and whether each could be read, bool[B].
 
         Rows are made in parallel. A row that fails is left out alone, which only a dataset can
         do; each row names its place, which tells them apart.
         """
-        rows, side = self.selection.num_rows, self._recipes[0].size
+        rows, shape = self.selection.num_rows, self._recipes[0].shape
         places = tf.range(rows)
 
         def make(
@@ -409,7 +431,7 @@ class ImageStream:
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             return place, *self._picture(state, *columns)
 
-        nothing = (tf.constant([-1]), tf.zeros([1, side, side, 3], tf.uint8), tf.constant([False]))
+        nothing = (tf.constant([-1]), tf.zeros([1, *shape], tf.uint8), tf.constant([False]))
         found, images, usable = (
             tf.data.Dataset.from_tensor_slices((places, states, data, parts, epochs, numbers, ids))
             .map(make, num_parallel_calls=os.cpu_count() or 1)
@@ -422,11 +444,11 @@ class ImageStream:
             tf.equal(tf.size(found), rows + 1),
             lambda: (images[:rows], usable[:rows]),
             lambda: (
-                tf.scatter_nd(found[:-1, None], images[:-1], [rows, side, side, 3]),
+                tf.scatter_nd(found[:-1, None], images[:-1], [rows, *shape]),
                 tf.scatter_nd(found[:-1, None], usable[:-1], [rows]),
             ),
         )
-        return tf.ensure_shape(images, [rows, side, side, 3]), tf.ensure_shape(usable, [rows])
+        return tf.ensure_shape(images, [rows, *shape]), tf.ensure_shape(usable, [rows])
 
     def _picture(
         self,
@@ -458,12 +480,13 @@ class ImageStream:
         example_id: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         seed = pipeline.example_seed(tf.gather(self._base_seeds, part), epoch, number)
+        side = [recipe.size, recipe.size, 3]
 
-        def plain() -> tuple[tf.Tensor, tf.Tensor]:
+        def plain(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             image = pipeline.decode(data, recipe)
             return pipeline.augment(image, seed, recipe), tf.constant(True)
 
-        def odd() -> tuple[tf.Tensor, tf.Tensor]:
+        def odd(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             image, usable = tf.numpy_function(
                 self._load, [data, part, example_id], [tf.uint8, tf.bool], False
             )
@@ -471,14 +494,38 @@ class ImageStream:
             return image, tf.ensure_shape(usable, [])
 
         def empty() -> tuple[tf.Tensor, tf.Tensor]:
-            return tf.zeros([recipe.size, recipe.size, 3], tf.uint8), tf.constant(False)
+            return tf.zeros(recipe.shape, tf.uint8), tf.constant(False)
 
-        def checked() -> tuple[tf.Tensor, tf.Tensor]:
+        def checked(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return pipeline.read(data, seed, recipe), tf.constant(True)
 
-        branches = {_EMPTY: empty, _PLAIN: plain, _ODD: odd, _CHECKED: checked}
+        def of_all(one: Any) -> Any:
+            """The operations on one picture, or on all frames of a clip."""
+            if not recipe.frames:
+                return functools.partial(one, data)
+            kinds = tf.TensorSpec(side, tf.uint8), tf.TensorSpec([], tf.bool)
+
+            def frames() -> tuple[tf.Tensor, tf.Tensor]:
+                images, usable = tf.map_fn(one, data, fn_output_signature=kinds)
+                return images, tf.reduce_all(usable)
+
+            return frames
+
+        branches = {_EMPTY: empty}
+        branches |= {_PLAIN: of_all(plain), _ODD: of_all(odd), _CHECKED: of_all(checked)}
         image, usable = tf.switch_case(state, branches)
-        return tf.ensure_shape(image, [recipe.size, recipe.size, 3]), usable
+        return tf.ensure_shape(image, recipe.shape), usable
+
+
+@functools.cache
+def _readers() -> ThreadPoolExecutor:
+    """Threads that read clips: files and decoders work outside Python's lock."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="clips")
+
+
+def _along(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """Values [B] with further axes of length 1, as many as images [B, ...] have."""
+    return tf.reshape(values, [-1] + [1] * (images.shape.rank - 1))
 
 
 def try_some(images: ImageSet, max_unreadable_share: float = MAX_UNREADABLE_SHARE) -> None:
@@ -492,7 +539,8 @@ def try_some(images: ImageSet, max_unreadable_share: float = MAX_UNREADABLE_SHAR
     for number in numbers:
         try:
             example = images.read(number)
-            load_bytes(example.data, f"{images.name}: {example.example_id}", min_side=MIN_SIDE)
+            where = f"{images.name}: {example.example_id}"
+            load_bytes(clips.still_of(example), where, min_side=MIN_SIDE)
         except DataError as error:
             errors.append(error)
     if len(errors) > max(max_unreadable_share * len(numbers), 1) or len(errors) == len(numbers):
