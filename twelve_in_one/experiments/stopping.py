@@ -109,12 +109,11 @@ def _facts(
     rows = pictures.rows_of(runner, one)
     total = sum(rows.values())
     history = read_run(one.folder(runner.workdir))
-    stops = one.config.schedule.kind == "stop_and_go"  # else controllers look on
     found = {}
     for name in learnt:
         stopped = sum(s.end - s.start for s in stop_spans(history, name) if s.stopped)
-        share = stopped / one.config.schedule.num_rounds if stops else 0.0
-        found[name] = {"share": rows[name] / total, "stopped": share}
+        rounds = one.config.schedule.num_rounds
+        found[name] = {"share": rows[name] / total, "stopped": stopped / rounds}
     return found
 
 
