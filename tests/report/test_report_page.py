@@ -324,10 +324,12 @@ def test_timeline_of_a_mixture(tmp_path):
     with open_writer(tmp_path, tensorboard=False) as writer:
         writer.write({**START, "tasks": ["a", "b", "seen"]})
         for round, counts in zip((10, 30), rows, strict=True):
-            losses = {name: 1.0 for name, count in counts.items() if count}
+            losses = dict.fromkeys([name for name, count in counts.items() if count], 1.0)
             writer.write({**train(round), "loss": losses, "rows": counts})
             for task in ("a", "b", "seen"):
                 writer.write(validation(task, round, task == "a"))
+    validated = plots.validation_plot(read_run(tmp_path))
+    assert [axes.get_title(loc="left") for axes in validated.axes] == ["a", "b", "seen"]
     figure = plots.stop_and_go_plot(read_run(tmp_path))
     bars, shares = figure.axes
     assert [label.get_text() for label in bars.get_yticklabels()] == ["a", "b"]

@@ -84,7 +84,9 @@ def validation_plot(run: Run) -> "Figure | str":
     """Validation score of every task, and the scores possible without looking."""
     if not run.validation:
         return "No validation yet."
-    figure, grid = _small_multiples(run.tasks)
+    # Other names in the records are of parts of a loss.
+    named = {*run.start.get("tasks", ()), *(record["task"] for record in run.validation)}
+    figure, grid = _small_multiples([task for task in run.tasks if task.name in named])
     tested = {task.name: task for task in run.results.tasks} if run.results else {}
     drawn = set()
     for task, axes in grid:
