@@ -1,24 +1,21 @@
 """MaMMUT through the trainer: both passes learn, on any devices and after any stop."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 
-import jax
 import numpy as np
 import pytest
-from reference import small_pictures
+from reference import mammut_step, small_pictures
 
 from twelve_in_one import configs, predict, train
 from twelve_in_one.checkpoints import model_folder, state
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.config.settings import ConfigError
 from twelve_in_one.logs import metrics_writer
-from twelve_in_one.models.mammut_sizes import paper_form
-from twelve_in_one.models.vit import ViTConfig
-from twelve_in_one.parallel.sharding import make_mesh, use
-from twelve_in_one.systems.mammut import MammutSystem, for_tasks
-from twelve_in_one.tasks.image_task import ImageTask
-from twelve_in_one.training import steps
 
 CONFIG = """
 from twelve_in_one.config import image_defaults
@@ -111,42 +108,43 @@ def test_a_stop_makes_no_difference(folder, trained, tmp_path):
 
 
 def test_eight_devices_make_no_difference():
-    encoder = ViTConfig(16, 1, 2, 32, image_size=(16, 16), patch_size=8)
-    model = paper_form(encoder, (16, 2, 2, 32), dict(max_tokens=7, vocab_size=20))
-    tasks = [
-        ImageTask("pairs", "", "pairs", 0, "pairs", 8),
-        ImageTask("vqa", "", "vqa", 1, "text", 8),
-    ]
-    rng = np.random.default_rng(0)
-    batch = {
-        "images": rng.normal(size=(16, 16, 16, 3)).astype(np.float32),
-        "tokens": rng.integers(1, 3, (16, 6)).astype(np.int32),  # 1 ends them
-        "prompt_length": rng.integers(0, 2, 16).astype(np.int32),
-        "task_id": np.arange(16, dtype=np.int32) % 2,
-        "_mask": np.arange(16) < 15,
-    }
-    batch["tokens"][[2, 10]] = batch["tokens"][0]  # on several devices
-    found = []
-    for devices in (1, 8):
-        system = MammutSystem(for_tasks(model, max_prompt=2))
-        objective = system.objective(tasks)
-        assert objective.parts == ("pairs", "vqa", "contrast", "repeated")
-        step = steps.make_grad_step(objective)
-        params = jax.jit(system.init)(jax.random.key(0))
-        mesh = make_mesh(devices=jax.devices()[:devices])
-        with use(mesh, "dp"):
-            split = jax.NamedSharding(mesh, jax.P("data"))
-            placed = {name: jax.device_put(x, split) for name, x in batch.items()}
-            found.append(jax.device_get(jax.jit(step)(params, 0, placed, jax.random.key(1))))
-    (one, metrics), (eight, others) = found
-    for path, value in flatten(one.grads).items():
-        np.testing.assert_allclose(flatten(eight.grads)[path], value, rtol=0, atol=2e-6)
+    (one, metrics), (eight, others) = (mammut_step.gradient(devices) for devices in (1, 8))
+    for path, value in one.items():
+        np.testing.assert_allclose(eight[path], value, rtol=0, atol=2e-6)
     for ours, theirs in zip(metrics.sums, others.sums, strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+    batch = mammut_step.whole_batch()
     pairs = batch["_mask"] & (batch["task_id"] == 0)
     texts = [tuple(x) for x in batch["tokens"][pairs].tolist()]
     assert metrics.sums.score[3] == sum(texts.count(text) > 1 for text in texts) > 0
     assert metrics.sums.count[2:].tolist() == [pairs.sum()] * 2
+
+
+def test_two_processes_make_no_difference(tmp_path):
+    """The loss of all pairs, as it is and in a ring, is that of eight devices of one process."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        coordinator = f"127.0.0.1:{server.getsockname()[1]}"
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    pair = [
+        subprocess.Popen(
+            [sys.executable, mammut_step.__file__, coordinator, str(i), str(tmp_path / f"{i}.npz")],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    wanted = {chunk: mammut_step.gradient(8, chunk) for chunk in mammut_step.CHUNKS}
+    outputs = [process.communicate(timeout=300)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], "\n".join(outputs)[-5000:]
+    for i in range(2):
+        with np.load(tmp_path / f"{i}.npz") as found:
+            for chunk, (grads, metrics) in wanted.items():
+                for name, value in grads.items():
+                    np.testing.assert_allclose(found[f"{chunk}/{name}"], value, rtol=0, atol=2e-6)
+                for name, value in metrics.sums._asdict().items():
+                    np.testing.assert_allclose(found[f"{chunk}/sums.{name}"], value, rtol=1e-5)
 
 
 def test_ranks_are_those_of_brute_force(trained, folder):

@@ -85,6 +85,68 @@ def pretend(tmp_path):
     return make
 
 
+class PretendedPictures:
+    """The same for systems of pictures, all of whose updates are of a mixture.
+
+    In a run of stop-and-go the first task stops after half of the rounds, and its rows go.
+    """
+
+    def __init__(self, workdir, score):
+        self.workdir, self.configs, self._score = workdir, {}, score
+
+    def __call__(self, config, folder):
+        folder.mkdir(parents=True)
+        state.write_config(folder, config)
+        name = folder.parent.name
+        self.configs[str(folder.relative_to(self.workdir))] = config
+        options = {task: config.task[task] for task in config.tasks}
+        learnt = [
+            task
+            for task, one in options.items()
+            if one.get("train", True) and one.get("group") != "zero_shot"
+        ]
+        rounds, stops = config.schedule.num_rounds, config.schedule.kind == "stop_and_go"
+        records = []
+        for half in (1, 2):
+            rows = dict.fromkeys(learnt, 60) | {"contrast": 100}
+            if stops and half == 2:
+                rows[learnt[0]] = 0
+            losses = dict.fromkeys(rows, 1.0)
+            timing = {"examples_per_s": 40.0 + half}
+            place = {"round": half * rounds // 2}
+            records.append(
+                {"event": "train", **place, "rows": rows, "loss": losses, "timing": timing}
+            )
+            for task in learnt:
+                entry = {"task": task, "score": 0.5, "stopped": task == learnt[0]}
+                records.append({"event": "validation", **place, **entry})
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / metrics_writer.FILE).write_text(lines)
+        tasks = {
+            task: {
+                "title": task.upper(), "group": "g", "metric": "m",
+                "score": self._score(name, task, config.seed),
+                "metrics": {"text_R@1": 0.25}, "examples": 100, "updates": rounds, "chance": 0.1,
+                "words": None,
+            }
+            for task in config.tasks
+        }  # fmt: skip
+        results = {"tasks": tasks, "parameters": 100, "updates": rounds}
+        (folder / RESULTS).write_text(json.dumps(results))
+        return results
+
+
+@pytest.fixture
+def pretend_pictures(tmp_path):
+    """As `pretend`, for systems of pictures."""
+
+    def make(score=lambda name, task, seed: 0.5):
+        trainer = PretendedPictures(tmp_path, score)
+        return Runner(tmp_path, trainer, 0), trainer
+
+    return make
+
+
 @pytest.fixture
 def forget(tmp_path):
     """forget(task option): takes it out of all config.json, as if it had not been known then."""

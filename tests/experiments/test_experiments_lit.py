@@ -9,7 +9,7 @@ from twelve_in_one.checkpoints import state
 from twelve_in_one.config import check
 from twelve_in_one.config.diff import differences
 from twelve_in_one.experiments import __main__ as command
-from twelve_in_one.experiments import lit
+from twelve_in_one.experiments import lit, pictures
 from twelve_in_one.experiments.runner import Runner
 from twelve_in_one.logs import metrics_writer
 from twelve_in_one.training.finish import RESULTS
@@ -44,7 +44,8 @@ class Pretended:
         (folder / metrics_writer.FILE).write_text("\n".join(lines) + "\n")
         entry = {"title": "T", "metric": "m", "updates": 1, "validation": good}
         scores = {"score": 0.5 + gain + 0.01 * config.seed, "chance": 0.1, "words": None}
-        results = {"tasks": {task: entry | scores for task in config.tasks}, "parameters": 100}
+        results = {"tasks": {task: entry | scores for task in config.tasks}}
+        results |= {"parameters": 100, "updates": config.schedule.num_rounds}
         (folder / RESULTS).write_text(json.dumps(results))
         return results
 
@@ -84,7 +85,7 @@ def test_trainings_and_tables(base, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     count = len(trainer.configs)
     assert lit.run(runner, base, [0, 2], models) == outcomes and len(trainer.configs) == count
-    assert "frozen encoder, one decoder" in lit.report(lit._part(outcomes, ["frozen"]))
+    assert "frozen encoder, one decoder" in lit.report(pictures.part_of(outcomes, ["frozen"]))
 
 
 def test_every_change_is_a_valid_config(base, tmp_path):
@@ -95,7 +96,7 @@ def test_every_change_is_a_valid_config(base, tmp_path):
         changed[name] = [line.split(" ")[0] for line in differences(plain, run)]
     assert all(changed.values()) and len(changed) == 13
     assert len(changed["depth-1"]) == len(changed["random"]) == len(changed["pairs"]) == 1
-    encoder = check.check(lit.encoder(base, 3).config)
+    encoder = check.check(pictures.encoder(base, 3).config)
     assert encoder.data == plain.data and encoder.model["encoder"] == plain.model["encoder"]
 
 

@@ -318,6 +318,33 @@ def test_validation_plot_has_the_bars(whole):
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [0.125, 0.25, 0.375, 0.5])
 
 
+def test_timeline_of_a_mixture(tmp_path):
+    """Tasks that only are scored have no bar, and losses that tasks share have no rows."""
+    rows = [{"a": 6, "b": 2, "contrast": 8}, {"a": 0, "b": 8, "contrast": 8}]
+    with open_writer(tmp_path, tensorboard=False) as writer:
+        writer.write({**START, "tasks": ["a", "b", "seen"]})
+        for round, counts in zip((10, 30), rows, strict=True):
+            losses = dict.fromkeys([name for name, count in counts.items() if count], 1.0)
+            writer.write({**train(round), "loss": losses, "rows": counts})
+            for task in ("a", "b", "seen"):
+                writer.write(validation(task, round, task == "a"))
+    validated = plots.validation_plot(read_run(tmp_path))
+    assert [axes.get_title(loc="left") for axes in validated.axes] == ["a", "b", "seen"]
+    figure = plots.stop_and_go_plot(read_run(tmp_path))
+    bars, shares = figure.axes
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["a", "b"]
+    assert [text.get_text() for text in bars.texts] == ["33%", "100%", "goes"]
+    drawn = {patch.get_label(): patch.get_data() for patch in shares.patches}
+    assert list(drawn) == ["a", "b"]
+    for name, expected in {"a": [0.75, 0], "b": [0.25, 1]}.items():
+        np.testing.assert_allclose(drawn[name].values, expected)
+        np.testing.assert_array_equal(drawn[name].edges, [0, 10, 30])
+    for kind, stops in (("stop_and_go", True), ("round_robin", False)):
+        (tmp_path / "config.json").write_text(json.dumps({"schedule": {"kind": kind}}))
+        run = read_run(tmp_path)
+        assert any(span.stopped for span in stop_spans(run, "a")) == stops
+
+
 def test_results_plot_has_all_tasks(whole):
     figure = plots.results_plot(read_run(whole[0]))
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 0.4, 0.2]

@@ -1,4 +1,4 @@
-r"""The paper's comparisons as tables with seeds and confidence intervals.
+r"""The papers' comparisons as tables with seeds and confidence intervals.
 
     python -m twelve_in_one.experiments main --workdir=workdir/experiments
     python -m twelve_in_one.experiments ablations --seeds=0 --models=no-token,vanilla \
@@ -21,6 +21,14 @@ lit: LiT-decoder instead of 12-in-1: its frozen encoder against trained and rand
   against tuned single-task ones, mixtures, conditioning, depth, transfer to a task held out.
   --config=lit_decoder by default. --models: frozen, single, finetuned, scratch, random, pairs,
   images, equal, no-condition, group-prompt, embedding, token, depth-1, depth-4, depth-6, transfer.
+mammut: MaMMUT: one loss or both and their weights, the number of layers with cross-attention, what
+  the contrastive pass reads, focal or softmax loss. --config=mammut by default.
+  --models: both, contrastive, generative, cross-1, cross-2, cross-4, weights-2-0.5, weights-2-1,
+  weights-1-1, weights-1-2, weights-0.5-2, causal, bidirectional, focal, focal-paper, softmax.
+stop-and-go: weights of a mixture that stop-and-go changes against weights that stay.
+  --config=lit_decoder by default, or mammut. --models: fixed, stop-and-go, stop.
+systems: 12-in-1, LiT-decoder and MaMMUT on the same examples: scores, size, work and speed.
+  --config=mammut by default. --models: twelve, twelve-refcoco, lit, mammut.
 video: MaMMUT on clips: without gate, without fixed embedding, without tubes, with one frame alone.
   --config=mammut_video by default. --models: full, no-gate, no-fixed, no-tubes, single-frame.
 
@@ -51,8 +59,11 @@ from twelve_in_one.experiments import (
     grid,
     lit,
     main,
+    mammut,
     pairs,
     pretraining,
+    stopping,
+    systems,
     video,
 )
 from twelve_in_one.experiments.runner import Runner, Stopped
@@ -70,6 +81,9 @@ EXPERIMENTS: dict[str, Any] = {
     "clean": clean,
     "consistency": consistency,
     "lit": lit,
+    "mammut": mammut,
+    "stop-and-go": stopping,
+    "systems": systems,
     "video": video,
 }
 

@@ -18,12 +18,15 @@ class Outcome:
 
     Attributes:
       results: variant -> task (or another measure) -> its entry of `results.json`, where "title"
-        and "score" are required. All variants have the same tasks, unless the experiment differs.
+        and "score" are required. A variant lacks the tasks that it has no form for.
       parameters: variant -> parameters of all its models together.
+      updates: variant -> updates of all its models together, if a batch may hold several tasks;
+        else each entry has those of its task, as "updates".
     """
 
     results: Mapping[str, Mapping[str, Mapping[str, Any]]]
     parameters: Mapping[str, int]
+    updates: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def all_together(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
@@ -64,16 +67,22 @@ def scores(
 def differences(
     outcomes: Sequence[Outcome], variant: str, other: str, averages: Averages | None = None
 ) -> dict[str, Estimate]:
-    """Score of one variant minus that of another, paired by seed, by task and by average."""
+    """Score of one variant minus that of another, paired by seed, by task and by average.
+
+    Only of tasks that both have.
+    """
     ours, theirs = scores(outcomes, variant, averages), scores(outcomes, other, averages)
     return {
         name: estimate([a - b for a, b in zip(ours[name], theirs[name], strict=True)])
         for name in ours
+        if name in theirs
     }
 
 
 def updates(outcomes: Sequence[Outcome], variant: str) -> float | None:
     """Updates of a variant's trainings, mean over seeds; None if unknown."""
+    if all(variant in outcome.updates for outcome in outcomes):
+        return sum(outcome.updates[variant] for outcome in outcomes) / len(outcomes)
     entries = [list(outcome.results[variant].values()) for outcome in outcomes]
     if any("updates" not in entry for seed in entries for entry in seed):
         return None

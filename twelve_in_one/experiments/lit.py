@@ -12,20 +12,18 @@ in one setting, or in what they train on:
 The paper's tables could not be read, so there are no numbers of it to compare with.
 """
 
-import copy
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twelve_in_one import configs
 from twelve_in_one.checkpoints import state
-from twelve_in_one.experiments import grid, summary
+from twelve_in_one.experiments import grid, pictures, summary
 from twelve_in_one.experiments.comparison import Outcome, all_together
 from twelve_in_one.experiments.grid import RATE_FACTORS, Training
+from twelve_in_one.experiments.pictures import setting
 from twelve_in_one.experiments.runner import Runner
-from twelve_in_one.logs import metrics_writer
 
 BASE = "lit_decoder"  # the config without --config
 SYSTEM = "lit_decoder"
@@ -34,51 +32,40 @@ _TRANSFER_SHARE = 0.25
 _TRANSFER, _NEW = "transfer", "transfer-new"
 
 
-def _set(**settings: Any) -> Callable[[Any], None]:
-    """A change of a config; "__" in the names stands for dots."""
-
-    def change(config: Any) -> None:
-        flat = {name.replace("__", "."): value for name, value in settings.items()}
-        config.update_from_flattened_dict(flat)
-
-    return change
-
-
 def _fine_tuned(config: Any) -> None:
     config.model.freeze_encoder = False
     config.optimizer.groups = (("encoder/.*", 0.1, 0.0), *config.optimizer.groups)
 
 
-# Question -> its models: name -> (title, the change that makes it of the config).
-_CHANGES: Mapping[str, Mapping[str, tuple[str, Callable[[Any], None]]]] = {
+_CHANGES: pictures.Questions = {
     "encoder": {
         "finetuned": ("encoder trained on, at a tenth of the rate", _fine_tuned),
         "scratch": (
             "encoder trained from the start",
-            _set(model__freeze_encoder=False, init_from__path=""),
+            setting(model__freeze_encoder=False, init_from__path=""),
         ),
-        "random": ("random encoder, frozen", _set(init_from__path="")),
+        "random": ("random encoder, frozen", setting(init_from__path="")),
     },
     "mixture": {
-        "pairs": ("rows in proportion to pairs", _set(mixture__weighting="pairs")),
-        "images": ("in proportion to images", _set(mixture__weighting="images")),
-        "equal": ("as many of each task", _set(mixture__weighting="equal")),
+        "pairs": ("rows in proportion to pairs", setting(mixture__weighting="pairs")),
+        "images": ("in proportion to images", setting(mixture__weighting="images")),
+        "equal": ("as many of each task", setting(mixture__weighting="equal")),
     },
     "conditioning": {
-        "no-condition": ("nothing names the task", _set(model__conditioning="none")),
-        "group-prompt": ("a prompt names the group", _set(model__specificity="group")),
-        "embedding": ("an embedding before the text", _set(model__conditioning="embedding")),
-        "token": ("a token beside the image's", _set(model__conditioning="token")),
+        "no-condition": ("nothing names the task", setting(model__conditioning="none")),
+        "group-prompt": ("a prompt names the group", setting(model__specificity="group")),
+        "embedding": ("an embedding before the text", setting(model__conditioning="embedding")),
+        "token": ("a token beside the image's", setting(model__conditioning="token")),
     },
     "depth": {
-        f"depth-{n}": (f"{n} layer{'s' * (n > 1)}", _set(model__decoder__num_layers=n))
+        f"depth-{n}": (f"{n} layer{'s' * (n > 1)}", setting(model__decoder__num_layers=n))
         for n in (1, 4, 6)
     },
 }
 TITLES = {
     "frozen": "the config: frozen encoder, one decoder",
     "single": "single-task models, tuned",
-    **{name: title for models in _CHANGES.values() for name, (title, _) in models.items()},
+    **pictures.titles_of(_CHANGES),
     _TRANSFER: "after the other tasks",
     _NEW: "a new decoder",
 }
@@ -102,11 +89,7 @@ def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
     """
     if base.system.name != SYSTEM:
         raise ValueError(f"lit needs a config of {SYSTEM}, this is of {base.system.name}")
-    if not base.mixture.weighting or base.schedule.kind != "round_robin":
-        raise ValueError(
-            "lit needs a mixture whose weights stay: config.mixture.weighting, and "
-            f"config.schedule.kind=round_robin, which is {base.schedule.kind}"
-        )
+    pictures.check_mixture(base, "lit")
     if not base.data.world_class_pictures:
         raise ValueError(
             "lit trains its encoder on the generated world: config.data.world_class_pictures is 0"
@@ -141,11 +124,11 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
     rates: dict[str, float] = {}
     outcomes = []
     for seed in seeds:
-        runner.run(encoder(base, seed))
+        runner.run(pictures.encoder(base, seed))
         first = with_change(base, "frozen", seed, runner.workdir)
         found = {"frozen": [runner.run(first)]}
         if "single" in models:
-            rows = rows_of(runner, first)
+            rows = pictures.rows_of(runner, first)
             found["single"] = []
             for name in base.tasks:
                 if name not in singles:
@@ -157,15 +140,7 @@ def run(runner: Runner, base: Any, seeds: Sequence[int], models: Sequence[str]) 
                 found[name] = [runner.run(with_change(base, name, seed, runner.workdir))]
         if _TRANSFER in models:
             found |= _transferred(runner, base, first, rates)
-        outcomes.append(
-            Outcome(
-                {
-                    variant: {name: one["tasks"][name] for one in parts for name in one["tasks"]}
-                    for variant, parts in found.items()
-                },
-                {variant: sum(x["parameters"] for x in parts) for variant, parts in found.items()},
-            )
-        )
+        outcomes.append(pictures.outcome(found))
     return outcomes
 
 
@@ -184,7 +159,7 @@ def _transferred(
 ) -> dict[str, list[Any]]:
     """Results of the decoders that learn the task held out; notes the best rate of each."""
     name, seed, workdir = held_out(base), first.seed, runner.workdir
-    rows = rows_of(runner, first)[name]
+    rows = pictures.rows_of(runner, first)[name]
     others = without(base, name, seed, workdir)
     runner.run(others)
     found = {}
@@ -205,36 +180,10 @@ def _best(runner: Runner, task: str, choices: Mapping[Any, Training]) -> Any:
     return max(found, key=lambda choice: found[choice])
 
 
-def encoder(base: Any, seed: int) -> Training:
-    """The training of the encoder on the classes of the config's world."""
-    config = configs.get("world_encoder")
-    config.data, config.model.encoder = copy.deepcopy(base.data), copy.deepcopy(base.model.encoder)
-    config.compilation_cache, config.log = base.compilation_cache, copy.deepcopy(base.log)
-    config.parallel, config.checkpoint = (
-        copy.deepcopy(base.parallel),
-        copy.deepcopy(base.checkpoint),
-    )
-    config.schedule = copy.deepcopy(base.schedule)
-    config.mixture.batch_size = base.mixture.batch_size
-    for name in ("batch_size", "max_validation_examples", "max_test_examples"):
-        config.evaluation[name] = base.evaluation[name]
-    config.evaluation.pictures, config.seed = 0, seed
-    return Training("lit-encoder", seed, config)
-
-
-def _with_encoder(base: Any, tasks: Sequence[str], seed: int, workdir: Path) -> Any:
-    config = grid.with_tasks(base, tasks, seed)
-    config.init_from.path = str(encoder(base, seed).folder(workdir))
-    config.init_from.include = ("encoder/.*",)
-    return config
-
-
 def with_change(base: Any, name: str, seed: int, workdir: Path) -> Training:
     """The first model ("frozen"), or one that differs from it in a setting."""
-    config = _with_encoder(base, base.tasks, seed, workdir)
-    for models in _CHANGES.values():
-        if name in models:
-            models[name][1](config)
+    config = pictures.with_encoder(base, base.tasks, seed, workdir)
+    pictures.change_of(_CHANGES, name)(config)
     return Training(f"lit-{name}", seed, config)
 
 
@@ -252,7 +201,7 @@ def single(
       rate: factor on the learning rate.
       length: factor on the rows.
     """
-    config = _with_encoder(base, [name], seed, workdir)
+    config = pictures.with_encoder(base, [name], seed, workdir)
     _shorten(config, base, rows * length, rate)
     return Training(f"lit-single-{name}-rate-{rate:g}-rows-{length:g}", seed, config)
 
@@ -265,7 +214,7 @@ def held_out(base: Any) -> str:
 def without(base: Any, name: str, seed: int, workdir: Path) -> Training:
     """The first model without a task."""
     tasks = [task for task in base.tasks if task != name]
-    return Training(f"lit-without-{name}", seed, _with_encoder(base, tasks, seed, workdir))
+    return Training(f"lit-without-{name}", seed, pictures.with_encoder(base, tasks, seed, workdir))
 
 
 def transfer(
@@ -282,7 +231,7 @@ def transfer(
       rows: of the task that the model of all tasks saw.
       rate: factor on the learning rate.
     """
-    config = _with_encoder(base, [held_out(base)], seed, workdir)
+    config = pictures.with_encoder(base, [held_out(base)], seed, workdir)
     folder = source.folder(workdir)
     config.text.tokenizer = str(folder / state.MODEL)
     if variant == _TRANSFER:
@@ -302,16 +251,6 @@ def _shorten(config: Any, base: Any, rows: int, rate: float) -> None:
     grid.fit_validations(config)
 
 
-def rows_of(runner: Runner, training: Training) -> dict[str, int]:
-    """Rows of each task that a training of a mixture has seen."""
-    history = metrics_writer.read(training.folder(runner.workdir) / metrics_writer.FILE)
-    counted = dict.fromkeys(training.config.tasks, 0)
-    for record in history:
-        for name, rows in (record.get("rows") or {}).items():
-            counted[name] += rows
-    return counted
-
-
 def report(outcomes: Sequence[Outcome]) -> str:
     """A table for every question that has models."""
     found = list(outcomes[0].results)
@@ -322,12 +261,12 @@ def report(outcomes: Sequence[Outcome]) -> str:
     for question, models in questions.items():
         there = [name for name in models if name in found]
         if there:
-            part = _part(outcomes, ["frozen", *there])
+            part = pictures.part_of(outcomes, ["frozen", *there])
             averages = all_together(part)
             table = summary.by_task(part, TITLES, averages, facts)
             parts.append(f"### {question.capitalize()}\n\n{table}")
     if _TRANSFER in found:
-        part = _part(outcomes, [_NEW, _TRANSFER])
+        part = pictures.part_of(outcomes, [_NEW, _TRANSFER])
         (entry,) = part[0].results[_NEW].values()
         table = summary.by_task(part, TITLES, {}, summary.about_tasks(part[0].results[_NEW]))
         about = _ABOUT_TRANSFER.format(task=entry["title"])
@@ -338,18 +277,8 @@ def report(outcomes: Sequence[Outcome]) -> str:
     return "\n\n".join((*parts, _NOTE))
 
 
-def _part(outcomes: Sequence[Outcome], variants: Sequence[str]) -> list[Outcome]:
-    return [
-        Outcome(
-            {name: outcome.results[name] for name in variants},
-            {name: outcome.parameters[name] for name in variants},
-        )
-        for outcome in outcomes
-    ]
-
-
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:
     """Differences of all models of all tasks from the first one."""
     variants = [name for name in outcomes[0].results if name not in (_TRANSFER, _NEW)]
-    part = _part(outcomes, variants)
+    part = pictures.part_of(outcomes, variants)
     summary.plot(part, TITLES, all_together(part), path)

@@ -25,6 +25,8 @@ def by_task(
 ) -> str:
     """One row per task: facts, the score of every variant, and each variant's gain on the first.
 
+    The first variant has all tasks; what another lacks is left blank.
+
     Args:
       outcomes: one per seed.
       titles: variant -> title.
@@ -49,8 +51,8 @@ def by_task(
         [
             entries[name]["title"] if name in entries else f"**{name}**",
             *(fact.get(name, "") for fact in facts.values()),
-            *(show(estimate(found[name])) for found in per_variant),
-            *(marked(gain[name]) for gain in gains),
+            *(show(estimate(found[name])) if name in found else "" for found in per_variant),
+            *(marked(gain[name]) if name in gain else "" for gain in gains),
         ]
         for name in per_variant[0]
     ]
@@ -113,10 +115,11 @@ def plot(
     for i, variant in enumerate(others):
         gains = differences(outcomes, variant, first, averages)
         offset = 0.7 / len(others) * (i - (len(others) - 1) / 2)
+        rows = [row for row, name in enumerate(names) if name in gains]
         axes.errorbar(
-            [100 * gains[name].mean for name in names],
-            [row + offset for row in range(len(names))],
-            xerr=[100 * (gains[name].half_width or 0.0) for name in names],
+            [100 * gains[names[row]].mean for row in rows],
+            [row + offset for row in rows],
+            xerr=[100 * (gains[names[row]].half_width or 0.0) for row in rows],
             fmt=_MARKERS[i % len(_MARKERS)],
             capsize=2,
             label=titles[variant],

@@ -34,6 +34,7 @@ _STYLE = {
     "figure.dpi": 110,
     "text.parse_math": False,  # a title may contain a dollar sign
 }
+_LINES = ("-", "--", ":")  # beyond ten colours
 # With fewer points a mean would hide more than it shows.
 _SMOOTH_FROM = 60
 
@@ -83,7 +84,9 @@ def validation_plot(run: Run) -> "Figure | str":
     """Validation score of every task, and the scores possible without looking."""
     if not run.validation:
         return "No validation yet."
-    figure, grid = _small_multiples(run.tasks)
+    # Other names in the records are of parts of a loss.
+    named = {*run.start.get("tasks", ()), *(record["task"] for record in run.validation)}
+    figure, grid = _small_multiples([task for task in run.tasks if task.name in named])
     tested = {task.name: task for task in run.results.tasks} if run.results else {}
     drawn = set()
     for task, axes in grid:
@@ -105,16 +108,27 @@ def validation_plot(run: Run) -> "Figure | str":
 
 
 def stop_and_go_plot(run: Run) -> "Figure | str":
-    """When each task trained and when it was stopped: one bar per task over the rounds."""
+    """When each task trained and when it was stopped: one bar per task over the rounds.
+
+    Of a run whose batches mix tasks also the share of the rows that each task had.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    spans = {task: stop_spans(run, task.name) for task in run.tasks}
+    learnt = {name for record in run.train for name in record.get("loss", ())}
+    tasks = [task for task in run.tasks if task.name in learnt or not learnt]
+    spans = {task: stop_spans(run, task.name) for task in tasks}
     spans = {task: found for task, found in spans.items() if found}
     if not spans:
         return "No validation yet, so no task can have been stopped."
-    figure = Figure(figsize=(10, 1.2 + 0.28 * len(spans)), layout="constrained")
-    axes = figure.subplots()
+    mixed = [record for record in run.train if record.get("rows")]
+    bars, shares = 0.9 + 0.28 * len(spans), 1.8 if mixed else 0.0
+    figure = Figure(figsize=(10, 0.3 + bars + shares), layout="constrained")
+    if mixed:
+        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(bars, shares))
+        _shares(mixed, list(spans), below)
+    else:
+        axes = figure.subplots()
     for row, (task, found) in enumerate(spans.items()):
         for span in found:
             axes.broken_barh(
@@ -132,7 +146,8 @@ def stop_and_go_plot(run: Run) -> "Figure | str":
             1.01, row, f"{going / total:.0%}", transform=axes.get_yaxis_transform(), va="center"
         )
     axes.text(1.01, -1, "goes", transform=axes.get_yaxis_transform(), va="center")
-    axes.set(xlim=(0, max(run.last_round, 1)), ylim=(len(spans) - 0.4, -0.8), xlabel="round")
+    axes.set(xlim=(0, max(run.last_round, 1)), ylim=(len(spans) - 0.4, -0.8))
+    (below if mixed else axes).set_xlabel("round")
     axes.set_yticks(range(len(spans)), [_heading(task) for task in spans])
     axes.grid(axis="y", visible=False)
     patches = [
@@ -141,6 +156,22 @@ def stop_and_go_plot(run: Run) -> "Figure | str":
     ]
     figure.legend(handles=patches, loc="outside lower right", ncols=2, frameon=False)
     return figure
+
+
+def _shares(records: Sequence[dict[str, Any]], tasks: Sequence[TaskName], axes: "Axes") -> None:
+    """Share of each task in the rows between one record and the next, as steps."""
+    rounds = np.array([0, *(record["round"] for record in records)], float)
+    # [records, tasks]; other names in the records are of losses that tasks share.
+    rows = np.array([[record["rows"].get(task.name, 0) for task in tasks] for record in records])
+    shares = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
+    for number, task in enumerate(tasks):
+        line = _LINES[number // 10 % len(_LINES)]
+        colour = f"C{number % 10}"
+        axes.stairs(
+            shares[:, number], rounds, baseline=None, color=colour, linestyle=line, label=task.title
+        )
+    axes.set(ylim=(0, None), ylabel="share of rows")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
 def results_plot(run: Run) -> "Figure | str":

@@ -39,6 +39,7 @@ class Run:
       validation: records "validation".
       results: of `results.json`, or None.
       config: text of `config.json`, or None.
+      stops: whether tasks can stop: not by another schedule than stop-and-go.
     """
 
     workdir: Path
@@ -48,6 +49,7 @@ class Run:
     validation: tuple[dict[str, Any], ...]
     results: Results | None
     config: str | None
+    stops: bool = True
 
     @property
     def last_round(self) -> int:
@@ -92,7 +94,14 @@ def read_run(workdir: Path) -> Run:
         validation=validation,
         results=parsed,
         config=config.read_text(encoding="utf-8") if config.exists() else None,
+        stops=not config.exists() or _kind(_json(config)) in ("", "stop_and_go"),
     )
+
+
+def _kind(config: Any) -> str:
+    """The kind of schedule of a config, "" if it has none."""
+    schedule = config.get("schedule") if isinstance(config, dict) else None
+    return str(schedule.get("kind", "")) if isinstance(schedule, dict) else ""
 
 
 def _json(path: Path) -> Any:
@@ -118,13 +127,14 @@ def _task_names(named: Sequence[str], results: Results | None) -> tuple[TaskName
 def stop_spans(run: Run, task: str) -> list[Span]:
     """When a task was stopped and when it was not, from round 0 to the last one.
 
-    Every task starts out going; a validation sets the state from its round on. Empty if the task
-    has never been validated.
+    Every task starts out going; a validation sets the state from its round on, unless the schedule
+    heeds no controllers. Empty if the task has never been validated.
     """
     records = run.validations(task)
     if not records:
         return []
-    changes = [(0, False), *((record["round"], bool(record.get("stopped"))) for record in records)]
+    stopped = [run.stops and bool(record.get("stopped")) for record in records]
+    changes = [(0, False), *zip((record["round"] for record in records), stopped, strict=True)]
     ends = [*(round for round, _ in changes[1:]), run.last_round]
     spans: list[Span] = []
     for (start, stopped), end in zip(changes, ends, strict=True):
