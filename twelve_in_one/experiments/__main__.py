@@ -21,6 +21,10 @@ lit: LiT-decoder instead of 12-in-1: its frozen encoder against trained and rand
   against tuned single-task ones, mixtures, conditioning, depth, transfer to a task held out.
   --config=lit_decoder by default. --models: frozen, single, finetuned, scratch, random, pairs,
   images, equal, no-condition, group-prompt, embedding, token, depth-1, depth-4, depth-6, transfer.
+photos: captions, questions and expressions about real photos, learnt together on no regions, on
+  those of rules about pixels and on those of the small detector. Five seeds test on each photo
+  once. TWELVE_IN_ONE_SAMPLES is needed, and the detector's package in the working folder.
+  --config=real_samples by default. --models: none, pixels, small.
 
 Trainings lie in folders of their own under the workdir, NAME/seed-S; experiments in one workdir
 share those that are the same. The same command again goes on where it was cut short, and makes
@@ -50,6 +54,7 @@ from twelve_in_one.experiments import (
     lit,
     main,
     pairs,
+    photos,
     pretraining,
 )
 from twelve_in_one.experiments.runner import Runner, Stopped
@@ -67,6 +72,7 @@ EXPERIMENTS: dict[str, Any] = {
     "clean": clean,
     "consistency": consistency,
     "lit": lit,
+    "photos": photos,
 }
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
