@@ -12,7 +12,7 @@ PACKAGE = Path(twelve_in_one.__file__).parent
 # From those that use to those that are used; what stands in one row does not know each other.
 LAYERS = (
     ("demo", "experiments", "preflight"),
-    ("train", "evaluate", "export", "data.regions.extract"),
+    ("train", "evaluate", "export", "data.build", "data.real_samples", "data.regions.extract"),
     ("predict", "parity"),
     ("convert", "training"),
     ("report", "exporting"),

@@ -28,6 +28,12 @@ def spec_of(name: str) -> str:
     return kind if kind in (SMALL, "") else f"{kind}:FILE"
 
 
+def is_detector(spec: str) -> bool:
+    """Returns whether `open_detector` takes a specification, as far as its kind tells."""
+    kind = spec.partition(":")[0]
+    return kind == SMALL or kind in faster_rcnn.USES
+
+
 def open_detector(
     spec: str,
     *,

@@ -2,18 +2,20 @@
 
     python -m twelve_in_one.data.build vqa --manual_dir RAW --data_dir DATA --features lmdb:FEATURES
     python -m twelve_in_one.data.build all --manual_dir RAW --data_dir DATA --features pixels
+    python -m twelve_in_one.data.build all --manual_dir RAW --data_dir DATA --features small
     python -m twelve_in_one.data.build all --manual_dir RAW --data_dir DATA --check
 
-RAW holds one folder a dataset (the recipes are in `data/builders/`) and, for --features pixels,
-`images/` with one folder a collection of images. Killed and started again, the command goes on
-where it was: datasets that are complete, and regions that were found, are kept. Pictures that were
-added or changed since, or could not be read, are read again; datasets that were built without them
-are named, to be built again with --overwrite.
+RAW holds one folder a dataset (the recipes are in `data/builders/`) and, for --features pixels or a
+detector, `images/` with one folder a collection of images. Killed and started again, the command
+goes on where it was: datasets that are complete, and regions that were found, are kept. Pictures
+that were added or changed since, or could not be read, are read again; datasets that were built
+without them are named, to be built again with --overwrite.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import multiprocessing
 import os
@@ -39,11 +41,12 @@ from twelve_in_one.data.builders.sources import ALL_SOURCES, DECODER_SOURCES, SO
 from twelve_in_one.data.formats import files
 from twelve_in_one.data.stored.reader import (
     built_folder,
+    is_built,
     open_split,
     read_build_info,
     region_names,
 )
-from twelve_in_one.data.stored.records import DataError, Skipped
+from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Skipped
 
 _PIXELS = ("pixels", "photos")
 
@@ -68,7 +71,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="region features: lmdb:PATH, npy:DIR, tsv:FILE, hdf5:FILE, records:DIR, a path whose "
         "format can be told (may be given several times: the first that has an image gives it); "
         "pixels (found in the pictures, things on an even ground; the default), photos (the same "
-        f"for photos), or none (the default of {', '.join(DECODER_SOURCES)})",
+        "for photos), a detector that finds them in the pictures: small, small:PATH or KIND:FILE "
+        "as data.regions.extract --help lists them, which runs on all devices and is used alone; "
+        f"or none (the default of {', '.join(DECODER_SOURCES)})",
     )
     parser.add_argument(
         "--annotated_features",
@@ -83,8 +88,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--name_of_features",
-        help="what the features of stores are called; datasets that are trained together share it, "
-        f"whatever stores they come from; default {region_inputs.STORED}",
+        help="what the features of stores or of a detector are called; datasets that are trained "
+        f"together share it, whatever stores they come from; default {region_inputs.STORED}",
     )
     parser.add_argument(
         "--images",
@@ -139,11 +144,29 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--name_of_features takes letters, digits and _, got {args.name_of_features}")
     if args.name_of_features and args.features in (*_PIXELS, "none"):
         parser.error(f"--name_of_features is for stores; --features is {args.features}")
-    if args.official_sizes and args.features in (*_PIXELS, "none"):
+    args.detector = _is_detector(args.features)
+    if args.detector and args.annotated_features:
+        parser.error("--annotated_features: the detector of --features describes annotated boxes")
+    if args.detector and args.num_regions:
+        parser.error("--num_regions is for pixels and photos; a detector has its own number")
+    if args.official_sizes and (args.detector or args.features in (*_PIXELS, "none")):
         parser.error(f"--official_sizes is for stores; --features is {args.features}")
     if not 0 <= args.max_skipped_share <= 1:
         parser.error(f"--max_skipped_share must be from 0 to 1, got {args.max_skipped_share}")
     return args
+
+
+def _is_detector(features: str) -> bool:
+    from twelve_in_one.convert import detectors  # imports much that workers need not
+
+    return detectors.is_detector(features)
+
+
+@functools.cache
+def _open_detector(spec: str) -> Any:
+    from twelve_in_one.convert import detectors
+
+    return detectors.open_detector(spec)
 
 
 def _pictures_option(text: str) -> tuple[bool, Path | None]:
@@ -161,6 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         extras.require("building datasets", "data")
         names = _names(args)
         _check_vocabularies(args)
+        if args.detector:
+            _open_detector(args.features)  # whose faults are those of all datasets
         if args.features in _PIXELS:
             for domain in dict.fromkeys(ALL_SOURCES[name].domain for name in names):
                 report.log(f"regions of {domain}")
@@ -177,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenProcessPool:
         report.log("error: a process was killed, perhaps for want of memory; try fewer --jobs")
         return 1
-    except (DataError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         report.log(f"error: {error}")
         return 1
 
@@ -197,7 +222,7 @@ def _check_vocabularies(args: argparse.Namespace) -> None:
 def _outcomes(work: Any, names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
     """For each dataset, the result of `build_dataset` or `check_dataset`, or an error."""
     arguments = names, [args] * len(names), [work] * len(names)
-    if args.jobs == 1 or len(names) == 1:
+    if args.jobs == 1 or len(names) == 1 or args.detector:  # which all processes would load
         return list(map(_attempt, *arguments))
     with ProcessPoolExecutor(
         min(args.jobs, len(names)),
@@ -259,14 +284,24 @@ def _only_regions(
 ) -> region_inputs.RegionInputs:
     if args.features == "none":
         return region_inputs.no_regions()
+    folders = args.images, args.data_dir / "regions"
     if args.features in _PIXELS:
-        return region_inputs.from_pixels(
+        cluttered, count = args.features == "photos", args.num_regions
+        extractor = region_inputs.pixel_extractor(cluttered=cluttered, num_regions=count)
+        options = {"jobs": args.jobs, "overwrite": overwrite}
+        return region_inputs.from_folder(source, *folders, extractor, args.features, **options)
+    if args.detector:
+        annotated: list[AnnotatedImage] = []
+        if source.scores_annotated_boxes:
+            sets, _ = read_splits(source, args.manual_dir / source.folder)
+            annotated = [image for found in sets.values() for image in found.images.values()]
+        extractor = _open_detector(args.features)
+        return region_inputs.from_folder(
             source,
-            args.images,
-            args.data_dir / "regions",
-            cluttered=args.features == "photos",
-            num_regions=args.num_regions,
-            jobs=args.jobs,
+            *folders,
+            extractor,
+            _regions_name(args),
+            annotated=annotated,
             overwrite=overwrite,
         )
     return region_inputs.from_stores(
@@ -361,11 +396,6 @@ def check_dataset(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "unreadable": unreadable,
         "kept": False,
     }
-
-
-def is_built(data_dir: Path, name: str, regions: str) -> bool:
-    """Returns whether a complete build exists."""
-    return regions in region_names(data_dir, name)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -180,7 +180,7 @@ def _from_pictures(
     for other, options in spec.sets.items():
         if named[other].domain == named[name].domain and options.features == features:
             pictures |= found[other].pictures
-    inputs = region_inputs.from_pictures(
-        named[name], pictures, folder / "regions", cluttered=features == "photos", jobs=jobs
+    extractor = region_inputs.pixel_extractor(cluttered=features == "photos")
+    return region_inputs.from_pictures(
+        named[name], pictures, folder / "regions", extractor, spec.regions, jobs=jobs
     )
-    return dataclasses.replace(inputs, name=spec.regions)

@@ -2,6 +2,7 @@
 
     python -m twelve_in_one.data.real_samples --samples SAMPLES --data_dir DATA
     python -m twelve_in_one.data.real_samples --samples SAMPLES --held_out MORE --data_dir DATA
+    python -m twelve_in_one.data.real_samples --samples SAMPLES --photos 0/5 --data_dir DATA
 
 SAMPLES holds vqav2/, gqa/, coco/, refcoco/ and snli_ve/, as far as there are any:
 
@@ -28,6 +29,12 @@ searched in depth. They become the split "test" ("testA" and "testB" of refcoco 
 each ending in .json, .jsonl, .csv, .gzip or .gz. Words and answers come from SAMPLES alone, so that
 a model that was trained on DATA without MORE can be tested on DATA with it: run the command again
 with --held_out, then evaluate the model on these splits.
+
+--photos 0/5 takes only what is about the photos of coco/ and coco_more/, and validates on the first
+of five parts of them: coco has their captions, vqa their questions (and ones made of COCO's labels,
+as often answered yes as no, whether there is an object of a class), refcocog expressions (and
+names of classes of which a photo has one object), whose candidates are the 24 largest labelled
+objects. This needs {coco,coco_more}/annotations/instances*.json as well.
 """
 
 import argparse
@@ -43,7 +50,14 @@ from typing import Any
 
 from twelve_in_one import extras
 from twelve_in_one.config.paths import local_path
-from twelve_in_one.data.builders import finish, real_sets, region_inputs, report, splits
+from twelve_in_one.data.builders import (
+    finish,
+    photo_sets,
+    real_sets,
+    region_inputs,
+    report,
+    splits,
+)
 from twelve_in_one.data.builders.real_sets import RealSet
 from twelve_in_one.data.builders.region_inputs import RegionInputs
 from twelve_in_one.data.builders.sources import SOURCES
@@ -54,6 +68,7 @@ from twelve_in_one.data.stored.records import AnnotationSet, DataError
 
 SAMPLES_VARIABLE = "TWELVE_IN_ONE_SAMPLES"
 REGIONS = "real"  # name of the region features of all sets
+_PIXELS = "pixels"
 _HELD_OUT = "held out: "  # prefix of file names in a dataset's list of sources
 _NUM_WORDS = 8000
 
@@ -83,7 +98,21 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=True,
         help="lower-case texts (the default); --no-lower_case for cased vocabularies",
     )
-    parser.add_argument("--num_regions", type=int, default=36, help="most of a photo; default 36")
+    parser.add_argument(
+        "--photos", type=_part, metavar="PART/PARTS", help="only what is about photos"
+    )
+    parser.add_argument(
+        "--features",
+        default=_PIXELS,
+        help="of the photos: pixels (rules, the default), none, or of a detector: small, "
+        "small:PATH or KIND:FILE, as data.regions.extract --help lists them",
+    )
+    parser.add_argument(
+        "--regions", type=local_path, help="where regions of photos are kept; default DATA/regions"
+    )
+    parser.add_argument(
+        "--num_regions", type=int, default=36, help="most of a photo, of pixels; default 36"
+    )
     parser.add_argument(
         "--max_skipped_share", type=float, default=0.05, help="of unusable records before giving up"
     )
@@ -99,11 +128,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("jobs", "num_regions", "words"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.photos and args.held_out:
+        parser.error("--photos holds a part out by itself: leave --held_out away")
     if args.vocab is not None and not args.vocab.is_file():
         parser.error(f"--vocab {args.vocab}: no such file")
     if not 0 <= args.max_skipped_share <= 1:
         parser.error(f"--max_skipped_share must be from 0 to 1, got {args.max_skipped_share}")
     return args
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts) > 1):
+        raise argparse.ArgumentTypeError(f"{text!r} should be like 0/5, 1/5, ... 4/5")
+    return int(part), int(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,14 +150,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         extras.require("building datasets", "data")
         return 0 if _run(args) else 1
-    except (DataError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         report.log(f"error: {error}")
         return 1
 
 
 def _run(args: argparse.Namespace) -> bool:
     """Returns whether all sets could be built."""
-    found = real_sets.read_samples(args.samples)
+    if args.photos:
+        found = photo_sets.read(args.samples, *args.photos)
+    else:
+        found = real_sets.read_samples(args.samples)
     tests: dict[str, RealSet] = {}
     if args.held_out is not None:
         tests, unknown = real_sets.read_held_out(args.held_out)
@@ -129,7 +170,7 @@ def _run(args: argparse.Namespace) -> bool:
     _print_seen(found, tests)
     # Inputs of the last step first, before anything that takes minutes.
     words, answers = _words(args, found.values()), _answers(args.samples, {*found, *tests})
-    regions = _regions(args)
+    regions = _regions(args, found)
     outcomes = []
     for name in SOURCES:
         parts = [sets[name] for sets in (found, tests) if name in sets]
@@ -211,23 +252,34 @@ def _answers(samples: Path, names: Container[str]) -> dict[str, Path]:
     }
 
 
-def _regions(args: argparse.Namespace) -> RegionInputs:
+def _regions(args: argparse.Namespace, found: Mapping[str, RealSet]) -> RegionInputs:
     """Regions of the available photos; all other images have none."""
+    none = region_inputs.no_regions()
+    if args.features == "none":
+        return dataclasses.replace(none, name=REGIONS)
     source = dataclasses.replace(SOURCES["coco"], scores_annotated_boxes=True)
-    photos = [
-        region_inputs.from_pixels(
-            source,
-            folder,
-            args.data_dir / cache,
-            cluttered=True,
-            num_regions=args.num_regions,
-            jobs=args.jobs,
-            overwrite=args.overwrite,
+    extractor, jobs = _extractor(args)
+    cache = args.regions or args.data_dir / "regions"
+    options = {"jobs": jobs, "overwrite": args.overwrite}
+    if args.photos:
+        annotated = [
+            image
+            for real in found.values()
+            for split in real.splits.values()
+            for image in split.images.values()
+        ]
+        pictures = photo_sets.photo_files(args.samples)
+        return region_inputs.from_pictures(
+            source, pictures, cache, extractor, REGIONS, annotated=annotated, **options
         )
-        for folder, cache in ((args.samples, "regions"), (args.held_out, "regions_held_out"))
+    photos = [
+        region_inputs.from_folder(source, folder, kept, extractor, REGIONS, **options)
+        for folder, kept in (
+            (args.samples, cache),
+            (args.held_out, cache.with_name(f"{cache.name}_held_out")),
+        )
         if folder is not None and (folder / "coco/images").is_dir()
     ]
-    none = region_inputs.no_regions()
 
     def of(image_id: str) -> RegionInputs:
         return next((found for found in photos if found.has(image_id)), none)
@@ -238,9 +290,24 @@ def _regions(args: argparse.Namespace) -> RegionInputs:
         none.has,
         detected=lambda image: of(image.image_id).detected(image),
         annotated=lambda image: of(image.image_id).annotated(image),
+        extractor=photos[0].extractor if photos else "",
         stamp=lambda image_id: of(image_id).stamp(image_id),
         unreadable=tuple(skip for found in photos for skip in found.unreadable),
     )
+
+
+def _extractor(args: argparse.Namespace) -> tuple[Any, int]:
+    """What finds the photos' regions, and in how many processes.
+
+    Raises:
+      ValueError, OSError, ImportError: see `open_detector`.
+    """
+    if args.features == _PIXELS:
+        count = args.num_regions
+        return region_inputs.pixel_extractor(cluttered=True, num_regions=count), args.jobs
+    from twelve_in_one.convert.detectors import open_detector
+
+    return open_detector(args.features), 1
 
 
 def _build(

@@ -31,6 +31,10 @@ systems: 12-in-1, LiT-decoder and MaMMUT on the same examples: scores, size, wor
   --config=mammut by default. --models: twelve, twelve-refcoco, lit, mammut.
 video: MaMMUT on clips: without gate, without fixed embedding, without tubes, with one frame alone.
   --config=mammut_video by default. --models: full, no-gate, no-fixed, no-tubes, single-frame.
+photos: captions, questions and expressions about real photos, learnt together on no regions, on
+  those of rules about pixels and on those of the small detector. Five seeds test on each photo
+  once. TWELVE_IN_ONE_SAMPLES is needed, and the detector's package in the working folder.
+  --config=real_samples by default. --models: none, pixels, small.
 
 Trainings lie in folders of their own under the workdir, NAME/seed-S; experiments in one workdir
 share those that are the same. The same command again goes on where it was cut short, and makes
@@ -61,6 +65,7 @@ from twelve_in_one.experiments import (
     main,
     mammut,
     pairs,
+    photos,
     pretraining,
     stopping,
     systems,
@@ -85,6 +90,7 @@ EXPERIMENTS: dict[str, Any] = {
     "stop-and-go": stopping,
     "systems": systems,
     "video": video,
+    "photos": photos,
 }
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")

@@ -13,7 +13,6 @@ from typing import Any
 
 from twelve_in_one.config import defaults
 from twelve_in_one.config.settings import task_key
-from twelve_in_one.data import build
 from twelve_in_one.data.stored import reader
 from twelve_in_one.systems import SYSTEMS
 from twelve_in_one.tasks.twelve import TWELVE
@@ -55,7 +54,7 @@ def check_tested(base: Any) -> None:
     folder, regions = Path(base.data.dir), base.data.regions
     for name in base.tasks:
         splits = base.task[task_key(name)].test_splits
-        if build.is_built(folder, name, regions):
+        if reader.is_built(folder, name, regions):
             built = reader.built_folder(folder, name, regions)
             if not any(reader.has_split(built, split) for split in splits):
                 raise ValueError(

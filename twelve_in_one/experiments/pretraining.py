@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twelve_in_one.config import defaults
-from twelve_in_one.data import build
+from twelve_in_one.data.stored import reader
 from twelve_in_one.experiments import grid, summary
 from twelve_in_one.experiments.comparison import Outcome, all_together, group_averages
 from twelve_in_one.experiments.grid import Training
@@ -45,7 +45,7 @@ def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
     data = base.data
     if base.init_from.path:
         raise ValueError(f"pretraining begins with random weights, not {base.init_from.path}")
-    if not data.world_images and not build.is_built(Path(data.dir), _TASK, data.regions):
+    if not data.world_images and not reader.is_built(Path(data.dir), _TASK, data.regions):
         raise ValueError(
             f"{data.dir}: no {_TASK} with region features {data.regions!r}: build it with "
             f"`python -m twelve_in_one.data.build {_TASK} --data_dir {data.dir} ...`"

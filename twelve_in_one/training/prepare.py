@@ -11,8 +11,9 @@ from twelve_in_one.checkpoints import lock
 from twelve_in_one.config.check import reads_pictures, task_runs
 from twelve_in_one.config.image_settings import ImageTaskOptions
 from twelve_in_one.config.settings import RunConfig
-from twelve_in_one.data import build, own, own_inputs, own_spec
+from twelve_in_one.data import own, own_inputs, own_spec
 from twelve_in_one.data.image_inputs import built_dataset
+from twelve_in_one.data.stored.reader import is_built
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.world import detection, make
 
@@ -25,8 +26,7 @@ def missing_datasets(run: RunConfig) -> tuple[str, ...]:
     return tuple(
         name
         for name in run.tasks
-        if name not in own_spec.own_options(run)
-        and not build.is_built(folder, name, run.data.regions)
+        if name not in own_spec.own_options(run) and not is_built(folder, name, run.data.regions)
     )
 
 
@@ -95,7 +95,7 @@ def _prepare_pictures(run: RunConfig) -> None:
     if run.data.world_detection:
         _make_detection(run)
     folder = Path(run.data.dir).absolute()
-    missing = [name for name in names if not build.is_built(folder, name, run.data.regions)]
+    missing = [name for name in names if not is_built(folder, name, run.data.regions)]
     raw = Path(run.data.raw_dir)
     if run.data.world_images:
         with lock.awaited(raw.absolute().with_name(f".{raw.name}.lock")):

@@ -40,18 +40,20 @@ class RealSet:
       splits: role -> annotations.
       files: that they were read from.
       repeated: records identical to one in an earlier file; they count once.
+      made: how many are of our making, out of labels; no official program knows them.
     """
 
     name: str
     splits: Mapping[str, AnnotationSet]
     files: tuple[Path, ...]
     repeated: int = 0
+    made: int = 0
 
     @property
     def official(self) -> OfficialFiles | None:
         """Inputs of the official program, from the same files."""
         files = SOURCES[self.name].official
-        if files is None:
+        if files is None or self.made:
             return None
         if files.program == "vqa":
             answers = [path for path in self.files if "questions" not in _stem(path)]
@@ -104,32 +106,32 @@ def read_samples(folder: Path) -> dict[str, RealSet]:
 
 def _vqa_samples(folder: Path) -> list[RealSet]:
     first, second = (
-        _with_answers(_find(folder / "vqav2", f"vqa_questions_{split}"))
+        with_answers(find(folder / "vqav2", f"vqa_questions_{split}"))
         for split in ("train", "valid")
     )
     train, val = vqa.read_files(*first), vqa.read_files(*second)
     repeated, used = 0, (*first, *second)
     if (folder / "coco").is_dir():
-        about = _with_answers(_find(folder / "coco/annotations", "vqav2_questions_subset"))
-        photos, repeated = _news(vqa.read_files(*about), (train, val), about[0])
-        train, used = _joined((train, photos)), (*used, *about)
+        about = with_answers(find(folder / "coco/annotations", "vqav2_questions_subset"))
+        photos, repeated = news(vqa.read_files(*about), (train, val), about[0])
+        train, used = joined((train, photos)), (*used, *about)
     return [RealSet("vqa", {"train": train, "val": val}, used, repeated)]
 
 
 def _gqa_samples(folder: Path) -> list[RealSet]:
     names = "testdev_balanced_questions", "xgqa_en_train_48"
-    paths = [_find(folder / "gqa", name) for name in names]
+    paths = [find(folder / "gqa", name) for name in names]
     return [_by_image("gqa", paths, *_read_all(_read_gqa, [(path,) for path in paths]))]
 
 
 def _coco_samples(folder: Path) -> list[RealSet]:
-    path = _find(folder / "coco/annotations", "captions_subset")
+    path = find(folder / "coco/annotations", "captions_subset")
     return [_by_image("coco", [path], retrieval.read_coco_file(path))]
 
 
 def _refcoco_samples(folder: Path) -> list[RealSet]:
     paths = {
-        name: _find(folder / "refcoco", f"{name}_val")
+        name: find(folder / "refcoco", f"{name}_val")
         for name in ("refcoco", "refcoco+", "refcocog")
     }
     found = []
@@ -140,14 +142,15 @@ def _refcoco_samples(folder: Path) -> list[RealSet]:
 
 
 def _snli_ve_samples(folder: Path) -> list[RealSet]:
-    path = _find(folder / "snli_ve", "esnlive_dev")
+    path = find(folder / "snli_ve", "esnlive_dev")
     return [_by_image("snli_ve", [path], snli_ve.read_file(path))]
 
 
 _read_gqa = functools.partial(gqa.read_file, answers_needed=True)
 
 
-def _find(folder: Path, *stems: str) -> Path:
+def find(folder: Path, *stems: str) -> Path:
+    """A file by its name without its endings; DataError if it is not there."""
     return files.find(folder, *(f"{stem}{ending}" for stem in stems for ending in _ENDINGS))
 
 
@@ -171,13 +174,13 @@ def _read_all(
     found: list[AnnotationSet] = []
     repeated = 0
     for paths in sources:
-        new, again = _news(read(*paths), found, paths[0])
+        new, again = news(read(*paths), found, paths[0])
         found.append(new)
         repeated += again
-    return _joined(found), repeated
+    return joined(found), repeated
 
 
-def _news(
+def news(
     annotations: AnnotationSet, earlier: Iterable[AnnotationSet], path: Path
 ) -> tuple[AnnotationSet, int]:
     """The part of a set that is not in earlier ones, and the number of its identical records there.
@@ -201,7 +204,7 @@ def _news(
     return dataclasses.replace(left, skipped=tuple(skipped)), repeated
 
 
-def _joined(parts: Sequence[AnnotationSet]) -> AnnotationSet:
+def joined(parts: Sequence[AnnotationSet]) -> AnnotationSet:
     """Joins sets without pairs that have no record in common."""
     return AnnotationSet(
         tuple(annotation for part in parts for annotation in part.annotations),
@@ -239,7 +242,7 @@ def read_held_out(folder: Path) -> tuple[dict[str, RealSet], list[Path]]:
     ):
         sources = [(path,) for path, stem in named.items() if re.fullmatch(pattern, stem)]
         if name == "vqa":
-            sources = [_with_answers(path) for (path,) in sources]
+            sources = [with_answers(path) for (path,) in sources]
         if sources:
             annotations, repeated = _read_all(read, sources)
             used = tuple(path for source in sources for path in source)
@@ -264,7 +267,7 @@ def _stem(path: Path) -> str:
     return re.sub(r"(\.(json|jsonl|csv|gzip|gz))+$", "", path.name)
 
 
-def _with_answers(questions: Path) -> tuple[Path, Path]:
+def with_answers(questions: Path) -> tuple[Path, Path]:
     """A file of questions, and the file of their annotations beside it."""
     names = (_stem(questions).replace("questions", word) for word in ("annotatons", "annotations"))
-    return questions, _find(questions.parent, *names)
+    return questions, find(questions.parent, *names)

@@ -2,7 +2,7 @@
 
 "lmdb:PATH", "npy:DIR", "tsv:FILE", "hdf5:FILE", "records:DIR"   a store, see `data/regions/`; or
                                                                 several, with commas between them
-"pixels"                                                        found in the pictures by us
+"pixels", "photos", "small:PATH", "x152:FILE", ...              found in the pictures by us
 "none"                                                          text and boxes only
 """
 
@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from twelve_in_one.data.regions import open_store
 from twelve_in_one.data.regions.checks import check_annotated, check_regions
 from twelve_in_one.data.regions.store import NoRegions, RegionStore, in_pixels
 from twelve_in_one.data.stored.records import AnnotatedImage, DataError, Regions, Skipped
+
+if TYPE_CHECKING:
+    from twelve_in_one.data.regions.extractor import RegionExtractor
 
 NO_REGIONS = "none"  # name for no features
 NO_PICTURE = "there is no picture of it"
@@ -178,28 +182,36 @@ def store_key(store: RegionStore, source: Source, image_id: str) -> str:
     return image_id
 
 
-def from_pixels(
+def pixel_extractor(*, cluttered: bool, num_regions: int | None = None) -> "RegionExtractor":
+    """What finds regions without a detector's weights.
+
+    Args:
+      cluttered: photos rather than things on an even ground.
+      num_regions: most regions per image; None for the default of the kind of picture.
+    """
+    from twelve_in_one.data.regions.extractor import PixelExtractor
+
+    count = num_regions or (_PHOTO_REGIONS if cluttered else _GROUND_REGIONS)
+    return PixelExtractor(num_regions=count, cluttered=cluttered)
+
+
+def from_folder(
     source: Source,
     images_dir: Path,
     cache_dir: Path,
+    extractor: "RegionExtractor",
+    name: str,
     *,
-    cluttered: bool,
-    num_regions: int | None,
-    jobs: int,
+    annotated: Iterable[AnnotatedImage] = (),
+    jobs: int = 1,
     overwrite: bool = False,
 ) -> RegionInputs:
-    """Finds regions in the pictures of the dataset's collection; keeps those found before.
-
-    Pictures are upright, unless annotations mean them as they are stored (`means_stored`).
+    """`from_pictures` of the dataset's collection.
 
     Args:
       source: the dataset.
       images_dir: holds one folder per collection ("coco", "visual_genome", ...), searched in depth.
-      cache_dir: where regions are kept, for all datasets of the collection.
-      cluttered: photos rather than things on an even ground.
-      num_regions: most regions per image; None for the default of the kind of picture.
-      jobs: number of processes.
-      overwrite: find the regions again.
+      cache_dir, extractor, name, annotated, jobs, overwrite: see `from_pictures`.
 
     Raises:
       DataError: there are no pictures.
@@ -211,8 +223,9 @@ def from_pixels(
         source,
         pictures,
         cache_dir,
-        cluttered=cluttered,
-        num_regions=num_regions,
+        extractor,
+        name,
+        annotated=annotated,
         jobs=jobs,
         overwrite=overwrite,
     )
@@ -223,42 +236,86 @@ def from_pictures(
     source: Source,
     pictures: Mapping[str, Path],
     cache_dir: Path,
+    extractor: "RegionExtractor",
+    name: str,
     *,
-    cluttered: bool,
-    num_regions: int | None = None,
-    jobs: int,
+    annotated: Iterable[AnnotatedImage] = (),
+    jobs: int = 1,
     overwrite: bool = False,
 ) -> RegionInputs:
-    """Like `from_pixels`, for pictures by image id: all those of the collection."""
-    from twelve_in_one.data.images.load import load_image, means_stored
-    from twelve_in_one.data.regions.extraction import extract_folder, turned_images
-    from twelve_in_one.data.regions.extractor import PixelExtractor
+    """Finds regions in all pictures of a collection; keeps those found before.
 
-    count = num_regions or (_PHOTO_REGIONS if cluttered else _GROUND_REGIONS)
-    extractor = PixelExtractor(num_regions=count, cluttered=cluttered)
+    Pictures are upright, unless annotations mean them as they are stored (`means_stored`). Features
+    of annotated boxes are made when a record needs them, or all at once and kept, too.
+
+    Args:
+      source: the dataset.
+      pictures: of the collection, by image id.
+      cache_dir: where regions are kept, for all datasets of the collection.
+      extractor: what finds and describes them.
+      name: of the features.
+      annotated: images whose annotated boxes are described at once, in batches, if the dataset
+        chooses among such boxes.
+      jobs: number of processes; one for a detector.
+      overwrite: find the regions again.
+
+    Raises:
+      DataError: see `extract_folder`.
+    """
+    from twelve_in_one.data.images.load import load_image, means_stored
+    from twelve_in_one.data.regions.extraction import (
+        Boxes,
+        extract_folder,
+        fingerprint,
+        turned_images,
+    )
+    from twelve_in_one.data.regions.extractor import BatchExtractor
+
     folder = cache_dir / extractor.name / source.domain
-    options = {"jobs": jobs, "overwrite": overwrite}
-    unreadable = extract_folder(pictures, folder, extractor, **options)
-    upright = stored = open_store(f"records:{folder}")
-    upright.damaged = unreadable
+
+    def extracted(images: Iterable[str], out: Path, boxes: Boxes | None, upright: bool) -> Any:
+        files_of = {image_id: pictures[image_id] for image_id in images}
+        unreadable = extract_folder(
+            files_of,
+            out,
+            extractor,
+            jobs=jobs,
+            upright=upright,
+            overwrite=overwrite,
+            boxes=boxes,
+        )
+        store = open_store(f"records:{out}")
+        store.damaged = unreadable
+        return store
+
+    upright = stored = extracted(pictures, folder, None, True)
     if turned := turned_images(folder):
-        as_stored = folder.with_name(f"{folder.name}-stored")
-        files_of = {image_id: pictures[image_id] for image_id in turned}
-        extract_folder(files_of, as_stored, extractor, upright=False, **options)
-        stored = open_store(f"records:{as_stored}")
+        stored = extracted(turned, folder.with_name(f"{folder.name}-stored"), None, False)
 
     def is_stored(image: AnnotatedImage) -> bool:
         size, key = (image.width, image.height), image.image_id
         return key in turned and means_stored(pictures[key], size, bool(image.boxes))
 
+    kept: dict[bool, Any] = {}
+    wanted = [x for x in annotated if x.box_ids and x.image_id in pictures]
+    for as_stored in (False, True) if source.scores_annotated_boxes else ():
+        frame = [image for image in wanted if is_stored(image) == as_stored]
+        boxes = {image.image_id: _no_features(image).boxes for image in frame}
+        if boxes:
+            out = folder.with_name(f"{folder.name}-boxes-{fingerprint(boxes)}")
+            kept[as_stored] = extracted(boxes, out, boxes, not as_stored)
+
     def detected(image: AnnotatedImage) -> Regions:
         return (stored if is_stored(image) else upright).get(image.image_id)
 
-    def annotated(image: AnnotatedImage) -> Regions:
+    def described(image: AnnotatedImage) -> Regions:
         if not source.scores_annotated_boxes or not image.box_ids:
             return _no_features(image)
+        as_stored = is_stored(image)
+        if as_stored in kept:
+            return kept[as_stored].get(image.image_id)
         path = pictures[image.image_id]
-        pixels, boxes = load_image(path, upright=not is_stored(image)), _no_features(image).boxes
+        pixels, boxes = load_image(path, upright=not as_stored), _no_features(image).boxes
         try:
             features = extractor.describe(pixels, boxes)
         except ValueError as error:
@@ -266,11 +323,13 @@ def from_pictures(
         return Regions(boxes, features, pixels.shape[1], pixels.shape[0])
 
     return RegionInputs(
-        name="photos" if cluttered else "pixels",
+        name=name,
         describes=extractor.name,
+        # Names of `PixelExtractor` say by themselves what they are.
+        extractor=extractor.name if isinstance(extractor, BatchExtractor) else "",
         has=upright.__contains__,
         detected=detected,
-        annotated=annotated,
+        annotated=described,
         stamp=lambda image_id: files.stamp(pictures[image_id]) if image_id in pictures else "",
         unreadable=upright.damaged,
     )

@@ -5,7 +5,7 @@ Letters: B photos at once, R regions of a photo, N given boxes, F features.
 
 import collections
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -92,22 +92,47 @@ class DetectorExtractor:
 
     def find(self, images: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Found | str]]:
         """See `BatchExtractor`."""
-        waiting: dict[tuple[int, ...], list[tuple[str, Canvases]]] = collections.defaultdict(list)
-        for name, image in images:
+        boxless = ((name, image, np.zeros((0, 4))) for name, image in images)
+        return self._in_batches(
+            boxless, lambda canvases, given: self._run(canvases, self.batch_size)
+        )
+
+    def describe_each(
+        self, images: Iterable[tuple[str, np.ndarray, np.ndarray]]
+    ) -> Iterator[tuple[str, np.ndarray | str]]:
+        """See `BatchExtractor`."""
+        return self._in_batches(
+            images, lambda canvases, given: self._run_describe(canvases, given, self.batch_size)
+        )
+
+    def _in_batches(
+        self,
+        images: Iterable[tuple[str, np.ndarray, np.ndarray]],
+        run: Callable[[Sequence[Canvases], Sequence[np.ndarray]], Iterable[Any]],
+    ) -> Iterator[tuple[str, Any]]:
+        """What `run` makes of photos and their boxes, of one canvas and one number of rows each."""
+        groups: dict[tuple[int, ...], list[tuple[str, Canvases, np.ndarray]]]
+        groups = collections.defaultdict(list)
+
+        def results(group: list[tuple[str, Canvases, np.ndarray]]) -> Iterator[tuple[str, Any]]:
+            names, canvases, boxes = zip(*group, strict=True)
+            group.clear()
+            yield from zip(names, run(canvases, boxes), strict=True)
+
+        for name, image, boxes in images:
             try:
                 check_image(image)
-                canvas = self.detector.preprocess(image)
+                canvas, boxes = self.detector.preprocess(image), within(boxes, image)
             except ValueError as error:
                 yield name, str(error)
                 continue
-            group = waiting[canvas.pixels.shape]
-            group.append((name, canvas))
+            group = groups[*canvas.pixels.shape, _padded_rows(boxes)]
+            group.append((name, canvas, boxes))
             if len(group) == self.batch_size:
-                yield from self._named(group)
-                group.clear()
-        for group in waiting.values():
+                yield from results(group)
+        for group in groups.values():
             if group:
-                yield from self._named(group)
+                yield from results(group)
 
     def describe(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """See `RegionExtractor`. Boxes are cut at the border of the image.
@@ -118,15 +143,19 @@ class DetectorExtractor:
         """
         check_image(image)
         boxes = within(boxes, image)
-        padded = np.zeros((-(-max(len(boxes), 1) // _BOXES_STEP) * _BOXES_STEP, 4), np.float32)
-        padded[: len(boxes)] = boxes
-        batch = _batch([self.detector.preprocess(image)], self._smallest_batch)
-        given = np.repeat(padded[None], self._smallest_batch, axis=0)
-        return np.asarray(self._describe(self._params, batch, given)[0])[: len(boxes)]
+        canvas = self.detector.preprocess(image)
+        (features,) = self._run_describe([canvas], [boxes], self._smallest_batch)
+        return features
 
-    def _named(self, group: Sequence[tuple[str, Canvases]]) -> Iterator[tuple[str, Found]]:
-        names, canvases = zip(*group, strict=True)
-        yield from zip(names, self._run(canvases, self.batch_size), strict=True)
+    def _run_describe(
+        self, canvases: Sequence[Canvases], boxes: Sequence[np.ndarray], size: int
+    ) -> list[np.ndarray]:
+        """Features of the boxes of each photo; their numbers must fit the same number of rows."""
+        given = np.zeros((size, _padded_rows(boxes[0]), 4), np.float32)
+        for row, corners in zip(given, boxes, strict=False):  # the rest of the batch has none
+            row[: len(corners)] = corners
+        described = np.asarray(self._describe(self._params, _batch(canvases, size), given))
+        return [rows[: len(corners)] for rows, corners in zip(described, boxes, strict=False)]
 
     def _run(self, canvases: Sequence[Canvases], size: int) -> list[Found]:
         found = self._detect(self._params, _batch(canvases, size))
@@ -142,6 +171,10 @@ class DetectorExtractor:
         regions = Regions(rows.boxes, rows.features, width, height, rows.class_probs)
         names = tuple(self.detector.class_names[i] for i in rows.classes)
         return Found(regions, rows.scores, names)
+
+
+def _padded_rows(boxes: np.ndarray) -> int:
+    return -(-max(len(boxes), 1) // _BOXES_STEP) * _BOXES_STEP
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -4,23 +4,29 @@
     python -m twelve_in_one.data.regions.extract --images photos --out regions \
         --detector x152:detectron_model.pth --batch_size 8 --picture drawn
 
-The folder that it fills is read as records:regions, and knows the detector that filled it. Run the
-command again to resume it, to add images, or to try those that could not be read. A detector uses
-all devices of the machine, "pixels" has --jobs processes.
+The folder that it fills is read as records:regions, and knows the detector that filled it. --boxes
+BOXES.json, {"photo": [[x1, y1, x2, y2], ...]} in pixels of upright photos, describes these boxes
+instead, for `data.build --annotated_features records:OUT` (which makes such a store by itself if it
+is given the detector). Run the command again to resume it, to add images, or to try those that
+could not be read. A detector uses all devices of the machine, "pixels" has --jobs processes.
 """
 
 import argparse
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from twelve_in_one.config.paths import local_path
 from twelve_in_one.convert import detectors
+from twelve_in_one.data.formats.files import read_json, shorten
 from twelve_in_one.data.images.load import load_image
-from twelve_in_one.data.regions.extraction import extract_folder, find_images
+from twelve_in_one.data.regions.extraction import Boxes, extract_folder, find_images
 from twelve_in_one.data.regions.extractor import Found, PixelExtractor
+from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.models.two_stream.config import DTYPES
 from twelve_in_one.report.region_pictures import draw_regions
 
@@ -45,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--out", type=local_path, required=True, help="folder for the shards; resumed where begun")
     add("--detector", default=detectors.PIXELS, help=f"{detectors.HELP}; default %(default)s")
+    add(
+        "--boxes", type=local_path, metavar="FILE", help="describe these; other photos are left out"
+    )
     add("--batch_size", type=int, help="images at once, of a detector; default one a device")
     add("--dtype", choices=DTYPES, help="of a detector's convolutions; default float32")
     add("--picture", type=local_path, metavar="DIR", help="draw what is found in each image")
@@ -61,24 +70,50 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 1 if nothing could be done."""
-    args = _parser().parse_args(argv)
+    args, left_out = _parser().parse_args(argv), ""
     try:
         images = find_images(args.images)
+        boxes = _read_boxes(args.boxes, images) if args.boxes else None
+        if boxes is not None:
+            left_out = f", {len(images) - len(boxes)} without boxes left out"
+            images = {image_id: images[image_id] for image_id in boxes}
         extractor, options = _extractor(args)
         if args.picture:
             args.picture.mkdir(parents=True, exist_ok=True)
             options["watch"] = functools.partial(_draw, args.picture)
-        skipped = extract_folder(images, args.out, extractor, overwrite=args.overwrite, **options)
+        options |= {"overwrite": args.overwrite, "boxes": boxes}
+        skipped = extract_folder(images, args.out, extractor, **options)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for skip in skipped:
         print(f"skipped {skip.record}: {skip.reason}", file=sys.stderr)
     print(
-        f"{args.out}: {len(images) - len(skipped)} images, {len(skipped)} skipped, regions of "
-        f"{extractor.name}"
+        f"{args.out}: {len(images) - len(skipped)} images, {len(skipped)} skipped{left_out}, "
+        f"{'regions' if boxes is None else 'given boxes'} of {extractor.name}"
     )
     return 0
+
+
+def _read_boxes(path: Path, images: Mapping[str, Path]) -> Boxes:
+    """Boxes of images, by image id; images without any are left out.
+
+    Raises:
+      DataError: not such a file, or boxes of an image that is not there; names it.
+    """
+    found = {}
+    for image_id, rows in read_json(path, dict).items():
+        if image_id not in images:
+            raise DataError(f"{path}: {image_id!r} is no image of the folder: names have no suffix")
+        try:
+            corners = np.asarray(rows, np.float32)
+        except (TypeError, ValueError, OverflowError):
+            corners = np.zeros(())
+        if not corners.ndim or (len(corners) and corners.shape[1:] != (4,)):
+            raise DataError(f"{path}: {image_id!r}: {shorten(rows)} is no list of [x1, y1, x2, y2]")
+        if len(corners):
+            found[image_id] = corners
+    return found
 
 
 def _extractor(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:

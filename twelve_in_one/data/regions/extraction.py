@@ -15,7 +15,7 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ _DECODERS = 8  # threads that read images ahead of a detector
 _SECONDS = 5.0  # between lines of progress, at least, within a shard
 
 Images = Mapping[str, Path]
+Boxes = Mapping[str, np.ndarray]  # float32[N, 4] by image id
 # Takes the id and the file of an image, and what was found in it.
 Watch = Callable[[str, Path, Found], None]
 
@@ -75,6 +76,7 @@ def extract_folder(
     upright: bool = True,
     overwrite: bool = False,
     watch: Watch | None = None,
+    boxes: Boxes | None = None,
 ) -> tuple[Skipped, ...]:
     """Extracts the regions of images that are not yet in `out`. Progress goes to stderr.
 
@@ -87,12 +89,14 @@ def extract_folder(
       upright: turned as EXIF data say, or as they are stored.
       overwrite: read all images, regardless of `out`.
       watch: called for every image that is read; picklable as the extractor.
+      boxes: of every image: these are described, and no others are looked for.
 
     Returns:
       Images that could not be read, by ascending id.
 
     Raises:
-      DataError: no images, or `out` was started with another extractor, frame or shard size.
+      DataError: no images, or `out` was started with another extractor, frame or shard size, or
+        with other boxes.
       ValueError: `jobs` or `shard_size` is not positive, or an id cannot be stored.
       OSError: `out` cannot be written.
     """
@@ -107,7 +111,16 @@ def extract_folder(
             raise ValueError(f"image id {image_id!r} must not be empty or contain '/'")
     if overwrite:
         _clear(out)
-    count = _begin(out, extractor, shard_size, upright, -(-len(images) // shard_size))
+    parameters = {
+        "extractor": extractor.name,
+        "feature_dim": extractor.feature_dim,
+        "num_regions": extractor.num_regions,
+        "upright": upright,
+        "shard_size": shard_size,
+    }
+    if boxes is not None:
+        parameters["boxes"] = fingerprint(boxes)
+    count = _begin(out, parameters, -(-len(images) // shard_size))
     shards: list[dict[str, Path]] = [{} for _ in range(count)]
     for image_id, path in sorted(images.items()):
         shards[_shard_of(image_id, count)][image_id] = path
@@ -115,7 +128,7 @@ def extract_folder(
     plan = [_work(out, index, shards[index], index in missing) for index in range(count)]
     works = [work for work in plan if work is not None]
     progress = _Progress(len(images), sum(len(work.new) for work in works))
-    task = functools.partial(_extract_shard, out, count, extractor, upright, watch)
+    task = functools.partial(_extract_shard, out, count, extractor, upright, watch, boxes)
     for read, unreadable, ended in _extracted(task, works, jobs):
         progress.add(read, unreadable, ended)
     return tuple(
@@ -123,6 +136,15 @@ def extract_folder(
         for image_id, noted in sorted(_noted(out).items())
         if noted.reason
     )
+
+
+def fingerprint(boxes: Boxes) -> str:
+    """Twelve hexadecimal digits that tell sets of boxes of images apart."""
+    digest = hashlib.sha256()
+    for image_id, corners in sorted(boxes.items()):
+        digest.update(f"{image_id} {len(corners)} ".encode())
+        digest.update(np.asarray(corners, np.float32).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def turned_images(out: Path) -> frozenset[str]:
@@ -216,6 +238,7 @@ def _extract_shard(
     extractor: RegionExtractor,
     upright: bool,
     watch: Watch | None,
+    boxes: Boxes | None,
     work: _Work,
 ) -> Iterator[_Step]:
     noted = _read_list(out, work.index)
@@ -227,7 +250,7 @@ def _extract_shard(
     found = {i: noted[i] for i in kept if i in items or noted[i].reason}
     again = {i: path for i, path in work.images.items() if i not in found}
     stamps: dict[str, str] = {}
-    for image_id, result in _results(again, extractor, upright, stamps):
+    for image_id, result in _results(again, extractor, boxes, upright, stamps):
         path = again[image_id]
         if isinstance(result, str):
             found[image_id] = _Noted(stamps[image_id], reason=result)
@@ -246,7 +269,11 @@ def _extract_shard(
 
 
 def _results(
-    images: Images, extractor: RegionExtractor, upright: bool, stamps: dict[str, str]
+    images: Images,
+    extractor: RegionExtractor,
+    boxes: Boxes | None,
+    upright: bool,
+    stamps: dict[str, str],
 ) -> Iterator[tuple[str, Found | str]]:
     """What is in each image, or why it cannot be said; fills `stamps` when a file is read."""
 
@@ -258,28 +285,51 @@ def _results(
         except DataError as error:
             return image_id, str(error)
 
-    if not isinstance(extractor, BatchExtractor):
-        for image_id, image in map(load, images.items()):
-            if isinstance(image, str):
-                yield image_id, image
-            else:
-                regions = extractor.extract(image)
-                number = len(regions.boxes)
-                yield image_id, Found(regions, np.zeros(number, np.float32), ("",) * number)
-        return
     failed: list[tuple[str, str]] = []
+    sizes: dict[str, tuple[int, int]] = {}
 
-    def readable() -> Iterator[tuple[str, np.ndarray]]:
-        for image_id, image in _ahead(load, list(images.items())):
+    def readable(loaded: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, np.ndarray]]:
+        for image_id, image in loaded:
             if isinstance(image, str):
                 failed.append((image_id, image))
             else:
+                sizes[image_id] = image.shape[1], image.shape[0]
                 yield image_id, image
 
-    for image_id, result in extractor.find(readable()):
-        why = f"{images[image_id]}: {result}" if isinstance(result, str) else result
-        yield image_id, why
+    if not isinstance(extractor, BatchExtractor):
+        found = _one_by_one(readable(map(load, images.items())), extractor, boxes)
+    else:
+        loaded = readable(_ahead(load, list(images.items())))
+        if boxes is None:
+            found = extractor.find(loaded)
+        else:
+            found = extractor.describe_each((i, image, boxes[i]) for i, image in loaded)
+    for image_id, result in found:
+        if isinstance(result, str):
+            yield image_id, f"{images[image_id]}: {result}"
+        elif isinstance(result, Found):
+            yield image_id, result
+        else:
+            yield image_id, _nameless(Regions(boxes[image_id], result, *sizes[image_id]))
     yield from failed
+
+
+def _one_by_one(
+    images: Iterable[tuple[str, np.ndarray]], extractor: RegionExtractor, boxes: Boxes | None
+) -> Iterator[tuple[str, Found | np.ndarray | str]]:
+    for image_id, image in images:
+        if boxes is None:
+            yield image_id, _nameless(extractor.extract(image))
+            continue
+        try:
+            yield image_id, extractor.describe(image, boxes[image_id])
+        except ValueError as error:
+            yield image_id, str(error)
+
+
+def _nameless(regions: Regions) -> Found:
+    number = len(regions.boxes)
+    return Found(regions, np.zeros(number, np.float32), ("",) * number)
 
 
 def _ahead(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
@@ -320,22 +370,13 @@ def _clear(out: Path) -> None:
             path.unlink()
 
 
-def _begin(
-    out: Path, extractor: RegionExtractor, shard_size: int, upright: bool, num_shards: int
-) -> int:
+def _begin(out: Path, parameters: Mapping[str, Any], num_shards: int) -> int:
     """Records the settings of a new folder; returns the number of shards, of an old one unchanged.
 
     Raises:
       DataError: an old folder was made with other settings.
     """
     path = out / PARAMETERS
-    parameters = {
-        "extractor": extractor.name,
-        "feature_dim": extractor.feature_dim,
-        "num_regions": extractor.num_regions,
-        "upright": upright,
-        "shard_size": shard_size,
-    }
     for partial in out.glob(".*.partial*"):  # a run that was killed while it wrote
         partial.unlink(missing_ok=True)
     if not path.exists():
@@ -343,11 +384,13 @@ def _begin(
             raise DataError(f"{out}: not empty, but without {PARAMETERS}; use another folder")
         out.mkdir(parents=True, exist_ok=True)
         atomic.write(
-            path, json.dumps(parameters | {"num_shards": num_shards}, indent=1) + "\n", alone=False
+            path,
+            json.dumps({**parameters, "num_shards": num_shards}, indent=1) + "\n",
+            alone=False,
         )
         return num_shards
     recorded = read_json(path, dict)
-    for name, value in parameters.items():
+    for name, value in ({"boxes": None} | dict(parameters)).items():
         if recorded.get(name) != value:
             raise DataError(
                 f"{path}: begun with {name} {recorded.get(name)!r}, not {value!r}; use another "

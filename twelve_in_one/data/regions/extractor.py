@@ -70,6 +70,18 @@ class BatchExtractor(RegionExtractor, Protocol):
           Each name, and what was found, or why nothing can be.
         """
 
+    def describe_each(
+        self, images: Iterable[tuple[str, np.ndarray, np.ndarray]]
+    ) -> Iterator[tuple[str, np.ndarray | str]]:
+        """`describe` for many images, in an order that fills batches.
+
+        Args:
+          images: names, uint8[H, W, 3] and boxes float32[N, 4].
+
+        Returns:
+          Each name, and float32[N, F], or why there are none.
+        """
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PixelExtractor:

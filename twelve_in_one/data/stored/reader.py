@@ -103,6 +103,11 @@ def region_names(data_dir: Path, dataset: str) -> tuple[str, ...]:
     return tuple(sorted({path.parent.parent.name for path in found}))
 
 
+def is_built(data_dir: Path, dataset: str, regions: str) -> bool:
+    """Returns whether a dataset is completely built with region features of that name."""
+    return regions in region_names(data_dir, dataset)
+
+
 def dataset_folder(dataset: str) -> str:
     """TFDS names have only letters, digits and underscores."""
     return dataset.replace("+", "_plus")
