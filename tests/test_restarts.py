@@ -17,7 +17,7 @@ from twelve_in_one.checkpoints import model_folder, state
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.logs import metrics_writer
 
-KILLS = int(os.environ.get("TWELVE_IN_ONE_KILLS", "2"))
+KILLS = int(os.environ.get("TWELVE_IN_ONE_KILLS", "1"))
 ROUNDS = 24
 TASKS = ("vqa", "refcoco+")
 

@@ -168,12 +168,16 @@ _RULES: tuple[tuple[str, str], ...] = (
         "",
     ),
 )  # fmt: skip
-_COMPILED = tuple(re.compile(f"({token}){behind}", re.IGNORECASE) for token, behind in _RULES)
 _SINGLE_LETTER = re.compile(rf"[A-Z]\.{_SENTENCE_END}", re.IGNORECASE)
 _ENDINGS = re.compile(f"{_ENDING}|{_NOT}")
 # Most words: letters up to a blank are a word whichever rule wins, and a mark between is dropped.
 _PLAIN = re.compile(r"([A-Za-z]+)(?:[,;:!?]?(?=[ \n])|(\.)(?=\n))")
 _ABBREVIATED = {*_TITLES.split(), *_OTHERS.split(), *_STATES.lower().split()}
+
+
+@functools.cache  # not at import, of which it would be a tenth
+def _compiled() -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(f"({token}){behind}", re.IGNORECASE) for token, behind in _RULES)
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -209,12 +213,13 @@ def tokenize(caption: str) -> tuple[str, ...]:
 def _next(text: str, at: int) -> tuple[int, list[str]]:
     """Characters of the next token, and the word that it becomes, if any."""
     furthest, token, won = at, "", None
-    for rule in _COMPILED:
+    rules = _compiled()
+    for rule in rules:
         found = rule.match(text, at)
         if found and found.end() > furthest:
             furthest, token, won = found.end(), found[1], rule
     word = token.lower()
-    if won is _COMPILED[0]:
+    if won is rules[0]:
         cut = len(word) - _CONTRACTED[word]
         return cut, [word[:cut]]  # the rest is read again: "'tishing" is "'t ishing"
     if len(token) == 2 and _SINGLE_LETTER.match(text, at):  # "vitamin C. The": no initial
