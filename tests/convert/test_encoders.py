@@ -12,8 +12,9 @@ from flax.linen import unbox
 from twelve_in_one.checkpoints import weights
 from twelve_in_one.convert import big_vision, efficientnet, encoders
 from twelve_in_one.convert.__main__ import main
+from twelve_in_one.models import vit
 from twelve_in_one.models.efficientnet import abstract_params, named_efficientnet
-from twelve_in_one.models.vit import ViT, ViTConfig, init_params
+from twelve_in_one.models.vit import ViT, ViTConfig
 
 CONFIG = ViTConfig(16, 1, 2, 24, image_size=(16, 16), patch_size=8, num_classes=5)
 
@@ -24,7 +25,7 @@ def params():
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: rng.normal(size=x.shape).astype(np.float32),
-        unbox(init_params(CONFIG, jax.random.key(0))),
+        unbox(vit.abstract_params(CONFIG)),
     )
 
 
