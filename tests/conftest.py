@@ -125,13 +125,15 @@ def _forget_compiled_programs(request: pytest.FixtureRequest, compiled_programs:
     for_a_run = getattr(jax.config, shortest)
     if alone and compiled_programs.is_relative_to(request.getfixturevalue("run_folder")):
         jax.config.update(shortest, 1e6)
-    yield
-    jax.config.update(shortest, for_a_run)
-    jax.clear_caches()
+    # Not at the end of a module: its last test's arguments live until all of its fixtures are gone,
+    # and what is frozen then is never collected.
     gc.collect()
     gc.freeze()  # remaining objects stay; later collections can skip them
     with _GLIBC:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # otherwise the process keeps freed memory
+    yield
+    jax.config.update(shortest, for_a_run)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
