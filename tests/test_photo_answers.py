@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from reference.when_used import when_used
 
 from twelve_in_one import predict
 from twelve_in_one.convert import __main__ as convert
@@ -23,7 +24,7 @@ from twelve_in_one.models.detection.resize import Resizing
 from twelve_in_one.models.two_stream.reference_config import to_reference
 from twelve_in_one.predict.__main__ import main as ask
 
-torch = pytest.importorskip("torch")
+torch = when_used("torch")
 WORDS = ("what", "is", "the", "red", "dog", "##s", "?")
 ANSWERS = ["yes", "no", "a dog"]
 BOXES = [(10, 10, 90, 80), (30, 40, 140, 100)]

@@ -8,13 +8,14 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from reference.when_used import when_used
 
 from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.checkpoints.trees import flatten
 from twelve_in_one.convert import detector_layouts, faster_rcnn
 from twelve_in_one.models.detection import c4, fpn
 
-torch = pytest.importorskip("torch")
+torch = when_used("torch")
 
 
 @pytest.fixture(scope="module")

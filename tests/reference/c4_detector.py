@@ -1,13 +1,13 @@
 """A small detector of bottom-up attention in PyTorch and plain loops, and random weights for it."""
 
 import numpy as np
-import torch
+from reference.when_used import when_used
 
 from twelve_in_one.models.detection import c4
 from twelve_in_one.models.detection.c4 import Sweep
 from twelve_in_one.models.detection.fpn import MEAN_BGR
 
-F = torch.nn.functional
+torch, F = when_used("torch"), when_used("torch.nn.functional")
 
 NUM_CLASSES, STEM, INNER, RPN = 6, 8, 4, 16
 BLOCKS = (1, 2, 1, 1)
