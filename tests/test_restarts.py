@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends as one that was left alone, to the bit."""
+"""A run that is killed ends as one that was left alone, to the bit."""
 
 import os
 import random
@@ -97,7 +97,7 @@ def kill_at_random(process, workdir, rng, *, in_a_write):
 
 @pytest.mark.usefixtures("share_programs")
 def test_kills_make_no_difference(settings, tmp_path):
-    """Processes are killed; the run that is left alone, and the end of the other, need none."""
+    """A process is killed; the run that is left alone, and the end of the other, need none."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     train_here(settings, alone)
     rng, in_a_write = random.Random(0), 0

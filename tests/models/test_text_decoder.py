@@ -47,7 +47,7 @@ def inputs():
     ("layers", "millions"), [(1, 58.7), (2, 68.1), (6, 105.9), (12, 162.5)]
 )  # spec of CapPa: B, 32,000 pieces, 64 tokens
 def test_published_sizes(layers, millions):
-    config = decoder_block.named_decoder("B", layers, block_biases=False)
+    config = decoder_block.named_decoder("B", layers, block_biases=False, scan_layers=True)
     shapes = jax.tree.leaves(text_decoder.abstract_params(config))
     assert round(sum(math.prod(x.shape) for x in shapes) / 1e6, 1) == millions
 

@@ -48,7 +48,8 @@ def _run(config: ViTConfig, params, images, key=None):
     ],
 )
 def test_sizes_have_the_published_parameter_counts(name, millions):
-    shapes = nn.unbox(vit.abstract_params(named_vit(name)))
+    # Scanned, one block is traced instead of up to 48; its parameters are counted all the same.
+    shapes = nn.unbox(vit.abstract_params(named_vit(name, scan_layers=True)))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert f"{count / 1e6:.4g}" == f"{millions:.4g}" or round(count / 1e6, 1) == millions
 
