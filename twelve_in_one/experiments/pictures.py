@@ -93,7 +93,7 @@ def begun(base: Any, seed: int, workdir: Path) -> Any:
 
 
 def rows_of(runner: Runner, training: Training) -> dict[str, int]:
-    """Rows of each task that a training of a mixture has seen."""
+    """Rows of each task that a training of a mixture has seen; tokens, if its loss counts these."""
     history = metrics_writer.read(training.folder(runner.workdir) / metrics_writer.FILE)
     counted = dict.fromkeys(training.config.tasks, 0)
     for record in history:

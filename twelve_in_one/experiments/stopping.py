@@ -31,9 +31,9 @@ _NOTE = """\
 Scores in percent, CIDEr-D of captions in points of 1; mean over seeds ± half of a 95 % interval;
 differences are paired by seed, bold where the interval does not hold 0."""
 _ROWS_NOTE = """\
-Share of the rows of each task that is trained on, and of the rounds for which it was stopped, in
-percent."""
-_NEVER = "No task was stopped in any run, so all models are the same but for chance of the devices."
+Share of each task that is trained on in the rows (in their tokens, with model.per_token), and of
+the rounds for which it was stopped, in percent."""
+_NEVER = "No task was stopped in any run, so all models are the same."
 
 
 def count(base: Any, seeds: Sequence[int], models: Sequence[str]) -> int:
