@@ -132,6 +132,7 @@ def prepare(topology: Topology, *, quick: bool = False) -> None:
     jax.config.update(_EFFORT, -1.0 if quick else 0.0)
     # No TPU is here to be asked about itself.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # one process a machine is for TPUs
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{topology.kind}-1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 

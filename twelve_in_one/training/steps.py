@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from twelve_in_one.checkpoints import trees
@@ -257,7 +258,8 @@ def make_train_step(
     """
     gradient_of = make_grad_step(objective, loss_scale=loss_scale, accumulate=accumulate)
     update = make_update_step(optimizer, clip_norm=clip_norm, official_schedule=official_schedule)
-    false, true = jnp.bool_(False), jnp.bool_(True)
+    # Not of JAX, which would make them on the devices, also if these are only compiled for.
+    false, true = np.bool_(False), np.bool_(True)
 
     def train_step(
         state: TrainState, batch: Batch, key: jax.Array, frozen: Any = None
