@@ -45,6 +45,8 @@ ARGUMENTS = {
     "lit_decoder": ("", "debug", "full"),
     "lit_decoder_photos": ("", "debug"),
     "mammut": ("", "debug", "full", "finetune"),
+    "mammut_detection": ("", "closed", "debug", "full"),
+    "mammut_video": ("", "debug", "full"),
 }
 WRONG = {
     "world": ("official", "debug,debug", "small,debug"),
@@ -59,6 +61,8 @@ WRONG = {
     "lit_decoder": ("small", "debug,words"),
     "lit_decoder_photos": ("small", "debug,words"),
     "mammut": ("small", "debug,full"),
+    "mammut_detection": ("small", "debug,full"),
+    "mammut_video": ("small", "debug,full"),
 }
 # The released task file (specification 3.3): id, text positions, regions, batch, learning rate.
 RELEASED = {

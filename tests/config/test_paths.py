@@ -48,7 +48,8 @@ def test_the_home_folder(tmp_path, monkeypatch):
     assert asked.image == [f"{tmp_path}/a.png"]
 
 
-PATHS = ("data.dir", "data.raw_dir", "data.samples_dir", "data.held_out_dir", "init_from.path",
+PATHS = ("data.dir", "data.raw_dir", "data.samples_dir", "data.held_out_dir",
+         "data.world_pictures", "data.world_other_pictures", "init_from.path",
          "compilation_cache")  # fmt: skip
 
 

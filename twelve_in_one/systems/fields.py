@@ -6,6 +6,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+# Fields of configs of image encoders that may be 0, which means without.
+OF_ENCODERS = ("num_registers", "num_classes", "window", "cropped_positions", "frames")
+
 
 def build(cls: type, fields: Mapping[str, Any]) -> Any:
     """`cls` from its fields; sections are dicts, and lists stand for tuples.

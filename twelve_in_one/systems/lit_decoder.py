@@ -28,10 +28,7 @@ class LitDecoderSystem(TextSystem):
 
     name = SYSTEM
     config_type = LitDecoderConfig
-    may_be_zero = (
-        *("num_registers", "num_classes", "window", "frames"),
-        *("pad_id", "eos_id", "start_id"),
-    )
+    may_be_zero = (*fields.OF_ENCODERS, "pad_id", "eos_id", "start_id")
     inputs = Inputs(words="decoder/", task_ids="task_table")
 
     @classmethod

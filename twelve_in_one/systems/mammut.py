@@ -73,14 +73,8 @@ class MammutSystem(TextSystem):
     name = SYSTEM
     config_type = MammutSystemConfig
     may_be_zero = (
-        "num_registers",
-        "num_classes",
-        "window",
-        "frames",
-        "contrast_chunk",
-        "pad_id",
-        "eos_id",
-        "start_id",
+        *fields.OF_ENCODERS,
+        *("contrast_chunk", "pad_id", "eos_id", "start_id"),
     )
     inputs = Inputs(words="decoder/")
     image_kinds = {**TextSystem.image_kinds, "pairs": "pairs", "zero_shot": "names"}

@@ -73,9 +73,10 @@ class MammutDetectorSystem(System):
     config_type = MammutDetectorSystemConfig
     data_decides = ("num_classes",)
     may_be_zero = (
-        "num_registers", "num_classes", "window", "cropped_positions", "contrast_chunk", "pad_id",
-        "eos_id", "start_id", "mask_samples", "mask_layers", "box_layers", "region_temperature",
-    )  # fmt: skip
+        *fields.OF_ENCODERS,
+        *("contrast_chunk", "pad_id", "eos_id", "start_id"),
+        *("mask_samples", "mask_layers", "box_layers", "region_temperature"),
+    )
     inputs = Inputs(words="decoder/", answers="vocabulary")
     pixels = True
     image_kinds = {"detect": "boxes"}

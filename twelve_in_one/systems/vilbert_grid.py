@@ -30,7 +30,7 @@ class GridVilbert(Vilbert):
 
     name = SYSTEM
     config_type = GridTwoStreamConfig
-    may_be_zero = (*Vilbert.may_be_zero, "num_registers", "num_classes", "window")
+    may_be_zero = (*Vilbert.may_be_zero, *fields.OF_ENCODERS)
     reads_pictures = True
     image_keys = (*IMAGE_KEYS, *PICTURE_KEYS)
 
