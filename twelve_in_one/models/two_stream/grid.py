@@ -101,7 +101,8 @@ class GridRows(NamedTuple):
 def feature_map(config: ImageEncoderConfig, tokens: Array) -> Array:
     """[B, Y, X, W] of the tokens [B, L, W] of an encoder, without those of no place."""
     rows, columns = config.grid
-    return tokens[:, tokens.shape[1] - rows * columns :].reshape(len(tokens), rows, columns, -1)
+    count, length, width = tokens.shape
+    return tokens[:, length - rows * columns :].reshape(count, rows, columns, width)
 
 
 def grid_rows(config: GridConfig, features: Array, sizes: Array, boxes: Array) -> GridRows:
@@ -134,7 +135,7 @@ def grid_rows(config: GridConfig, features: Array, sizes: Array, boxes: Array) -
     first = (jnp.arange(boxes.shape[1]) == 0)[None, :, None]
     return GridRows(
         jnp.where(first, whole[:, None], found).astype(dtype),
-        cells.reshape(len(features), config.num_cells, -1).astype(dtype),
+        cells.reshape(features.shape[0], config.num_cells, features.shape[3]).astype(dtype),
         *cell_places(config, sizes),
     )
 
@@ -151,13 +152,14 @@ def cell_places(config: GridConfig, sizes: Array) -> tuple[Array, Array]:
         edges.append(jnp.minimum(steps / (size * number), 1.0).astype(jnp.float32))
         masks.append(steps[:, :-1] < size * number)
     rows, columns = edges
-    shape = (len(sizes), config.rows, config.columns)
+    shape = (sizes.shape[0], config.rows, config.columns)
     top, bottom = (jnp.broadcast_to(x[:, :, None], shape) for x in (rows[:, :-1], rows[:, 1:]))
     left, right = (jnp.broadcast_to(x[:, None], shape) for x in (columns[:, :-1], columns[:, 1:]))
     area = (right - left) * (bottom - top)
     boxes = jnp.stack([left, top, right, bottom, area], axis=-1)
     mask = masks[0][:, :, None] & masks[1][:, None]
-    return boxes.reshape(len(sizes), -1, 5), mask.reshape(len(sizes), -1)
+    flat = (sizes.shape[0], config.num_cells)
+    return boxes.reshape(*flat, 5), mask.reshape(flat)
 
 
 def _bins(length: int, number: int) -> np.ndarray:

@@ -325,8 +325,8 @@ class TwoStreamModel(nn.Module):
             return None
         if images is None or sizes is None:
             raise ValueError("this model reads pictures: pass images and picture_size")
-        if len(images) != len(boxes):
-            raise ValueError(f"{len(images)} images for {len(boxes)} rows of regions")
+        if images.shape[0] != boxes.shape[0]:
+            raise ValueError(f"{images.shape[0]} images for {boxes.shape[0]} rows of regions")
         tokens, _ = self.encoder(images, key)
         return grid_rows(config, feature_map(config.encoder, tokens), sizes, boxes)
 
