@@ -14,7 +14,7 @@ import numpy as np
 from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.convert.big_vision import Loaded
-from twelve_in_one.convert.entries import Path, match
+from twelve_in_one.convert.entries import Path, check_finite, match
 from twelve_in_one.data.formats.tfjs import read_weights
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.models.detection.centernet import SIXTH, CenterNetConfig, abstract_params
@@ -48,7 +48,9 @@ def read(path: str | os.PathLike[str], **fields: Any) -> Loaded:
     tensors = read_weights(FilePath(path), MODEL)
     try:
         return from_tfjs(CenterNetConfig(**fields), tensors)
-    except DataError as error:
+    except StateDictError:
+        raise
+    except ValueError as error:
         raise DataError(f"{path}: {error}") from error
 
 
@@ -58,14 +60,16 @@ def from_tfjs(config: CenterNetConfig, tensors: Mapping[str, Any]) -> Loaded:
     Raises:
       StateDictError: missing or unexpected entries or wrong shapes; carries the report.
       DataError: a constant has another value than in this network.
+      ValueError: numbers that are not finite.
     """
     for pattern, value in _FIXED.items():
         for name, tensor in tensors.items():
             if re.fullmatch(pattern, name) and not np.allclose(tensor, value, rtol=1e-6):
                 raise DataError(f"{name} is {np.ravel(tensor)[:3]}, in this network it is {value}")
     shapes = {path: leaf.shape for path, leaf in flatten(abstract_params(config)).items()}
+    sources = {path: (_entry(config, path),) for path in shapes}
     params, report = match(
-        {path: (_entry(config, path),) for path in shapes},
+        sources,
         tensors,
         shapes,
         _to_ours,
@@ -74,6 +78,7 @@ def from_tfjs(config: CenterNetConfig, tensors: Mapping[str, Any]) -> Loaded:
     )
     if not report.ok:
         raise StateDictError(report)
+    check_finite(params, sources)
     return Loaded(config, unflatten(params), report)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from twelve_in_one.checkpoints.report import StateDictError
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.convert.big_vision import Loaded
-from twelve_in_one.convert.entries import Path, Sources, match
+from twelve_in_one.convert.entries import Path, Sources, check_finite, match
 from twelve_in_one.convert.files import read_state_dict
 from twelve_in_one.extras import require
 from twelve_in_one.models.efficientnet import (
@@ -69,7 +69,13 @@ def read(
     classifier = tensors.get(_CLASSIFIER)
     if classifier is not None and len(classifier.shape) == 2:
         fields = dict(num_classes=classifier.shape[0]) | fields
-    return from_torch(named_efficientnet(size, **fields), tensors)
+    config = named_efficientnet(size, **fields)
+    try:
+        return from_torch(config, tensors)
+    except StateDictError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path or package_file()}: {error}") from error
 
 
 def from_torch(config: EfficientNetConfig, tensors: Mapping[str, Any]) -> Loaded:
@@ -81,14 +87,15 @@ def from_torch(config: EfficientNetConfig, tensors: Mapping[str, Any]) -> Loaded
 
     Raises:
       StateDictError: missing or unexpected entries or wrong shapes; carries the report.
+      ValueError: numbers that are not finite, or variances below 0.
     """
     shapes = {path: leaf.shape for path, leaf in flatten(nn.unbox(abstract_params(config))).items()}
     unneeded = [_COUNTER] + ([] if config.num_classes else [r"_fc\.(weight|bias)"])
-    params, report = match(
-        sources(shapes), tensors, shapes, to_ours, unneeded=unneeded, layout=" here"
-    )
+    made_of = sources(shapes)
+    params, report = match(made_of, tensors, shapes, to_ours, unneeded=unneeded, layout=" here")
     if not report.ok:
         raise StateDictError(report)
+    check_finite(params, made_of)
     return Loaded(config, unflatten(params), report)
 
 
@@ -147,4 +154,5 @@ def to_ours(path: Path, arrays: list[np.ndarray], shape: tuple[int, ...]) -> np.
 
 
 def _scale(weight: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    return weight / np.sqrt(variance + BATCH_NORM_EPS)
+    with np.errstate(invalid="ignore"):  # reported as not finite
+        return weight / np.sqrt(variance + BATCH_NORM_EPS)

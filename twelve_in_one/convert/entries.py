@@ -63,3 +63,15 @@ def match(
         nearest=nearest_names(missing, unexpected) | nearest_names(unexpected, known),
     )
     return params, report
+
+
+def check_finite(params: Mapping[Path, np.ndarray], sources: Sources) -> None:
+    """Refuses parameters with NaN or infinity.
+
+    Raises:
+      ValueError: one has some; names the entries that it was made of.
+    """
+    for path, value in params.items():
+        if not np.isfinite(value).all():
+            names = ", ".join(sources[path][:4])
+            raise ValueError(f"numbers that are not finite, or variances below 0, in {names}")

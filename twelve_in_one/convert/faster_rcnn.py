@@ -21,7 +21,7 @@ from twelve_in_one.checkpoints.report import Report, StateDictError
 from twelve_in_one.checkpoints.trees import flatten, unflatten
 from twelve_in_one.convert import caffe_detector, detector_layouts
 from twelve_in_one.convert.detector_layouts import KINDS, UNNEEDED
-from twelve_in_one.convert.entries import match
+from twelve_in_one.convert.entries import check_finite, match
 from twelve_in_one.convert.files import read_state_dict
 from twelve_in_one.models.detection import c4, fpn
 from twelve_in_one.models.detection.c4 import BestOfClasses, C4Config, C4Detector
@@ -144,8 +144,9 @@ def from_state_dict(
     abstract = fpn.abstract_params if kind == "fpn" else c4.abstract_params
     shapes = {path: leaf.shape for path, leaf in flatten(nn.unbox(abstract(config))).items()}
     table = detector_layouts.table(kind, config, shapes)
+    sources = {path: entry.names for path, entry in table.items()}
     params, report = match(
-        {path: entry.names for path, entry in table.items()},
+        sources,
         tensors,
         shapes,
         lambda path, arrays, shape: _made(table[path].make(arrays, shape), shape),
@@ -154,10 +155,7 @@ def from_state_dict(
     )
     if not report.ok:
         raise StateDictError(report)
-    for path, value in params.items():
-        if not np.isfinite(value).all():
-            names = ", ".join(table[path].names[:4])
-            raise ValueError(f"numbers that are not finite, or variances below 0, in {names}")
+    check_finite(params, sources)
     return config, unflatten(params), report
 
 

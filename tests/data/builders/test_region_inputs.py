@@ -325,9 +325,10 @@ def test_links_to_folders_are_followed(tmp_path, touch):
     assert region_inputs.picture_files(tmp_path / "linked")[0].keys() == found.keys()
 
 
-def _from_pixels(name, images, cache, **options):
-    options = {"cluttered": False, "num_regions": None, "jobs": 1} | options
-    return region_inputs.from_pixels(SOURCES[name], images, cache, **options)
+def _from_pixels(name, images, cache, *, cluttered=False, num_regions=None, **options):
+    extractor = region_inputs.pixel_extractor(cluttered=cluttered, num_regions=num_regions)
+    called = "photos" if cluttered else "pixels"
+    return region_inputs.from_folder(SOURCES[name], images, cache, extractor, called, **options)
 
 
 def test_pictures(small_world, tmp_path, capsys):
@@ -397,6 +398,11 @@ def test_turned_picture(tmp_path, turned):
         wanted = _record(SOURCES["guesswhat"], inputs, straight)
         np.testing.assert_array_equal(record.boxes, wanted.boxes)
         np.testing.assert_array_equal(record.annotated_features, wanted.annotated_features)
+    # The same from a store of annotated boxes, which is made at once.
+    kept = _from_pixels("guesswhat", tmp_path / "images", cache, annotated=[image]).annotated(image)
+    assert len([*cache.glob("*/coco-boxes-*/regions-*")]) == 1 and kept.width == 160
+    described = inputs.annotated(image).features
+    np.testing.assert_allclose(kept.features, described, rtol=2e-3, atol=1e-3)
     # Without boxes, the picture as it is seen; also where its size is stated for that.
     seen = (96, 160) if turned == 6 else (160, 96)
     for width, height in ((0, 0), seen):

@@ -2,22 +2,34 @@
 
 import dataclasses
 import functools
+import io
 import json
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from reference.small_detector import DETECTOR, random_params
+from reference.small_detector import DETECTOR, FILE, NARROW, random_params
 
-from twelve_in_one.convert import detectors, small_detector
+from twelve_in_one.checkpoints.trees import flatten
+from twelve_in_one.convert import centernet, detectors, efficientnet, small_detector
+from twelve_in_one.data.formats.tfjs import read_weights
 from twelve_in_one.data.regions import extract, extraction, open_store
 from twelve_in_one.data.regions.detected import DetectorExtractor
+from twelve_in_one.data.regions.extractor import PixelExtractor
+from twelve_in_one.models.detection.c4 import R101, C4Detector
 from twelve_in_one.models.detection.centernet import find_peaks
 from twelve_in_one.models.detection.detector import Canvases, Detections
-from twelve_in_one.models.efficientnet import BLACK, EfficientNet
+from twelve_in_one.models.detection.fpn import X152, FpnDetector
+from twelve_in_one.models.efficientnet import (
+    BLACK,
+    EfficientNet,
+    EfficientNetConfig,
+    abstract_params,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +212,117 @@ def test_command(extractor, photos, tmp_path, monkeypatch, capsys):
     assert again.keys() == times.keys()
     changed = {path.name for path in again if again[path] != times[path]}
     assert changed == {shard.name, f"images-{shard.name[8:13]}.json"}
+
+
+def test_command_with_given_boxes(extractor, photos, tmp_path, monkeypatch, capsys):
+    """Batches of photos of two canvases and of several numbers of boxes; other photos stay out."""
+    monkeypatch.setattr(detectors, "open_detector", lambda spec, **options: extractor)
+    given = {
+        "0": [[10, 20, 90, 100], [0, 0, 199, 139.5]],
+        "3": [[1, 1, 20, 20]] * 17,
+        "4": [[5, 6, 7, 8]],
+        "2": [],
+        "1": [[500, 500, 600, 600]],
+        "5": [[1, 2, 3, 4]],
+    }
+    path, out = tmp_path / "boxes.json", tmp_path / "boxes"
+    path.write_text(json.dumps(given))
+    command = ["--images", str(photos), "--out", str(out), "--detector", "small"]
+    command += ["--boxes", str(path)]
+    assert extract.main(command) == 0
+    printed = capsys.readouterr()
+    assert "3 images, 2 skipped, 2 without boxes left out, given boxes of halves-1" in printed.out
+    assert "skipped 1: " in printed.err and "1.png: box 0 [500" in printed.err
+    with open_store(f"records:{out}") as store:
+        assert store.extractor == "halves-1" and sorted(store.ids()) == ["0", "3", "4"]
+        for name in store.ids():
+            got, boxes = store.get(name), np.array(given[name], np.float32)
+            np.testing.assert_array_equal(got.boxes, boxes)
+            described = extractor.describe(pixels(photos / f"{name}.png"), boxes)
+            np.testing.assert_allclose(got.features, described, rtol=1e-3)
+    path.write_text(json.dumps(given | {"4": [[5, 6, 7, 9]]}))
+    assert extract.main(command) == 1
+    assert "begun with boxes " in capsys.readouterr().err
+    for wrong, message in (
+        ({"9": []}, "boxes.json: '9' is no image of the folder"),
+        ({"0": [1, 2, 3, 4]}, "boxes.json: '0': [1, 2, 3, 4] is no list of [x1, y1, x2, y2]"),
+        ({"0": "x"}, "'0': 'x' is no list of"),
+        ({"0": 3}, "'0': 3 is no list of"),
+    ):
+        path.write_text(json.dumps(wrong))
+        assert extract.main(command) == 1
+        assert message in capsys.readouterr().err
+    pixels_out = ["--images", str(photos), "--out", str(tmp_path / "pixels"), "--boxes", str(path)]
+    path.write_text(json.dumps({"0": given["0"]}))
+    assert extract.main(pixels_out) == 0
+    with open_store(f"records:{tmp_path / 'pixels'}") as store:
+        described = PixelExtractor().describe(pixels(photos / "0.png"), np.array(given["0"]))
+        np.testing.assert_allclose(store.get("0").features, described, rtol=1e-3, atol=1e-3)
+
+
+def _picture(width, height, *, cut=None):
+    data = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(data, "jpeg")
+    return data.getvalue()[:cut]
+
+
+def test_hostile_pictures(extractor, tmp_path):
+    """Each is named, and stops no other."""
+    hostile = {
+        "page": b"<!doctype html><html>404</html>",
+        "nothing": b"",
+        "dot": _picture(1, 1),
+        "cut": _picture(100, 90, cut=-300),
+        "hair": _picture(16, 60_000),
+    }
+    images = {name: tmp_path / f"{name}.jpg" for name in (*hostile, "good")}
+    for name, path in images.items():
+        path.write_bytes(hostile.get(name, _picture(100, 90)))
+    skipped = extraction.extract_folder(images, tmp_path / "out", extractor)
+    assert {skip.record for skip in skipped} == {*hostile}
+    assert all(f"{skip.record}.jpg: " in skip.reason for skip in skipped)
+    with open_store(f"records:{tmp_path / 'out'}") as store:
+        assert [*store.ids()] == ["good"]
+
+
+@pytest.mark.parametrize("detector", [DETECTOR, FpnDetector(X152), C4Detector(R101)])
+def test_pictures_that_vanish_when_they_are_resized(detector):
+    with pytest.raises(ValueError, match=r"60000 wide and 16 high becomes \d+ x 0, which does not"):
+        detector.preprocess(np.zeros((16, 60_000, 3), np.uint8))
+
+
+@pytest.mark.parametrize("part", ["centernet.bin", "lite0"])
+def test_weights_that_are_no_numbers(part, tmp_path):
+    """Neither package's files may bring them in."""
+    with np.load(FILE) as recorded:
+        listing, data = json.loads(recorded["listing"].tobytes()), recorded["numbers"].tobytes()
+    if part == "centernet.bin":
+        start = 0
+        for entry in listing["weightsManifest"][0]["weights"]:
+            if entry["name"] == "tower_0/extern1/Conv2D_weights":
+                data = data[:start] + np.float16("nan").tobytes() + data[start + 2 :]
+            size = 2 if "quantization" in entry else 4
+            start += int(np.prod(entry["shape"])) * size
+        (tmp_path / "centernet.json").write_text(json.dumps(listing))
+        (tmp_path / "centernet.bin").write_bytes(data)
+        tensors = read_weights(tmp_path, "centernet")
+        with pytest.raises(ValueError, match="not finite.*tower_0/extern1/Conv2D_weights"):
+            centernet.from_tfjs(NARROW, tensors)
+        return
+    config = EfficientNetConfig(((3, 1, 1, 4, 1),), stem_dim=4, head_dim=5)
+    shapes = efficientnet.sources(flatten(nn.unbox(abstract_params(config))))
+    names = {name for entry in shapes.values() for name in entry}
+    widths = {"_conv_stem.weight": (4, 3, 3, 3), "_conv_head.weight": (5, 4, 1, 1)}
+    widths |= {"_blocks.0._depthwise_conv.weight": (4, 1, 3, 3)}
+    widths |= {"_blocks.0._project_conv.weight": (4, 4, 1, 1)}
+    state = {
+        name: np.ones(widths.get(name, (5,) if name.startswith("_bn1") else (4,)), np.float32)
+        for name in names
+    }
+    assert efficientnet.from_torch(config, state).report.ok
+    state["_bn0.running_var"][2] = -7
+    with pytest.raises(ValueError, match=r"not finite.*_bn0\.running_var"):
+        efficientnet.from_torch(config, state)
 
 
 @pytest.mark.parametrize(
