@@ -38,13 +38,13 @@ def get_config():
     config.mixture.weighting = ""
     config.compilation_cache = ""
     config.text.vocab_size = 40
-    config.schedule.num_rounds = 120
-    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 120
+    config.schedule.num_rounds = 300
+    config.schedule.min_validation_rounds = config.schedule.max_validation_rounds = 300
     config.optimizer.learning_rate, config.optimizer.schedule = 1e-2, "constant"
     config.optimizer.warmup_share = 0.0
     config.evaluation.batch_size, config.evaluation.pictures = 18, 1
     config.evaluation.text_baselines = True
-    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 120, 0
+    config.checkpoint.every_rounds, config.checkpoint.keep_every_rounds = 300, 0
     config.log.every_rounds, config.log.tensorboard = 60, False
     config.parallel.devices = 1
     return config
