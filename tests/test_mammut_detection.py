@@ -109,11 +109,8 @@ def test_any_names(trained, folder, tmp_path, capsys):
     files = sorted((folder / "images").glob("test_*.jpg"))[:2]
     learnt = model.detect(files[0])
     assert set(learnt.names) <= set(model.serving.answers["things"])
-    for names in (
-        ["red star"],
-        ["red star", "Red Star", "blue cow"],
-        [f"a{i} b" for i in range(5)],
-    ):
+    several = ["red", "blue", "star cross", "a tower", "one ring"]
+    for names in (["red star"], ["red star", "Red Star", "blue cow"], several):
         found = model.detect(files, names, top=4)
         assert len(found) == 2 and all(set(one.names) <= set(names) for one in found)
         for one in found:
