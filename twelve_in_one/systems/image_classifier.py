@@ -92,7 +92,7 @@ class ImageClassifierSystem(System):
     name = SYSTEM
     version = 1
     config_type = ImageClassifierConfig
-    may_be_zero = ("num_classes", "num_registers", "window")
+    may_be_zero = ("num_classes", "num_registers", "window", "cropped_positions")
     inputs = Inputs(answers="head_{head}/")
     pixels = True
     image_kinds = {"classify": "class"}

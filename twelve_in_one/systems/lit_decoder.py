@@ -28,7 +28,15 @@ class LitDecoderSystem(TextSystem):
 
     name = SYSTEM
     config_type = LitDecoderConfig
-    may_be_zero = ("num_registers", "num_classes", "window", "pad_id", "eos_id", "start_id")
+    may_be_zero = (
+        "num_registers",
+        "num_classes",
+        "window",
+        "cropped_positions",
+        "pad_id",
+        "eos_id",
+        "start_id",
+    )
     inputs = Inputs(words="decoder/", task_ids="task_table")
 
     @classmethod

@@ -76,6 +76,7 @@ class MammutSystem(TextSystem):
         "num_registers",
         "num_classes",
         "window",
+        "cropped_positions",
         "contrast_chunk",
         "pad_id",
         "eos_id",
