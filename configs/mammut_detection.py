@@ -36,7 +36,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         )
     if mode == "full":
         return _full()
-    config = _world(48, 64, "closed" if mode == "closed" else "text")
+    config = _world(32, 64, "closed" if mode == "closed" else "text")
     if mode == "debug":
         config = _world(16, 32, "text")
         config.init_from.path = config.text.tokenizer = ""

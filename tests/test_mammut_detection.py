@@ -109,11 +109,8 @@ def test_any_names(trained, folder, tmp_path, capsys):
     files = sorted((folder / "images").glob("test_*.jpg"))[:2]
     learnt = model.detect(files[0])
     assert set(learnt.names) <= set(model.serving.answers["things"])
-    for names in (
-        ["red star"],
-        ["red star", "Red Star", "blue cow"],
-        [f"a{i} b" for i in range(5)],
-    ):
+    several = ["red", "blue", "star cross", "a tower", "one ring"]
+    for names in (["red star"], ["red star", "Red Star", "blue cow"], several):
         found = model.detect(files, names, top=4)
         assert len(found) == 2 and all(set(one.names) <= set(names) for one in found)
         for one in found:
@@ -169,7 +166,8 @@ def test_eight_devices_make_no_difference():
     for ours, theirs in zip(metrics.sums, others.sums, strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
     for path, value in flatten(one.grads).items():
+        # Cosines are divided by 0.01, which multiplies the rounding of sums by 100.
         scale = max(np.abs(value).max(), 1e-3)
-        np.testing.assert_allclose(flatten(eight.grads)[path], value, rtol=0, atol=1e-4 * scale)
+        np.testing.assert_allclose(flatten(eight.grads)[path], value, rtol=0, atol=5e-4 * scale)
     assert one.ok and (metrics.sums.count == 7).all() and (metrics.sums.loss > 0).all()
     assert np.abs(flatten(one.grads)[("encoder", "position")]).max() > 0

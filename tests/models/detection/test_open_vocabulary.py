@@ -26,9 +26,24 @@ def test_the_pyramid_of_a_large_picture():
         assert [x.shape for x in maps] == [(1, side, side, 256) for side in sides]
         assert pyramid.strides(16, extra) == (4, 8, 16, 32, 64)[: len(sides)]
     found = params["params"]
-    assert found["p2_up_0"]["kernel"].shape == (2, 2, 768, 128)
-    assert found["p2_up_1"]["kernel"].shape == (2, 2, 128, 64)
+    assert found["p2_up_0"]["cells"]["kernel"].shape == (768, 4 * 128)
+    assert found["p2_up_1"]["cells"]["kernel"].shape == (128, 4 * 64)
     assert "bias" not in found["p3_conv_3"] and found["p6_conv_1"]["kernel"].shape[2:] == (768, 256)
+
+
+def test_enlarging_is_a_transposed_convolution():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+    model = pyramid.Enlarge(6)
+    params = model.init(jax.random.key(1), x)["params"]
+    dense = params["cells"]["kernel"]
+    # [W, 2 * 2 * D] -> [2, 2, W, D]; Flax applies it turned by half a circle.
+    kernel = jnp.moveaxis(dense.reshape(4, 2, 2, 6), 0, 2)[::-1, ::-1]
+    same = nn.ConvTranspose(6, (2, 2), (2, 2))
+    wanted = same.apply({"params": {"kernel": kernel, "bias": jnp.zeros(6)}}, x)
+    found = model.apply({"params": params}, x)
+    turned = same.apply({"params": {"kernel": kernel[::-1, ::-1], "bias": jnp.zeros(6)}}, x)
+    differences = [float(jnp.abs(found - y).max()) for y in (wanted, turned)]
+    assert min(differences) < 1e-5 < max(differences)
 
 
 def test_anchors_of_both_kinds():

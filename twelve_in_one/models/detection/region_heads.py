@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from twelve_in_one.models.detection.pyramid import conv, norm
+from twelve_in_one.models.detection.pyramid import Enlarge, conv, norm
 
 Array = jax.Array
 
@@ -84,7 +84,7 @@ class MaskHead(nn.Module):
             x = nn.relu(
                 norm(self.dtype, f"norm_{i}")(conv(self.dim, 3, self.dtype, f"conv_{i}")(x))
             )
-        x = nn.relu(nn.ConvTranspose(self.dim, (2, 2), (2, 2), dtype=self.dtype, name="up")(x))
+        x = nn.relu(Enlarge(self.dim, self.dtype, name="up")(x))
         return nn.Conv(1, (1, 1), name="mask")(x.astype(jnp.float32))[..., 0]
 
 
