@@ -364,6 +364,59 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
+TWO_SLICES = textwrap.dedent("""
+    import os, sys
+    import jax
+    jax.config.update("jax_num_cpu_devices", 4)
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import NamedSharding
+    from twelve_in_one.parallel import processes, sharding
+
+    coordinator, me = sys.argv[1], int(sys.argv[2])
+    processes.initialize(coordinator=coordinator, num_processes=2, process_id=me)
+    mesh = sharding.make_mesh(model=2, slices=2)
+    for number, slice_ in enumerate(mesh.devices):  # each of one process, which is a slice
+        assert {device.process_index for device in slice_.flat} == {number}
+
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(8, 12)), rng.normal(size=(12, 8))
+    rows = rng.normal(size=(16, 8))
+    own = rows[8 * me : 8 * me + 8]
+
+    def gradient(first, second, rows):
+        def loss(first, second):
+            hidden = sharding.constrain(jnp.tanh(rows @ first), "act_batch", "act_mlp")
+            return jnp.sum(jnp.square(hidden @ second)) / len(rows)
+
+        return jax.grad(loss, (0, 1))(first, second)
+
+    with jax.default_device(jax.local_devices()[0]):
+        expected = jax.jit(gradient)(*(jnp.asarray(x, jnp.float32) for x in (first, second, rows)))
+        expected = jax.device_get(expected)
+    for layout in ("dp", "fsdp", "fsdp_tp", "hsdp"):
+        rules = sharding.layout_rules(layout)
+        placed = []
+        for value, names in ((first, ("text_embed", "mlp")), (second, ("mlp", "text_embed"))):
+            spec = sharding.partition_spec(names, value.shape, mesh.shape, rules)
+            value = value.astype(np.float32)
+            where = NamedSharding(mesh, spec)
+            placed.append(jax.make_array_from_callback(value.shape, where, value.__getitem__))
+        if layout == "hsdp":  # a slice has all of it: its four devices a quarter each
+            held = {shard.data.shape for shard in placed[0].addressable_shards}
+            assert held == {(4, 6)}, held
+        with sharding.use(mesh, layout):
+            batch = sharding.shard_batch({"rows": own.astype(np.float32)}, mesh)
+            found = jax.jit(lambda *x: gradient(*x), out_shardings=sharding.replicated(mesh))(
+                *placed, batch["rows"]
+            )
+        for ours, value in zip(jax.device_get(found), expected, strict=True):
+            np.testing.assert_allclose(ours, value, rtol=1e-5, atol=1e-5, err_msg=layout)
+    processes.barrier("end")
+    os._exit(0)
+""")
+
+
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
@@ -376,11 +429,12 @@ def environment():
     return kept | {"JAX_PLATFORMS": "cpu"}
 
 
-def test_two_processes_exchange_values_and_stop_together():
+def run_two(program):
+    """Exit codes and outputs of two processes that run a program together."""
     coordinator = f"127.0.0.1:{free_port()}"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, coordinator, str(i)],
+            [sys.executable, "-c", program, coordinator, str(i)],
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -389,12 +443,22 @@ def test_two_processes_exchange_values_and_stop_together():
         for i in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=60)[0] for process in processes]
+        outputs = [process.communicate(timeout=180)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    codes = [process.returncode for process in processes]
-    assert codes == [0, -signal.SIGTERM], "\n".join(outputs)
+    return [process.returncode for process in processes], "\n".join(outputs)
+
+
+def test_two_processes_exchange_values_and_stop_together():
+    codes, outputs = run_two(PROGRAM)
+    assert codes == [0, -signal.SIGTERM], outputs
+
+
+def test_two_processes_of_four_devices_are_two_slices():
+    """Every layout computes what one device does."""
+    codes, outputs = run_two(TWO_SLICES)
+    assert codes == [0, 0], outputs
 
 
 def test_a_process_that_waits_in_vain_says_for_whom():

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -148,3 +149,18 @@ def test_rows_that_take_no_part_change_nothing(rows):
 def test_unknown_forms_are_refused():
     with pytest.raises(ValueError, match="none of focal, softmax"):
         contrastive_loss(IMAGE, TEXT, np.float32(1), np.ones(3, bool), form="hinge")
+
+
+def test_a_ring_over_two_slices():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(2, 8, 6)).astype(np.float32)
+    image, text = vectors / np.linalg.norm(vectors, axis=2, keepdims=True)
+
+    def loss(image, text):
+        every = jnp.ones(len(image), bool)
+        return contrastive_loss(image, text, jnp.float32(5), every, form="softmax", chunk=2).sums
+
+    alone = jax.jit(lambda *x: loss(*x))(image, text)
+    with use(make_mesh(devices=jax.devices()[:4], slices=2), "dp"):
+        ring = jax.jit(lambda *x: loss(*x))(image, text)
+    np.testing.assert_allclose(ring, alone, rtol=1e-6)
