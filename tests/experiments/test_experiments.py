@@ -161,7 +161,7 @@ def test_a_task_without_a_built_test_split_is_named_before_training(base, small_
 
 def test_command_line_names_models_and_seeds():
     names = "main pairs ablations pretraining clean consistency lit mammut stop-and-go systems"
-    assert list(command.EXPERIMENTS) == names.split()
+    assert list(command.EXPERIMENTS) == [*names.split(), "video", "photos"]
     for name in command.EXPERIMENTS:
         assert f"\n{name}: " in command.__doc__
     assert command.chosen_models(main, None) == main.MODELS

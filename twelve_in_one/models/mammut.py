@@ -261,7 +261,8 @@ class Mammut(nn.Module):
         if mean == std == (0.5, 0.5, 0.5):
             return images
         # With x in [-1, 1]: ((x + 1) / 2 - mean) / std
-        mean, std = (jnp.asarray(x, images.dtype) for x in (mean, std))
+        shape = (1,) * (images.ndim - 1) + (3,)
+        mean, std = (jnp.asarray(x, images.dtype).reshape(shape) for x in (mean, std))
         return (images - (2 * mean - 1)) / (2 * std)
 
 

@@ -243,7 +243,7 @@ class ViT(nn.Module):
             bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[-1:]),
             name="patch_embedding",
         )(images.astype(numerics.dtype))
-        x = patches.reshape(patches.shape[0], -1, width) + self._positions(len(images), key)
+        x = patches.reshape(patches.shape[0], -1, width) + self._positions(images.shape[0], key)
         if config.clip.frames:
             embed = ClipTokens(config.clip, width, config.patch_size, numerics, name="clip")
             x = embed(clips, x, config.grid)

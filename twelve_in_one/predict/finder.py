@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from twelve_in_one.data.image_serving import ImageServing
-from twelve_in_one.data.images.boxes import covered
+from twelve_in_one.data.images.letterbox import covered
 from twelve_in_one.data.texts.sequences import encode_sequences
 from twelve_in_one.models.mammut_detector import Classes
 from twelve_in_one.predict.arguments import Once, is_list, paired

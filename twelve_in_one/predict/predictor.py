@@ -169,7 +169,11 @@ class Predictor:
         if not is_list(images) or not images:
             raise ValueError("rank takes a list of images, one at least")
         seen = self._engine.read(images, shape)
-        scores = self._engine.scores(shape, seen, captions)
+        # Once each: equal rows of a batch may get scores that differ in the last bit.
+        distinct = list({id(image): image for image in seen}.values())
+        column = {id(image): number for number, image in enumerate(distinct)}
+        scores = self._engine.scores(shape, distinct, captions)
+        scores = scores[:, [column[id(image)] for image in seen]]
         orders = np.argsort(-scores, axis=1, kind="stable")
         maps: list[tuple[Attention, ...]] = [()] * len(captions)
         if attention:

@@ -8,9 +8,10 @@ import tensorflow as tf
 from PIL import Image
 
 from twelve_in_one.data.annotations import instances
-from twelve_in_one.data.images import boxes, ops
+from twelve_in_one.data.images import ops
 from twelve_in_one.data.images.boxes import BoxTargets
 from twelve_in_one.data.images.image_set import TextMisfit
+from twelve_in_one.data.images.letterbox import covered
 from twelve_in_one.data.images.sources import open_images
 from twelve_in_one.data.stored.records import DataError
 
@@ -97,7 +98,7 @@ def test_a_batch(folder):
 def test_pictures_cover_what_boxes_say(size):
     image = tf.fill([size[1], size[0], 3], tf.constant(255, tf.uint8))
     laid = ops.letterbox(image, 48).numpy()
-    columns, rows = boxes.covered(size, 48)
+    columns, rows = covered(size, 48)
     expected = np.full((48, 48, 3), 128)
     expected[:rows, :columns] = 255
     np.testing.assert_array_equal(laid, expected)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from twelve_in_one.data.images.letterbox import covered
 from twelve_in_one.data.stored.records import DataError, Picture
 
 
@@ -51,7 +52,7 @@ def pixels_of(
     """
     import tensorflow as tf
 
-    from twelve_in_one.data.images import boxes, ops, pipeline
+    from twelve_in_one.data.images import ops, pipeline
 
     made: dict[int, tuple[np.ndarray, tuple[int, int]]] = {}
     for picture in pictures:
@@ -65,7 +66,7 @@ def pixels_of(
             ) from error
         if options.letterbox:
             rows, columns, _ = image.shape
-            columns, rows = boxes.covered((columns, rows), options.size)
+            columns, rows = covered((columns, rows), options.size)
             image, size = ops.letterbox(image, options.size), (rows, columns)
         else:
             image, size = ops.resize(image, options.size), (options.size, options.size)

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from twelve_in_one.data.annotations import instances
 from twelve_in_one.data.annotations.instances import Instances, Objects
 from twelve_in_one.data.images.image_set import ImageExample, ImageSet, TextMisfit, even_shards
+from twelve_in_one.data.images.letterbox import covered
 from twelve_in_one.data.images.load import read_file
 from twelve_in_one.data.stored.records import DataError
 from twelve_in_one.tasks.metrics.detection import Truth
@@ -93,15 +94,6 @@ def _example(images: tuple[Objects, ...], folder: Path, number: int) -> ImageExa
             f"{objects.size[1]}: take the picture that was annotated"
         )
     return ImageExample(data, str(objects.image_id), objects=objects)
-
-
-def covered(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Columns and rows of a square canvas that a picture of this width and height covers.
-
-    As `ops.letterbox` resizes it: in float32, halves to the even pixel.
-    """
-    factor = np.float32(side) / np.float32(max(size))
-    return tuple(max(int(np.rint(np.float32(x) * factor)), 1) for x in size)
 
 
 @dataclasses.dataclass(frozen=True)
