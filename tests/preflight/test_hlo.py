@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from twelve_in_one.models.flops import product_flops
 from twelve_in_one.parallel.sharding import make_mesh
 from twelve_in_one.preflight import hlo
 from twelve_in_one.preflight.figures import summed
-from twelve_in_one.preflight.flops import product_flops
 
 WIDTH, ROWS, TURNS = 64, 16, 5
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from twelve_in_one.data.images.boxes import covered, truth_of
+from twelve_in_one.data.images.boxes import truth_of
+from twelve_in_one.data.images.letterbox import covered
 from twelve_in_one.evaluators import rows, texts
 from twelve_in_one.tasks.metrics import detection
 from twelve_in_one.tasks.metrics.detection import Detections, Evaluation, Truth
@@ -31,18 +32,20 @@ class DetectionOutcome:
       example_ids: N of them.
       found: of each picture, best first.
       truth: of each picture.
+      category_ids: official number of each class.
     """
 
     example_ids: tuple[str, ...]
     found: tuple[Detections, ...]
     truth: tuple[Truth, ...]
+    category_ids: tuple[int, ...]
 
     def results(self) -> list[dict[str, Any]]:
-        """Detections as COCO's and LVIS's programs read them; category ids count from 1."""
+        """Detections as COCO's and LVIS's programs read them."""
         return [
             {
                 "image_id": int(name),
-                "category_id": int(number) + 1,
+                "category_id": self.category_ids[number],
                 "bbox": [*map(float, box[:2]), *map(float, box[2:] - box[:2])],
                 "score": float(score),
             }
@@ -105,7 +108,9 @@ def evaluate_stream(
         proposals = columns["proposals"][row] * factors
         true = truth[-1].boxes[~truth[-1].crowd]
         recalled += detection.recall_of(proposals, true, _RECALLED)
-    outcome = DetectionOutcome(collected.example_ids, tuple(found), tuple(truth))
+    outcome = DetectionOutcome(
+        collected.example_ids, tuple(found), tuple(truth), part.images.category_ids
+    )
     summary = summarise(outcome, part.images.labels, part.images.frequencies, thorough=thorough)
     recall = recalled[0] / max(recalled[1], 1)
     summary["metrics"][f"proposal_recall_{_RECALLED:g}"] = float(recall)

@@ -217,7 +217,7 @@ def write_texts(
     outcome: TextOutcome | Outcome | Ranking | DetectionOutcome,
 ) -> Path:
     """Writes what a decoder wrote, the classes of a classifier, the captions nearest to images, or
-    boxes in COCO's form, with the numbers of classes in the order of their ids, from 1 on.
+    boxes in COCO's form.
 
     For the caption server and the VQA server in their formats; {example id: text} for other tasks,
     and for examples without official numbers.

@@ -1,7 +1,8 @@
 """Multiply-add work of models, counted from their sizes, or from a function's traced operations."""
 
+import collections
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -129,29 +130,37 @@ def encoder_key_macs(config: TextDecoderConfig, num_encoded: int) -> int:
 def traced_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """FLOPs of the products and convolutions of a function; nothing is computed.
 
-    Of alternatives the dearest counts, of loops whose rounds depend on data one round.
-
     Args:
       function: of arrays.
       *arguments: arrays, or their shapes and dtypes.
     """
-    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return sum(product_flops(jax.make_jaxpr(function)(*arguments).jaxpr).values())
 
 
-def _flops(jaxpr: Jaxpr) -> int:
-    total = 0
+def product_flops(jaxpr: Jaxpr) -> Mapping[str, int]:
+    """Name of the operands' dtype -> FLOPs of products and convolutions, over all devices.
+
+    Counted as traced: what XLA would drop or repeat is not in it, what is rematerialised is. Of
+    alternatives the dearest counts, of loops whose rounds depend on data one round.
+    """
+    total: collections.Counter[str] = collections.Counter()
     for step in jaxpr.eqns:
         kind, sizes = step.primitive.name, step.params
         if kind == "dot_general":
-            (contracted, _), _ = sizes["dimension_numbers"]
-            inner = math.prod(step.invars[0].aval.shape[axis] for axis in contracted)
-            total += 2 * math.prod(step.outvars[0].aval.shape) * inner
+            left, (contracted, _) = step.invars[0].aval, sizes["dimension_numbers"][0]
+            inner = math.prod(left.shape[axis] for axis in contracted)
+            total[str(left.dtype)] += 2 * math.prod(step.outvars[0].aval.shape) * inner
         elif kind == "conv_general_dilated":
-            kernel = step.invars[1].aval.shape
-            outputs = kernel[sizes["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(step.outvars[0].aval.shape) * math.prod(kernel) // outputs
+            kernel = step.invars[1].aval
+            inner = math.prod(kernel.shape) // kernel.shape[sizes["dimension_numbers"].rhs_spec[0]]
+            total[str(kernel.dtype)] += 2 * math.prod(step.outvars[0].aval.shape) * inner
         else:
-            parts = [_flops(inner) for inner in jaxprs_in_params(sizes)]
+            parts = [product_flops(inner) for inner in jaxprs_in_params(sizes)]
+            if kind == "cond":
+                parts = [max(parts, key=lambda flops: sum(flops.values()))]
             rounds = sizes["length"] if kind == "scan" else 1
-            total += rounds * (max(parts, default=0) if kind == "cond" else sum(parts))
+            if kind == "shard_map":  # the body is that of one device
+                rounds = math.prod(sizes["mesh"].shape.values())
+            for part in parts:
+                total.update({dtype: rounds * flops for dtype, flops in part.items()})
     return total

@@ -80,6 +80,7 @@ def product(
 ) -> Array:
     """`jax.lax.dot_general` of the last dimensions of `x` with the first ones of `kernel`.
 
+    [..., *C] x [*C, *F] -> [..., *F], with C inputs and F outputs of one or more dimensions.
     Its gradient of the kernel is a product that comes out as the kernel lies in memory. JAX's own
     comes out transposed: XLA then transposes an operand instead, and where the kernel has several
     output dimensions each reader of the gradient steps through it column by column.

@@ -24,10 +24,10 @@ from twelve_in_one.config import check
 from twelve_in_one.config.settings import RunConfig
 from twelve_in_one.data import outline
 from twelve_in_one.logs import profiling
+from twelve_in_one.models.flops import product_flops
 from twelve_in_one.parallel import sharding
 from twelve_in_one.parallel.placement import Placement
 from twelve_in_one.preflight import hlo, topology
-from twelve_in_one.preflight.flops import product_flops
 from twelve_in_one.preflight.hlo import Collective
 from twelve_in_one.preflight.topology import Topology
 from twelve_in_one.systems.base import AnyTask, System

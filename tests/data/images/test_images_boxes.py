@@ -67,6 +67,7 @@ def _write(folder, raw):
 def test_what_is_read(folder):
     images = open_images(_write(folder, _lvis()))
     assert images.labels == ("red star", "bow (weapon)") and images.frequencies == ("r", "f")
+    assert images.category_ids == (3, 7)
     found = {x.example_id: x.objects for x in map(images.read, range(2))}
     first, second = found["5"], found["2"]
     assert first.boxes.tolist() == [[10, 10, 30, 20]] and first.areas.tolist() == [100]

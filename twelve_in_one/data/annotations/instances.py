@@ -58,12 +58,14 @@ class Instances:
 
     Attributes:
       images: in the order of their ids.
-      names: of the classes, in the order of their ids.
+      category_ids: official numbers of the classes, ascending; those of COCO have gaps.
+      names: of the classes, in the same order.
       frequencies: of each class; () if the file states none.
       skipped: records that cannot be used.
     """
 
     images: tuple[Objects, ...]
+    category_ids: tuple[int, ...]
     names: tuple[str, ...]
     frequencies: tuple[str, ...]
     skipped: tuple[Skipped, ...]
@@ -103,7 +105,7 @@ def read(path: Path, *, outlines: bool) -> Instances:
             + (f"; the first of {len(skipped)} skipped: {skipped[0].reason}" if skipped else "")
         )
     made = columns.by_image(images)
-    return Instances(tuple(made), names, frequencies, tuple(skipped))
+    return Instances(tuple(made), tuple(number_of), names, frequencies, tuple(skipped))
 
 
 def _categories(text: str, where: str) -> tuple[dict[int, int], tuple[str, ...], tuple[str, ...]]:

@@ -64,6 +64,7 @@ def open_boxes(place: str, labels: Sequence[str] | None = None) -> ImageSet:
         found.names,
         skipped=found.skipped,
         frequencies=found.frequencies,
+        category_ids=found.category_ids,
     )
 
 

@@ -60,6 +60,7 @@ class ImageSet:
       skipped: examples that the set names but that cannot be used.
       pairs: of picture and text, where an example has several texts; 0 for one each.
       frequencies: "r", "c" or "f" of each class, for sets of boxes that state them.
+      category_ids: official number of each class, for sets of boxes.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ImageSet:
     skipped: tuple[Skipped, ...] = ()
     pairs: int = 0
     frequencies: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.num_examples:
